@@ -1,0 +1,138 @@
+"""What the model may look at, by group, and how missing values are treated."""
+
+from collections import Counter
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from ctr_pipeline.spec.fields import Column, Name, Section
+
+
+class Missing(Section):
+    """What a missing number becomes."""
+
+    fill: Literal["median", "mean", "constant"] = Field(
+        default="median", description="Fill value; median and mean are those of the training window."
+    )
+    value: float | None = Field(default=None, description="The constant, with `fill: constant`.")
+    indicator: bool = Field(
+        default=True, description="Also give the model a 0/1 input that says the value was missing."
+    )
+
+    @model_validator(mode="after")
+    def _constant_has_value(self) -> Self:
+        if (self.fill == "constant") != (self.value is not None):
+            raise ValueError("`value` is needed with `fill: constant`, and only there")
+        return self
+
+
+class NumericFeature(Section):
+    """A number."""
+
+    type: Literal["numeric"] = "numeric"
+    name: Name = Field(description="Name of the feature.")
+    column: Column | None = Field(
+        default=None, description="Column of the impression log; by default the feature's name."
+    )
+    transform: Literal["none", "signed_log1p"] = Field(
+        default="none",
+        description="Applied before standardisation; signed_log1p is sign(x)·log(1 + |x|), for heavy tails.",
+    )
+    missing: Missing = Field(default=Missing(), description="What a missing value becomes.")
+    minimum: float | None = Field(default=None, description="Smallest value allowed; a row below it is quarantined.")
+    maximum: float | None = Field(default=None, description="Largest value allowed; a row above it is quarantined.")
+
+    @property
+    def source_column(self) -> str:
+        """The column of the log that feeds this feature."""
+        return self.column or self.name
+
+
+class CategoricalFeature(Section):
+    """A value from a set: text, a whole number or a boolean. Missing and rare values have embedding rows of their own."""
+
+    type: Literal["categorical"] = "categorical"
+    name: Name = Field(description="Name of the feature.")
+    column: Column | None = Field(
+        default=None, description="Column of the impression log; by default the feature's name."
+    )
+    min_count: int = Field(default=2, ge=1, description="Training rows that a value needs to enter the vocabulary.")
+    embedding_dim: int | None = Field(default=None, gt=0, description="Embedding width; by default that of the model.")
+
+    @property
+    def source_column(self) -> str:
+        """The column of the log that feeds this feature."""
+        return self.column or self.name
+
+
+class HistoryRate(Section):
+    """Smoothed outcome rate of a key's past impressions, from mature impressions only.
+
+    (outcomes + smoothing · overall rate) / (impressions + smoothing).
+    """
+
+    kind: Literal["rate"] = "rate"
+    name: Name = Field(description="Name of the feature.")
+    key: Name = Field(description="`user`, or the name of a categorical feature, whose past is counted.")
+    task: Name = Field(description="Task whose outcomes are counted.")
+    days: int = Field(gt=0, le=365, description="Length of the cohort in days.")
+    smoothing: float = Field(default=20.0, ge=0, description="Weight, in impressions, of the overall rate.")
+
+
+class HistoryCount(Section):
+    """Number of a key's past impressions, or of its past outcomes of a task."""
+
+    kind: Literal["count"] = "count"
+    name: Name = Field(description="Name of the feature.")
+    key: Name = Field(description="`user`, or the name of a categorical feature, whose past is counted.")
+    task: Name | None = Field(default=None, description="Task whose outcomes are counted; impressions when absent.")
+    days: int = Field(gt=0, le=365, description="Length of the window in days.")
+
+
+class HistoryRecency(Section):
+    """Seconds since a key's last outcome of a task (or last impression), known before the day began; missing when there is none."""
+
+    kind: Literal["recency"] = "recency"
+    name: Name = Field(description="Name of the feature.")
+    key: Name = Field(description="`user`, or the name of a categorical feature.")
+    task: Name | None = Field(
+        default=None, description="Task whose last outcome counts; the last impression when absent."
+    )
+    days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
+
+
+HistoryFeature = Annotated[HistoryRate | HistoryCount | HistoryRecency, Field(discriminator="kind")]
+ContextualFeature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="type")]
+
+
+class Features(Section):
+    """The model's inputs by group. Columns of the log that no section names are dropped at the door."""
+
+    dense: list[NumericFeature] = Field(default=[], description="Numbers about user, ad or query.")
+    categorical: list[CategoricalFeature] = Field(default=[], description="Ids and categories, embedded.")
+    contextual: list[ContextualFeature] = Field(
+        default=[], description="The circumstances of the impression, numeric or categorical."
+    )
+    history: list[HistoryFeature] = Field(
+        default=[], description="Aggregates of the past, computed point-in-time on a daily grid."
+    )
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Self:
+        names = [f.name for group in (self.dense, self.categorical, self.contextual, self.history) for f in group]
+        twice = [name for name, count in Counter(names).items() if count > 1]
+        if twice:
+            raise ValueError(f"each feature needs a name of its own; used twice: {', '.join(twice)}")
+        if not names:
+            raise ValueError("declare at least one feature")
+        return self
+
+    @property
+    def numeric(self) -> tuple[NumericFeature, ...]:
+        """Every number read from the log: dense, then contextual ones."""
+        return (*self.dense, *(f for f in self.contextual if isinstance(f, NumericFeature)))
+
+    @property
+    def embedded(self) -> tuple[CategoricalFeature, ...]:
+        """Every category read from the log: categorical, then contextual ones."""
+        return (*self.categorical, *(f for f in self.contextual if isinstance(f, CategoricalFeature)))

@@ -1,0 +1,57 @@
+"""The small types that the sections of a spec share: names, durations, days."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, StringConstraints
+
+MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
+"""Length of each duration unit in microseconds."""
+
+DAY_US = MICROSECONDS["d"]
+
+_DURATION = re.compile(r"(\d+)(us|ms|s|m|h|d)")
+
+
+class Section(BaseModel):
+    """A part of the spec: unknown keys are refused, values cannot change after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def parse_duration(value: object) -> int:
+    """Microseconds in a duration such as ``30m``, ``24h``, ``14d`` or ``0s``.
+
+    Raises:
+        ValueError: ``value`` is not a whole number directly followed by us, ms, s, m, h or d.
+    """
+    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
+        return value
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError("a duration is a whole number with a unit, such as 30m, 24h or 14d")
+    return int(match[1]) * MICROSECONDS[match[2]]
+
+
+def format_duration(microseconds: int) -> str:
+    """The shortest duration text that :func:`parse_duration` reads back as ``microseconds``."""
+    for unit in ("d", "h", "m", "s", "ms"):
+        if microseconds % MICROSECONDS[unit] == 0:
+            return f"{microseconds // MICROSECONDS[unit]}{unit}"
+    return f"{microseconds}us"
+
+
+def _is_name(value: str) -> str:
+    if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
+        raise ValueError("a name starts with a lower-case letter and has only a-z, 0-9 and _")
+    return value
+
+
+Duration = Annotated[int, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
+"""A length of time: written as text in the spec, held in microseconds."""
+
+Name = Annotated[str, StringConstraints(max_length=64), AfterValidator(_is_name)]
+"""A name that the pipeline uses in tables, assets and files."""
+
+Column = Annotated[str, StringConstraints(min_length=1)]
+"""The name of a column in the user's log, in the user's spelling."""

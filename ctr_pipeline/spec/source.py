@@ -1,0 +1,142 @@
+"""Where the logs lie and which of their columns mean what."""
+
+from datetime import date
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from ctr_pipeline.spec.fields import Column, Name, Section
+from ctr_pipeline.spec.simulator import SimulatorSettings
+
+TimeUnit = Literal["s", "ms", "us", "ns"]
+
+
+class LogFiles(Section):
+    """A set of files that together are one log."""
+
+    paths: list[str] = Field(
+        default=[],
+        description="Files, folders or globs, relative to the folder of the spec. A folder means every log file below it.",
+    )
+    format: Literal["parquet", "csv", "ndjson"] | None = Field(
+        default=None,
+        description="File format; by default each file's ending decides (.parquet, .csv, .tsv, .ndjson, .jsonl, each also with .gz).",
+    )
+    separator: str = Field(
+        default=",", min_length=1, max_length=1, description="Column separator of CSV files (.tsv files use a tab)."
+    )
+    null_values: list[str] = Field(default=[""], description="Texts that mean a missing value in CSV files.")
+
+
+class EventLog(LogFiles):
+    """A log of outcomes: one row says that something happened to an impression."""
+
+    name: Name = Field(
+        default="outcome_events", description="Name of this log, for `--input NAME=PATH` and in messages."
+    )
+    impression_id: Column = Field(
+        default="impression_id", description="Column with the id of the impression that the event belongs to."
+    )
+    type: Column = Field(default="event_type", description="Column that says what happened; tasks name its values.")
+    time: Column = Field(default="event_ts", description="Column with the time at which it happened.")
+    ingest_time: Column | None = Field(
+        default=None,
+        description="Column with the time at which the log received the event; without one, the event's own time.",
+    )
+    time_unit: TimeUnit = Field(
+        default="us", description="Unit of time columns that hold numbers since 1970-01-01 UTC."
+    )
+
+
+class Source(Section):
+    """Where the raw logs come from: the user's files, or the built-in simulator."""
+
+    impressions: LogFiles = Field(default=LogFiles(), description="The impression log.")
+    events: list[EventLog] = Field(
+        default=[], description="Logs of outcome events, where outcomes are not columns of the impressions."
+    )
+    simulator: SimulatorSettings | None = Field(
+        default=None,
+        description="Simulated marketplace instead of files; then `impressions` and `events` have no paths.",
+    )
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if self.simulator and (self.impressions.paths or any(log.paths for log in self.events)):
+            raise ValueError("`simulator` and file paths exclude each other: remove one of them")
+        names = [log.name for log in self.events]
+        if len(set(names)) < len(names):
+            raise ValueError(f"event logs need different names, found {names}")
+        return self
+
+
+class Order(Section):
+    """A log that has an order but no clock: rows get artificial days."""
+
+    column: Column = Field(description="Column whose ascending values give the order of the rows.")
+    rows_per_day: int = Field(gt=0, description="Number of consecutive rows that make one artificial day.")
+    first_day: date = Field(default=date(2024, 1, 1), description="The artificial day of the first row.")
+
+
+class Traffic(Section):
+    """How randomised impressions are told from production ones."""
+
+    column: Column = Field(description="Column with the kind of traffic.")
+    random: list[str | int | bool] = Field(min_length=1, description="Its values that mean: the order was randomised.")
+    production: list[str | int | bool] = Field(
+        min_length=1, description="Its values that mean: the production ranker chose the order."
+    )
+
+
+class ImpressionColumns(Section):
+    """The columns of the impression log that carry identity, time and exposure."""
+
+    id: Column | None = Field(
+        description="Column that identifies an impression; null when the log has none (then file and row number identify it, and outcomes must be columns of the impression)."
+    )
+    time: Column | None = Field(default=None, description="Column with the time of the impression.")
+    order: Order | None = Field(default=None, description="For a log without a clock: the column that orders it.")
+    time_unit: TimeUnit = Field(
+        default="us", description="Unit of time columns that hold numbers since 1970-01-01 UTC."
+    )
+    ingest_time: Column | None = Field(
+        default=None,
+        description="Column with the time at which the log received the impression; without one, the impression's own time.",
+    )
+    user: Column | None = Field(
+        default=None, description="Column with the user id; replaced by a keyed hash before anything is written."
+    )
+    session: Column | None = Field(default=None, description="Column with the session id; hashed like the user id.")
+    position: Column | None = Field(default=None, description="Column with the slot, 1 for the first.")
+    traffic: Traffic | None = Field(default=None, description="Tells randomised traffic from production traffic.")
+    propensity: Column | None = Field(
+        default=None, description="Column with the logged probability, in (0, 1], that the logging policy showed this."
+    )
+
+    @model_validator(mode="after")
+    def _one_clock(self) -> Self:
+        if (self.time is None) == (self.order is None):
+            raise ValueError("declare exactly one of `time` (a clock) and `order` (a log without a clock)")
+        return self
+
+
+class Days(Section):
+    """The range of daily partitions."""
+
+    first: date | None = Field(default=None, description="First day, UTC; found in the log when absent.")
+    last: date | None = Field(default=None, description="Last day, UTC; a growing log has none.")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> Self:
+        if self.first and self.last and self.last < self.first:
+            raise ValueError(f"`last` {self.last} is before `first` {self.first}")
+        return self
+
+
+class Privacy(Section):
+    """What must not be stored in the clear."""
+
+    pseudonymise: list[Column] = Field(
+        default=[],
+        description="Further columns whose values are replaced by a keyed hash. User, session and impression ids always are.",
+    )

@@ -1,0 +1,58 @@
+"""The outcomes to predict, as a funnel, and where their labels come from."""
+
+from typing import Self
+
+from pydantic import Field, model_validator
+
+from ctr_pipeline.spec.fields import Column, Duration, Name, Section
+
+
+class Label(Section):
+    """Where a task's outcome is found: an event, a 0/1 column, or a column with the time of the outcome."""
+
+    event: str | None = Field(
+        default=None, description="Value of the event log's type column that means the outcome happened."
+    )
+    column: Column | None = Field(
+        default=None, description="0/1 column of the impression row; a missing value means not known."
+    )
+    time_column: Column | None = Field(
+        default=None,
+        description="Column of the impression row with the time of the outcome; missing while it has not happened.",
+    )
+    closed_by: list[Column] = Field(
+        default=[],
+        description="With `time_column`: columns with the time at which the case was closed without the outcome. A case that has neither is undecided, never a negative.",
+    )
+
+    @model_validator(mode="after")
+    def _one_kind(self) -> Self:
+        if sum(kind is not None for kind in (self.event, self.column, self.time_column)) != 1:
+            raise ValueError("declare exactly one of `event`, `column` and `time_column`")
+        if self.closed_by and self.time_column is None:
+            raise ValueError("`closed_by` goes with `time_column`")
+        return self
+
+
+class Task(Section):
+    """One outcome to predict on the entire space of impressions."""
+
+    name: Name = Field(description="Name of the task.")
+    parent: Name | None = Field(
+        default=None, description="Task that must have happened first; none for the first step."
+    )
+    window: Duration = Field(
+        description="Time within which the outcome must happen, such as 24h or 14d; 0s for a column label that is final when logged."
+    )
+    window_from: Name = Field(
+        default="impression",
+        description="Where the window starts: `impression`, or a task earlier in the funnel (then that task's outcome).",
+    )
+    label: Label = Field(description="Where the outcome is found.")
+    loss_weight: float = Field(default=1.0, gt=0, description="Weight of the task in the training loss.")
+
+
+def maturity(tasks: list[Task], name: str) -> int:
+    """Microseconds after the impression at which ``name`` is settled: its window plus those of the tasks it starts from."""
+    task = next(t for t in tasks if t.name == name)
+    return task.window + (0 if task.window_from == "impression" else maturity(tasks, task.window_from))
