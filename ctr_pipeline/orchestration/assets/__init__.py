@@ -1,0 +1,1 @@
+"""The asset graph, in the order of the flow. Each module holds the assets of one stretch of it."""

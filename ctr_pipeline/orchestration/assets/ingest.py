@@ -1,0 +1,154 @@
+"""Raw logs → `impressions` and `outcome_events`: pseudonymised, checked, and nothing lost."""
+
+from collections.abc import Callable, Iterator, Sequence
+from datetime import date
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ctr_pipeline.orchestration.checks.contracts import (
+    check_days_not_empty,
+    check_quarantine_share,
+    check_rows_conserved,
+    ingest_check_specs,
+)
+from ctr_pipeline.orchestration.fingerprints import TAG, ingest_fingerprint
+from ctr_pipeline.orchestration.metadata import column_schema
+from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days
+from ctr_pipeline.orchestration.resources import LakeResource
+from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.orchestration.sources import ensure_logs, impression_files, outcome_files, pseudonymiser
+
+if TYPE_CHECKING:
+    from ctr_pipeline.sources import ReadResult
+
+StepOutput = dg.MaterializeResult[None] | dg.AssetCheckResult
+
+
+def ingest_assets(settings: PipelineSettings, key: str | None) -> list[dg.AssetsDefinition]:
+    """The two tables that are read from the raw logs.
+
+    Args:
+        settings: The deployment.
+        key: Key that hashes ids; None for the key file of the data root.
+    """
+    partitions = daily_partitions(settings)
+
+    @dg.asset(
+        partitions_def=partitions,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=ingest_check_specs("impressions"),
+        group_name="ingest",
+        kinds={"polars", "deltalake"},
+        description="Impressions by day: ids hashed, contract checked, broken rows in impressions_quarantine.",
+    )
+    def impressions(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
+        def read(first: date, last: date) -> "ReadResult":
+            from ctr_pipeline.sources import read_impressions
+
+            return read_impressions(
+                settings.spec,
+                impression_files(settings),
+                first,
+                last,
+                pseudonymiser(settings, key),
+                settings.first_day,
+            )
+
+        yield from _ingest(context, settings, lake, "impressions", read)
+
+    @dg.asset(
+        partitions_def=partitions,
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=ingest_check_specs("outcome_events"),
+        group_name="ingest",
+        kinds={"polars", "deltalake"},
+        description="Outcomes by the day on which they arrived, from event logs, 0/1 columns or outcome times.",
+    )
+    def outcome_events(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
+        def read(first: date, last: date) -> "ReadResult":
+            from ctr_pipeline.sources import read_events
+
+            return read_events(
+                settings.spec,
+                impression_files(settings),
+                outcome_files(settings),
+                first,
+                last,
+                pseudonymiser(settings, key),
+                settings.first_day,
+            )
+
+        yield from _ingest(context, settings, lake, "outcome_events", read)
+
+    return [impressions, outcome_events]
+
+
+def _ingest(
+    context: dg.AssetExecutionContext,
+    settings: PipelineSettings,
+    lake: LakeResource,
+    table: str,
+    read: Callable[[date, date], "ReadResult"],
+) -> Iterator[StepOutput]:
+    """Reads the step's days, commits kept and quarantined rows, and reports where every row went.
+
+    A day that breaks a blocking check is refused: its broken rows are stored for inspection, its kept ones are not.
+    """
+    days = partition_days(context)
+    ensure_logs(settings, days[-1], context.log.info)
+    context.log.info(f"Reading {table} of {len(days)} days, {days[0]} to {days[-1]}")
+    result = read(days[0], days[-1])
+    store = lake.open()
+    quarantine_version = store.replace_days(f"{table}_quarantine", result.quarantined, days)
+
+    kept = _rows_by_day(result.kept, days)
+    quarantined = _rows_by_day(result.quarantined, days)
+    reasons = _reasons(result)
+    rows_quarantined = result.quarantined.height
+    checks = [
+        check_rows_conserved(table, result.rows_in, result.kept.height, rows_quarantined, result.ignored),
+        check_quarantine_share(
+            table, result.rows_in, rows_quarantined, reasons, settings.spec.quality.max_quarantine_share
+        ),
+        check_days_not_empty(table, kept),
+    ]
+    refusals = [check for check in checks[:2] if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR]
+    if refusals:
+        yield from checks
+        raise dg.Failure(f"{table} refused: " + " ".join(str(check.description) for check in refusals))
+
+    version = store.replace_days(table, result.kept, days)
+    for day in days:
+        context.add_asset_metadata(
+            {
+                "dagster/partition_row_count": kept[day],
+                "rows_kept": kept[day],
+                "rows_quarantined": quarantined[day],
+            },
+            asset_key=table,
+            partition_key=day.isoformat(),
+        )
+    yield dg.MaterializeResult(
+        metadata={
+            "dagster/uri": str(store.root / table),
+            "dagster/column_schema": column_schema(result.kept),
+            "rows_in": result.rows_in,
+            "rows_ignored": result.ignored,
+            "quarantine_reasons": reasons,
+            "delta_version": version,
+            "quarantine_delta_version": quarantine_version,
+        },
+        tags={TAG: ingest_fingerprint(settings)},
+        check_results=checks,
+    )
+
+
+def _rows_by_day(frame: Any, days: Sequence[date]) -> dict[date, int]:
+    counts = dict(frame.group_by("day").len().iter_rows())
+    return {day: int(counts.get(day, 0)) for day in days}
+
+
+def _reasons(result: "ReadResult") -> dict[str, int]:
+    counts = result.quarantined.group_by("reason").len().sort("reason")
+    return {str(reason): int(rows) for reason, rows in counts.iter_rows()}

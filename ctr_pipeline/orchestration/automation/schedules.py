@@ -1,0 +1,45 @@
+"""The daily rhythm, in UTC: logs at 01:00, labels as they settle, the model at 04:00."""
+
+from datetime import date, timedelta
+
+import dagster as dg
+
+from ctr_pipeline.orchestration.settings import PipelineSettings
+
+
+def pipeline_schedules(
+    settings: PipelineSettings, jobs: dict[str, dg.UnresolvedAssetJobDefinition]
+) -> list[dg.ScheduleDefinition]:
+    """Schedules for yesterday's partition. They run by default only where the log grows."""
+    status = dg.DefaultScheduleStatus.STOPPED if settings.last_day else dg.DefaultScheduleStatus.RUNNING
+    return [
+        _daily(settings, jobs["daily_ingest"], "0 1 * * *", status),
+        _daily(settings, jobs["daily_retrain"], "0 4 * * *", status),
+    ]
+
+
+def _daily(
+    settings: PipelineSettings,
+    job: dg.UnresolvedAssetJobDefinition,
+    cron: str,
+    status: dg.DefaultScheduleStatus,
+) -> dg.ScheduleDefinition:
+    @dg.schedule(
+        name=f"{job.name}_schedule",
+        job=job,
+        cron_schedule=cron,
+        execution_timezone="UTC",
+        default_status=status,
+        description=f"{job.name} of the day that has just ended.",
+    )
+    def yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
+        day = context.scheduled_execution_time.date() - timedelta(days=1)
+        if not _in_log(settings, day):
+            return dg.SkipReason(f"{day} is not among the days of the log.")
+        return dg.RunRequest(run_key=day.isoformat(), partition_key=day.isoformat())
+
+    return yesterday
+
+
+def _in_log(settings: PipelineSettings, day: date) -> bool:
+    return settings.first_day <= day and (settings.last_day is None or day <= settings.last_day)

@@ -1,0 +1,52 @@
+"""Were the labels settled when they were used?"""
+
+import dagster as dg
+
+TEST_MATURE = "test_rows_mature"
+LATE_RATE = "late_positive_rate"
+
+
+def test_maturity_spec(asset: str) -> dg.AssetCheckSpec:
+    """Blocking: a test on unsettled labels is no test."""
+    return dg.AssetCheckSpec(
+        TEST_MATURE, asset=asset, blocking=True, description="The labels of the test rows are settled."
+    )
+
+
+def late_rate_spec(asset: str) -> dg.AssetCheckSpec:
+    """Warning: outcomes that arrive after their label counted as settled."""
+    return dg.AssetCheckSpec(LATE_RATE, asset=asset, description="Few outcomes arrive after their window closed.")
+
+
+def check_test_maturity(asset: str, matured: dict[str, float], limit: float) -> dg.AssetCheckResult:
+    """Error when a task's share of settled labels among the test rows is below ``limit``.
+
+    Args:
+        asset: Asset that holds the test rows.
+        matured: Share of test rows past the task's maturity, by task.
+        limit: Smallest share allowed.
+    """
+    low = {task: share for task, share in matured.items() if share < limit}
+    listed = ", ".join(f"{task} {share:.2%}" for task, share in low.items())
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=TEST_MATURE,
+        passed=not low,
+        severity=dg.AssetCheckSeverity.ERROR,
+        metadata={**{f"mature/{task}": share for task, share in matured.items()}, "limit": limit},
+        description=f"Only part of the test labels is settled: {listed}; at least {limit:.2%} is needed." if low else None,
+    )
+
+
+def check_late_rate(asset: str, late: dict[str, float], limit: float = 0.001) -> dg.AssetCheckResult:
+    """Warning when a task's share of late positives among its positives exceeds ``limit``."""
+    high = {task: rate for task, rate in late.items() if rate > limit}
+    listed = ", ".join(f"{task} {rate:.2%}" for task, rate in high.items())
+    return dg.AssetCheckResult(
+        asset_key=asset,
+        check_name=LATE_RATE,
+        passed=not high,
+        severity=dg.AssetCheckSeverity.WARN,
+        metadata={**{f"late/{task}": rate for task, rate in late.items()}, "limit": limit},
+        description=f"Outcomes arrive late: {listed} of the positives. Raise split.ingest_lag." if high else None,
+    )

@@ -1,0 +1,45 @@
+"""Daily partitions, and how the days of one table depend on the days of another."""
+
+from datetime import date, timedelta
+
+import dagster as dg
+
+from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.spec.fields import DAY_US
+
+
+def daily_partitions(settings: PipelineSettings) -> dg.DailyPartitionsDefinition:
+    """One partition for each UTC day of the log."""
+    end = (settings.last_day + timedelta(days=1)).isoformat() if settings.last_day else None
+    return dg.DailyPartitionsDefinition(start_date=settings.first_day.isoformat(), end_date=end, timezone="UTC")
+
+
+def arrival_days(settings: PipelineSettings) -> dg.TimeWindowPartitionMapping:
+    """The days on which outcomes of one day's impressions may arrive in time."""
+    return dg.TimeWindowPartitionMapping(
+        start_offset=0, end_offset=window_days(settings), allow_nonexistent_upstream_partitions=True
+    )
+
+
+def past_days(settings: PipelineSettings, days: int) -> dg.TimeWindowPartitionMapping:
+    """The ``days`` days up to and including a partition's own."""
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-days, end_offset=0, allow_nonexistent_upstream_partitions=True
+    )
+
+
+def window_days(settings: PipelineSettings) -> int:
+    """The longest label window in days, rounded up."""
+    return -(-settings.spec.longest_maturity // DAY_US)
+
+
+def training_days(settings: PipelineSettings) -> int:
+    """How many days back a retrain reads: its slices, two maturity gaps, and the training stretch."""
+    split = settings.spec.split
+    slices = sum(part.days or 0 for part in (split.test, split.calibration, split.validation))
+    return slices + 2 * window_days(settings) + (split.train_days or 365)
+
+
+def partition_days(context: dg.AssetExecutionContext) -> list[date]:
+    """The days of the partitions that this step materialises."""
+    return [date.fromisoformat(key) for key in context.partition_keys]

@@ -1,0 +1,78 @@
+"""Finds the raw logs of a deployment, and has the simulator write its own."""
+
+from collections.abc import Callable, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctr_pipeline.orchestration.settings import PipelineSettings
+
+if TYPE_CHECKING:
+    from ctr_pipeline.sources import Pseudonymiser
+
+
+def impression_files(settings: PipelineSettings) -> tuple[Path, ...]:
+    """The files of the impression log.
+
+    Raises:
+        SourceError: there are none.
+    """
+    from ctr_pipeline.sources import log_files
+
+    source = settings.spec.source
+    if source.simulator is not None:
+        return tuple(sorted((settings.simulated_root / "impressions").glob("*.parquet")))
+    return log_files(source.impressions, settings.spec_folder, settings.inputs)
+
+
+def outcome_files(settings: PipelineSettings) -> dict[str, tuple[Path, ...]]:
+    """The files of each event log, by the log's name.
+
+    Raises:
+        SourceError: a declared log has none.
+    """
+    from ctr_pipeline.sources import log_files
+
+    source = settings.spec.source
+    if source.simulator is not None:
+        return {"outcome_events": tuple(sorted((settings.simulated_root / "events").glob("*.parquet")))}
+    return {
+        log.name: log_files(log, settings.spec_folder, settings.event_inputs.get(log.name, ())) for log in source.events
+    }
+
+
+def ensure_logs(settings: PipelineSettings, last: date, progress: Callable[[str], None]) -> None:
+    """Has the simulator write the days up to ``last`` that are not there; nothing to do for a user's own logs."""
+    simulator = settings.spec.source.simulator
+    if simulator is None:
+        return
+    from ctr_pipeline.simulator import write_days
+
+    days = [settings.first_day + timedelta(days=n) for n in range((last - settings.first_day).days + 1)]
+    missing = [day for day in days if not _written(settings.simulated_root, day)]
+    if not missing:
+        return
+    progress(f"Simulating {len(missing)} days of logs in {settings.simulated_root}")
+    write_days(simulator, settings.spec.seed, missing, settings.simulated_root, progress=_every(missing, progress))
+
+
+def pseudonymiser(settings: PipelineSettings, key: str | None) -> "Pseudonymiser":
+    """Hashes ids with ``key``, or with the key file of the data root, which is made on first use."""
+    from ctr_pipeline.sources import Pseudonymiser, load_or_create_key
+
+    return Pseudonymiser(key.encode() if key else load_or_create_key(settings.key_path))
+
+
+def _written(root: Path, day: date) -> bool:
+    return all((root / kind / f"{day.isoformat()}.parquet").is_file() for kind in ("impressions", "events"))
+
+
+def _every(days: Sequence[date], progress: Callable[[str], None]) -> Callable[[date], None]:
+    step = max(1, len(days) // 10)
+
+    def report(day: date) -> None:
+        done = days.index(day) + 1
+        if done % step == 0 or done == len(days):
+            progress(f"Simulated {done} of {len(days)} days")
+
+    return report
