@@ -1,0 +1,196 @@
+"""Reading and replacing the days of Delta tables.
+
+delta-rs writes the commits. It is not fork-safe: processes that use a lake must be spawned.
+"""
+
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+
+import polars as pl
+from deltalake import DeltaTable, WriterProperties, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+
+DAY = "day"
+"""The partition column of every table."""
+
+_ATTEMPTS = 6
+_FIRST_PAUSE_SECONDS = 0.05
+# Old versions are what makes a past training run repeatable, so the log keeps them all.
+_CONFIGURATION: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
+
+
+class LakeError(ValueError):
+    """A table that cannot be read or written as asked; the message says which, why, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lake:
+    """The Delta tables below one folder.
+
+    Every table has a column ``day`` (date, UTC) and is partitioned by it. A day without rows is legal.
+    """
+
+    root: Path
+    """Folder of the tables; made at the first write."""
+
+    def replace_days(self, table: str, frame: pl.DataFrame | Iterable[pl.DataFrame], days: Sequence[date]) -> int:
+        """Replaces, in one atomic commit, everything that ``table`` holds for ``days``.
+
+        Rows are stored in the order given, a day's rows together. The table is made when absent. Columns that the
+        table does not have yet are added to it; columns that ``frame`` lacks become null.
+
+        Args:
+            table: Name of the table.
+            frame: The new rows, with a column ``day``; several frames are stored one after the other. Days of
+                ``days`` that it lacks become empty.
+            days: The days to replace.
+
+        Returns:
+            The Delta version that this commit made.
+
+        Raises:
+            LakeError: ``frame`` has rows of other days or a column of another type than the table, or another
+                writer kept changing the same days.
+        """
+        rows = frame if isinstance(frame, pl.DataFrame) else pl.concat(frame)
+        wanted = sorted(set(days))
+        self._check_rows(table, rows, wanted)
+        for attempt in range(_ATTEMPTS):
+            try:
+                return self._commit(table, rows, wanted)
+            except CommitFailedError:
+                # Another process committed first: start again from its version.
+                time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
+        raise LakeError(
+            f"table {table}: another process kept changing {_span(wanted)} while this one tried to replace them "
+            f"({_ATTEMPTS} attempts). Let only one process write a day at a time, then run this step again."
+        )
+
+    def scan(
+        self, table: str, version: int | None = None, first: date | None = None, last: date | None = None
+    ) -> pl.LazyFrame:
+        """The rows of ``table`` from ``first`` to ``last`` (both included), as of ``version`` (newest by default).
+
+        Days ascend; within a day the rows have the order in which they were written.
+
+        Raises:
+            LakeError: the table or version does not exist.
+        """
+        delta = self._open(table, version)
+        schema = _schema(delta)
+        columns = [DAY, *(name for name in schema if name != DAY)]
+        files = _files(delta, first, last)
+        if not files:
+            return pl.LazyFrame(schema={name: schema[name] for name in columns})
+        stored = {name: kind for name, kind in schema.items() if name != DAY}
+        return pl.scan_parquet(
+            files,
+            schema=stored,
+            hive_schema={DAY: pl.Date},
+            hive_partitioning=True,
+            missing_columns="insert",
+            glob=False,
+        ).select(columns)
+
+    def files(
+        self, table: str, version: int | None = None, first: date | None = None, last: date | None = None
+    ) -> list[str]:
+        """Paths of the Parquet files that hold those rows, by day; an empty list when there are no rows.
+
+        The files lack the column ``day``, which is in their paths. DuckDB reads them with
+        ``read_parquet(files, hive_partitioning = true, union_by_name = true)``.
+
+        Raises:
+            LakeError: the table or version does not exist.
+        """
+        return _files(self._open(table, version), first, last)
+
+    def version(self, table: str) -> int | None:
+        """The newest version of ``table``; None when the table does not exist."""
+        try:
+            return int(DeltaTable(self._path(table), without_files=True).version())
+        except TableNotFoundError:
+            return None
+
+    def exists(self, table: str) -> bool:
+        """Whether ``table`` has been written."""
+        return self.version(table) is not None
+
+    def _path(self, table: str) -> str:
+        return str(self.root / table)
+
+    def _open(self, table: str, version: int | None) -> DeltaTable:
+        try:
+            return DeltaTable(self._path(table), version=version)
+        except TableNotFoundError as error:
+            raise LakeError(f"table {table}: not found in {self.root}. Materialise it first.") from error
+        except DeltaError as error:
+            newest = self.version(table)
+            raise LakeError(
+                f"table {table}: version {version} cannot be read; versions go from 0 to {newest}. "
+                f"Name one of those, or none for the newest."
+            ) from error
+
+    def _check_rows(self, table: str, rows: pl.DataFrame, days: list[date]) -> None:
+        if not days:
+            raise LakeError(f"table {table}: no days to replace. Name at least one.")
+        found = rows.schema.get(DAY)
+        if found != pl.Date:
+            raise LakeError(f"table {table}: expected a column {DAY} of dates, found {found or 'none'}. Add it.")
+        others = rows.lazy().filter(~pl.col(DAY).is_in(days).fill_null(False)).select(DAY).unique().sort(DAY).collect()
+        if others.height:
+            shown = ", ".join(str(day) for day in others[DAY].head(3))
+            raise LakeError(
+                f"table {table}: has rows of {shown}, but {_span(days)} are to be replaced. "
+                f"Filter the rows or name those days too."
+            )
+
+    def _commit(self, table: str, rows: pl.DataFrame, days: list[date]) -> int:
+        self.root.mkdir(parents=True, exist_ok=True)
+        # One batch: the writer spreads several over its threads, in no fixed order.
+        arrow = rows.rechunk().to_arrow(compat_level=pl.CompatLevel.oldest())
+        delta = DeltaTable.create(
+            self._path(table), arrow.schema, mode="ignore", partition_by=[DAY], configuration=_CONFIGURATION
+        )
+        before = _schema(delta)
+        for name, kind in rows.schema.items():
+            if name in before and before[name] != kind:
+                raise LakeError(
+                    f"table {table}: column {name} holds {before[name]}, but the new rows have {kind}. "
+                    f"Use another column name, or start a new data root."
+                )
+        write_deltalake(
+            delta,
+            arrow,
+            mode="overwrite",
+            predicate=_predicate(days),
+            schema_mode="merge" if set(before) != set(rows.columns) else None,
+            writer_properties=WriterProperties(compression="ZSTD"),
+        )
+        return int(delta.version())
+
+
+def _files(delta: DeltaTable, first: date | None, last: date | None) -> list[str]:
+    bounds = [(">=", first), ("<=", last)]
+    filters = [(DAY, sign, day.isoformat()) for sign, day in bounds if day is not None]
+    return sorted(delta.file_uris(partition_filters=filters or None))
+
+
+def _schema(delta: DeltaTable) -> pl.Schema:
+    """The table's columns and types, in polars' terms."""
+    return pl.Schema(delta.schema())
+
+
+def _predicate(days: list[date]) -> str:
+    """SQL that is true for the rows of ``days`` (ascending)."""
+    if days[-1] - days[0] == timedelta(days=len(days) - 1):
+        return f"{DAY} >= '{days[0]}' AND {DAY} <= '{days[-1]}'"
+    listed = ", ".join(f"'{day}'" for day in days)
+    return f"{DAY} IN ({listed})"
+
+
+def _span(days: list[date]) -> str:
+    return f"day {days[0]}" if len(days) == 1 else f"days {days[0]} to {days[-1]}"
