@@ -1,0 +1,159 @@
+"""Packed arrays on disk: one file a column group, memory-mapped."""
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr_pipeline.features.layout import Layout
+
+SPLITS = ("train", "validation", "calibration", "test")
+"""The parts of a dataset, in time order."""
+
+_TYPES: dict[str, type[np.generic]] = {
+    "numeric": np.float32,
+    "ids": np.int32,
+    "labels": np.int8,
+    "weights": np.float32,
+    "ts": np.int64,
+    "user": np.int64,
+    "position": np.int16,
+    "random": np.bool_,
+}
+
+
+class DatasetError(ValueError):
+    """Data that cannot be split, packed or opened; the message says what was found, expected, and what to do."""
+
+
+@dataclass(frozen=True, slots=True)
+class PackedSplit:
+    """The rows of one part of a dataset. N rows, D numbers, F ids, T tasks."""
+
+    numeric: NDArray[np.float32]
+    """[N, D] raw values; NaN = missing."""
+    ids: NDArray[np.int32]
+    """[N, F] embedding rows: 0 = missing, 1 = unknown or rare, from 2 the vocabulary."""
+    labels: NDArray[np.int8]
+    """[N, T] 1 or 0; -1 = not settled, masked in loss and metrics."""
+    weights: NDArray[np.float32]
+    """[N, T] weight of each label in the loss; mean 1 over the training rows."""
+    ts: NDArray[np.int64]
+    """[N] time of the impression, microseconds since 1970-01-01 UTC."""
+    user: NDArray[np.int64]
+    """[N] code of the row's cluster for resampling; -1 = the row is a cluster of its own."""
+    position: NDArray[np.int16]
+    """[N] slot, 1 for the first; 0 = not logged."""
+    random: NDArray[np.bool_]
+    """[N] whether the order was randomised."""
+
+    def __post_init__(self) -> None:
+        rows = {name: len(array) for name, array in self.arrays().items()}
+        if len(set(rows.values())) > 1:
+            raise DatasetError(f"packed split: its arrays need the same number of rows, found {rows}")
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.ts)
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """The arrays by file name (without ending)."""
+        return {field.name: getattr(self, field.name) for field in fields(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class PackedDataset:
+    """A directory of packed arrays, opened."""
+
+    directory: Path
+    """Where the arrays lie."""
+    layout: Layout
+    """Meaning of their columns."""
+    splits: Mapping[str, PackedSplit]
+    """Train, validation, calibration, test."""
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """The dataset in ``directory``, its arrays memory-mapped and read-only.
+
+        Raises:
+            DatasetError: the directory is no complete packed dataset.
+        """
+        layout_file = directory / "layout.json"
+        if not layout_file.is_file():
+            raise DatasetError(f"{directory}: no packed dataset here (layout.json is absent). Pack it first.")
+        layout = Layout.from_json(layout_file.read_text(encoding="utf-8"))
+        splits = {name: _open_split(directory / name, layout) for name in SPLITS}
+        return cls(directory=directory, layout=layout, splits=splits)
+
+    def manifest(self) -> dict[str, Any]:
+        """What was packed: rows, bounds, label states, table versions, SHA-256 of every array."""
+        content: dict[str, Any] = json.loads((self.directory / "manifest.json").read_text(encoding="utf-8"))
+        return content
+
+
+def create_split(directory: Path, name: str, rows: int, layout: Layout) -> PackedSplit:
+    """An empty split ``directory/name`` of ``rows`` rows: writable memory maps, to be filled piece by piece."""
+    folder = directory / name
+    folder.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {}
+    for array, shape in _shapes(rows, layout).items():
+        arrays[array] = np.lib.format.open_memmap(folder / f"{array}.npy", mode="w+", dtype=_TYPES[array], shape=shape)
+    return PackedSplit(**arrays)
+
+
+def write_split(directory: Path, name: str, split: PackedSplit) -> None:
+    """Writes ``split`` as the files ``directory/name/*.npy``.
+
+    Raises:
+        DatasetError: an array has another element type than the format's.
+    """
+    folder = directory / name
+    folder.mkdir(parents=True, exist_ok=True)
+    for array, values in split.arrays().items():
+        if values.dtype != _TYPES[array]:
+            raise DatasetError(
+                f"split {name}: {array} must hold {np.dtype(_TYPES[array])}, found {values.dtype}. Convert it."
+            )
+        np.save(folder / f"{array}.npy", np.ascontiguousarray(values), allow_pickle=False)
+
+
+def array_files(directory: Path) -> Iterator[Path]:
+    """Every array file of the dataset in ``directory``, in a fixed order."""
+    for name in SPLITS:
+        for array in _TYPES:
+            yield directory / name / f"{array}.npy"
+
+
+def _open_split(folder: Path, layout: Layout) -> PackedSplit:
+    arrays: dict[str, Any] = {}
+    for array, dtype in _TYPES.items():
+        path = folder / f"{array}.npy"
+        try:
+            values = np.load(path, mmap_mode="r", allow_pickle=False)
+        except FileNotFoundError as error:
+            raise DatasetError(f"{path}: absent; the dataset is incomplete. Pack it again.") from error
+        except (ValueError, OSError) as error:
+            raise DatasetError(f"{path}: not a readable array ({error}). Pack the dataset again.") from error
+        expected = _shapes(len(values), layout)[array]
+        if values.dtype != dtype or values.shape != expected:
+            raise DatasetError(
+                f"{path}: expected {np.dtype(dtype)} of shape {expected} for this layout, "
+                f"found {values.dtype} of shape {values.shape}. Pack the dataset again."
+            )
+        arrays[array] = values
+    return PackedSplit(**arrays)
+
+
+def _shapes(rows: int, layout: Layout) -> dict[str, tuple[int, ...]]:
+    widths = {
+        "numeric": (len(layout.numeric),),
+        "ids": (len(layout.ids),),
+        "labels": (len(layout.tasks),),
+        "weights": (len(layout.tasks),),
+    }
+    return {array: (rows, *widths.get(array, ())) for array in _TYPES}

@@ -1,0 +1,46 @@
+import pytest
+
+from ctr_pipeline.features import IdColumn, Layout, LayoutError, NumericColumn
+
+PRICE = NumericColumn(
+    name="price", group="dense", transform="signed_log1p", fill=0.1, indicator=True, mean=1 / 3, std=2.0
+)
+AD = IdColumn(name="ad_id", group="categorical", rows=7, dim=4)
+
+
+def layout(**changes: object) -> Layout:
+    parts: dict[str, object] = {"numeric": (PRICE,), "ids": (AD,), "tasks": ("click", "buy"), "parents": (-1, 0)}
+    return Layout(**(parts | changes))  # type: ignore[arg-type]
+
+
+def test_json_round_trip_is_exact() -> None:
+    assert Layout.from_json(layout().to_json()) == layout()
+    assert Layout.from_json(layout().to_json()).to_json() == layout().to_json()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "{}", '{"numeric": [{"name": "x"}], "ids": [], "tasks": [], "parents": []}']
+)
+def test_text_that_is_no_layout_is_refused(text: str) -> None:
+    with pytest.raises(LayoutError, match="layout"):
+        Layout.from_json(text)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"tasks": ()},
+        {"tasks": ("click", "click")},
+        {"parents": (-1, 1)},
+        {"parents": (0, -1)},
+        {"parents": (-1,)},
+        {"numeric": (PRICE, PRICE)},
+        {"numeric": (NumericColumn("x", "dense", "none", 0.0, True, 0.0, 0.0),)},
+        {"numeric": (NumericColumn("x", "dense", "none", float("nan"), True, 0.0, 1.0),)},
+        {"ids": (IdColumn("x", "categorical", 1, 4),)},
+        {"ids": (IdColumn("x", "categorical", 2, 0),)},
+    ],
+)
+def test_contradictions_are_refused(changes: dict[str, object]) -> None:
+    with pytest.raises(LayoutError, match="layout"):
+        layout(**changes)
