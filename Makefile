@@ -1,0 +1,66 @@
+# Every command that a person or the continuous build needs. `make` alone lists them.
+
+PYTHON ?= python3
+VENV ?= .venv
+SPEC ?= specs/ads.yaml
+DATA_ROOT ?= data/ads
+PORT ?= 3000
+MLFLOW_PORT ?= 5000
+BENCHMARK ?=
+
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+# Idle OpenMP threads otherwise spin, which starves the other processes of a small machine.
+export GOMP_SPINCOUNT ?= 0
+export MLFLOW_DISABLE_TELEMETRY ?= true
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help install demo ui test test-nightly lint format types benchmark clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+install: $(STAMP) ## Make .venv with the pinned environment; does nothing when it is up to date
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make install PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serving]'
+	touch $(STAMP)
+
+demo: install ## Simulated logs to evaluated model: SPEC=specs/ads.yaml DATA_ROOT=data/ads
+	$(BIN)/ctr run --spec $(SPEC) --data-root $(DATA_ROOT)
+
+ui: install ## Web pages of Dagster (PORT=3000) and MLflow (MLFLOW_PORT=5000) on 127.0.0.1
+	$(BIN)/ctr ui --spec $(SPEC) --data-root $(DATA_ROOT) --port $(PORT) --mlflow-port $(MLFLOW_PORT)
+
+test: install ## All tests but the nightly ones; ARGS='-k words' narrows them
+	$(BIN)/python -m pytest -m 'not nightly' $(ARGS)
+
+test-nightly: install ## The slow suites
+	$(BIN)/python -m pytest -m nightly $(ARGS)
+
+lint: install ## ruff check, ruff format --check, rules of import between the rooms
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+format: install ## Rewrite the code in the project's format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+types: install ## mypy in strict mode
+	$(BIN)/mypy
+
+benchmark: install ## Side-by-side runs: BENCHMARK=name for one of the folder benchmarks/, all when empty
+	@set -e; found=; for script in benchmarks/$(if $(BENCHMARK),$(BENCHMARK),[a-z]*).py; do \
+	  if [ -f "$$script" ]; then found=1; echo "== $$script"; $(BIN)/python "$$script"; fi; \
+	done; [ -n "$$found" ] || { echo "no script benchmarks/$(BENCHMARK)*.py" >&2; exit 1; }
+
+clean: ## Remove .venv and all caches; data/ stays
+	rm -rf $(VENV) build dist *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	find ctr_pipeline ctr_pipeline_tests -name __pycache__ -type d -prune -exec rm -rf {} +
