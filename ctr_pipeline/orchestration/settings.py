@@ -37,11 +37,6 @@ class PipelineSettings:
         return self.data_root / "lake"
 
     @property
-    def key_path(self) -> Path:
-        """File of the key with which ids are hashed."""
-        return self.data_root / "pseudonym.key"
-
-    @property
     def simulated_root(self) -> Path:
         """Folder of the simulated logs: outside the data root, like any user's raw logs."""
         return self.data_root.parent / "simulated_logs" / f"{self.spec.name}-{self.simulation_hash}"

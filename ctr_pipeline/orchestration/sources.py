@@ -1,6 +1,6 @@
 """Finds the raw logs of a deployment, and has the simulator write its own."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,6 +9,9 @@ from ctr_pipeline.orchestration.settings import PipelineSettings
 
 if TYPE_CHECKING:
     from ctr_pipeline.sources import Pseudonymiser
+
+KEY_VARIABLE = "CTR_PSEUDONYM_KEY"
+KEY_FILE_VARIABLE = "CTR_PSEUDONYM_KEY_FILE"
 
 
 def impression_files(settings: PipelineSettings) -> tuple[Path, ...]:
@@ -56,11 +59,24 @@ def ensure_logs(settings: PipelineSettings, last: date, progress: Callable[[str]
     write_days(simulator, settings.spec.seed, missing, settings.simulated_root, progress=_every(missing, progress))
 
 
-def pseudonymiser(settings: PipelineSettings, key: str | None) -> "Pseudonymiser":
-    """Hashes ids with ``key``, or with the key file of the data root, which is made on first use."""
+def pseudonymiser(environment: Mapping[str, str]) -> "Pseudonymiser":
+    """Hashes ids with the key in ``CTR_PSEUDONYM_KEY``, or with that of a key file, which is made on first use.
+
+    The file is ``CTR_PSEUDONYM_KEY_FILE``, by default ``ctr_pipeline/pseudonym.key`` in the user's configuration
+    folder: apart from the data that it protects, and the same for all data roots, so that their hashes agree.
+    """
     from ctr_pipeline.sources import Pseudonymiser, load_or_create_key
 
-    return Pseudonymiser(key.encode() if key else load_or_create_key(settings.key_path))
+    key = environment.get(KEY_VARIABLE)
+    return Pseudonymiser(key.encode() if key else load_or_create_key(_key_path(environment)))
+
+
+def _key_path(environment: Mapping[str, str]) -> Path:
+    named = environment.get(KEY_FILE_VARIABLE)
+    if named:
+        return Path(named)
+    folder = environment.get("XDG_CONFIG_HOME")
+    return (Path(folder) if folder else Path.home() / ".config") / "ctr_pipeline" / "pseudonym.key"
 
 
 def _written(root: Path, day: date) -> bool:

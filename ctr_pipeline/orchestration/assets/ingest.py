@@ -1,5 +1,6 @@
 """Raw logs → `impressions` and `outcome_events`: pseudonymised, checked, and nothing lost."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
 from typing import TYPE_CHECKING, Any
@@ -25,13 +26,8 @@ if TYPE_CHECKING:
 StepOutput = dg.MaterializeResult[None] | dg.AssetCheckResult
 
 
-def ingest_assets(settings: PipelineSettings, key: str | None) -> list[dg.AssetsDefinition]:
-    """The two tables that are read from the raw logs.
-
-    Args:
-        settings: The deployment.
-        key: Key that hashes ids; None for the key file of the data root.
-    """
+def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
+    """The two tables that are read from the raw logs."""
     partitions = daily_partitions(settings)
 
     @dg.asset(
@@ -51,7 +47,7 @@ def ingest_assets(settings: PipelineSettings, key: str | None) -> list[dg.Assets
                 impression_files(settings),
                 first,
                 last,
-                pseudonymiser(settings, key),
+                pseudonymiser(os.environ),
                 settings.first_day,
             )
 
@@ -75,7 +71,7 @@ def ingest_assets(settings: PipelineSettings, key: str | None) -> list[dg.Assets
                 outcome_files(settings),
                 first,
                 last,
-                pseudonymiser(settings, key),
+                pseudonymiser(os.environ),
                 settings.first_day,
             )
 

@@ -1,25 +1,29 @@
-"""Did the training stay healthy? Verdicts of the `gradients` room, one check each."""
+"""Did the training stay healthy? The findings of the `gradients` room, one check each."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
 
-FINDINGS = {
-    "gradients_finite": "Loss, gradients and parameters stayed finite.",
-    "gradient_norm_stable": "The gradient norm stayed near its running median.",
-    "update_size": "Updates stayed small against the weights.",
-    "live_units": "Hidden units stayed alive.",
-    "clipping_rare": "Clipping stayed the exception.",
+QUESTIONS = {
+    "nonfinite": "Loss, gradients and parameters stayed finite.",
+    "norm_ratio": "The gradient norm stayed near its running median.",
+    "update_ratio": "Updates stayed small against the weights.",
+    "dead_units": "Hidden units stayed alive.",
+    "clipped_steps": "Clipping stayed the exception.",
+    "logit_gradient_identity": "The gradient of the loss is that of the mean weighted cross-entropy.",
 }
-"""Check name → what it asks, in the words of a person."""
+"""Name of a finding → what it asks, in the words of a person."""
+
+BLOCKING = frozenset({"nonfinite", "logit_gradient_identity"})
+"""Findings after which the model must not be used."""
 
 
 def gradient_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
-    """One check for each question; only non-finite values block."""
+    """One check for each finding."""
     return [
-        dg.AssetCheckSpec(name, asset=asset, blocking=name == "gradients_finite", description=question)
-        for name, question in FINDINGS.items()
+        dg.AssetCheckSpec(name, asset=asset, blocking=name in BLOCKING, description=question)
+        for name, question in QUESTIONS.items()
     ]
 
 
@@ -28,18 +32,21 @@ def check_gradients(asset: str, findings: Sequence[Mapping[str, Any]]) -> list[d
 
     Args:
         asset: Asset that trained.
-        findings: Name, severity (``ok``, ``warn`` or ``error``) and message of each verdict; those not listed passed.
+        findings: ``name``, ``severity`` (``ok``, ``warn`` or ``error``) and ``message`` of every judgement.
+
+    Raises:
+        KeyError: a question has no finding.
     """
     found = {finding["name"]: finding for finding in findings}
     return [
         dg.AssetCheckResult(
             asset_key=asset,
             check_name=name,
-            passed=found.get(name, {"severity": "ok"})["severity"] == "ok",
+            passed=found[name]["severity"] == "ok",
             severity=dg.AssetCheckSeverity.ERROR
-            if found.get(name, {"severity": "ok"})["severity"] == "error"
+            if found[name]["severity"] == "error"
             else dg.AssetCheckSeverity.WARN,
-            description=found[name]["message"] if name in found else None,
+            description=found[name]["message"],
         )
-        for name in FINDINGS
+        for name in QUESTIONS
     ]

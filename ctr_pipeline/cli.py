@@ -1,0 +1,195 @@
+"""`ctr …`: run the pipeline, check a spec, simulate logs, open the pages, read a report."""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, NoReturn
+
+import typer
+from rich.console import Console
+
+from ctr_pipeline.spec import Spec, SpecError, load_spec, spec_hash
+
+if TYPE_CHECKING:
+    from ctr_pipeline.orchestration.settings import PipelineSettings
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
+spec_app = typer.Typer(no_args_is_help=True, help="Work with spec files.")
+app.add_typer(spec_app, name="spec")
+
+SpecOption = Annotated[Path, typer.Option("--spec", help="Spec file (YAML); see docs/spec.md.")]
+InputOption = Annotated[
+    list[str] | None,
+    typer.Option("--input", help="Log file, folder or glob instead of the spec's; NAME=PATH for the event log NAME."),
+]
+DataRootOption = Annotated[
+    Path | None, typer.Option("--data-root", help="Folder for everything made; by default data/<name of the spec>.")
+]
+
+
+def main() -> None:
+    """Entry point of the ``ctr`` command."""
+    app()
+
+
+@app.command()
+def run(
+    spec: SpecOption,
+    inputs: InputOption = None,
+    data_root: DataRootOption = None,
+    first: Annotated[str | None, typer.Option("--from", help="First day, YYYY-MM-DD.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last day, YYYY-MM-DD; the model is made as of its end.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the run's report here; see docs/report.md.")] = None,
+) -> None:
+    """Run the whole pipeline in this process, doing only what is missing."""
+    from ctr_pipeline.orchestration.runner import PipelineFailure
+
+    try:
+        report = _run(spec, inputs or [], data_root, _day(first, "--from"), _day(last, "--to"))
+    except (SpecError, PipelineFailure) as error:
+        _fail(str(error))
+    except ValueError as error:
+        if not type(error).__module__.startswith("ctr_pipeline."):
+            raise
+        _fail(str(error))
+    if json_out is not None:
+        json_out.parent.mkdir(parents=True, exist_ok=True)
+        json_out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    from ctr_pipeline.orchestration.report import print_report
+
+    print_report(report, Console())
+
+
+@spec_app.command("check")
+def spec_check(file: Annotated[Path, typer.Argument(help="Spec file to check.")]) -> None:
+    """Check a spec file and say what it declares."""
+    spec = _spec(file)
+    console = Console()
+    console.print(f"[bold]{spec.name}[/] ({file}) is valid. Hash {spec_hash(spec)}.", highlight=False)
+    features = spec.features
+    console.print(
+        f"  features: {len(features.dense)} dense, {len(features.categorical)} categorical, "
+        f"{len(features.contextual)} contextual, {len(features.history)} history",
+        highlight=False,
+    )
+    for task in spec.tasks:
+        parent = f" after {task.parent}" if task.parent else ""
+        console.print(f"  task: {task.name}{parent}, settled {spec.maturity(task.name) / 86.4e9:g} d after the impression")
+
+
+@app.command()
+def simulate(
+    spec: SpecOption,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the simulated logs.")],
+    days: Annotated[int | None, typer.Option("--days", help="Number of days; by default all of the spec's.")] = None,
+) -> None:
+    """Write the simulated logs of a spec as Parquet files."""
+    from datetime import timedelta
+
+    from rich.progress import Progress
+
+    from ctr_pipeline.simulator import write_days
+
+    settings = _spec(spec)
+    simulator = settings.source.simulator
+    if simulator is None:
+        _fail(f"{spec}: source.simulator is absent, so there is nothing to simulate. Use specs/ads.yaml.")
+    count = min(days or simulator.days, simulator.days)
+    wanted = [simulator.first_day + timedelta(days=n) for n in range(count)]
+    with Progress(console=Console(stderr=True)) as progress:
+        bar = progress.add_task("Simulating", total=count)
+        write_days(simulator, settings.seed, wanted, out, progress=lambda _: progress.advance(bar))
+    Console().print(f"{count} days of impressions and events are in {out}", highlight=False)
+
+
+@app.command()
+def ui(
+    spec: SpecOption = Path("specs/ads.yaml"),
+    inputs: InputOption = None,
+    data_root: DataRootOption = None,
+    port: Annotated[int, typer.Option("--port", help="Port of the Dagster page.")] = 3000,
+    mlflow_port: Annotated[int, typer.Option("--mlflow-port", help="Port of the MLflow page.")] = 5000,
+) -> None:
+    """Open the Dagster page, its daemon and the MLflow page on 127.0.0.1, until Ctrl-C."""
+    from ctr_pipeline.orchestration.pages import serve_pages
+    from ctr_pipeline.orchestration.runner import PipelineFailure
+
+    try:
+        settings, _ = _settings(spec, inputs or [], data_root)
+        settings.save()
+        serve_pages(settings, port, mlflow_port, Console())
+    except PipelineFailure as error:
+        _fail(str(error))
+
+
+@app.command()
+def report(
+    run: Annotated[str, typer.Argument(help="Report file, MLflow run id, day (YYYY-MM-DD) or `latest`.")],
+    data_root: Annotated[Path, typer.Option("--data-root", help="Data root of the run.")] = Path("data/ads"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the documented JSON instead.")] = False,
+) -> None:
+    """Show what a run did and how good its model is."""
+    from ctr_pipeline.orchestration.report import ReportError, find_report, print_report
+
+    try:
+        found = find_report(run, data_root)
+    except ReportError as error:
+        _fail(str(error))
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        print_report(found, Console())
+
+
+def _run(
+    spec_path: Path, inputs: Sequence[str], data_root: Path | None, first: date | None, last: date | None
+) -> dict[str, object]:
+    from ctr_pipeline.orchestration.runner import run_and_report
+
+    settings, log_last = _settings(spec_path, inputs, data_root)
+    first, last = first or settings.first_day, last or log_last
+    if not settings.first_day <= first <= last:
+        _fail(f"--from {first} --to {last}: expected days in order, from {settings.first_day} on.")
+    if last > log_last:
+        _fail(f"--to {last} is after the last day of the log, {log_last}. Choose an earlier day.")
+    return run_and_report(settings, first, last)
+
+
+def _settings(
+    spec_path: Path, inputs: Sequence[str], data_root: Path | None
+) -> "tuple[PipelineSettings, date]":
+    """The deployment that the options describe, and the last day of its log."""
+    from ctr_pipeline.orchestration.deployment import bind
+
+    spec = _spec(spec_path)
+    try:
+        return bind(spec, spec_path, inputs, data_root)
+    except ValueError as error:
+        if not type(error).__module__.startswith("ctr_pipeline."):
+            raise
+        _fail(str(error))
+
+
+def _spec(path: Path) -> Spec:
+    try:
+        return load_spec(path)
+    except SpecError as error:
+        _fail(str(error))
+
+
+def _day(text: str | None, option: str) -> date | None:
+    if text is None:
+        return None
+    try:
+        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007
+    except ValueError:
+        _fail(f"{option} {text!r}: expected a day such as 2026-01-31.")
+
+
+def _fail(message: str) -> NoReturn:
+    Console(stderr=True).print(f"[bold red]Error:[/] ", end="", highlight=False)
+    Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
+    raise typer.Exit(2)

@@ -1,0 +1,83 @@
+"""Binds assets, checks, automation and resources to one deployment."""
+
+import os
+from pathlib import Path
+
+import dagster as dg
+
+from ctr_pipeline.orchestration.assets.datasets import dataset_assets
+from ctr_pipeline.orchestration.assets.evaluation import evaluation_assets
+from ctr_pipeline.orchestration.assets.features import feature_assets
+from ctr_pipeline.orchestration.assets.ingest import ingest_assets
+from ctr_pipeline.orchestration.assets.labels import label_assets
+from ctr_pipeline.orchestration.assets.propensity import propensity_assets
+from ctr_pipeline.orchestration.assets.release import release_assets
+from ctr_pipeline.orchestration.assets.training import training_assets
+from ctr_pipeline.orchestration.automation.alerts import alert_sensors
+from ctr_pipeline.orchestration.automation.jobs import pipeline_jobs
+from ctr_pipeline.orchestration.automation.schedules import pipeline_schedules
+from ctr_pipeline.orchestration.automation.sensors import late_label_sensor
+from ctr_pipeline.orchestration.progress import progress_logger
+from ctr_pipeline.orchestration.resources import (
+    LakeResource,
+    NotifierResource,
+    TrackingResource,
+    TrainerResource,
+)
+from ctr_pipeline.orchestration.settings import PipelineSettings
+
+WEBHOOK_VARIABLE = "CTR_WEBHOOK_URL"
+TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
+TRACKING_PAGE_VARIABLE = "CTR_MLFLOW_URL"
+
+
+def build_definitions(settings: PipelineSettings | None = None) -> dg.Definitions:
+    """All of the pipeline for one deployment.
+
+    Args:
+        settings: The deployment; by default the one that the environment names (see
+            :meth:`PipelineSettings.from_environment`).
+    """
+    settings = settings or PipelineSettings.from_environment(os.environ)
+    jobs = pipeline_jobs(settings)
+    return dg.Definitions(
+        assets=[
+            *ingest_assets(settings),
+            *label_assets(settings),
+            *feature_assets(settings),
+            *dataset_assets(settings),
+            *propensity_assets(settings),
+            *training_assets(settings),
+            *evaluation_assets(settings),
+            *release_assets(settings),
+        ],
+        jobs=list(jobs.values()),
+        schedules=pipeline_schedules(settings, jobs),
+        sensors=[late_label_sensor(settings, jobs["label_refresh"]), *alert_sensors()],
+        resources=_resources(settings),
+        # Light steps share a process; the training has one of its own all the same.
+        executor=dg.in_process_executor,
+        loggers={"console": progress_logger},
+    )
+
+
+def _resources(settings: PipelineSettings) -> dict[str, dg.ConfigurableResource]:  # type: ignore[type-arg]
+    root = settings.data_root
+    return {
+        "lake": LakeResource(root=str(settings.lake_root)),
+        "notifier": NotifierResource(
+            path=str(root / "notifications.jsonl"), webhook_url=os.environ.get(WEBHOOK_VARIABLE, "")
+        ),
+        "tracking": TrackingResource(
+            tracking_uri=os.environ.get(TRACKING_VARIABLE) or default_tracking_uri(root),
+            artifact_root=str(root / "mlflow-artifacts"),
+            experiment=settings.spec.name,
+            ui_url=os.environ.get(TRACKING_PAGE_VARIABLE, ""),
+        ),
+        "trainer": TrainerResource(processes=settings.spec.training.processes),
+    }
+
+
+def default_tracking_uri(data_root: Path) -> str:
+    """MLflow's database inside the data root."""
+    return f"sqlite:///{data_root / 'mlflow.db'}"

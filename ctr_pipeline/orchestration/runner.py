@@ -1,0 +1,174 @@
+"""Runs the Dagster definitions in this process, doing only what is missing."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN
+from ctr_pipeline.orchestration.automation.sensors import days_of
+from ctr_pipeline.orchestration.fingerprints import (
+    fresh_days,
+    history_fingerprint,
+    ingest_fingerprint,
+    label_fingerprint,
+    retrain_fingerprint,
+)
+from ctr_pipeline.orchestration.settings import PipelineSettings
+
+INSTANCE_CONFIG = Path(__file__).resolve().parents[2] / "dagster.yaml"
+
+
+class PipelineFailure(ValueError):
+    """A step failed; the message is the one written for the user."""
+
+
+@dataclass(frozen=True, slots=True)
+class FinishedRun:
+    """One Dagster run of a pipeline run."""
+
+    run_id: str
+    assets: tuple[str, ...]
+    first: date
+    last: date
+
+
+def prepare_instance_home(settings: PipelineSettings) -> Path:
+    """The folder of Dagster's own storage inside the data root, with its configuration."""
+    home = settings.data_root / "dagster"
+    home.mkdir(parents=True, exist_ok=True)
+    if INSTANCE_CONFIG.is_file():
+        shutil.copyfile(INSTANCE_CONFIG, home / "dagster.yaml")
+    return home
+
+
+def run_pipeline(
+    settings: PipelineSettings, defs: dg.Definitions, instance: dg.DagsterInstance, first: date, last: date
+) -> list[FinishedRun]:
+    """Brings every asset up to date for the days ``first`` to ``last``, and the model to the end of ``last``.
+
+    Returns:
+        The Dagster runs that were needed; none when everything was up to date.
+
+    Raises:
+        PipelineFailure: a step failed; what came before it is kept.
+    """
+    days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+    runs: list[FinishedRun] = []
+
+    ingested = [fresh_days(instance, dg.AssetKey(a), days, ingest_fingerprint(settings)) for a in INGEST]
+    _run_days(defs, instance, INGEST, [d for d in days if not all(d in f for f in ingested)], runs)
+
+    watermark = max(days_of(instance, "outcome_events"))
+    labelled = fresh_days(instance, dg.AssetKey("labels"), days, label_fingerprint(settings, watermark))
+    _run_days(defs, instance, ("labels",), [d for d in days if d not in labelled], runs)
+
+    aggregated = fresh_days(instance, dg.AssetKey("history"), days, history_fingerprint(settings))
+    _run_days(defs, instance, ("history",), [d for d in days if d not in aggregated], runs)
+
+    wanted = retrain_fingerprint(settings)
+    stale = [a for a in RETRAIN if not fresh_days(instance, dg.AssetKey(a), [last], wanted)]
+    if stale:
+        # What follows a stale asset is stale with it.
+        _run_days(defs, instance, RETRAIN[RETRAIN.index(stale[0]) :], [last], runs)
+    return runs
+
+
+def run_and_report(settings: PipelineSettings, first: date, last: date) -> dict[str, Any]:
+    """Runs the pipeline for the days ``first`` to ``last`` and returns its report (see docs/report.md).
+
+    Raises:
+        PipelineFailure: a step failed, or another run is at work on the same data root.
+    """
+    from ctr_pipeline.orchestration.build import build_definitions
+    from ctr_pipeline.orchestration.report import build_report, save_report
+
+    with exclusive(settings.data_root):
+        settings.save()
+        os.environ.update(dagster_environment(settings))
+        with dg.DagsterInstance.get() as instance:
+            runs = run_pipeline(settings, build_definitions(settings), instance, first, last)
+            report = build_report(settings, instance, runs, first, last)
+    save_report(settings, report)
+    return report
+
+
+@contextmanager
+def exclusive(data_root: Path) -> Iterator[None]:
+    """Keeps a second pipeline run off the same data root.
+
+    Raises:
+        PipelineFailure: another run is at work there.
+    """
+    data_root.mkdir(parents=True, exist_ok=True)
+    with (data_root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise PipelineFailure(f"{data_root}: another run is at work there. Wait for it, or use --data-root.") from error
+        yield
+
+
+def _run_days(
+    defs: dg.Definitions,
+    instance: dg.DagsterInstance,
+    assets: Sequence[str],
+    days: Sequence[date],
+    runs: list[FinishedRun],
+) -> None:
+    job = defs.resolve_implicit_global_asset_job_def()
+    for first, last in _stretches(days):
+        result = job.execute_in_process(
+            instance=instance,
+            asset_selection=[dg.AssetKey(asset) for asset in assets],
+            raise_on_error=False,
+            **({"partition_key": first.isoformat()} if first == last else {}),
+            tags={}
+            if first == last
+            else {
+                "dagster/asset_partition_range_start": first.isoformat(),
+                "dagster/asset_partition_range_end": last.isoformat(),
+            },
+        )
+        runs.append(FinishedRun(result.run_id, tuple(assets), first, last))
+        if not result.success:
+            raise PipelineFailure(_why(result))
+
+
+def _stretches(days: Sequence[date]) -> list[tuple[date, date]]:
+    """Consecutive days as (first, last) pairs."""
+    stretches: list[tuple[date, date]] = []
+    for day in sorted(days):
+        if stretches and day - stretches[-1][1] == timedelta(days=1):
+            stretches[-1] = (stretches[-1][0], day)
+        else:
+            stretches.append((day, day))
+    return stretches
+
+
+def _why(result: dg.ExecuteInProcessResult) -> str:
+    """The failed step's own message, or the full error where the failure was not foreseen."""
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.STEP_FAILURE:
+            data = event.step_failure_data
+            if data.user_failure_data is not None and data.user_failure_data.description:
+                return f"{event.step_key}: {data.user_failure_data.description}"
+            error = data.error
+            return f"{event.step_key} failed unexpectedly; please report this.\n{error.to_string() if error else ''}"
+    return f"run {result.run_id} failed before its first step"
+
+
+def dagster_environment(settings: PipelineSettings) -> dict[str, str]:
+    """Environment in which Dagster's processes find this deployment."""
+    return {
+        **os.environ,
+        "DAGSTER_HOME": str(prepare_instance_home(settings)),
+        "CTR_DATA_ROOT": str(settings.data_root),
+    }
