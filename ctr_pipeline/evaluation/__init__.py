@@ -1,0 +1,27 @@
+"""How good a model is, how sure that is, whether its rates hold, and whether it may replace the champion."""
+
+from ctr_pipeline.evaluation.calibration import Calibrator, ReliabilityBin, fit_platt, reliability
+from ctr_pipeline.evaluation.intervals import PairedDifference, paired_difference
+from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
+from ctr_pipeline.evaluation.promotion import PromotionDecision, compare_with_champion
+from ctr_pipeline.evaluation.report import TaskMetrics, evaluate
+from ctr_pipeline.evaluation.slices import SliceMetrics, grouped_auc, slice_metrics, standard_slices
+
+__all__ = [
+    "Calibrator",
+    "EvaluationError",
+    "Interval",
+    "PairedDifference",
+    "PromotionDecision",
+    "ReliabilityBin",
+    "SliceMetrics",
+    "TaskMetrics",
+    "compare_with_champion",
+    "evaluate",
+    "fit_platt",
+    "grouped_auc",
+    "paired_difference",
+    "reliability",
+    "slice_metrics",
+    "standard_slices",
+]

@@ -1,0 +1,204 @@
+"""Turns logits into rates that hold: Platt scaling, and how far from the observed rates the predictions are."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from ctr_pipeline.evaluation.metrics import (
+    Z95,
+    EvaluationError,
+    Float64s,
+    Integers,
+    Labelled,
+    Reals,
+    labelled,
+    rank,
+    why_undefined,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Calibrator:
+    """Calibrated logit = ``a`` * logit + ``b``.
+
+    Attributes:
+        a: Slope, above 0, so that the order of the rows stays.
+        b: Offset.
+        rows: Labelled rows that it was fitted on.
+        positives: Positive ones among them.
+        reason: Why slope or offset was not fitted; None when both were.
+    """
+
+    a: float = 1.0
+    b: float = 0.0
+    rows: int = 0
+    positives: int = 0
+    reason: str | None = None
+
+    def apply(self, logits: Reals) -> Float64s:
+        """Calibrated logits of ``logits``, of any shape."""
+        return np.asarray(logits, dtype=np.float64) * self.a + self.b
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, for :meth:`from_json`."""
+        return {"a": self.a, "b": self.b, "rows": self.rows, "positives": self.positives, "reason": self.reason}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> Self:
+        """The calibrator that :meth:`to_json` described.
+
+        Raises:
+            EvaluationError: a field is absent, or the slope or offset is not a finite number, the slope above 0.
+        """
+        try:
+            fitted = cls(
+                a=float(content["a"]),
+                b=float(content["b"]),
+                rows=int(content["rows"]),
+                positives=int(content["positives"]),
+                reason=content["reason"],
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise EvaluationError(f"calibrator: expected a, b, rows, positives and reason ({error!r})") from error
+        if not (np.isfinite(fitted.a) and np.isfinite(fitted.b) and fitted.a > 0):
+            raise EvaluationError(f"calibrator: expected finite a > 0 and b; found a = {fitted.a}, b = {fitted.b}")
+        return fitted
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReliabilityBin:
+    """Rows of neighbouring scores: what was predicted and what happened.
+
+    Attributes:
+        rows: Number of rows.
+        positives: Positives among them.
+        predicted: Mean predicted probability.
+        observed: Observed rate, with the bounds ``low`` and ``high`` of its Wilson interval.
+        low: Lower bound of the observed rate.
+        high: Upper bound of the observed rate.
+    """
+
+    rows: int
+    positives: int
+    predicted: float
+    observed: float
+    low: float
+    high: float
+
+    @property
+    def observed_expected(self) -> float:
+        """Observed over predicted rate; 1 is calibrated."""
+        return self.observed / self.predicted
+
+
+def fit_platt(logits: Reals, labels: Integers, weights: Reals | None = None) -> Calibrator:
+    """The slope and offset that minimise log loss (Platt 1999), by damped Newton steps.
+
+    The identity is returned, with the reason, for rows of one class and for scores that separate the classes, where
+    the best slope would be infinite. With one single score, or a best slope of 0 or below (which would turn the
+    order of the rows around), only the offset is fitted.
+    """
+    given = labelled(logits, labels, weights)
+    used = given if given.weights is None else labelled(logits, np.where(np.asarray(weights) > 0, labels, -1), weights)
+    rows, positives = len(used), used.positives
+    undefined = why_undefined(rows, positives)
+    if undefined:
+        return Calibrator(rows=rows, positives=positives, reason=f"left as it is: {undefined}")
+    hits, misses = used.logits[used.positive], used.logits[~used.positive]
+    constant = used.logits.min() == used.logits.max()
+    if not constant and (misses.max() <= hits.min() or hits.max() <= misses.min()):
+        return Calibrator(rows=rows, positives=positives, reason="left as it is: the scores separate the classes")
+    if not constant:
+        slope, offset = _newton(used, fit_slope=True)
+        if slope > 0:
+            return Calibrator(a=slope, b=offset, rows=rows, positives=positives)
+    reason = "all scores are equal" if constant else "the best slope is not above 0"
+    _, offset = _newton(used, fit_slope=False)
+    return Calibrator(b=offset, rows=rows, positives=positives, reason=f"only the offset is fitted: {reason}")
+
+
+def _newton(rows: Labelled, *, fit_slope: bool) -> tuple[float, float]:
+    """Slope and offset of least log loss; the slope stays 1 unless fitted. Works on standardised logits."""
+    centre, spread = float(np.mean(rows.logits)), float(np.std(rows.logits)) or 1.0
+    scaled = (rows.logits - centre) / spread
+    weights = np.ones(len(rows)) if rows.weights is None else rows.weights
+    weights = weights / weights.sum()
+    inputs = np.stack([scaled, np.ones(len(rows))]) if fit_slope else np.ones((1, len(rows)))
+    fixed = np.zeros(len(rows)) if fit_slope else rows.logits
+    point = np.zeros(len(inputs))
+    point[-1] = special.logit(weights[rows.positive].sum()) - (0.0 if fit_slope else centre)
+
+    def loss(candidate: Float64s) -> float:
+        return float(weights @ np.logaddexp(0.0, np.where(rows.positive, -1.0, 1.0) * (candidate @ inputs + fixed)))
+
+    current = loss(point)
+    for _ in range(100):
+        predicted = special.expit(point @ inputs + fixed)
+        gradient = inputs @ (weights * (predicted - rows.positive))
+        curvature = (inputs * (weights * predicted * (1.0 - predicted))) @ inputs.T
+        step = np.linalg.solve(curvature + 1e-12 * np.trace(curvature) * np.eye(len(point)) + 1e-300, gradient)
+        size = 1.0
+        while size > 1e-10 and not loss(point - size * step) <= current:
+            size /= 2
+        if size <= 1e-10:
+            break
+        point = point - size * step
+        current = loss(point)
+        if np.max(np.abs(size * step)) < 1e-12:
+            break
+    if not fit_slope:
+        return 1.0, float(point[0])
+    slope = float(point[0] / spread)
+    return slope, float(point[1] - slope * centre)
+
+
+def wilson(successes: NDArray[Any], trials: NDArray[Any]) -> tuple[Float64s, Float64s]:
+    """Bounds of the 95 % interval of Wilson (1927) for the rates ``successes`` / ``trials``; trials above 0."""
+    rate = successes / trials
+    square = Z95**2 / trials
+    centre = (rate + square / 2) / (1 + square)
+    half = np.sqrt(square * (rate * (1 - rate) + square / 4)) / (1 + square)
+    return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
+
+
+def reliability(logits: Reals, labels: Integers, bins: int = 10) -> tuple[ReliabilityBin, ...]:
+    """Predicted and observed rate in up to ``bins`` bins of neighbouring scores with about equally many positives.
+
+    Equal positives, not equal rows: at a base rate near 1 % most bins of equal rows would hold next to none. Rows
+    with equal scores stay together. Empty without positives.
+    """
+    rows = labelled(logits, labels)
+    if rows.positives == 0:
+        return ()
+    ranking = rank(rows.logits)
+    counts = ranking.ends + 1.0
+    hits = ranking.cumulative(rows.positive)
+    expected = ranking.cumulative(special.expit(rows.logits))
+    targets = np.arange(1, bins) * rows.positives / bins
+    cuts = np.unique(np.append(np.searchsorted(hits, targets), len(hits) - 1))
+    sizes, found, predicted = (np.diff(sums[cuts], prepend=0.0) for sums in (counts, hits, expected))
+    low, high = wilson(found, sizes)
+    by_rising_score = range(len(cuts) - 1, -1, -1)
+    return tuple(
+        ReliabilityBin(
+            rows=int(sizes[i]),
+            positives=int(found[i]),
+            predicted=float(predicted[i] / sizes[i]),
+            observed=float(found[i] / sizes[i]),
+            low=float(low[i]),
+            high=float(high[i]),
+        )
+        for i in by_rising_score
+    )
+
+
+def calibration_error(bins: tuple[ReliabilityBin, ...]) -> float | None:
+    """Mean over rows of |observed - predicted| rate by bin, over the base rate: 0 is calibrated; None without bins."""
+    positives = sum(b.positives for b in bins)
+    if positives == 0:
+        return None
+    return sum(b.rows * abs(b.observed - b.predicted) for b in bins) / positives

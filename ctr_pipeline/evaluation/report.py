@@ -1,0 +1,186 @@
+"""Everything that is measured of one task on one set of rows, in one object."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+from scipy import special
+
+from ctr_pipeline.evaluation.calibration import ReliabilityBin, calibration_error, reliability
+from ctr_pipeline.evaluation.intervals import bootstrap_of, cluster_codes, delong_of
+from ctr_pipeline.evaluation.metrics import (
+    EvaluationError,
+    Integers,
+    Interval,
+    Reals,
+    labelled,
+    rank,
+    recall_at,
+    why_undefined,
+)
+from ctr_pipeline.evaluation.slices import grouped_auc
+
+RECALL_SHARES = (0.01, 0.05, 0.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TaskMetrics:
+    """How one task is predicted. A metric is None where the rows do not define it; ``undefined`` says why.
+
+    Attributes:
+        rows: Rows with a settled label.
+        masked: Rows left out because their label is not settled.
+        positives: Rows with label 1.
+        clusters: Independent users (rows without one count by themselves).
+        base_rate: Positives over rows.
+        mean_prediction: Mean predicted probability.
+        auc: Area under the ROC curve, with DeLong's interval over users.
+        user_auc: Mean AUC within users, weighted by rows.
+        ap: Average precision, with a bootstrap interval over users.
+        lift: Average precision over the base rate.
+        log_loss: Mean log loss in nats.
+        ne: Normalised entropy; below 1 is better than the base rate.
+        rig: Relative information gain, 1 - NE.
+        oe: Observed over expected positives; 1 is calibrated.
+        recall_at: Share of the rows looked at, highest scores first, to share of the positives found.
+        calibration_error: Mean |observed - predicted| by bin over the base rate.
+        bins: Predicted and observed rate by bins with equally many positives.
+        undefined: Metric to the reason why it, or its interval, is not given.
+    """
+
+    rows: int
+    masked: int
+    positives: int
+    clusters: int
+    base_rate: float | None
+    mean_prediction: float | None
+    auc: Interval | None
+    user_auc: float | None
+    ap: Interval | None
+    lift: float | None
+    log_loss: Interval | None
+    ne: Interval | None
+    rig: float | None
+    oe: Interval | None
+    recall_at: Mapping[float, float] = field(default_factory=dict)
+    calibration_error: float | None
+    bins: tuple[ReliabilityBin, ...]
+    undefined: Mapping[str, str] = field(default_factory=dict)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, ready for ``json.dumps``.
+
+        Intervals become ``{"value", "low", "high"}`` with null for an unknown bound; ``recall_at`` has keys such as
+        ``"0.01"``; each of ``bins`` becomes ``{"rows", "positives", "predicted", "observed", "low", "high"}``.
+        """
+        return {
+            "rows": self.rows,
+            "masked": self.masked,
+            "positives": self.positives,
+            "clusters": self.clusters,
+            "base_rate": self.base_rate,
+            "mean_prediction": self.mean_prediction,
+            **{name: None if value is None else value.to_json() for name, value in self.intervals().items()},
+            "user_auc": self.user_auc,
+            "lift": self.lift,
+            "rig": self.rig,
+            "recall_at": {f"{share:g}": recall for share, recall in self.recall_at.items()},
+            "calibration_error": self.calibration_error,
+            "bins": [
+                {
+                    "rows": b.rows,
+                    "positives": b.positives,
+                    "predicted": b.predicted,
+                    "observed": b.observed,
+                    "low": b.low,
+                    "high": b.high,
+                }
+                for b in self.bins
+            ],
+            "undefined": dict(self.undefined),
+        }
+
+    def intervals(self) -> dict[str, Interval | None]:
+        """The metrics that come with an interval, by name."""
+        return {"auc": self.auc, "ap": self.ap, "log_loss": self.log_loss, "ne": self.ne, "oe": self.oe}
+
+    def numbers(self) -> dict[str, float]:
+        """Every defined number by name, such as ``auc``, ``auc_low``, ``recall_at_0.01``: for an experiment tracker."""
+        found: dict[str, float | None] = {
+            "rows": self.rows,
+            "positives": self.positives,
+            "base_rate": self.base_rate,
+            "mean_prediction": self.mean_prediction,
+            "user_auc": self.user_auc,
+            "lift": self.lift,
+            "rig": self.rig,
+            "calibration_error": self.calibration_error,
+            **{f"recall_at_{share:g}": recall for share, recall in self.recall_at.items()},
+        }
+        for name, interval in self.intervals().items():
+            if interval is not None:
+                found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
+        return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
+
+
+def evaluate(
+    logits: Reals, labels: Integers, clusters: Integers | None = None, *, seed: int, replicates: int = 100
+) -> TaskMetrics:
+    """Measures one task.
+
+    Args:
+        logits: [N], of the probabilities that would be served (calibrated).
+        labels: [N] in {0, 1, -1}; rows with -1 are left out.
+        clusters: [N], user code of each row, -1 for none; without it every row is independent.
+        seed: Of the bootstrap.
+        replicates: Bootstrap replicates.
+
+    Raises:
+        EvaluationError: shapes differ, a label is none of 0, 1, -1, or a labelled row's logit is not finite.
+    """
+    if clusters is not None and clusters.shape != logits.shape:
+        raise EvaluationError(f"clusters: expected shape {logits.shape}; found {clusters.shape}")
+    rows = labelled(logits, labels)
+    ranking = rank(rows.logits)
+    codes, count = cluster_codes(None if clusters is None else clusters[rows.kept], len(rows))
+    resampled = bootstrap_of(rows, ranking, codes, count, seed=seed, replicates=replicates)
+    ap, ne = resampled.average_precision, resampled.normalised_entropy
+    bins = reliability(logits, labels)
+    recalls = recall_at(logits, labels, RECALL_SHARES)
+    base_rate = rows.positives / len(rows) if len(rows) else None
+    within = None if clusters is None else grouped_auc(logits, labels, clusters)
+    metrics = TaskMetrics(
+        rows=len(rows),
+        masked=len(logits) - len(rows),
+        positives=rows.positives,
+        clusters=count,
+        base_rate=base_rate,
+        mean_prediction=float(np.mean(special.expit(rows.logits))) if len(rows) else None,
+        auc=delong_of(rows, ranking, codes, count),
+        user_auc=None if within is None else within.value,
+        ap=ap,
+        lift=None if ap is None or not base_rate else ap.value / base_rate,
+        log_loss=resampled.log_loss,
+        ne=ne,
+        rig=None if ne is None else 1.0 - ne.value,
+        oe=resampled.observed_expected,
+        recall_at={} if recalls is None else dict(zip(RECALL_SHARES, recalls, strict=True)),
+        calibration_error=calibration_error(bins),
+        bins=bins,
+    )
+    return replace(metrics, undefined=_undefined(metrics, resampled.reason, has_users=clusters is not None))
+
+
+def _undefined(metrics: TaskMetrics, too_few: str | None, *, has_users: bool) -> dict[str, str]:
+    """Each metric of ``metrics`` that is not given, and why."""
+    reason = why_undefined(metrics.rows, metrics.positives)
+    absent = ["auc", "ap", "lift", "log_loss", "ne", "rig", "oe", "calibration_error", "base_rate", "mean_prediction"]
+    found = {name: reason for name in absent if reason and getattr(metrics, name) is None}
+    if reason and not metrics.recall_at:
+        found["recall_at"] = reason
+    if metrics.user_auc is None:
+        found["user_auc"] = "no user has both classes" if has_users else "the rows have no users"
+    if too_few:
+        found["intervals of ap, log_loss and ne"] = too_few
+    return found

@@ -1,0 +1,200 @@
+"""Where a model is wrong although it is right on average: O/E and NE by slice, and AUC within groups."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy import special
+
+from ctr_pipeline.evaluation.metrics import (
+    EvaluationError,
+    Float64s,
+    Integers,
+    Interval,
+    Reals,
+    entropy,
+    labelled,
+    poisson_ratio,
+    row_losses,
+)
+
+FALSE_DISCOVERY_RATE = 0.05
+"""Expected share of wrong alarms among the slices that are marked as miscalibrated."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliceMetrics:
+    """One slice of the labelled rows.
+
+    Attributes:
+        dimension: What the rows were divided by, such as ``position``.
+        value: The rows' value of it.
+        rows: Labelled rows.
+        positives: Positive ones.
+        oe: Observed over expected positives, with the exact Poisson interval.
+        ne: Log loss over the entropy of the slice's own base rate; None with one class.
+        p_value: Chance of a count at least this far from the expected one, were the predictions right.
+        miscalibrated: Whether it stands out after Benjamini-Hochberg over all slices of the call.
+    """
+
+    dimension: str
+    value: str
+    rows: int
+    positives: int
+    oe: Interval
+    ne: float | None
+    p_value: float
+    miscalibrated: bool
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields, with the interval as an object."""
+        return {
+            "dimension": self.dimension,
+            "value": self.value,
+            "rows": self.rows,
+            "positives": self.positives,
+            "oe": self.oe.to_json(),
+            "ne": self.ne,
+            "p_value": self.p_value,
+            "miscalibrated": self.miscalibrated,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GroupedAUC:
+    """Mean AUC within groups, weighted by their rows; None when no group has both classes.
+
+    Attributes:
+        value: The mean.
+        groups: Groups that have both classes.
+        rows: Rows in them.
+    """
+
+    value: float | None
+    groups: int
+    rows: int
+
+
+def standard_slices(
+    position: Integers, random: NDArray[np.bool_], numeric: Reals, numeric_names: Sequence[str]
+) -> dict[str, NDArray[Any]]:
+    """The slices that every evaluation looks at.
+
+    Args:
+        position: [N]; 0 = none.
+        random: [N]; whether the row is randomised traffic.
+        numeric: [N, D]; NaN = missing.
+        numeric_names: D names.
+
+    Returns:
+        ``position`` and ``traffic``, where they vary, and ``missing <feature>`` for numbers that at least 1 % of the
+        rows, but not all, lack: each [N].
+    """
+    slices: dict[str, NDArray[Any]] = {}
+    if len(position) and position.min() != position.max():
+        slices["position"] = position
+    if random.any() and not random.all():
+        slices["traffic"] = np.where(random, "random", "production")
+    for column, name in enumerate(numeric_names):
+        missing = np.isnan(numeric[:, column])
+        if len(missing) and 0.01 <= missing.mean() < 1:
+            slices[f"missing {name}"] = np.where(missing, "missing", "present")
+    return slices
+
+
+def slice_metrics(
+    logits: Reals, labels: Integers, slices: Mapping[str, NDArray[Any]], *, largest: int = 50
+) -> tuple[SliceMetrics, ...]:
+    """O/E and NE of each value of each dimension in ``slices`` (name -> [N]).
+
+    Of a dimension with more than ``largest`` values the largest slices are shown. Slices are in order of dimension,
+    then value.
+
+    Raises:
+        EvaluationError: a dimension has another length than the logits.
+    """
+    rows = labelled(logits, labels)
+    losses, predicted = row_losses(rows.logits, rows.positive), special.expit(rows.logits)
+    found: list[tuple[str, str, int, int, float, float]] = []
+    for dimension, values in slices.items():
+        if values.shape != logits.shape:
+            raise EvaluationError(f"slice {dimension!r}: expected shape {logits.shape}; found {values.shape}")
+        names, codes = np.unique(values[rows.kept], return_inverse=True)
+        counts, positives, expected, loss = (
+            np.bincount(codes, weights=amount, minlength=len(names))
+            for amount in (np.ones(len(rows)), rows.positive, predicted, losses)
+        )
+        for i in sorted(np.argsort(-counts, kind="stable")[:largest]):
+            found.append(
+                (dimension, str(names[i]), int(counts[i]), int(positives[i]), float(expected[i]), float(loss[i]))
+            )
+    p_values = np.array([poisson_p_value(positives, expected) for *_, positives, expected, _ in found])
+    marked = benjamini_hochberg(p_values, FALSE_DISCOVERY_RATE)
+    return tuple(
+        SliceMetrics(
+            dimension=dimension,
+            value=value,
+            rows=count,
+            positives=positives,
+            oe=poisson_ratio(positives, expected),
+            ne=loss / count / entropy(positives / count) if 0 < positives < count else None,
+            p_value=float(p_value),
+            miscalibrated=bool(mark),
+        )
+        for (dimension, value, count, positives, expected, loss), p_value, mark in zip(
+            found, p_values, marked, strict=True
+        )
+    )
+
+
+def poisson_p_value(observed: int, expected: float) -> float:
+    """Two-sided exact p-value of a Poisson count: twice the smaller tail, at most 1."""
+    lower = special.pdtr(observed, expected)
+    upper = special.pdtrc(observed - 1, expected) if observed else 1.0
+    return float(min(1.0, 2.0 * min(lower, upper)))
+
+
+def benjamini_hochberg(p_values: Float64s, rate: float) -> NDArray[np.bool_]:
+    """Which of ``p_values`` [M] stand out at false discovery rate ``rate`` (Benjamini & Hochberg 1995): [M]."""
+    order = np.argsort(p_values, kind="stable")
+    passed = np.flatnonzero(p_values[order] <= rate * np.arange(1, len(order) + 1) / max(len(order), 1))
+    marked = np.zeros(len(order), dtype=np.bool_)
+    if len(passed):
+        marked[order[: passed[-1] + 1]] = True
+    return marked
+
+
+def grouped_auc(logits: Reals, labels: Integers, groups: Integers) -> GroupedAUC:
+    """AUC within each of ``groups`` [N] (-1 = none: left out), averaged by rows. One sort for all groups.
+
+    Within a group, such as a user or a session, the AUC is free of differences in rate between groups (Zhu et al.
+    2017, "GAUC"). Groups with one class have no AUC and are left out.
+
+    Raises:
+        EvaluationError: ``groups`` has another length than the logits.
+    """
+    if groups.shape != logits.shape:
+        raise EvaluationError(f"groups: expected shape {logits.shape}; found {groups.shape}")
+    rows = labelled(logits, np.where(groups >= 0, labels, -1))
+    if not len(rows):
+        return GroupedAUC(value=None, groups=0, rows=0)
+    _, codes = np.unique(groups[rows.kept], return_inverse=True)
+    order = np.lexsort((rows.logits, codes))
+    code, score, positive = codes[order], rows.logits[order], rows.positive[order]
+    ends = np.flatnonzero(np.append((np.diff(code) != 0) | (np.diff(score) != 0), True))
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    midranks = np.repeat((starts + ends) / 2.0 + 1.0, ends - starts + 1)
+    sizes = np.bincount(code)
+    hits = np.bincount(code, weights=positive)
+    first = np.cumsum(sizes) - sizes
+    ranks = np.bincount(code, weights=positive * (midranks - first[code]))
+    both = (hits > 0) & (hits < sizes)
+    if not both.any():
+        return GroupedAUC(value=None, groups=0, rows=0)
+    hits, sizes, ranks = hits[both], sizes[both], ranks[both]
+    auc = (ranks - hits * (hits + 1) / 2) / (hits * (sizes - hits))
+    return GroupedAUC(
+        value=float(np.average(auc, weights=sizes)), groups=int(np.count_nonzero(both)), rows=int(sizes.sum())
+    )
