@@ -21,8 +21,10 @@ class Missing(Section):
 
     @model_validator(mode="after")
     def _constant_has_value(self) -> Self:
-        if (self.fill == "constant") != (self.value is not None):
-            raise ValueError("`value` is needed with `fill: constant`, and only there")
+        if self.fill == "constant" and self.value is None:
+            raise ValueError("`fill: constant` needs `value`: the number that a missing value becomes")
+        if self.fill != "constant" and self.value is not None:
+            raise ValueError(f"`value: {self.value:g}` goes with `fill: constant`, not with `fill: {self.fill}`")
         return self
 
 
@@ -42,6 +44,12 @@ class NumericFeature(Section):
     minimum: float | None = Field(default=None, description="Smallest value allowed; a row below it is quarantined.")
     maximum: float | None = Field(default=None, description="Largest value allowed; a row above it is quarantined.")
 
+    @model_validator(mode="after")
+    def _limits_in_order(self) -> Self:
+        if self.minimum is not None and self.maximum is not None and self.maximum < self.minimum:
+            raise ValueError(f"`maximum` {self.maximum:g} is below `minimum` {self.minimum:g}: swap or correct them")
+        return self
+
     @property
     def source_column(self) -> str:
         """The column of the log that feeds this feature."""
@@ -49,7 +57,10 @@ class NumericFeature(Section):
 
 
 class CategoricalFeature(Section):
-    """A value from a set: text, a whole number or a boolean. Missing and rare values have embedding rows of their own."""
+    """A value from a set: text, a whole number or a boolean.
+
+    Missing and rare values have embedding rows of their own.
+    """
 
     type: Literal["categorical"] = "categorical"
     name: Name = Field(description="Name of the feature.")
@@ -90,7 +101,10 @@ class HistoryCount(Section):
 
 
 class HistoryRecency(Section):
-    """Seconds since a key's last outcome of a task (or last impression), known before the day began; missing when there is none."""
+    """Seconds since a key's last outcome of a task (or last impression) that was known before the day began.
+
+    Missing when there is none.
+    """
 
     kind: Literal["recency"] = "recency"
     name: Name = Field(description="Name of the feature.")

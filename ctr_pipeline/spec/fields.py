@@ -3,34 +3,46 @@
 import re
 from typing import Annotated
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, PlainSerializer, StringConstraints
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    StringConstraints,
+    ValidationInfo,
+)
 
 MICROSECONDS = {"us": 1, "ms": 1_000, "s": 1_000_000, "m": 60_000_000, "h": 3_600_000_000, "d": 86_400_000_000}
 """Length of each duration unit in microseconds."""
 
 DAY_US = MICROSECONDS["d"]
 
-_DURATION = re.compile(r"(\d+)(us|ms|s|m|h|d)")
+LONGEST_DURATION_US = 3_660 * DAY_US
+"""Longest duration that a spec may name: ten years. Sums of a few of them still fit into 64 bits."""
+
+FROM_FILE = "from_file"
+"""Key of the validation context: the values come from a file that a person wrote."""
+
+_DURATION = re.compile(r"([0-9]+)(us|ms|s|m|h|d)")
 
 
 class Section(BaseModel):
     """A part of the spec: unknown keys are refused, values cannot change after loading."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 def parse_duration(value: object) -> int:
     """Microseconds in a duration such as ``30m``, ``24h``, ``14d`` or ``0s``.
 
     Raises:
-        ValueError: ``value`` is not a whole number directly followed by us, ms, s, m, h or d.
+        ValueError: ``value`` is not a whole number directly followed by us, ms, s, m, h or d, or is above ten years.
     """
-    if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
-        return value
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
     if match is None:
         raise ValueError("a duration is a whole number with a unit, such as 30m, 24h or 14d")
-    return int(match[1]) * MICROSECONDS[match[2]]
+    return _within_limit(int(match[1]) * MICROSECONDS[match[2]])
 
 
 def format_duration(microseconds: int) -> str:
@@ -41,13 +53,27 @@ def format_duration(microseconds: int) -> str:
     return f"{microseconds}us"
 
 
+def _within_limit(microseconds: int) -> int:
+    if microseconds > LONGEST_DURATION_US:
+        raise ValueError(f"a duration is at most {format_duration(LONGEST_DURATION_US)}")
+    return microseconds
+
+
+def _duration(value: object, info: ValidationInfo) -> int:
+    # In code a duration is a number of microseconds. In a file a bare 24 is as likely to mean hours: ask for the unit.
+    written_by_hand = bool(info.context and info.context.get(FROM_FILE))
+    if type(value) is int and value >= 0 and not written_by_hand:
+        return _within_limit(value)
+    return parse_duration(value)
+
+
 def _is_name(value: str) -> str:
     if not re.fullmatch(r"[a-z][a-z0-9_]*", value):
         raise ValueError("a name starts with a lower-case letter and has only a-z, 0-9 and _")
     return value
 
 
-Duration = Annotated[int, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str)]
+Duration = Annotated[int, BeforeValidator(_duration), PlainSerializer(format_duration, return_type=str)]
 """A length of time: written as text in the spec, held in microseconds."""
 
 Name = Annotated[str, StringConstraints(max_length=64), AfterValidator(_is_name)]

@@ -1,6 +1,6 @@
 """How the data is split, weighted, modelled and trained on."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,7 +16,8 @@ class Slice(Section):
     @model_validator(mode="after")
     def _one_length(self) -> Self:
         if (self.days is None) == (self.fraction is None):
-            raise ValueError("declare exactly one of `days` and `fraction`")
+            found = "neither" if self.days is None else "both"
+            raise ValueError(f"declare exactly one of `days` and `fraction`; found {found}")
         return self
 
 
@@ -40,6 +41,13 @@ class Split(Section):
         default=0, description="Extra time after a window closes before its label counts as settled."
     )
 
+    @model_validator(mode="after")
+    def _training_rows_left(self) -> Self:
+        share = sum(part.fraction or 0.0 for part in (self.test, self.calibration, self.validation))
+        if share >= 1:
+            raise ValueError(f"the fractions add up to {share:g}: leave some of the impressions for training")
+        return self
+
 
 class Propensity(Section):
     """Weights that make production traffic resemble randomised traffic."""
@@ -56,7 +64,7 @@ class Propensity(Section):
     @model_validator(mode="after")
     def _clip_in_order(self) -> Self:
         if not 0 < self.clip[0] <= 1 <= self.clip[1]:
-            raise ValueError("`clip` is [low, high] with 0 < low <= 1 <= high")
+            raise ValueError(f"`clip` is [low, high] with 0 < low <= 1 <= high; found {list(self.clip)}")
         return self
 
 
@@ -64,7 +72,7 @@ class Model(Section):
     """The ranker: embeddings and numbers into a multi-layer perceptron, one head a task."""
 
     embedding_dim: int = Field(default=16, gt=0, description="Width of the embeddings.")
-    hidden: list[int] = Field(default=[256, 128], description="Widths of the hidden layers.")
+    hidden: list[Annotated[int, Field(gt=0)]] = Field(default=[256, 128], description="Widths of the hidden layers.")
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout after each hidden layer.")
     embedding_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Share of feature embeddings zeroed in training."

@@ -3,12 +3,14 @@
 import difflib
 import hashlib
 import json
+from collections.abc import Hashable
 from pathlib import Path
 from typing import Any, get_args
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ctr_pipeline.spec.fields import FROM_FILE
 from ctr_pipeline.spec.model import Spec
 
 
@@ -27,7 +29,7 @@ def load_spec(path: Path) -> Spec:
     except FileNotFoundError as error:
         raise SpecError(f"{path}: no such file. Name an existing spec, such as one of the folder specs/.") from error
     except (OSError, UnicodeDecodeError) as error:
-        raise SpecError(f"{path}: cannot be read as UTF-8 text ({error}).") from error
+        raise SpecError(f"{path}: cannot be read as UTF-8 text ({error}). Name a YAML file.") from error
     return parse_spec(text, where=str(path))
 
 
@@ -38,15 +40,15 @@ def parse_spec(text: str, where: str) -> Spec:
         SpecError: as for :func:`load_spec`.
     """
     try:
-        content = yaml.safe_load(text)
+        content = yaml.load(text, Loader=_UniqueKeyLoader)  # a SafeLoader: builds plain values only
     except yaml.YAMLError as error:
         raise SpecError(f"{where}: not valid YAML: {error}") from error
     if not isinstance(content, dict):
         raise SpecError(
-            f"{where}: expected a mapping with keys such as `version`, `name`, `impression`; found {type(content).__name__}."
+            f"{where}: expected a mapping with keys such as `version`, `name`, `impression`; found {_kind(content)}."
         )
     try:
-        return Spec.model_validate(content)
+        return Spec.model_validate(content, context={FROM_FILE: True})
     except ValidationError as error:
         problems = "\n".join(f"  {_describe(e)}" for e in error.errors())
         raise SpecError(
@@ -60,33 +62,97 @@ def spec_hash(spec: Spec) -> str:
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Plain YAML loading would keep the last of two equal keys, and so drop a part of the spec unseen."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
+        seen: dict[str, int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                if key.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None,
+                        None,
+                        f"key `{key.value}` stands twice, first in line {seen[key.value]}: keep one of them",
+                        key.start_mark,
+                    )
+                seen[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+_EXPECTED = {
+    "model_type": "a mapping with keys is expected",
+    "list_type": "a list is expected: write `- item` lines, or [item, item]",
+    "string_type": "text is expected: put the value in quotes if it is meant as text",
+}
+"""Clearer words for messages that would otherwise speak of Python types."""
+
+
 def _describe(error: Any) -> str:
-    location = [part for part in error["loc"] if part not in ("numeric", "categorical", "rate", "count", "recency")]
+    location = _written_location(error["loc"])
     field = ".".join(str(part) for part in location) or "spec"
     kind, found = error["type"], error.get("input")
     if kind == "extra_forbidden":
-        near = difflib.get_close_matches(str(location[-1]), _known_fields(location[:-1]), n=1)
+        near = difflib.get_close_matches(str(location[-1]), _known_fields(error["loc"][:-1]), n=1)
         return (
             f"{field}: unknown key{f'; did you mean `{near[0]}`?' if near else ': remove it or correct its spelling'}"
         )
     if kind == "missing":
         return f"{field}: required, but absent: add it"
-    message = error["msg"].removeprefix("Value error, ")
-    shown = "" if isinstance(found, dict | list | BaseModel) or location == [] else f" (found {found!r})"
-    return f"{field}: {message}{shown}"
+    if kind in ("union_tag_not_found", "union_tag_invalid"):
+        return f"{field}: {_missing_tag(error['ctx'])}"
+    if kind == "value_error":  # written by a section of the spec, which names the values itself
+        message = error["msg"].removeprefix("Value error, ")
+        return f"{field}: {message}" if isinstance(found, dict | list) else f"{field}: {message} (found {found!r})"
+    return f"{field}: {_EXPECTED.get(kind, error['msg'])} (found {_shown(found)})"
 
 
-def _known_fields(location: list[Any]) -> list[str]:
+def _written_location(location: tuple[Any, ...]) -> list[Any]:
+    """The location without the names of union members, which stand right behind an index and are not in the file."""
+    return [part for n, part in enumerate(location) if n == 0 or isinstance(part, int) or not _is_tag(location, n)]
+
+
+def _is_tag(location: tuple[Any, ...], position: int) -> bool:
+    tags = {"contextual": ("numeric", "categorical"), "history": ("rate", "count", "recency")}
+    return position >= 2 and location[position] in tags.get(location[position - 2], ())
+
+
+def _missing_tag(context: dict[str, str]) -> str:
+    key = context["discriminator"].strip("'")
+    choices = context.get("expected_tags") or (
+        "'numeric', 'categorical'" if key == "type" else "'rate', 'count', 'recency'"
+    )
+    found = f" (found {context['tag']!r})" if "tag" in context else ""
+    return f"set `{key}` to one of {choices}{found}"
+
+
+def _shown(value: Any) -> str:
+    return _kind(value) if isinstance(value, dict | list | BaseModel) or value is None else repr(value)
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return "a list" if isinstance(value, list) else "a mapping" if isinstance(value, dict | BaseModel) else repr(value)
+
+
+def _known_fields(location: tuple[Any, ...]) -> list[str]:
     """Field names of the section at ``location``, for spelling suggestions."""
-    section: Any = Spec
-    for part in location:
+    sections: list[type[BaseModel]] = [Spec]
+    for position, part in enumerate(location):
         if isinstance(part, int):
             continue
-        annotation = section.model_fields[part].annotation if part in getattr(section, "model_fields", {}) else None
-        section = next((t for t in _flatten(annotation) if isinstance(t, type) and issubclass(t, BaseModel)), None)
-        if section is None:
-            return []
-    return list(section.model_fields)
+        if _is_tag(location, position):
+            sections = [section for section in sections if _has_tag(section, part)]
+        else:
+            annotations = [s.model_fields[part].annotation for s in sections if part in s.model_fields]
+            inner = [t for annotation in annotations for t in _flatten(annotation)]
+            sections = [t for t in inner if isinstance(t, type) and issubclass(t, BaseModel)]
+    return [name for section in sections for name in section.model_fields]
+
+
+def _has_tag(section: type[BaseModel], tag: str) -> bool:
+    return any(section.model_fields[key].default == tag for key in ("type", "kind") if key in section.model_fields)
 
 
 def _flatten(annotation: Any) -> list[Any]:

@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from ctr_pipeline.spec.features import Features
+from ctr_pipeline.spec.features import CategoricalFeature, Features, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section
 from ctr_pipeline.spec.learning import Model, Propensity, Quality, Split, Training
 from ctr_pipeline.spec.source import Days, ImpressionColumns, Privacy, Source
@@ -70,25 +70,63 @@ class Spec(Section):
                     f"history feature {history.name!r} has key {history.key!r}; use one of {', '.join(sorted(keys))}"
                 )
             if history.key == "user" and self.impression.user is None:
-                raise ValueError(f"history feature {history.name!r} needs `impression.user`")
+                raise ValueError(
+                    f"history feature {history.name!r} has key 'user', but `impression.user` names no column: add it"
+                )
             if history.task is not None and history.task not in tasks:
                 raise ValueError(
-                    f"history feature {history.name!r} counts task {history.task!r}; use one of {', '.join(sorted(tasks))}"
+                    f"history feature {history.name!r} counts task {history.task!r}; "
+                    f"use one of {', '.join(sorted(tasks))}"
                 )
         for response in self.propensity.responses:
             if response not in tasks:
                 raise ValueError(f"propensity response {response!r} is no task; use one of {', '.join(sorted(tasks))}")
         if self.propensity.weighting == "ips" and (self.impression.traffic is None or self.impression.position is None):
-            raise ValueError("propensity weighting `ips` needs `impression.traffic` and `impression.position`")
+            raise ValueError(
+                "propensity weighting `ips` needs `impression.traffic` and `impression.position`: "
+                "add them, or use `weighting: none`"
+            )
         needs_events = [task.name for task in self.tasks if task.label.event is not None]
         if needs_events and not self.source.events and self.source.simulator is None:
-            raise ValueError(f"tasks {', '.join(needs_events)} read events, but `source.events` declares no event log")
+            raise ValueError(
+                f"tasks {', '.join(needs_events)} read events, but `source.events` declares no event log: "
+                "add one, or label them by `column` or `time_column`"
+            )
         if needs_events and self.impression.id is None:
-            raise ValueError("tasks that read events need `impression.id` to join them")
-        reserved = [f.name for f in (*self.features.numeric, *self.features.embedded) if f.name in RESERVED]
+            raise ValueError(
+                f"tasks {', '.join(needs_events)} read events, which join by `impression.id`: name that column, not null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _columns(self) -> Self:
+        inputs: list[NumericFeature | CategoricalFeature] = [*self.features.numeric, *self.features.embedded]
+        read_by = {feature.name: feature.source_column for feature in inputs}
+        reserved = sorted(RESERVED & read_by.keys())
         if reserved:
             raise ValueError(
-                f"feature names {', '.join(reserved)} are used by the pipeline: give them another `name` and set `column`"
+                f"feature names {', '.join(reserved)} are used by the pipeline: "
+                "give them another `name` and set `column`"
+            )
+        answers = {column: task.name for task in self.tasks for column in task.label.columns}
+        for name, column in read_by.items():
+            if column in answers:
+                raise ValueError(
+                    f"feature {name!r} reads column {column!r}, which holds the outcome of task {answers[column]!r}: "
+                    "a model that sees the answer learns nothing else; remove the feature"
+                )
+        hashed = {*self.impression.id_columns, *self.privacy.pseudonymise}
+        for number in self.features.numeric:
+            if number.source_column in hashed:
+                raise ValueError(
+                    f"numeric feature {number.name!r} reads column {number.source_column!r}, which is replaced by a "
+                    "keyed hash: declare it under `features.categorical`"
+                )
+        plain = (answers.keys() | self.impression.value_columns) & set(self.privacy.pseudonymise)
+        if plain:
+            raise ValueError(
+                f"`privacy.pseudonymise` names {', '.join(sorted(plain))}, whose values the pipeline has to read: "
+                "only ids and categories can be hashed"
             )
         return self
 

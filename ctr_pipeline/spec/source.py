@@ -63,10 +63,11 @@ class Source(Section):
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
         if self.simulator and (self.impressions.paths or any(log.paths for log in self.events)):
-            raise ValueError("`simulator` and file paths exclude each other: remove one of them")
+            paths = [*self.impressions.paths, *(path for log in self.events for path in log.paths)]
+            raise ValueError(f"`simulator` and file paths exclude each other: remove it, or the paths {paths}")
         names = [log.name for log in self.events]
         if len(set(names)) < len(names):
-            raise ValueError(f"event logs need different names, found {names}")
+            raise ValueError(f"event logs need different names, found {names}: give each a `name`")
         return self
 
 
@@ -86,6 +87,13 @@ class Traffic(Section):
     production: list[str | int | bool] = Field(
         min_length=1, description="Its values that mean: the production ranker chose the order."
     )
+
+    @model_validator(mode="after")
+    def _values_differ(self) -> Self:
+        both = [value for value in self.random if value in self.production]
+        if both:
+            raise ValueError(f"values {both} are both `random` and `production`: each value means one of them")
+        return self
 
 
 class ImpressionColumns(Section):
@@ -116,8 +124,29 @@ class ImpressionColumns(Section):
     @model_validator(mode="after")
     def _one_clock(self) -> Self:
         if (self.time is None) == (self.order is None):
-            raise ValueError("declare exactly one of `time` (a clock) and `order` (a log without a clock)")
+            found = "neither" if self.time is None else "both"
+            raise ValueError(
+                f"declare exactly one of `time` (a clock) and `order` (a log without a clock); found {found}"
+            )
         return self
+
+    @property
+    def id_columns(self) -> frozenset[str]:
+        """Columns whose values are always replaced by a keyed hash."""
+        return frozenset(column for column in (self.id, self.user, self.session) if column is not None)
+
+    @property
+    def value_columns(self) -> frozenset[str]:
+        """Columns whose values the pipeline reads as times, slots, kinds of traffic or probabilities."""
+        columns = (
+            self.time,
+            self.ingest_time,
+            self.order.column if self.order else None,
+            self.position,
+            self.traffic.column if self.traffic else None,
+            self.propensity,
+        )
+        return frozenset(column for column in columns if column is not None)
 
 
 class Days(Section):
@@ -129,7 +158,7 @@ class Days(Section):
     @model_validator(mode="after")
     def _in_order(self) -> Self:
         if self.first and self.last and self.last < self.first:
-            raise ValueError(f"`last` {self.last} is before `first` {self.first}")
+            raise ValueError(f"`last` {self.last} is before `first` {self.first}: swap or correct them")
         return self
 
 

@@ -27,11 +27,20 @@ class Label(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
-        if sum(kind is not None for kind in (self.event, self.column, self.time_column)) != 1:
-            raise ValueError("declare exactly one of `event`, `column` and `time_column`")
+        kinds = {"event": self.event, "column": self.column, "time_column": self.time_column}
+        found = [name for name, value in kinds.items() if value is not None]
+        if len(found) != 1:
+            raise ValueError(
+                f"declare exactly one of `event`, `column` and `time_column`; found {' and '.join(found) or 'none'}"
+            )
         if self.closed_by and self.time_column is None:
-            raise ValueError("`closed_by` goes with `time_column`")
+            raise ValueError(f"`closed_by` {self.closed_by} goes with `time_column`, and the label has `{found[0]}`")
         return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Columns of the impression log that say how the case ended."""
+        return (*(column for column in (self.column, self.time_column) if column is not None), *self.closed_by)
 
 
 class Task(Section):
@@ -53,6 +62,9 @@ class Task(Section):
 
 
 def maturity(tasks: list[Task], name: str) -> int:
-    """Microseconds after the impression at which ``name`` is settled: its window plus those of the tasks it starts from."""
+    """Microseconds after the impression at which ``name`` is settled.
+
+    That is its window plus those of the tasks that it starts from.
+    """
     task = next(t for t in tasks if t.name == name)
     return task.window + (0 if task.window_from == "impression" else maturity(tasks, task.window_from))
