@@ -4,6 +4,10 @@ from pathlib import Path
 
 import pytest
 
+from ctr_pipeline_tests.end_to_end.fixtures import config_home, ctr, finished, servers, small_spec
+
+__all__ = ["config_home", "ctr", "finished", "servers", "small_spec"]
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 

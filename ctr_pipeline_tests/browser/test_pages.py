@@ -1,0 +1,84 @@
+"""The pages as a person sees them, in headless Chromium."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from selenium import webdriver
+from selenium.webdriver.common.by import By
+from selenium.webdriver.support.ui import WebDriverWait
+
+from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
+from ctr_pipeline_tests.end_to_end.fixtures import Servers
+
+CHROMIUM = shutil.which("chromium")
+DRIVER = shutil.which("chromedriver")
+SWITCHES = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--window-size=1800,1300",
+    "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[webdriver.Chrome]:
+    if CHROMIUM is None or DRIVER is None:
+        pytest.skip("chromium and chromedriver are not installed (Debian packages chromium, chromium-driver)")
+    options = webdriver.ChromeOptions()
+    options.binary_location = CHROMIUM
+    for switch in (*SWITCHES, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):
+        options.add_argument(switch)
+    driver = webdriver.Chrome(options=options, service=webdriver.ChromeService(DRIVER))
+    try:
+        yield driver
+    finally:
+        driver.quit()
+
+
+def _text(browser: webdriver.Chrome, url: str, *expected: str, folder: Path, name: str) -> str:
+    """The page's text once it shows all of ``expected``; leaves a picture of it in ``folder``."""
+    browser.get(url)
+
+    def shown(driver: webdriver.Chrome) -> str | bool:
+        text = driver.find_element(By.TAG_NAME, "body").text
+        return text if all(word in text for word in expected) else False
+
+    try:
+        return str(WebDriverWait(browser, 60).until(shown))
+    finally:
+        browser.save_screenshot(str(folder / f"{name}.png"))
+
+
+def test_the_asset_graph_is_complete_and_materialised(
+    browser: webdriver.Chrome, servers: Servers, tmp_path: Path
+) -> None:
+    text = _text(
+        browser, f"{servers.url}/asset-groups", *INGEST, *TABLES, *RETRAIN, folder=tmp_path, name="graph"
+    )
+    assert "Never materialized" not in text
+
+
+def test_the_evaluation_shows_metrics_plots_and_checks(
+    browser: webdriver.Chrome, servers: Servers, tmp_path: Path
+) -> None:
+    _text(
+        browser,
+        f"{servers.url}/assets/evaluation?view=partitions&partition=2026-01-16",
+        "evaluation",
+        "auc/click",
+        "reliability",
+        folder=tmp_path,
+        name="evaluation",
+    )
+    _text(
+        browser,
+        f"{servers.url}/assets/evaluation?view=checks",
+        "better_than_base_rate",
+        "observed_over_expected",
+        folder=tmp_path,
+        name="checks",
+    )
+
+
+def test_mlflow_lists_the_run(browser: webdriver.Chrome, servers: Servers, tmp_path: Path) -> None:
+    _text(browser, f"{servers.mlflow_url}/#/models", "ads", folder=tmp_path, name="mlflow")

@@ -1,0 +1,104 @@
+"""Late labels, alerts and schedules, on real Dagster instances."""
+
+import json
+from datetime import date, datetime, timedelta
+from pathlib import Path
+
+import dagster as dg
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ctr_pipeline.orchestration.automation.alerts import alerts_of_run
+from ctr_pipeline.orchestration.automation.jobs import pipeline_jobs
+from ctr_pipeline.orchestration.automation.schedules import pipeline_schedules
+from ctr_pipeline.orchestration.automation.sensors import WATERMARK, late_label_sensor, stale_label_days
+from ctr_pipeline.orchestration.build import build_definitions
+from ctr_pipeline.orchestration.resources import NotifierResource
+from ctr_pipeline.orchestration.settings import PipelineSettings
+
+START = date(2026, 1, 1)
+days = st.integers(0, 40).map(lambda n: START + timedelta(days=n))
+
+
+@pytest.fixture
+def settings(tmp_path: Path, project: Path) -> PipelineSettings:
+    return PipelineSettings.from_environment(
+        {"CTR_SPEC": str(project / "specs" / "ads.yaml"), "CTR_DATA_ROOT": str(tmp_path / "data")}
+    )
+
+
+@given(shown=st.sets(days, max_size=12), watermark=days, horizon=st.integers(0, 20), data=st.data())
+def test_labels_that_saw_every_arrival_are_never_stale(
+    shown: set[date], watermark: date, horizon: int, data: st.DataObject
+) -> None:
+    seen = data.draw(st.dictionaries(days, days, max_size=12))
+    stale = stale_label_days(shown, seen, watermark, horizon)
+    assert all(day in shown and day <= watermark for day in stale)
+    caught_up = {**seen, **dict.fromkeys(stale, watermark)}
+    assert stale_label_days(shown, caught_up, watermark, horizon) == set()
+    for day in shown - stale:
+        assert day > watermark or seen[day] >= min(watermark, day + timedelta(days=horizon))
+
+
+def test_the_sensor_asks_again_after_each_arrival_and_only_then(settings: PipelineSettings) -> None:
+    defs = build_definitions(settings)
+    sensor = late_label_sensor(settings, pipeline_jobs(settings)["label_refresh"])
+
+    def requests(instance: dg.DagsterInstance) -> dict[str, str]:
+        context = dg.build_sensor_context(instance=instance, definitions=defs)
+        result = sensor(context)
+        if isinstance(result, dg.SkipReason):
+            return {}
+        return {str(request.partition_key): str(request.run_key) for request in result.run_requests or []}
+
+    def report(instance: dg.DagsterInstance, asset: str, day: str, **metadata: str) -> None:
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=day, metadata=metadata))
+
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert requests(instance) == {}
+        report(instance, "impressions", "2026-01-01")
+        report(instance, "outcome_events", "2026-01-01")
+        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-01"}
+        report(instance, "labels", "2026-01-01", **{WATERMARK: "2026-01-01"})
+        assert requests(instance) == {}
+        report(instance, "outcome_events", "2026-01-02")
+        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-02"}
+        # The request was lost: the level still differs, so the next tick asks again.
+        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-02"}
+
+
+def test_schedules_ask_for_yesterday_and_only_within_the_log(settings: PipelineSettings) -> None:
+    schedules = pipeline_schedules(settings, pipeline_jobs(settings))
+    assert {schedule.name for schedule in schedules} == {"daily_ingest_schedule", "daily_retrain_schedule"}
+    for schedule in schedules:
+        inside = schedule(dg.build_schedule_context(scheduled_execution_time=datetime(2026, 1, 6, 4)))  # noqa: DTZ001
+        assert inside.partition_key == "2026-01-05"
+        outside = schedule(dg.build_schedule_context(scheduled_execution_time=datetime(2027, 1, 6, 4)))  # noqa: DTZ001
+        assert isinstance(outside, dg.SkipReason)
+
+
+def test_failing_checks_become_alerts_and_repeats_are_held_back(tmp_path: Path) -> None:
+    @dg.asset(check_specs=[dg.AssetCheckSpec("fresh", asset="table"), dg.AssetCheckSpec("whole", asset="table")])
+    def table() -> dg.MaterializeResult[None]:
+        return dg.MaterializeResult(
+            check_results=[
+                dg.AssetCheckResult(passed=True, check_name="whole"),
+                dg.AssetCheckResult(
+                    passed=False, check_name="fresh", severity=dg.AssetCheckSeverity.WARN, description="two days old"
+                ),
+            ]
+        )
+
+    notifier = NotifierResource(path=str(tmp_path / "alerts.jsonl"))
+    with dg.instance_for_test() as instance:
+        result = dg.materialize([table], instance=instance)
+        run = instance.get_run_by_id(result.run_id)
+        assert run is not None
+        alerts = alerts_of_run(instance, run)
+    assert [(a["check"], a["severity"]) for a in alerts] == [("fresh", "WARN")]
+    assert notifier.notify(alerts, now=1000.0) == 1
+    assert notifier.notify(alerts, now=2000.0) == 0
+    assert notifier.notify(alerts, now=1000.0 + 3600) == 1
+    lines = [json.loads(line) for line in (tmp_path / "alerts.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert [line["message"] for line in lines] == ["WARN table.fresh []: two days old"] * 2
