@@ -204,7 +204,7 @@ def gradient_norm_plot(steps: Sequence[Mapping[str, Any]], *, clip_norm: float |
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.yaxis.set_minor_formatter(NullFormatter())
     for index, at in enumerate(broken[:20]):
-        axes.axvline(at, color=RED, linewidth=1.2, label="not finite" if index == 0 else None)
+        axes.axvline(at, color=RED, linewidth=2, clip_on=False, label="not finite" if index == 0 else None)
     if not len(step) and not broken:
         return _png(_empty(figure, axes, "No gradient norm is recorded."))
     _step_axis(axes, np.append(step, broken).astype(np.float64))
@@ -231,7 +231,7 @@ def propensity_plot(
     at, trials, successes = (np.array(column, dtype=np.float64) for column in zip(*sorted(shown), strict=True))
     rates = successes / trials
     low, high = wilson(successes, trials)
-    axes.bar(at, rates, width=0.72, color=BLUE, alpha=0.85, label=f"{response} rate")
+    axes.bar(at, rates, width=0.72, color=BLUE, label=f"{response} rate")
     axes.errorbar(
         at,
         rates,

@@ -1,0 +1,139 @@
+import json
+
+import numpy as np
+import pytest
+from scipy import special
+
+from ctr_pipeline.evaluation import EvaluationError, compare_with_champion, evaluate
+
+
+def rows(seed: int = 0, n: int = 5000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    z = rng.normal(-2, 1.2, n)
+    y = (rng.random(n) < special.expit(z)).astype(np.int8)
+    y[rng.random(n) < 0.1] = -1
+    return z.astype(np.float32), y, rng.integers(-1, 800, n)
+
+
+def test_report_is_complete_and_is_json() -> None:
+    z, y, user = rows()
+    found = evaluate(z, y, user, seed=3)
+    assert found.undefined == {}
+    assert found.rows + found.masked == len(z)
+    assert found.positives == int((y == 1).sum())
+    for name, interval in found.intervals().items():
+        assert interval is not None, name
+        assert interval.low < interval.value < interval.high, name
+    assert found.ne is not None
+    assert found.rig == 1 - found.ne.value
+    assert found.oe is not None
+    assert found.oe.low < 1 < found.oe.high
+    assert list(found.recall_at) == [0.01, 0.05, 0.1]
+    content = found.to_json()
+    assert json.loads(json.dumps(content, allow_nan=False)) == content
+    assert content["recall_at"]["0.05"] == found.recall_at[0.05]
+    assert set(content) == {*type(found).__dataclass_fields__}
+    numbers = found.numbers()
+    assert numbers["auc_low"] < numbers["auc"] < numbers["auc_high"]
+    assert numbers["recall_at_0.1"] == found.recall_at[0.1]
+    assert evaluate(z, y, user, seed=3) == found
+
+
+@pytest.mark.parametrize("label", [-1, 0, 1])
+def test_one_class_is_reported_with_reasons(label: int) -> None:
+    z, y, user = rows()
+    found = evaluate(z, np.full_like(y, label), user, seed=0)
+    assert found.auc is None
+    assert found.ne is None
+    assert found.undefined["auc"]
+    assert found.undefined["rig"] == found.undefined["auc"]
+    assert found.undefined["user_auc"] == "no user has both classes"
+    for name, value in found.to_json().items():
+        if value is None or value == {}:
+            assert name in found.undefined, name
+    json.dumps(found.to_json(), allow_nan=False)
+    assert all(np.isfinite(v) for v in found.numbers().values())
+
+
+def test_few_positives_say_why_there_are_no_bounds() -> None:
+    z, y, user = rows()
+    rare = np.where((y == 1) & (np.cumsum(y == 1) > 4), 0, y)
+    found = evaluate(z, rare, user, seed=0)
+    assert found.ap is not None
+    assert np.isinf(found.ap.high)
+    assert "intervals of ap, log_loss and ne" in found.undefined
+    assert "ap_low" not in found.numbers()
+    json.dumps(found.to_json(), allow_nan=False)
+
+
+def test_without_users_rows_are_independent() -> None:
+    z, y, _ = rows()
+    found = evaluate(z, y, seed=0)
+    assert found.clusters == found.rows
+    assert found.undefined == {"user_auc": "the rows have no users"}
+
+
+def test_clusters_of_another_length_are_refused() -> None:
+    z, y, user = rows()
+    with pytest.raises(EvaluationError, match="clusters: expected shape"):
+        evaluate(z, y, user[:-1], seed=0)
+
+
+def two_tasks(seed: int, n: int = 20_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    z = np.stack([rng.normal(-1, 1, n), rng.normal(-6.3, 1, n)], axis=1)
+    y = (rng.random(z.shape) < special.expit(z)).astype(np.int8)
+    return z, y, rng.integers(0, 3000, n)
+
+
+def decide(challenger: np.ndarray, champion: np.ndarray | None, y: np.ndarray, user: np.ndarray):
+    return compare_with_champion(["click", "buy"], challenger, champion, y, user, max_ne_regression=0.01, seed=0)
+
+
+def test_the_first_model_is_promoted() -> None:
+    z, y, user = two_tasks(0)
+    found = decide(z, None, y, user)
+    assert found.promote
+    assert found.reasons == ["There is no champion yet."]
+
+
+def test_an_equal_or_better_model_is_promoted_and_a_worse_one_is_not() -> None:
+    z, y, user = two_tasks(0)
+    noisy = z + np.random.default_rng(1).normal(0, 1, z.shape)
+    assert decide(z, z, y, user).promote
+    better = decide(z, noisy, y, user)
+    assert better.promote
+    assert better.differences["click"].relative.high < 0
+    worse = decide(noisy, z, y, user)
+    assert not worse.promote
+    assert "may be more than 1.00% worse" in worse.reasons[0]
+    json.dumps(worse.to_json(), allow_nan=False)
+
+
+def test_a_rare_task_objects_only_when_it_is_surely_worse() -> None:
+    z, y, user = two_tasks(2)
+    assert 5 < (y[:, 1] == 1).sum() < 100
+    slightly = z.copy()
+    slightly[:, 1] += 0.1
+    assert decide(slightly, z, y, user).promote
+    broken = z.copy()
+    broken[:, 1] = 0.0
+    found = decide(broken, z, y, user)
+    assert not found.promote
+    assert "surely worse" in found.reasons[1]
+
+
+def test_a_challenger_stays_out_when_nothing_can_be_shown() -> None:
+    z, y, user = two_tasks(3)
+    rare = y.copy()
+    rare[:, 0] = 0
+    found = decide(z, z, rare, user)
+    assert not found.promote
+    assert "nothing shows" in found.reasons[-1]
+    assert "one class only" in found.reasons[0]
+
+
+def test_shapes_are_checked() -> None:
+    z, y, user = two_tasks(4)
+    with pytest.raises(EvaluationError, match="champion: expected shape"):
+        decide(z, z[:-1], y, user)
