@@ -1,0 +1,8 @@
+"""Trains the ranker: losses, optimizers, feeding, checkpoints, several processes, and the process itself.
+
+Light to import: the job description alone needs no torch.
+"""
+
+from ctr_pipeline.training.settings import MlflowTarget, TrainingError, TrainingJob
+
+__all__ = ["MlflowTarget", "TrainingError", "TrainingJob"]

@@ -1,0 +1,115 @@
+"""Batches from memory-mapped arrays: a random permutation a epoch, one thread that reads ahead."""
+
+import queue
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from ctr_pipeline.datasets import PackedSplit
+from ctr_pipeline.gradients import BatchView
+
+AHEAD = 2
+"""Batches that are read before they are asked for."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shard:
+    """This process's part of every batch: part ``rank`` of ``world``."""
+
+    rank: int = 0
+    world: int = 1
+
+    def of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """This process's part of ``rows``; the parts of all processes are equal to within one row."""
+        return rows[self.rank :: self.world]
+
+    def stretch(self, rows: int) -> tuple[int, int]:
+        """First row and end of this process's part of ``rows`` consecutive rows."""
+        return rows * self.rank // self.world, rows * (self.rank + 1) // self.world
+
+
+def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of the rows in ``epoch``: depends on nothing else, so any position can be returned to."""
+    generator = torch.Generator().manual_seed((seed * 1_000_003 + epoch) % 2**63)
+    order: NDArray[np.int64] = torch.randperm(rows, generator=generator).numpy()
+    return order
+
+
+def gather(split: PackedSplit, rows: NDArray[np.int64]) -> BatchView:
+    """Copy ``rows`` of the arrays into tensors. numpy gathers: torch would start a second thread pool in the reader."""
+    return BatchView(
+        numeric=torch.from_numpy(np.take(split.numeric, rows, axis=0)),
+        ids=torch.from_numpy(np.take(split.ids, rows, axis=0)),
+        labels=torch.from_numpy(np.take(split.labels, rows, axis=0)),
+        weights=torch.from_numpy(np.take(split.weights, rows, axis=0)),
+        rows=torch.from_numpy(rows),
+    )
+
+
+def to_device(batch: BatchView, device: torch.device) -> BatchView:
+    """The batch on ``device``; the copy to a GPU does not wait."""
+    if device.type == "cpu":
+        return batch
+
+    def move(tensor: Tensor) -> Tensor:
+        return tensor.pin_memory().to(device, non_blocking=True)
+
+    return BatchView(move(batch.numeric), move(batch.ids), move(batch.labels), move(batch.weights), batch.rows)
+
+
+class EpochReader:
+    """The batches of one epoch from a given step on; a context manager that ends its thread.
+
+    Args:
+        split: The training rows.
+        batch_size: Rows of a batch over all processes; the last batch may be smaller.
+        shard: This process's part.
+        seed: Seed of the run.
+        epoch: Epoch, from 0.
+        first: Batches to leave out, those before a resumed position.
+    """
+
+    def __init__(self, split: PackedSplit, batch_size: int, shard: Shard, seed: int, epoch: int, first: int) -> None:
+        self._split = split
+        self._batch_size = batch_size
+        self._shard = shard
+        self._place = (seed, epoch, first)
+        self._queue: queue.Queue[BatchView | BaseException | None] = queue.Queue(AHEAD)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._read, name="batch reader", daemon=True)
+
+    def __enter__(self) -> Iterator[BatchView]:
+        self._thread.start()
+        return self._batches()
+
+    def __exit__(self, *_: object) -> None:
+        self._stopped.set()
+        while self._thread.is_alive():
+            # An item may be waiting for room in the queue.
+            try:
+                self._queue.get(timeout=0.01)
+            except queue.Empty:
+                self._thread.join(0.01)
+
+    def _batches(self) -> Iterator[BatchView]:
+        while (item := self._queue.get()) is not None:
+            if isinstance(item, BaseException):
+                raise item
+            yield item
+
+    def _read(self) -> None:
+        seed, epoch, first = self._place
+        try:
+            order = epoch_order(len(self._split), seed, epoch)
+            for start in range(first * self._batch_size, len(order), self._batch_size):
+                if self._stopped.is_set():
+                    return
+                self._queue.put(gather(self._split, self._shard.of(order[start : start + self._batch_size])))
+            self._queue.put(None)
+        except BaseException as error:  # handed to the consumer, which raises it
+            self._queue.put(error)

@@ -1,0 +1,50 @@
+"""The files that grow while a run goes on, and those who want to hear of it."""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, TextIO
+
+import polars as pl
+
+from ctr_pipeline.gradients import StepRecord
+
+
+class Observer(Protocol):
+    """Hears of a run's progress."""
+
+    def on_step(self, record: StepRecord, steps: int) -> None:
+        """A step was taken; ``steps`` is the number of steps of the whole run."""
+
+    def on_epoch(self, metrics: Mapping[str, Any]) -> None:
+        """An epoch was validated."""
+
+
+class JsonLines:
+    """A file with one JSON object a line, flushed line by line, so that a reader or a crash finds all of them.
+
+    Args:
+        path: The file.
+        kept: Number of lines to keep of a file that exists, those before a resumed position.
+    """
+
+    def __init__(self, path: Path, kept: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)[:kept] if kept and path.is_file() else []
+        path.write_text("".join(lines), encoding="utf-8")
+        self._stream: TextIO = path.open("a", encoding="utf-8")
+
+    def write(self, values: Mapping[str, Any]) -> None:
+        """Append one line."""
+        self._stream.write(json.dumps(values) + "\n")
+        self._stream.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+
+def write_gradients(path: Path, rows: Iterable[tuple[int, str, str, str, float]]) -> None:
+    """Write the detailed records in long form: step, tensor, kind, stat, value."""
+    schema = {"step": pl.Int64, "tensor": pl.String, "kind": pl.String, "stat": pl.String, "value": pl.Float64}
+    pl.DataFrame(list(rows), schema=schema, orient="row").write_parquet(path)

@@ -1,0 +1,389 @@
+"""The training loop. One step: forward, loss, backward, sum over processes, look, and only then update."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import torch
+from torch import Tensor
+
+from ctr_pipeline.datasets import PackedDataset, PackedSplit
+from ctr_pipeline.gradients import (
+    BatchView,
+    Explanation,
+    GradientMonitor,
+    HealthSummary,
+    StepRecord,
+    clip_gradients,
+    explain,
+    gradient_norms,
+    input_fault,
+    logit_gradient_ratio,
+)
+from ctr_pipeline.gradients.norms import GradientNorms
+from ctr_pipeline.ranker import build_ranker, layout_hash, load_ranker, save_ranker
+from ctr_pipeline.training.checkpoint import (
+    generator_state,
+    load_checkpoint,
+    random_state,
+    restore_random_state,
+    save_checkpoint,
+)
+from ctr_pipeline.training.distribution import Group
+from ctr_pipeline.training.feeding import EpochReader, to_device
+from ctr_pipeline.training.history import JsonLines, Observer, write_gradients
+from ctr_pipeline.training.losses import known_counts, multi_task_loss, task_loss_sums
+from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer, set_step_size, step_size_factor
+from ctr_pipeline.training.precision import Precision
+from ctr_pipeline.training.scoring import validate, write_scores
+from ctr_pipeline.training.settings import TrainingError, TrainingJob
+from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause, keep_bad_step
+
+SCORED = ("validation", "calibration", "test")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingResult:
+    """What a finished run has to say.
+
+    Attributes:
+        best_epoch: Epoch (from 0) whose weights model.pt holds.
+        best_validation: Mean normalised entropy of that epoch; None when the validation split could not tell.
+        epochs: Epochs trained.
+        steps: Steps taken, those before a resumed checkpoint included.
+        rows: Rows trained on by this process start.
+        seconds: Time spent in training steps by this process start.
+        health: Gradient health of the whole run.
+        model_sha256: Digest of model.pt.
+    """
+
+    best_epoch: int
+    best_validation: float | None
+    epochs: int
+    steps: int
+    rows: int
+    seconds: float
+    health: HealthSummary
+    model_sha256: str
+
+
+class Trainer:
+    """Trains one ranker. Build it, then :meth:`run` once.
+
+    Args:
+        job: The job.
+        dataset: The packed dataset.
+        group: The processes of the run.
+        clock: Seconds from an arbitrary start, for the speed.
+        cancelled: Asked after every batch; True stops the run with :class:`Cancelled`.
+        observers: Hear of steps and epochs; the first process calls them.
+    """
+
+    def __init__(
+        self,
+        job: TrainingJob,
+        dataset: PackedDataset,
+        group: Group,
+        clock: Callable[[], float],
+        cancelled: Callable[[], bool],
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.job, self.dataset, self.group = job, dataset, group
+        self._clock, self._cancelled, self._observers = clock, cancelled, observers
+        train = dataset.splits["train"]
+        unknown = set(job.task_weights) - set(dataset.layout.tasks)
+        if unknown:
+            raise TrainingError(f"task_weights names {', '.join(sorted(unknown))}; tasks: {dataset.layout.tasks}")
+        if len(train) == 0:
+            raise TrainingError("the train split has no rows: give the run more days or shorten the other splits")
+        settings = job.training
+        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.steps = self.steps_per_epoch * settings.epochs
+        self.model = build_ranker(dataset.layout, job.model, job.seed)
+        self.model.start_from_rates(_positive_rates(train))
+        self.model.to(group.device)
+        named = list(self.model.named_parameters())
+        tables = {f"{name}.weight" for name, m in self.model.named_modules() if getattr(m, "sparse", False)}
+        self.named = named
+        self.dense = [(name, parameter) for name, parameter in named if name not in tables]
+        self.precision = Precision(settings.precision, group.device)
+        self.optimizers: list[torch.optim.Optimizer] = [
+            dense_optimizer(self.dense, settings.learning_rate, settings.weight_decay)
+        ]
+        self._peaks = [settings.learning_rate]
+        if tables:
+            embeddings = [parameter for name, parameter in named if name in tables]
+            self.optimizers.append(RowwiseAdagrad(embeddings, settings.embedding_learning_rate, settings.embedding_l2))
+            self._peaks.append(settings.embedding_learning_rate)
+        self.monitor = GradientMonitor(self.model, settings.log_every)
+        weights = [job.task_weights.get(task, 1.0) for task in dataset.layout.tasks]
+        self.loss_weights = torch.tensor(weights, dtype=torch.float32, device=group.device)
+        self.epoch, self.batch, self.step = 0, 0, 0
+        self.best_epoch, self.best_validation = -1, math.inf
+        self.model_sha256 = ""
+        # Built last, so that nothing above can shift the generators of a resumed run.
+        torch.manual_seed((job.seed * 1_000_003 + group.shard.rank) % 2**63)
+
+    def run(self, resume: bool) -> TrainingResult:
+        """Train, choose the best epoch, score, and write everything but result.json to the job's output directory.
+
+        Args:
+            resume: Continue from checkpoint.pt where there is one.
+
+        Raises:
+            Stopped: A loss, gradient or input is not finite; the parameters are those before the step.
+            Cancelled: ``cancelled`` said so.
+            TrainingError: The checkpoint does not belong to this job.
+        """
+        output = self.job.output
+        output.mkdir(parents=True, exist_ok=True)
+        if resume and self._checkpoint_file.is_file():
+            self._resume()
+        elif self.group.is_first:
+            self._remove_earlier_run()
+        self.group.barrier()
+        rows, seconds = 0, 0.0
+        steps_file = validation_file = None
+        if self.group.is_first:
+            steps_file = JsonLines(output / "steps.jsonl", self.step)
+            validation_file = JsonLines(output / "validation.jsonl", self.epoch)
+        try:
+            while self.epoch < self.job.training.epochs:
+                started = self._clock()
+                rows += self._train_epoch(steps_file)
+                seconds += self._clock() - started
+                self._finish_epoch(validation_file)
+        finally:
+            self.monitor.close()
+            for file in (steps_file, validation_file):
+                if file is not None:
+                    file.close()
+            if self.group.is_first:
+                write_gradients(output / "gradients.parquet", self.monitor.rows)
+        self._score()
+        return TrainingResult(
+            best_epoch=self.best_epoch,
+            best_validation=self.best_validation if math.isfinite(self.best_validation) else None,
+            epochs=self.epoch,
+            steps=self.step,
+            rows=rows,
+            seconds=seconds,
+            health=self.monitor.summary(),
+            model_sha256=self.model_sha256,
+        )
+
+    def _train_epoch(self, steps_file: JsonLines | None) -> int:
+        self.model.train()
+        rows = 0
+        settings = self.job.training
+        train = self.dataset.splits["train"]
+        reader = EpochReader(train, settings.batch_size, self.group.shard, self.job.seed, self.epoch, self.batch)
+        with reader as batches:
+            for batch in batches:
+                record = self._train_step(batch)
+                rows += record.rows
+                if self.group.is_first:
+                    if steps_file is not None:
+                        steps_file.write(record.to_dict())
+                    for observer in self._observers:
+                        observer.on_step(record, self.steps)
+                self.step += 1
+                self.batch += 1
+                if self.step % self.job.checkpoint_every == 0 and self.batch < self.steps_per_epoch:
+                    self._save_checkpoint()
+        return rows
+
+    def _train_step(self, batch: BatchView) -> StepRecord:
+        step, model = self.step, self.model
+        before = generator_state(self.group.device)
+        factor = step_size_factor(step, self.steps, self.job.training.warmup_fraction)
+        for optimizer, peak in zip(self.optimizers, self._peaks, strict=True):
+            set_step_size(optimizer, peak * factor)
+            optimizer.zero_grad(set_to_none=True)
+        fault = input_fault(batch, self.dataset.layout, step)
+        # A faulty batch must not reach the tables; this process then takes part with no rows.
+        seen = to_device(batch if fault is None else _empty(batch), self.group.device)
+        counts = self.group.sum(known_counts(seen.labels))
+        self.monitor.begin(step)
+        inputs, wide = model.encode(seen.numeric, seen.ids)
+        with self.precision.autocast():
+            hidden = model.tower(inputs)
+        logits = model.score(hidden.float(), wide)
+        if self.monitor.is_probe(step):
+            logits.retain_grad()
+        loss, means = multi_task_loss(task_loss_sums(logits, seen.labels, seen.weights), counts, self.loss_weights)
+        torch.autograd.backward(self.precision.scale(loss))
+        identity = self._identity(logits, seen, counts)
+        flags = torch.tensor([float(self._cancelled()), float(fault is not None)], device=loss.device)
+        extra = torch.cat([means.detach(), loss.detach().reshape(1), flags])
+        extra = self.group.sum_gradients([parameter for _, parameter in self.named], extra)
+        self.precision.unscale(self.optimizers)
+        norms = gradient_norms(self.named)
+        # The step's only wait for the device: every number that the host needs, in one tensor.
+        host = torch.cat([extra, identity.reshape(1), norms.total.reshape(1), norms.each]).tolist()
+        tasks = len(self.dataset.layout.tasks)
+        losses, (total_loss, stop, faults, worst, norm), each = host[:tasks], host[tasks : tasks + 5], host[tasks + 5 :]
+        if stop:
+            raise Cancelled
+        bad = faults > 0 or not math.isfinite(total_loss)
+        skipped = not bad and not math.isfinite(norm) and self.precision.may_skip()
+        bad = bad or (not math.isfinite(norm) and not skipped)
+        clipped = not bad and not skipped and clip_gradients(norms, norm, self.job.training.clip_norm)
+        record = StepRecord(
+            step=step,
+            epoch=self.epoch,
+            loss=total_loss,
+            task_losses=dict(zip(self.dataset.layout.tasks, losses, strict=True)),
+            grad_norm=norm,
+            norm_ratio=self.monitor.norm_ratio(norm) if math.isfinite(norm) else None,
+            clipped=clipped,
+            skipped=skipped,
+            learning_rate=self._peaks[0] * factor,
+            rows=self._rows_of(self.batch),
+        )
+        if bad:
+            self._stop(record, batch, seen, fault, norms, before)
+        self.monitor.before_update(self.dense)
+        self.precision.step(self.optimizers, skipped)
+        self.monitor.after_update(record, norms.names, each, worst)
+        return record
+
+    def _identity(self, logits: Tensor, batch: BatchView, counts: Tensor) -> Tensor:
+        if not self.monitor.is_probe(self.step) or logits.grad is None or not logits.shape[0]:
+            return torch.zeros((), device=logits.device)
+        gradient = logits.grad / self.precision.factor
+        ratio = logit_gradient_ratio(logits.detach(), batch.labels, batch.weights, gradient, counts, self.loss_weights)
+        return (ratio - 1).abs().max().float() if len(ratio) else torch.zeros((), device=logits.device)
+
+    def _stop(
+        self,
+        record: StepRecord,
+        batch: BatchView,
+        seen: BatchView,
+        fault: Explanation | None,
+        norms: GradientNorms,
+        before: dict[str, Any],
+    ) -> NoReturn:
+        self.monitor.count_nonfinite(record)
+        losses = list(record.task_losses.values())
+        own = fault or explain(self.model, seen, self.dataset.layout, self.step, losses, norms)
+        rank, cause = first_cause(self.group.gather_objects(own))
+        if rank == self.group.shard.rank:
+            keep_bad_step(self.job.output / "bad_step", cause, batch, before, self._weights(), self.monitor.ring)
+        self.group.barrier()
+        raise Stopped(cause, self.monitor.summary())
+
+    def _finish_epoch(self, validation_file: JsonLines | None) -> None:
+        split = self.dataset.splits["validation"]
+        losses, entropies = validate(self.model, split, self.group, self._check)
+        known = [value for value in entropies if value is not None]
+        score = sum(known) / len(known) if known else math.inf
+        # Without a usable validation split the last epoch counts as the best.
+        if score < self.best_validation or not known or self.best_epoch < 0:
+            self.best_epoch, self.best_validation = self.epoch, score
+            if self.group.is_first:
+                self.model_sha256 = save_ranker(self.job.output / "model.pt", self.model, self.dataset.layout)
+        if self.group.is_first:
+            metrics: dict[str, Any] = {"epoch": self.epoch, "steps": self.step}
+            metrics["ne"] = score if known else None
+            for task, loss, entropy in zip(self.dataset.layout.tasks, losses, entropies, strict=True):
+                metrics |= {f"log_loss_{task}": loss, f"ne_{task}": entropy}
+            metrics["best_epoch"] = self.best_epoch
+            if validation_file is not None:
+                validation_file.write(metrics)
+            for observer in self._observers:
+                observer.on_epoch(metrics)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self._save_checkpoint()
+
+    def _score(self) -> None:
+        self.group.barrier()
+        best = load_ranker(self.job.output / "model.pt", self.dataset.layout, self.job.model).to(self.group.device)
+        for name in SCORED:
+            write_scores(
+                self.job.output / "scores" / f"{name}.npy", best, self.dataset.splits[name], self.group, self._check
+            )
+
+    def _check(self) -> None:
+        if self._cancelled():
+            raise Cancelled
+
+    def _rows_of(self, batch: int) -> int:
+        size = self.job.training.batch_size
+        return min(size, len(self.dataset.splits["train"]) - batch * size)
+
+    @property
+    def _checkpoint_file(self) -> Path:
+        return self.job.output / "checkpoint.pt"
+
+    def _identity_of_job(self) -> dict[str, Any]:
+        return {
+            "seed": self.job.seed,
+            "model": self.job.model.model_dump_json(),
+            "training": self.job.training.model_dump_json(),
+            "task_weights": dict(sorted(self.job.task_weights.items())),
+            "layout": layout_hash(self.dataset.layout),
+            "rows": len(self.dataset.splits["train"]),
+            "processes": self.group.shard.world,
+        }
+
+    def _weights(self) -> dict[str, Any]:
+        return {
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "scaler": self.precision.state_dict(),
+        }
+
+    def _save_checkpoint(self) -> None:
+        states = self.group.gather_objects(random_state(self.group.device))
+        if self.group.is_first:
+            position = {"epoch": self.epoch, "batch": self.batch, "step": self.step}
+            best = {"epoch": self.best_epoch, "validation": self.best_validation, "sha256": self.model_sha256}
+            save_checkpoint(
+                self._checkpoint_file,
+                {
+                    "job": self._identity_of_job(), "position": position, "best": best, "random": states,
+                    "monitor": self.monitor.state_dict(), **self._weights(),
+                },
+            )  # fmt: skip
+        self.group.barrier()
+
+    def _resume(self) -> None:
+        state = load_checkpoint(self._checkpoint_file)
+        expected = self._identity_of_job()
+        differing = [key for key, value in expected.items() if state["job"].get(key) != value]
+        if differing:
+            raise TrainingError(
+                f"checkpoint.pt belongs to another job, which differs in {', '.join(differing)}: "
+                "remove it or choose another output directory"
+            )
+        self.model.load_state_dict(state["model"])
+        for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.precision.load_state_dict(state["scaler"])
+        self.monitor.load_state_dict(state["monitor"])
+        self.epoch, self.batch, self.step = (state["position"][key] for key in ("epoch", "batch", "step"))
+        best = state["best"]
+        self.best_epoch, self.best_validation, self.model_sha256 = best["epoch"], best["validation"], best["sha256"]
+        restore_random_state(state["random"][self.group.shard.rank], self.group.device)
+
+    def _remove_earlier_run(self) -> None:
+        for name in ("checkpoint.pt", "checkpoint.pt.sha256", "model.pt", "result.json"):
+            (self.job.output / name).unlink(missing_ok=True)
+
+
+def _positive_rates(split: PackedSplit) -> list[float]:
+    """Share of positives among the known labels of each task."""
+    labels = split.labels
+    rates = []
+    for task in range(labels.shape[1]):
+        positives = int((labels[:, task] == 1).sum())
+        known = int((labels[:, task] >= 0).sum())
+        rates.append(positives / known if known else 0.0)
+    return rates
+
+
+def _empty(batch: BatchView) -> BatchView:
+    return BatchView(batch.numeric[:0], batch.ids[:0], batch.labels[:0], batch.weights[:0], batch.rows[:0])

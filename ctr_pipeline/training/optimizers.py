@@ -1,0 +1,84 @@
+"""Step sizes and optimizers: AdamW for the dense part, row-wise Adagrad for the embedding tables."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+EPSILON = 1e-8
+
+
+class RowwiseAdagrad(torch.optim.Optimizer):
+    """Adagrad with one accumulator a row, for sparse gradients (Duchi et al., JMLR 2011; one value a row as in DLRM).
+
+    Only rows with a gradient are read or written. Each accumulates the mean square of its gradient and moves by
+    lr · g / (√accumulated + ε).
+
+    Args:
+        parameters: Embedding tables [rows, width].
+        learning_rate: Step size.
+        l2: L2 penalty, applied to the rows of the batch only.
+    """
+
+    def __init__(self, parameters: Iterable[nn.Parameter], learning_rate: float, l2: float) -> None:
+        super().__init__(parameters, {"lr": learning_rate, "l2": l2})
+        for group in self.param_groups:
+            for table in group["params"]:
+                self.state[table]["accumulated"] = torch.zeros(table.shape[0], dtype=table.dtype, device=table.device)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Update the rows that have a gradient.
+
+        Raises:
+            ValueError: A closure is given, or a gradient is not sparse.
+        """
+        if closure is not None:
+            raise ValueError("row-wise Adagrad takes no closure")
+        for group in self.param_groups:
+            for table in group["params"]:
+                if table.grad is not None:
+                    self._update(table, group["lr"], group["l2"])
+
+    def _update(self, table: Tensor, learning_rate: float, l2: float) -> None:
+        if table.grad is None or not table.grad.is_sparse:
+            raise ValueError("row-wise Adagrad needs sparse gradients: build the table with sparse=True")
+        gradient = table.grad.coalesce()
+        rows, values = gradient._indices()[0], gradient._values()
+        if l2:
+            values = values + l2 * table.index_select(0, rows)
+        accumulated = self.state[table]["accumulated"]
+        accumulated.index_add_(0, rows, values.square().mean(dim=1))
+        scale = accumulated.index_select(0, rows).sqrt_().add_(EPSILON).reciprocal_()
+        table.index_add_(0, rows, values * scale.unsqueeze(1), alpha=-learning_rate)
+
+
+def dense_optimizer(
+    named: Iterable[tuple[str, nn.Parameter]], learning_rate: float, weight_decay: float
+) -> torch.optim.AdamW:
+    """AdamW (Loshchilov & Hutter, ICLR 2019) over dense parameters; biases do not decay."""
+    decayed: list[nn.Parameter] = []
+    free: list[nn.Parameter] = []
+    for _, parameter in named:
+        (decayed if parameter.ndim >= 2 else free).append(parameter)
+    groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
+
+
+def step_size_factor(step: int, steps: int, warmup_fraction: float) -> float:
+    """Share of the peak step size at ``step`` (from 0) of ``steps``: linear warm-up, then half a cosine to 0.
+
+    A pure function of the position, so that a resumed run needs no scheduler state.
+    """
+    warmup = math.ceil(warmup_fraction * steps)
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def set_step_size(optimizer: torch.optim.Optimizer, value: float) -> None:
+    """Give every parameter group the step size ``value``."""
+    for group in optimizer.param_groups:
+        group["lr"] = value

@@ -1,0 +1,65 @@
+"""The job file: everything that one training process is told."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import Field, ValidationError
+
+from ctr_pipeline.spec.fields import Section
+from ctr_pipeline.spec.learning import Model, Training
+
+
+class TrainingError(ValueError):
+    """A job, dataset or checkpoint that training cannot use; the message says what to do."""
+
+
+class MlflowTarget(Section):
+    """An MLflow run that exists already and receives the metrics."""
+
+    tracking_uri: str = Field(description="Address of the tracking server or database.")
+    run_id: str = Field(description="Id of the run.")
+
+
+class TrainingJob(Section):
+    """One training: what to read, what to build, how to train it, where to write."""
+
+    dataset: Path = Field(description="Directory of the packed dataset.")
+    output: Path = Field(description="Directory that receives everything the trainer writes.")
+    seed: int = Field(ge=0, lt=2**31, description="Seed of weights, order and dropout.")
+    model: Model = Field(default=Model(), description="The spec's model section.")
+    training: Training = Field(default=Training(), description="The spec's training section.")
+    task_weights: dict[str, float] = Field(
+        default={}, description="Weight of each task's loss; 1 for tasks not named here."
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto` takes a GPU when there is one.")
+    checkpoint_every: int = Field(
+        default=1000, gt=0, description="Steps between checkpoints; one is also written after each epoch."
+    )
+    mlflow: MlflowTarget | None = Field(default=None, description="Where metrics go while training runs.")
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read a job file; relative directories in it are relative to the file's folder.
+
+        Raises:
+            TrainingError: No file, no JSON, or a wrong setting; the message names it.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+        except OSError as error:
+            raise TrainingError(f"cannot read the job file {path}: {error.strerror}") from error
+        try:
+            job = cls.model_validate_json(text)
+        except ValidationError as error:
+            problems = "; ".join(
+                f"{'.'.join(str(part) for part in problem['loc']) or 'the file'}: {problem['msg']}"
+                for problem in error.errors(include_url=False)
+            )
+            raise TrainingError(f"job file {path.name}: {problems}") from error
+        base = path.parent
+        return job.model_copy(update={"dataset": base / job.dataset, "output": base / job.output})
+
+    def save(self, path: Path) -> None:
+        """Write the job file that :meth:`load` reads."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(self.model_dump_json(indent=1) + "\n", encoding="utf-8")
