@@ -1,0 +1,186 @@
+"""Labels as a pure function of impressions, events and an instant."""
+
+from collections.abc import Sequence
+from typing import Any, TypeAlias
+
+import narwhals.stable.v2 as nw
+from narwhals.stable.v2.typing import IntoLazyFrameT
+
+from ctr_pipeline.labels.states import label_maturity, state_at
+from ctr_pipeline.spec.tasks import Task
+
+LABEL_COLUMNS = (
+    "day",
+    "impression_id",
+    "ts",
+    "ingest_ts",
+    "task",
+    "event_ts",
+    "known_ts",
+    "closed_ts",
+    "unknown",
+    "out_of_window_ts",
+    "out_of_window_known_ts",
+    "mature_ts",
+    "settled_ts",
+    "state",
+    "as_of",
+)
+"""Columns of the labels table, in order."""
+
+Frame: TypeAlias = nw.LazyFrame[Any]
+
+_ROW = ["impression_id", "ts"]
+_FACTS = ("event_ts", "known_ts", "closed_ts", "unknown_ts", "out_of_window_ts", "out_of_window_known_ts")
+
+
+def label_impressions(
+    impressions: IntoLazyFrameT, events: IntoLazyFrameT, tasks: Sequence[Task], as_of: int, ingest_lag: int = 0
+) -> IntoLazyFrameT:
+    """Labels of ``impressions`` as of ``as_of``: one row an impression and task.
+
+    Sees only rows with ``ingest_ts <= as_of``. Order and duplicates of events do not matter.
+
+    *What counts.* An outcome counts when it happened inside its window, both ends included. The window starts at the
+    impression or, with ``window_from``, at an outcome of that task that itself counts; with several such outcomes,
+    inside the window of any of them. A task with a parent needs a parent outcome that counts, so a child is never
+    positive without its parent; until the parent is known its outcome waits. Events before the impression, and those
+    of impressions that are not in ``impressions``, never count.
+
+    *When it is known.* ``known_ts`` is the first instant at which impression, outcome, window start and parent had all
+    arrived. ``event_ts`` is the time of the outcome that was known first, so neither changes when more events arrive.
+
+    *When a negative is settled.* ``mature_ts`` is ``ts`` plus :func:`label_maturity` plus ``ingest_lag``, or the
+    arrival of the impression if that is later. It is the same stretch for every impression: a conversion label of an
+    impression without a click matures no earlier than that of a clicked one. A plain task is settled at ``mature_ts``.
+    A task with ``closed_by`` is settled only once, besides, its closing or an outcome after its window is known: an
+    undecided case stays censored, however old. An unknown value that arrived by then is never settled by itself. In
+    all cases a parent that was settled as negative settles the child too, at the child's ``mature_ts`` or when the
+    parent was. A settled negative changes only into LATE_POSITIVE.
+
+    Args:
+        impressions: Rows of the impressions table (day, impression_id, ts, ingest_ts are read).
+        events: Rows of the outcome_events table that arrived from the first of these days on.
+        tasks: Tasks of the spec, parents first.
+        as_of: Microseconds since 1970-01-01 UTC.
+        ingest_lag: Microseconds added to every maturity.
+
+    Returns:
+        Rows with :data:`LABEL_COLUMNS`, on the engine of the inputs. Of these, ``known_ts``, ``settled_ts``,
+        ``mature_ts`` and ``out_of_window_known_ts`` determine the state at every instant up to ``as_of``
+        (:func:`~ctr_pipeline.labels.states.states_as_of`).
+    """
+    shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
+    shown = shown.select("day", "impression_id", "ts", "ingest_ts")
+    seen = _visible(shown, nw.from_native(events), as_of)
+    hits: dict[str, Frame] = {}
+    first: dict[str, Frame] = {}
+    wide = shown
+    for task in tasks:
+        mine = seen.filter(nw.col("event") == task.name)
+        placed = _placed(mine.filter(nw.col("kind") == "outcome"), task, hits)
+        hits[task.name] = _hits(placed, task, first)
+        first[task.name] = _first_known(hits[task.name])
+        facts = _facts(task, first[task.name], placed, mine)
+        facts = facts.rename({fact: f"{fact}:{task.name}" for fact in _FACTS})
+        wide = wide.join(facts, on=_ROW, how="left")
+        mature = nw.col("ts") + label_maturity(tasks, task.name) + ingest_lag
+        wide = wide.with_columns(nw.max_horizontal(mature, nw.col("ingest_ts")).alias(f"mature_ts:{task.name}"))
+        wide = wide.with_columns(_settled(task, as_of).alias(f"settled_ts:{task.name}"))
+    labels: IntoLazyFrameT = nw.concat([_long(wide, task, as_of) for task in tasks], how="vertical").to_native()
+    return labels
+
+
+def _visible(shown: Frame, events: Frame, as_of: int) -> Frame:
+    """Events that had arrived, each with its impression; ``known_ts`` = when both had."""
+    arrived = events.filter(nw.col("ingest_ts") <= as_of)
+    arrived = arrived.select("impression_id", "event", "kind", "event_ts", known_ts=nw.col("ingest_ts"))
+    joined = arrived.join(
+        shown.select("impression_id", "ts", shown_ts=nw.col("ingest_ts")), on="impression_id", how="inner"
+    )
+    joined = joined.filter((nw.col("kind") == "unknown") | (nw.col("event_ts") >= nw.col("ts")))
+    return joined.with_columns(known_ts=nw.max_horizontal("known_ts", "shown_ts")).drop("shown_ts")
+
+
+def _placed(outcomes: Frame, task: Task, hits: dict[str, Frame]) -> Frame:
+    """Distinct outcomes beside each start of a window: ``from_ts``, and ``known_ts`` of the pair."""
+    distinct = outcomes.group_by(*_ROW, "event_ts").agg(nw.col("known_ts").min())
+    if task.window_from == "impression":
+        return distinct.with_columns(from_ts=nw.col("ts"))
+    starts = hits[task.window_from].select(*_ROW, from_ts=nw.col("event_ts"), from_known_ts=nw.col("known_ts"))
+    pairs = distinct.join(starts, on=_ROW, how="inner")
+    pairs = pairs.with_columns(known_ts=nw.max_horizontal("known_ts", "from_known_ts")).drop("from_known_ts")
+    return pairs.filter(nw.col("event_ts") >= nw.col("from_ts"))
+
+
+def _hits(placed: Frame, task: Task, first: dict[str, Frame]) -> Frame:
+    """Outcomes that count: inside a window and, for a child, with a parent that counts."""
+    inside = placed.filter(nw.col("event_ts") <= nw.col("from_ts") + task.window)
+    hits = inside.group_by(*_ROW, "event_ts").agg(nw.col("known_ts").min())
+    if task.parent is None:
+        return hits
+    parent = first[task.parent].select(*_ROW, parent_known_ts=nw.col("known_ts"))
+    hits = hits.join(parent, on=_ROW, how="inner")
+    return hits.with_columns(known_ts=nw.max_horizontal("known_ts", "parent_known_ts")).drop("parent_known_ts")
+
+
+def _first_known(hits: Frame) -> Frame:
+    """The outcome that was known first (of several, the earliest): a fact that later arrivals cannot change."""
+    earliest = hits.group_by(_ROW).agg(nw.col("known_ts").min())
+    return (
+        hits.join(earliest, on=[*_ROW, "known_ts"], how="inner")
+        .group_by(*_ROW, "known_ts")
+        .agg(nw.col("event_ts").min())
+    )
+
+
+def _facts(task: Task, first: Frame, placed: Frame, mine: Frame) -> Frame:
+    """One row an impression that has any event of the task; a fact that is absent is null."""
+    after = placed.filter(nw.col("event_ts") > nw.col("from_ts") + task.window)
+    pieces = [
+        _piece(first, event_ts="event_ts", known_ts="known_ts"),
+        _piece(after, out_of_window_ts="event_ts", out_of_window_known_ts="known_ts"),
+        _piece(mine.filter(nw.col("kind") == "closed"), closed_ts="known_ts"),
+        _piece(mine.filter(nw.col("kind") == "unknown"), unknown_ts="known_ts"),
+    ]
+    return nw.concat(pieces, how="vertical").group_by(_ROW).agg(nw.col(*_FACTS).min())
+
+
+def _piece(frame: Frame, **sources: str) -> Frame:
+    columns = [
+        (nw.col(sources[fact]) if fact in sources else nw.lit(None)).cast(nw.Int64).alias(fact) for fact in _FACTS
+    ]
+    return frame.select(*_ROW, *columns)
+
+
+def _settled(task: Task, as_of: int) -> nw.Expr:
+    """When the label was settled as negative; null if it was not, by ``as_of``."""
+
+    def fact(name: str, of: str = task.name) -> nw.Expr:
+        return nw.col(f"{name}:{of}")
+
+    never = nw.lit(None).cast(nw.Int64)
+    mature, known, unknown = fact("mature_ts"), fact("known_ts"), fact("unknown_ts")
+    own = mature
+    if task.label.closed_by:
+        decided = nw.min_horizontal(fact("closed_ts"), fact("out_of_window_known_ts"))
+        own = nw.when(~decided.is_null()).then(nw.max_horizontal(mature, decided)).otherwise(never)
+    settled = nw.when(unknown <= own).then(never).otherwise(own)
+    if task.parent is not None:
+        parent = fact("settled_ts", task.parent)
+        inherited = nw.when(~parent.is_null()).then(nw.max_horizontal(mature, parent)).otherwise(never)
+        settled = nw.min_horizontal(settled, inherited)
+    was_negative = (settled <= as_of) & (known.is_null() | (known > settled))
+    return nw.when(was_negative).then(settled).otherwise(never)
+
+
+def _long(wide: Frame, task: Task, as_of: int) -> Frame:
+    """The rows of one task."""
+    columns = [nw.col(f"{name}:{task.name}").alias(name) for name in (*_FACTS, "mature_ts", "settled_ts")]
+    rows = wide.select("day", "impression_id", "ts", "ingest_ts", *columns)
+    return rows.with_columns(
+        task=nw.lit(task.name),
+        unknown=~nw.col("unknown_ts").is_null(),
+        state=state_at(as_of),
+        as_of=nw.lit(as_of).cast(nw.Int64),
+    ).select(LABEL_COLUMNS)

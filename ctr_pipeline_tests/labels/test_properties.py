@@ -1,0 +1,105 @@
+"""Properties of labels on random worlds, against a naive replay of time."""
+
+import random
+from dataclasses import replace
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from ctr_pipeline.labels import states_as_of
+from ctr_pipeline.spec.tasks import Task
+from ctr_pipeline_tests.labels.worlds import FUNNELS, Event, oracle, random_world, states, worlds
+
+END = 45
+few = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+funnel = pytest.mark.parametrize("tasks", FUNNELS, ids=lambda tasks: "-".join(task.name for task in tasks))
+POSITIVE = ("POSITIVE", "LATE_POSITIVE")
+NEGATIVE = ("NEGATIVE", "OUT_OF_WINDOW")
+
+
+@funnel
+@few
+@given(data=st.data())
+def test_states_equal_those_of_a_naive_replay(tasks: tuple[Task, ...], data: st.DataObject) -> None:
+    world = data.draw(worlds(tasks))
+    as_of, lag = data.draw(st.integers(0, END)), data.draw(st.sampled_from([0, 0, 2]))
+    assert states(world.label(tasks, as_of, lag)) == oracle(world, tasks, as_of, lag)
+
+
+@funnel
+@few
+@given(data=st.data())
+def test_what_arrives_later_changes_nothing(tasks: tuple[Task, ...], data: st.DataObject) -> None:
+    world, as_of = data.draw(worlds(tasks)), data.draw(st.integers(0, 30))
+    future = [replace(e, ingest_ts=as_of + 1 + e.ingest_ts) for e in data.draw(worlds(tasks)).events]
+    past = [e for e in world.events if e.ingest_ts <= as_of]
+    expected = world.with_events(past).label(tasks, as_of)
+    assert_frame_equal(world.with_events([*past, *future]).label(tasks, as_of), expected)
+
+
+@funnel
+@few
+@given(data=st.data())
+def test_order_and_duplicates_do_not_matter(tasks: tuple[Task, ...], data: st.DataObject) -> None:
+    world, as_of = data.draw(worlds(tasks)), data.draw(st.integers(0, END))
+    again: list[Event] = [*world.events, *world.events[::2]]
+    random.Random(data.draw(st.integers(0, 99))).shuffle(again)
+    assert_frame_equal(world.with_events(again).label(tasks, as_of), world.label(tasks, as_of))
+
+
+@funnel
+@few
+@given(data=st.data())
+def test_states_of_an_earlier_instant_equal_labels_from_scratch(tasks: tuple[Task, ...], data: st.DataObject) -> None:
+    world = data.draw(worlds(tasks))
+    earlier, later = sorted((data.draw(st.integers(0, END)), data.draw(st.integers(0, END))))
+    derived = states_as_of(world.label(tasks, later).lazy(), earlier).collect().sort("task", "impression_id")
+    scratch = world.label(tasks, earlier)
+    assert_frame_equal(derived, scratch.select(derived.columns))
+
+
+@funnel
+@few
+@given(data=st.data())
+def test_labels_are_revised_in_one_direction_only(tasks: tuple[Task, ...], data: st.DataObject) -> None:
+    world = data.draw(worlds(tasks))
+    before: dict[tuple[str, str], str] = {}
+    known: dict[tuple[str, str], tuple[int, int]] = {}
+    for as_of in range(0, END, 5):
+        labels = world.label(tasks, as_of)
+        after = states(labels)
+        for row, state in before.items():
+            if state in POSITIVE:
+                assert after[row] == state
+            elif state in NEGATIVE:
+                assert after[row] in (*NEGATIVE, "LATE_POSITIVE")
+                assert (state, after[row]) != ("OUT_OF_WINDOW", "NEGATIVE")
+        for row in labels.drop_nulls("known_ts").iter_rows(named=True):
+            facts = (row["event_ts"], row["known_ts"])
+            assert known.setdefault((row["impression_id"], row["task"]), facts) == facts
+        before = after
+
+
+@funnel
+@few
+@given(data=st.data())
+def test_a_child_is_positive_only_with_its_parent(tasks: tuple[Task, ...], data: st.DataObject) -> None:
+    world, as_of = data.draw(worlds(tasks)), data.draw(st.integers(0, END))
+    found = states(world.label(tasks, as_of))
+    for (impression, name), state in found.items():
+        parent = next(task.parent for task in tasks if task.name == name)
+        if parent is not None and state in POSITIVE:
+            assert found[impression, parent] in POSITIVE
+
+
+def test_the_worlds_reach_every_state() -> None:
+    """The properties above would prove little on worlds that are all alike."""
+    reached: dict[str, set[str]] = {}
+    for tasks in FUNNELS:
+        world = random_world(tasks, size=150, seed=1)
+        for as_of in (12, 20, END):
+            for (_, name), state in oracle(world, tasks, as_of).items():
+                reached.setdefault(f"{tasks[0].name}/{name}", set()).add(state)
+    assert all(len(found) == 5 for found in reached.values()), reached
