@@ -186,6 +186,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("source.events", [{"paths": ["a.csv"]}, {"paths": ["b.csv"]}]),
         ("source: event logs need different names", "outcome_events", "give each a `name`"),
     ),
+    "unknown incident": (
+        set_to("source", {"simulator": {"incidents": [{"kind": "fire", "day": "2026-01-02"}]}}),
+        ("source.simulator.incidents.0: set `kind` to one of 'click_log_outage'", "(found 'fire')"),
+    ),
+    "incident outside the period": (
+        set_to("source", {"simulator": {"incidents": [{"kind": "late_burst", "day": "2030-01-02"}]}}),
+        ("source.simulator: ", "late_burst on 2030-01-02 is outside the period 2026-01-01 to 2026-02-21"),
+    ),
     "simulator and files": (
         set_to("source.simulator", {}),
         ("source: `simulator` and file paths exclude each other", "impressions.parquet"),

@@ -1,0 +1,213 @@
+"""docs/spec.md documents every field, in its section, with its default; and its examples are valid specs."""
+
+import re
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+import yaml
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from ctr_pipeline.spec import Spec, parse_spec
+from ctr_pipeline.spec.features import (
+    CategoricalFeature,
+    Features,
+    HistoryCount,
+    HistoryRate,
+    HistoryRecency,
+    Missing,
+    NumericFeature,
+)
+from ctr_pipeline.spec.fields import DAY_US, format_duration
+from ctr_pipeline.spec.learning import Model, Propensity, Quality, Slice, Split, Training
+from ctr_pipeline.spec.simulator import (
+    BotCampaign,
+    ClickLogOutage,
+    DuplicatedDelivery,
+    LateBurst,
+    NewCategory,
+    SimulatorSettings,
+    TrafficShift,
+    UnitChange,
+    UnnormalisedFeature,
+)
+from ctr_pipeline.spec.source import Days, EventLog, ImpressionColumns, LogFiles, Order, Privacy, Source, Traffic
+from ctr_pipeline.spec.tasks import Label, Task
+
+HEADINGS: dict[type[BaseModel], str] = {
+    Spec: "spec",
+    Source: "source",
+    LogFiles: "source.impressions",
+    EventLog: "source.events[]",
+    SimulatorSettings: "source.simulator",
+    **dict.fromkeys(
+        (
+            ClickLogOutage,
+            LateBurst,
+            DuplicatedDelivery,
+            UnitChange,
+            UnnormalisedFeature,
+            BotCampaign,
+            TrafficShift,
+            NewCategory,
+        ),
+        "source.simulator.incidents[]",
+    ),
+    ImpressionColumns: "impression",
+    Order: "impression.order",
+    Traffic: "impression.traffic",
+    Days: "days",
+    Privacy: "privacy",
+    Features: "features",
+    NumericFeature: "features.dense[]",
+    Missing: "features.dense[].missing",
+    CategoricalFeature: "features.categorical[]",
+    HistoryRate: "features.history[]",
+    HistoryCount: "features.history[]",
+    HistoryRecency: "features.history[]",
+    Task: "tasks[]",
+    Label: "tasks[].label",
+    Split: "split",
+    Slice: "split.test",
+    Propensity: "propensity",
+    Model: "model",
+    Training: "training",
+    Quality: "quality",
+}
+IN_WORDS = {
+    ("features.history[]", "kind"),
+    ("features.history[]", "task"),
+    ("features.history[]", "days"),
+    ("source.simulator.incidents[]", "kind"),
+    ("source.simulator.incidents[]", "share"),
+}
+"""Fields of tagged sections whose default depends on the kind; the table says so in words."""
+
+
+def sections(model: type[BaseModel]) -> set[type[BaseModel]]:
+    """``model`` and every section below it."""
+    found = {model}
+    for field in model.model_fields.values():
+        for inner in inner_types(field.annotation):
+            if isinstance(inner, type) and issubclass(inner, BaseModel):
+                found |= sections(inner)
+    return found
+
+
+def inner_types(annotation: Any) -> list[Any]:
+    """``annotation`` and its arguments, all the way down."""
+    return [annotation, *(inner for argument in get_args(annotation) for inner in inner_types(argument))]
+
+
+def own_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of ``model``; those of an event log that any log has are documented there."""
+    shared = LogFiles.model_fields if model is EventLog else {}
+    return {name: field for name, field in model.model_fields.items() if name not in shared}
+
+
+def shown_default(name: str, field: FieldInfo) -> str:
+    """How the table writes the default of ``field``."""
+    default = field.default
+    if default is PydanticUndefined:
+        return "**required**"
+    if default is None:
+        return "absent"
+    if isinstance(default, Slice):
+        return f"`{{days: {default.days}}}`"
+    if isinstance(default, BaseModel):
+        return "see below"
+    if name == "ingest_lag":
+        return f"`{format_duration(default)}`"
+    plain = list(default) if isinstance(default, tuple) else default
+    return f"`{yaml.safe_dump(plain, default_flow_style=True).removesuffix('...' + chr(10)).strip()}`"
+
+
+@pytest.fixture(scope="module")
+def page(project: Path) -> str:
+    return (project / "docs" / "spec.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def tables(page: str) -> dict[str, dict[str, list[str]]]:
+    """Cells of each field's row, by heading and field."""
+    found: dict[str, dict[str, list[str]]] = {}
+    for part in re.split(r"^### ", page, flags=re.MULTILINE)[1:]:
+        heading = part.partition("\n")[0].strip("`")
+        body = re.split(r"^## ", part, flags=re.MULTILINE)[0]
+        lines = body[body.find("| field |") :].splitlines()
+        rows = [re.split(r"(?<!\\)\|", line)[1:-1] for line in lines if line.startswith("| `")]
+        found[heading] = {row[0].strip().strip("`"): [cell.strip() for cell in row] for row in rows}
+    return found
+
+
+FIELDS = [(model, name) for model in HEADINGS for name in own_fields(model)]
+
+
+def test_every_section_has_a_heading() -> None:
+    assert sections(Spec) == set(HEADINGS)
+
+
+@pytest.mark.parametrize(("model", "name"), FIELDS, ids=[f"{m.__name__}.{n}" for m, n in FIELDS])
+def test_field_is_documented(tables: dict[str, dict[str, list[str]]], model: type[BaseModel], name: str) -> None:
+    row = tables[HEADINGS[model]].get(name)
+    assert row is not None, f"docs/spec.md: section `{HEADINGS[model]}` has no row for `{name}`"
+    assert len(row) == 5
+    _, kind, default, meaning, _ = row
+    assert kind
+    assert len(meaning) > 8
+    expected = shown_default(name, model.model_fields[name])
+    if (HEADINGS[model], name) not in IN_WORDS:
+        assert default == expected
+    elif name == "kind":
+        assert default == "**required**"
+    else:
+        assert expected in default
+
+
+def test_no_row_documents_a_field_that_is_not_there(tables: dict[str, dict[str, list[str]]]) -> None:
+    known: dict[str, set[str]] = {}
+    for model, heading in HEADINGS.items():
+        known.setdefault(heading, set()).update(own_fields(model))
+    assert {heading: set(rows) for heading, rows in tables.items() if heading in known} == known
+
+
+def test_examples_of_the_fields_are_yaml(tables: dict[str, dict[str, list[str]]]) -> None:
+    examples = [row[4].strip("`") for heading in HEADINGS.values() for row in tables[heading].values() if row[4]]
+    assert len(examples) > 80
+    for example in examples:
+        assert isinstance(yaml.safe_load(example), dict), example
+
+
+def test_walk_throughs_are_valid_specs(page: str) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    specs = [parse_spec(block, where="docs/spec.md") for block in blocks]
+    assert [spec.name for spec in specs] == ["shop", "banners", "applications", "ordered"]
+    kinds = [
+        (spec.impression.order is not None, task.label.event is not None, task.label.column is not None)
+        for spec in specs
+        for task in spec.tasks[:1]
+    ]
+    assert kinds == [(False, True, False), (False, False, True), (False, False, False), (True, False, True)]
+
+
+def test_numbers_of_the_text_are_those_of_the_specs(page: str, project: Path) -> None:
+    blocks = re.findall(r"^```yaml\n(.*?)^```", page, flags=re.MULTILINE | re.DOTALL)
+    hours = {"click": 25, "purchase": 8 * 24 + 1}
+    shop = parse_spec(blocks[0], where="docs/spec.md")
+    assert {task.name: shop.maturity(task.name) / 3.6e9 for task in shop.tasks} == hours
+    assert "settled after 8 days and 1 hour" in page
+    needed = 2 * shop.longest_maturity + DAY_US * (5 + 2 + 1)
+    assert f"or {-(-needed // DAY_US)} days" in page
+    ads = parse_spec((project / "specs" / "ads.yaml").read_text(encoding="utf-8"), where="ads")
+    slices = [part.days for part in (ads.split.test, ads.split.calibration, ads.split.validation)]
+    assert (ads.longest_maturity / 86.4e9, slices) == (15, [5, 2, 1])
+    assert "| 15 d | 8 d | 38 d | 52 d |" in page
+
+
+def test_links_within_the_page_lead_somewhere(page: str) -> None:
+    headings = re.findall(r"^#+ (.*)$", page, flags=re.MULTILINE)
+    anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
+    for target in re.findall(r"\]\(#([^)]+)\)", page):
+        assert target in anchors, target
