@@ -9,9 +9,10 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ctr_pipeline.simulator.auction import Sessions, Shown
+from ctr_pipeline.simulator.incidents import REDELIVERY_US, Marks, incident_names
 from ctr_pipeline.simulator.laws import DEVICES, LAWS, SLOTS
 from ctr_pipeline.simulator.outcomes import SECOND, STEPS, Outcomes
-from ctr_pipeline.simulator.world import GEO, SYSTEMS, Bytes, Floats, Integers, World
+from ctr_pipeline.simulator.world import GEO, NOISE_KINDS, SYSTEMS, Bytes, Floats, Integers, World
 from ctr_pipeline.spec.fields import DAY_US, MICROSECONDS
 
 Value = TypeVar("Value", bound=np.generic)
@@ -27,27 +28,31 @@ EVENT_SCHEMA = pa.schema(
     [("impression_id", pa.string()), ("event_type", pa.string()), ("event_ts", TIME), ("ingest_ts", TIME)]
 )
 
-UNREPEATED = frozenset({"impression_id", "session_id", "query_ad_similarity", "ingest_ts"})
+UNREPEATED = frozenset(
+    {"impression_id", "session_id", "query_ad_similarity", "ingest_ts", "click_probability", "relevance"}
+)
 """Columns whose values hardly repeat, so that a dictionary in Parquet does not pay."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdDay:
-    """What one day changes in the ads: price, stock and age."""
+    """What one day changes in the ads: price, stock, age, and the category code that the log gives them."""
 
     price: Floats
     stock: Integers
     age: Integers
+    category: NDArray[np.int8]
 
 
-def draw_ad_day(world: World, day: int, random: np.random.Generator) -> AdDay:
-    """Prices, stocks and ages of all ads on day number ``day``."""
+def draw_ad_day(world: World, day: int, category: NDArray[np.int8], random: np.random.Generator) -> AdDay:
+    """Prices, stocks and ages of all ads on day number ``day``, when the log puts them in ``category`` [ads]."""
     ads = world.ads
     count = len(ads.price)
     return AdDay(
         price=(ads.price * np.exp(0.03 * random.standard_normal(count))).round(2).astype(np.float32),
         stock=(ads.stock * np.exp(0.5 * random.standard_normal(count))).astype(np.int32),
         age=(day - ads.start).astype(np.int32),
+        category=category,
     )
 
 
@@ -135,7 +140,7 @@ def impression_table(
         "delivery_days": pa.array(ads.delivery_days[ad]),
         "ad_id": strings(ads.ids[ad]),
         "query_id": strings(queries.ids[spread(query)]),
-        "category_id": _codes(ads.category[ad], CATEGORY_IDS),
+        "category_id": _codes(ad_day.category[ad], CATEGORY_IDS),
         "device_type": _codes(spread(device), DEVICES),
         "geo": _codes(spread(users.geo[user]), GEO, spread(uniform[1] < noise.missing_geo)),
         "hour_of_day": pa.array(spread((sessions.start // MICROSECONDS["h"]).astype(np.int8))),
@@ -162,15 +167,50 @@ def query_ad_match(world: World, query: Integers, ad: Integers) -> Floats:
     return match
 
 
-def event_table(world: World, ids: Bytes, outcomes: Outcomes) -> pa.Table:
-    """The logged events of a chunk; ``ids`` [C] are the ids of the clicked impressions."""
+def event_table(world: World, ids: Bytes, outcomes: Outcomes, twice: NDArray[np.bool_]) -> pa.Table:
+    """The logged events of a chunk.
+
+    ``ids`` [C] are the ids of the clicked impressions, ``twice`` [C] says whose events are delivered twice.
+    """
     step, click = np.nonzero(outcomes.logged)
+    copies = np.flatnonzero(twice[click])
+    ingest = outcomes.ingest[step, click]
+    ingest = np.concatenate([ingest, ingest[copies] + REDELIVERY_US])
+    step, click = np.concatenate([step, step[copies]]), np.concatenate([click, click[copies]])
     return pa.table(
         {
             "impression_id": strings(ids[click]),
             "event_type": _codes(step.astype(np.int8), STEPS[world.settings.funnel]).cast(pa.string()),
             "event_ts": pa.array(outcomes.time[step, click], TIME),
-            "ingest_ts": pa.array(outcomes.ingest[step, click], TIME),
+            "ingest_ts": pa.array(ingest, TIME),
         },
         schema=EVENT_SCHEMA,
     )
+
+
+def truth_table(world: World, ids: Bytes, shown: Shown, outcomes: Outcomes, marks: Marks) -> pa.Table:
+    """What really happened to each of the M impressions of a chunk, and how likely it was."""
+    steps = STEPS[world.settings.funnel]
+    probability = outcomes.examination * outcomes.relevance
+    columns: dict[str, pa.Array] = {
+        "impression_id": strings(ids),
+        "click_probability": pa.array(probability),
+        "examination": pa.array(outcomes.examination),
+        "relevance": pa.array(outcomes.relevance),
+    }
+    for number, step in enumerate(steps[1:]):
+        columns[f"{step}_probability"] = pa.array(outcomes.step_probability[number])
+    for number, step in enumerate(steps):
+        time, absent = np.zeros(len(ids), np.int64), np.ones(len(ids), np.bool_)
+        happened = outcomes.happened[number]
+        time[outcomes.row[happened]] = outcomes.time[number, happened]
+        absent[outcomes.row[happened]] = False
+        columns[f"{step}_ts"] = pa.array(time, TIME, mask=absent)
+    fired, lost = np.zeros(len(ids), np.bool_), np.zeros(len(ids), np.bool_)
+    fired[outcomes.row] = (outcomes.logged & ~outcomes.happened).any(axis=0)
+    lost[outcomes.row] = (outcomes.happened & ~outcomes.logged).any(axis=0)
+    advertiser = world.ads.advertiser[shown.ad.ravel()]
+    columns["advertiser_noise"] = _codes(world.advertisers.noise[advertiser], NOISE_KINDS)
+    columns["fired"], columns["lost"] = pa.array(fired), pa.array(lost)
+    columns["incidents"] = incident_names(world, marks)
+    return pa.table(columns)

@@ -4,7 +4,8 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
@@ -19,7 +20,9 @@ from ctr_pipeline.simulator.columns import (
     event_table,
     impression_ids,
     impression_table,
+    truth_table,
 )
+from ctr_pipeline.simulator.incidents import DayIncidents, deliver_twice
 from ctr_pipeline.simulator.laws import SLOTS
 from ctr_pipeline.simulator.outcomes import draw_outcomes
 from ctr_pipeline.simulator.pilot import make_world
@@ -41,8 +44,13 @@ def day_files(root: Path, day: date) -> tuple[Path, Path]:
     return root / "impressions" / f"{day}.parquet", root / "events" / f"{day}.parquet"
 
 
+def truth_file(root: Path, day: date) -> Path:
+    """The file that says what truly happened on ``day``, which is no log: nothing of the pipeline may read it."""
+    return root / "truth" / f"{day}.parquet"
+
+
 def write_day(settings: SimulatorSettings, seed: int, day: date, root: Path) -> None:
-    """Writes the impressions of ``day`` and all events that ever follow from them, replacing earlier files.
+    """Writes the impressions of ``day``, all events that ever follow from them, and the truth, replacing earlier files.
 
     A file appears whole or not at all. Its bytes depend on ``settings``, ``seed`` and ``day`` alone.
 
@@ -53,15 +61,16 @@ def write_day(settings: SimulatorSettings, seed: int, day: date, root: Path) -> 
     world.day_index(day)
     impression_file, event_file = day_files(root, day)
     events = []
-    with _parquet(event_file) as write_events:
-        with _parquet(impression_file) as write_impressions:
-            for impressions, of_chunk in _simulate(world, day):
-                write_impressions(impressions)
-                events.append(of_chunk)
-        ordered = pa.concat_tables(events).sort_by(
-            [("ingest_ts", "ascending"), ("impression_id", "ascending"), ("event_ts", "ascending")]
+    with ExitStack() as files:
+        add_impressions, add_events, add_truth = (
+            files.enter_context(_parquet(file)) for file in (impression_file, event_file, truth_file(root, day))
         )
-        write_events(ordered)
+        for chunk in _simulate(world, day):
+            add_impressions(chunk.impressions)
+            add_truth(chunk.truth)
+            events.append(chunk.events)
+        order = [(column, "ascending") for column in ("ingest_ts", "impression_id", "event_ts")]
+        add_events(pa.concat_tables(events).sort_by(order))
 
 
 def write_days(
@@ -79,7 +88,7 @@ def write_days(
     make_world(settings, seed)
 
     def write_missing(day: date) -> date:
-        if not all(file.exists() for file in day_files(root, day)):
+        if not all(file.exists() for file in (*day_files(root, day), truth_file(root, day))):
             write_day(settings, seed, day, root)
         return day
 
@@ -89,23 +98,43 @@ def write_days(
                 progress(day)
 
 
-def _simulate(world: World, day: date) -> Iterator[tuple[pa.Table, pa.Table]]:
-    """Impressions and their events, chunk by chunk in time order."""
+@dataclass(frozen=True, slots=True)
+class _Chunk:
+    impressions: pa.Table
+    events: pa.Table
+    truth: pa.Table
+
+
+def _simulate(world: World, day: date) -> Iterator[_Chunk]:
+    """The day's pages, chunk by chunk in time order."""
     index, key = world.day_index(day), day.toordinal()
+    incidents = DayIncidents(world, day)
+    categories, moved = incidents.ad_categories()
     head = stream(world.seed, DAY, key, 0)
     starts = session_starts(world.settings.sessions_per_day, head)
-    ad_day = draw_ad_day(world, index, head)
+    ad_day = draw_ad_day(world, index, categories, head)
     market = open_market(world, index)
     midnight = (day - date(1970, 1, 1)).days * DAY_US
     for chunk, first in enumerate(range(0, len(starts), SESSIONS_AT_ONCE)):
         start = starts[first : first + SESSIONS_AT_ONCE]
         random = stream(world.seed, DAY, key, 1 + chunk)
         sessions = draw_sessions(world, len(start), world.settings.random_share, random, start)
+        sessions, bots, redirected = incidents.redirect(sessions, chunk)
         shown = hold_auction(world, market, sessions, random)
-        outcomes = draw_outcomes(world, shown, np.repeat(midnight + start, SLOTS), random)
+        outcomes = draw_outcomes(world, shown, np.repeat(midnight + start, SLOTS), bots, random)
+        outcomes, disturbed = incidents.meddle(outcomes)
+        twice, repeated = incidents.twice(start, chunk)
         impressions = impression_table(world, day, first, sessions, shown, ad_day, random)
-        ids = impression_ids(day, first * SLOTS, len(start) * SLOTS)[outcomes.row]
-        yield impressions, event_table(world, ids, outcomes)
+        impressions, distorted = incidents.distort(impressions, chunk)
+
+        marks = np.repeat(redirected | repeated, SLOTS) | moved[shown.ad.ravel()] | np.int32(distorted)
+        marks[outcomes.row] |= disturbed
+        ids = impression_ids(day, first * SLOTS, len(start) * SLOTS)
+        yield _Chunk(
+            impressions=deliver_twice(impressions, twice),
+            events=event_table(world, ids[outcomes.row], outcomes, np.repeat(twice, SLOTS)[outcomes.row]),
+            truth=truth_table(world, ids, shown, outcomes, marks),
+        )
 
 
 @contextmanager

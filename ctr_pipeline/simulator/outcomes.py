@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from ctr_pipeline.simulator.auction import Shown
-from ctr_pipeline.simulator.laws import LAWS
+from ctr_pipeline.simulator.laws import LAWS, SLOTS
 from ctr_pipeline.simulator.world import Floats, World
 
 STEPS = {
@@ -26,7 +26,7 @@ class Outcomes:
     ``relevance`` and ``examination`` [M]; their product is the probability of a click. ``row`` [C] are the clicked rows.
     ``happened``, ``time``, ``logged`` and ``ingest`` [steps, C]: whether and when (microseconds) each step truly
     happened, whether it entered the log and when the log received it. A fired step has a time but did not happen.
-    ``step_probability`` [steps - 1, C] is the chance of each later step given the one before.
+    ``step_probability`` [steps - 1, M] is the chance of each later step given the one before.
     """
 
     relevance: Floats
@@ -36,18 +36,28 @@ class Outcomes:
     time: NDArray[np.int64]
     logged: NDArray[np.bool_]
     ingest: NDArray[np.int64]
-    step_probability: NDArray[np.float64]
+    step_probability: Floats
 
 
-def draw_outcomes(world: World, shown: Shown, ts: NDArray[np.int64], random: np.random.Generator) -> Outcomes:
-    """Clicks and later steps of the rows of ``shown``, whose impressions were at ``ts`` [M] (microseconds)."""
+def draw_outcomes(
+    world: World, shown: Shown, ts: NDArray[np.int64], bots: Floats, random: np.random.Generator
+) -> Outcomes:
+    """Clicks and later steps of the rows of ``shown``, whose impressions were at ``ts`` [M] (microseconds).
+
+    ``bots`` [n] is the probability with which a bot clicks, 0 for pages that people see. Bots look at every slot, and
+    never go on after a click.
+    """
     relevance, examination = expit(shown.logit.ravel()), shown.examination.ravel()
-    row = np.flatnonzero(random.random(len(relevance), dtype=np.float32) < examination * relevance)
-    ad = shown.ad.ravel()[row]
     steps = len(STEPS[world.settings.funnel])
-    probability = expit(
-        shown.step_logit.ravel()[row].astype(float)[None] + np.array(world.step_intercepts)[: steps - 1, None]
-    )
+    intercepts = np.array(world.step_intercepts, np.float32)[: steps - 1, None]
+    step_probability = expit(shown.step_logit.ravel() + intercepts)
+    if bots.any():
+        robot = np.flatnonzero(np.repeat(bots, SLOTS))
+        relevance[robot] = np.repeat(bots, SLOTS)[robot]
+        examination[robot] = 1.0
+        step_probability[:, robot] = 0.0
+    row = np.flatnonzero(random.random(len(relevance), dtype=np.float32) < examination * relevance)
+    ad, probability = shown.ad.ravel()[row], step_probability[:, row].astype(np.float64)
     happened = np.ones((steps, len(row)), np.bool_)
     happened[1:] = np.logical_and.accumulate(random.random(probability.shape) < probability, axis=0)
     delay = _delays(world, ad, steps, random)
@@ -62,7 +72,7 @@ def draw_outcomes(world: World, shown: Shown, ts: NDArray[np.int64], random: np.
         time=time,
         logged=logged,
         ingest=time + (lag * SECOND).astype(np.int64),
-        step_probability=probability,
+        step_probability=step_probability,
     )
 
 
@@ -99,7 +109,7 @@ def _reporting(
     kind = world.advertisers.noise[advertiser]
     chance = probability[0] * probability[1]
     wanted = np.minimum(chance * world.advertisers.inflation[advertiser], 1.0)
-    fired = (kind == 1) & ~happened[2] & (random.random(len(ad)) < (wanted - chance) / (1 - chance))
+    fired = (kind == 1) & ~happened[2] & (random.random(len(ad)) < (wanted - chance) / np.maximum(1 - chance, 1e-9))
     dropped = (kind == 2) & (random.random(len(ad)) < law.drop_probability)
     logged = happened.copy()
     logged[1:3] |= fired

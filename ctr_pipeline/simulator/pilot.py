@@ -14,6 +14,10 @@ from ctr_pipeline.simulator.laws import CLICK_RATE, LAWS
 from ctr_pipeline.simulator.world import PILOT, World, draw_world, stream
 from ctr_pipeline.spec.simulator import SimulatorSettings
 
+PILOT_DAYS = 26
+PILOT_SESSIONS = 4_000
+"""Size of the sample on which intercepts are solved: this many days, this many pages each."""
+
 
 @functools.lru_cache(maxsize=2)
 def make_world(settings: SimulatorSettings, seed: int) -> World:
@@ -21,10 +25,6 @@ def make_world(settings: SimulatorSettings, seed: int) -> World:
     world = draw_world(settings, seed)
     intercept, steps = solve_intercepts(world)
     return replace(world, intercept=intercept, step_intercepts=steps)
-
-
-PILOT_DAYS = 26
-PILOT_SESSIONS = 4_000
 
 
 def solve_intercepts(world: World) -> tuple[float, tuple[float, ...]]:

@@ -34,7 +34,7 @@ def stream(seed: int, *key: int) -> np.random.Generator:
 
 
 # First element of the key of each stream.
-USERS, QUERIES, ADVERTISERS, ADS, EFFECTS, PILOT, DAY = range(1, 8)
+USERS, QUERIES, ADVERTISERS, ADS, EFFECTS, PILOT, DAY, INCIDENT = range(1, 9)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

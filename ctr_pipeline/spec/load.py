@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 
 from ctr_pipeline.spec.fields import FROM_FILE
 from ctr_pipeline.spec.model import Spec
+from ctr_pipeline.spec.simulator import INCIDENT_KINDS
 
 
 class SpecError(ValueError):
@@ -88,6 +89,14 @@ _EXPECTED = {
 """Clearer words for messages that would otherwise speak of Python types."""
 
 
+_TAGS = {
+    "contextual": ("numeric", "categorical"),
+    "history": ("rate", "count", "recency"),
+    "incidents": INCIDENT_KINDS,
+}
+"""Lists whose items come in several kinds, and the words that tell the kinds apart."""
+
+
 def _describe(error: Any) -> str:
     location = _written_location(error["loc"])
     field = ".".join(str(part) for part in location) or "spec"
@@ -100,7 +109,7 @@ def _describe(error: Any) -> str:
     if kind == "missing":
         return f"{field}: required, but absent: add it"
     if kind in ("union_tag_not_found", "union_tag_invalid"):
-        return f"{field}: {_missing_tag(error['ctx'])}"
+        return f"{field}: {_missing_tag(error['ctx'], error['loc'][-2])}"
     if kind == "value_error":  # written by a section of the spec, which names the values itself
         message = error["msg"].removeprefix("Value error, ")
         return f"{field}: {message}" if isinstance(found, dict | list) else f"{field}: {message} (found {found!r})"
@@ -113,15 +122,12 @@ def _written_location(location: tuple[Any, ...]) -> list[Any]:
 
 
 def _is_tag(location: tuple[Any, ...], position: int) -> bool:
-    tags = {"contextual": ("numeric", "categorical"), "history": ("rate", "count", "recency")}
-    return position >= 2 and location[position] in tags.get(location[position - 2], ())
+    return position >= 2 and location[position] in _TAGS.get(location[position - 2], ())
 
 
-def _missing_tag(context: dict[str, str]) -> str:
+def _missing_tag(context: dict[str, str], section: str) -> str:
     key = context["discriminator"].strip("'")
-    choices = context.get("expected_tags") or (
-        "'numeric', 'categorical'" if key == "type" else "'rate', 'count', 'recency'"
-    )
+    choices = ", ".join(repr(tag) for tag in _TAGS[section])
     found = f" (found {context['tag']!r})" if "tag" in context else ""
     return f"set `{key}` to one of {choices}{found}"
 
