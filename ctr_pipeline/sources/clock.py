@@ -1,0 +1,213 @@
+"""When each row happened: read from a time column, or made up from the order of a log without a clock."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+
+import polars as pl
+
+from ctr_pipeline.sources.errors import SourceError
+from ctr_pipeline.sources.files import LogFile
+from ctr_pipeline.sources.rows import Schema, Select, raw, read_rows
+from ctr_pipeline.sources.text import ROW
+from ctr_pipeline.sources.times import day_start, within
+from ctr_pipeline.sources.values import Check, is_given, time_checks, time_value
+from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.fields import DAY_US
+from ctr_pipeline.spec.source import Order, TimeUnit
+
+TS = "__ts"
+INGEST = "__ingest"
+"""Event and ingest time of a row in microseconds; null where unusable. Ingest is never before the event."""
+
+SKEWED = "__skewed"
+"""Whether the log gave an ingest time before the event time."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The days that one call reads, and whether rows without a usable time are among its rows."""
+
+    first: date
+    last: date
+    with_undated: bool
+
+    @classmethod
+    def of(cls, first: date, last: date, log_first: date) -> "Scope":
+        """Undated rows belong to the first day of the log, so that each is counted once.
+
+        Raises:
+            SourceError: the days are not in order.
+        """
+        if last < first:
+            raise SourceError(f"the last day {last} is before the first day {first}. Swap them.")
+        return cls(first, last, first <= log_first <= last)
+
+    @property
+    def start(self) -> int:
+        """First microsecond."""
+        return day_start(self.first)
+
+    @property
+    def end(self) -> int:
+        """First microsecond after the last day."""
+        return day_start(self.last) + DAY_US
+
+    def holds(self, time: pl.Expr) -> pl.Expr:
+        """Whether a row with this time (microseconds) is in scope."""
+        inside = time.is_between(self.start, self.end, closed="left")
+        return (inside | time.is_null()) if self.with_undated else inside.fill_null(False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Clock:
+    """The time columns of a log."""
+
+    time: str
+    ingest: str | None
+    unit: TimeUnit
+    zone: str
+
+    def columns(self, section: str) -> dict[str, str]:
+        """Columns to read, with the fields of the spec that name them."""
+        named = {self.time: f"{section}.time"}
+        return named | ({self.ingest: f"{section}.ingest_time"} if self.ingest else {})
+
+    def selection(self, scope: Scope, by: str, where: str) -> Select:
+        """Keeps the rows whose time ``by`` (TS or INGEST) is in ``scope``, and adds TS, INGEST and SKEWED."""
+
+        def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
+            coarse = self._coarse(scope, schema, by)
+            if coarse is not None:
+                lazy = lazy.filter(coarse)
+            return self._timed(lazy, schema, where).filter(scope.holds(pl.col(by)))
+
+        return select
+
+    def checks(self, schema: Schema) -> tuple[Check, ...]:
+        """Each time column that the log declares has a usable time."""
+        found = time_checks(self.time, schema[self.time], pl.col(TS))
+        if self.ingest is None:
+            return found
+        return (*found, *time_checks(self.ingest, schema[self.ingest], pl.col(INGEST)))
+
+    def _timed(self, lazy: pl.LazyFrame, schema: Schema, where: str) -> pl.LazyFrame:
+        event = time_value(self.time, schema[self.time], where, self.unit, self.zone)
+        if self.ingest is None:
+            return lazy.with_columns(event.alias(TS)).with_columns(
+                pl.col(TS).alias(INGEST), pl.lit(False).alias(SKEWED)
+            )
+        ingest = time_value(self.ingest, schema[self.ingest], where, self.unit, self.zone)
+        skewed = (pl.col(INGEST) < pl.col(TS)).fill_null(False)
+        return lazy.with_columns(event.alias(TS), ingest.alias(INGEST)).with_columns(
+            skewed.alias(SKEWED), pl.when(skewed).then(TS).otherwise(INGEST).alias(INGEST)
+        )
+
+    def _coarse(self, scope: Scope, schema: Schema, by: str) -> pl.Expr | None:
+        """A condition on stored values that loses no row in scope, for Parquet's statistics."""
+        # With clock skew the ingest time is the event time, so either column may put a row in scope.
+        columns = [self.time] if by == TS or self.ingest is None else [self.time, self.ingest]
+        conditions = [within(raw(name), schema[name], self.unit, scope.start, scope.end) for name in columns]
+        known = [condition for condition in conditions if condition is not None]
+        return pl.any_horizontal(known) if len(known) == len(columns) else None
+
+
+def clock_of(spec: Spec) -> Clock | None:
+    """The clock of the impression log; None when it has an order instead."""
+    declared = spec.impression
+    if declared.time is None:
+        return None
+    return Clock(time=declared.time, ingest=declared.ingest_time, unit=declared.time_unit, zone=spec.time_zone)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Made-up times of a log without a clock: row ``r`` in order has day ``r // rows_per_day``, evenly spaced."""
+
+    order: Order
+    rows: int
+    """Rows that have a usable place in the order."""
+    times: Mapping[int, pl.DataFrame]
+    """By index of the file: ROW and TS of each row with a usable place."""
+
+    @property
+    def last_day(self) -> date:
+        """The day of the last row."""
+        return date.fromordinal(self.order.first_day.toordinal() + (self.rows - 1) // self.order.rows_per_day)
+
+    def selection(self, file: LogFile, scope: Scope) -> Select:
+        """Keeps the rows of ``file`` in ``scope``, and adds TS, INGEST and SKEWED."""
+
+        def select(lazy: pl.LazyFrame, _: Schema) -> pl.LazyFrame:
+            timed = lazy.join(self.times[file.index].lazy(), on=ROW, how="left", maintain_order="left")
+            return timed.with_columns(pl.col(TS).alias(INGEST), pl.lit(False).alias(SKEWED)).filter(
+                scope.holds(pl.col(TS))
+            )
+
+        return select
+
+    def checks(self, schema: Schema) -> tuple[Check, ...]:
+        """Each row has a value that orders it."""
+        column = self.order.column
+        given = is_given(column, schema[column])
+        return (
+            Check(broken=~given, reason="missing_time", rule=f"each row has a value in `{column}`", column=column),
+            Check(
+                broken=pl.col(TS).is_null(),
+                reason="bad_time",
+                rule=f"`{column}` holds values that order the rows, like its other values",
+                column=column,
+            ),
+        )
+
+
+def rank_rows(order: Order, files: Sequence[LogFile]) -> Ranks:
+    """Reads the order column of all files and gives each row its day and time.
+
+    Raises:
+        SourceError: the column cannot order rows, or a file cannot be read.
+    """
+    parts = []
+    for file in files:
+        rows = read_rows(file, {order.column: "impression.order.column"}, lambda lazy, _: lazy)
+        kind = rows.schema[order.column]
+        if kind.is_nested() or kind in (pl.Boolean, pl.Object):
+            raise SourceError(
+                f"{file.path}: column `{order.column}` has type {kind}, which orders nothing. "
+                "Name a column of numbers, times or text in `impression.order.column`."
+            )
+        value = rows.frame.select(
+            pl.lit(file.index, pl.Int32).alias("file"), ROW, raw(order.column).alias("value")
+        ).filter(_is_ordering(kind))
+        parts.append(value)
+    ranked = _sorted(parts)
+    place = pl.int_range(pl.len(), dtype=pl.Int64)
+    day, slot = place // order.rows_per_day, place % order.rows_per_day
+    time = day_start(order.first_day) + day * DAY_US + slot * DAY_US // order.rows_per_day
+    timed = ranked.select("file", ROW, time.alias(TS))
+    by_file = {file.index: timed.filter(pl.col("file") == file.index).drop("file") for file in files}
+    return Ranks(order, timed.height, by_file)
+
+
+def _is_ordering(kind: pl.DataType) -> pl.Expr:
+    value = pl.col("value")
+    if kind == pl.String:
+        return (value.str.strip_chars() != "").fill_null(False)
+    return (value.is_not_null() & value.is_not_nan()) if kind.is_float() else value.is_not_null()
+
+
+def _sorted(parts: list[pl.DataFrame]) -> pl.DataFrame:
+    kinds = {part.schema["value"] for part in parts}
+    if len(kinds) > 1:
+        # Files of several formats: their texts decide.
+        parts = [part.with_columns(pl.col("value").cast(pl.String)) for part in parts]
+    rows = pl.concat(parts)
+    if rows.schema["value"] == pl.String:
+        exact = pl.col("value").str.strip_chars().cast(pl.Int64, strict=False)
+        close = pl.col("value").str.strip_chars().cast(pl.Float64, strict=False).fill_nan(None)
+        numeric = rows.select(close.is_not_null().mean()).item() or 0.0
+        if numeric > 0.5:
+            # Whole numbers beyond 2^53 keep their order: the exact value settles ties of the rounded one.
+            rows = rows.with_columns(close.alias("value"), exact.alias("exact")).drop_nulls("value")
+            return rows.sort("value", "exact", "file", ROW)
+    return rows.sort("value", "file", ROW)

@@ -1,0 +1,121 @@
+"""The contract of the canonical tables, generated from the spec: the last look before rows leave this room."""
+
+import pandera.polars as pa
+import polars as pl
+from pandera.errors import SchemaErrors
+
+from ctr_pipeline.sources.errors import SourceError
+from ctr_pipeline.sources.pseudonyms import PSEUDONYM_LENGTH
+from ctr_pipeline.sources.times import EARLIEST, LATEST
+from ctr_pipeline.spec import Spec
+
+EVENT_SCHEMA = pl.Schema(
+    {
+        "day": pl.Date,
+        "impression_id": pl.String,
+        "event": pl.String,
+        "kind": pl.String,
+        "event_ts": pl.Int64,
+        "ingest_ts": pl.Int64,
+    }
+)
+"""Columns of the table `outcome_events`."""
+
+_PSEUDONYM = rf"^[0-9a-f]{{{PSEUDONYM_LENGTH}}}$"
+
+
+def impressions_schema(spec: Spec) -> pl.Schema:
+    """Columns of the table `impressions`, in order."""
+    return pl.Schema(
+        {
+            "day": pl.Date,
+            "impression_id": pl.String,
+            "ts": pl.Int64,
+            "ingest_ts": pl.Int64,
+            "user": pl.String,
+            "session": pl.String,
+            "position": pl.Int32,
+            "traffic": pl.String,
+            "propensity": pl.Float64,
+            **{feature.name: pl.Float64 for feature in spec.features.numeric},
+            **{feature.name: pl.String for feature in spec.features.embedded},
+        }
+    )
+
+
+def impressions_contract(spec: Spec) -> pa.DataFrameSchema:
+    """What holds for every row of `impressions`."""
+    kinds = impressions_schema(spec)
+    checks: dict[str, list[pa.Check]] = {
+        "impression_id": [pa.Check.str_matches(_PSEUDONYM)],
+        "user": [pa.Check.str_matches(_PSEUDONYM)],
+        "session": [pa.Check.str_matches(_PSEUDONYM)],
+        "ts": [_time_check()],
+        "ingest_ts": [_time_check()],
+        "position": [pa.Check.ge(1)],
+        "traffic": [pa.Check.isin(["random", "production"])],
+        "propensity": [pa.Check.gt(0), pa.Check.le(1)],
+    }
+    for feature in spec.features.numeric:
+        bounds = [pa.Check(_all_finite, name="finite")]
+        bounds += [pa.Check.ge(feature.minimum)] if feature.minimum is not None else []
+        bounds += [pa.Check.le(feature.maximum)] if feature.maximum is not None else []
+        checks[feature.name] = bounds
+    private = {spec.impression.id, spec.impression.user, spec.impression.session, *spec.privacy.pseudonymise}
+    for category in spec.features.embedded:
+        if category.source_column in private:
+            checks[category.name] = [pa.Check.str_matches(_PSEUDONYM)]
+    required = {"day", "impression_id", "ts", "ingest_ts"}
+    return _contract(kinds, checks, required, unique="impression_id")
+
+
+def events_contract(spec: Spec) -> pa.DataFrameSchema:
+    """What holds for every row of `outcome_events`."""
+    checks = {
+        "impression_id": [pa.Check.str_matches(_PSEUDONYM)],
+        "event": [pa.Check.isin([task.name for task in spec.tasks])],
+        "kind": [pa.Check.isin(["outcome", "closed", "unknown"])],
+        "event_ts": [_time_check()],
+        "ingest_ts": [_time_check()],
+    }
+    return _contract(EVENT_SCHEMA, checks, set(EVENT_SCHEMA), unique=None)
+
+
+def check_impressions(spec: Spec, frame: pl.DataFrame) -> None:
+    """Raises SourceError unless ``frame`` keeps the contract of `impressions`."""
+    _validate(impressions_contract(spec), frame, "impressions")
+
+
+def check_events(spec: Spec, frame: pl.DataFrame) -> None:
+    """Raises SourceError unless ``frame`` keeps the contract of `outcome_events`."""
+    _validate(events_contract(spec), frame, "outcome_events")
+
+
+def _contract(
+    kinds: pl.Schema, checks: dict[str, list[pa.Check]], required: set[str], unique: str | None
+) -> pa.DataFrameSchema:
+    columns = {
+        name: pa.Column(kind, checks=checks.get(name), nullable=name not in required, unique=name == unique)
+        for name, kind in kinds.items()
+    }
+    return pa.DataFrameSchema(columns, strict=True, ordered=True)
+
+
+def _time_check() -> pa.Check:
+    return pa.Check.in_range(EARLIEST, LATEST, include_max=False)
+
+
+def _all_finite(data: pa.PolarsData) -> pl.LazyFrame:
+    return data.lazyframe.select(pl.col(data.key).is_finite())
+
+
+def _validate(contract: pa.DataFrameSchema, frame: pl.DataFrame, table: str) -> None:
+    try:
+        contract.validate(frame, lazy=True)
+    except SchemaErrors as error:
+        # The failure cases themselves may hold ids: only columns and rules are named.
+        broken = sorted({f"{case.schema.name}: {case.check}" for case in error.schema_errors})
+        raise SourceError(
+            f"rows of table {table} break its contract ({'; '.join(broken)}). They should have been quarantined: "
+            "please report this as a defect, with your spec and the type of that column."
+        ) from None

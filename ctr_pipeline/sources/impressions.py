@@ -1,0 +1,286 @@
+"""The impression log → rows of the table `impressions`."""
+
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+from ctr_pipeline.sources import values
+from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, rank_rows
+from ctr_pipeline.sources.contract import check_impressions, impressions_schema
+from ctr_pipeline.sources.errors import SourceError, listed
+from ctr_pipeline.sources.files import LogFile, open_log
+from ctr_pipeline.sources.pseudonyms import Pseudonymiser
+from ctr_pipeline.sources.quarantine import (
+    COLUMN,
+    DAY,
+    FILE,
+    NAME,
+    REASON,
+    RULE,
+    VALUE,
+    ReadResult,
+    count_by_day,
+    diagnose,
+    quarantine,
+    with_malformed,
+)
+from ctr_pipeline.sources.rows import RAW, Schema, raw, read_rows
+from ctr_pipeline.sources.text import ROW
+from ctr_pipeline.sources.times import READABLE, likely_unit
+from ctr_pipeline.sources.values import Check, Field
+from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
+from ctr_pipeline.spec.source import Order
+
+
+def log_range(spec: Spec, impression_files: Sequence[Path]) -> tuple[date, date]:
+    """The first and last day (UTC) of the impressions that have a usable time.
+
+    Raises:
+        SourceError: a file cannot be read, or no row has a usable time.
+    """
+    files = open_log(spec.source.impressions, impression_files)
+    clock = clock_of(spec)
+    if clock is None:
+        ranks = rank_rows(declared_order(spec), files)
+        if ranks.rows == 0:
+            raise _no_rows(files, ranks.order.column)
+        return ranks.order.first_day, ranks.last_day
+    bounds = [_time_bounds(file, clock) for file in files]
+    known = [(low, high) for low, high in bounds if low is not None and high is not None]
+    if not known:
+        raise _no_rows(files, clock.time)
+    days = pl.Series([min(low for low, _ in known), max(high for _, high in known)]).cast(pl.Datetime("us")).dt.date()
+    return days[0], days[1]
+
+
+def read_impressions(
+    spec: Spec,
+    files: Sequence[Path],
+    first: date,
+    last: date,
+    pseudonymiser: Pseudonymiser,
+    log_first: date,
+) -> ReadResult:
+    """The impressions of the days ``first`` to ``last`` (UTC, both included).
+
+    Args:
+        spec: Says which columns mean what.
+        files: The files of the impression log, all of them.
+        first: First day to read.
+        last: Last day to read.
+        pseudonymiser: Hashes ids.
+        log_first: First day of the log; rows that no day can be given to count as rows of this day.
+
+    Returns:
+        Impressions in order of (ts, impression_id). Of rows with the same id the earliest by (time, file, row) is
+        kept; the others are quarantined.
+
+    Raises:
+        SourceError: a file cannot be read as declared.
+    """
+    scope = Scope.of(first, last, log_first)
+    opened = open_log(spec.source.impressions, files)
+    clock = clock_of(spec) or rank_rows(declared_order(spec), opened)
+    parts = [_read_file(spec, file, scope, clock, pseudonymiser) for file in opened]
+    rows = mark_repeated(spec, pl.concat(parts)).with_columns(
+        pl.from_epoch(TS, time_unit="us").dt.date().fill_null(log_first).alias(DAY)
+    )
+    good = rows.filter(pl.col(REASON).is_null())
+    kept = (
+        good.with_columns(pl.col(DAY).alias("day"), pl.col(TS).alias("ts"), pl.col(INGEST).alias("ingest_ts"))
+        .select(impressions_schema(spec).names())
+        .sort("ts", "impression_id")
+    )
+    check_impressions(spec, kept)
+    return ReadResult(
+        kept=kept,
+        quarantined=quarantine(rows, "impressions"),
+        rows_in=rows.height,
+        ignored=0,
+        rows_in_by_day=count_by_day(rows[DAY]),
+        notices={"clock_skew": int(good[SKEWED].sum())},
+    )
+
+
+def private_columns(spec: Spec) -> frozenset[str]:
+    """Columns of the impression log whose values are replaced by pseudonyms and never shown."""
+    ids = (spec.impression.id, spec.impression.user, spec.impression.session)
+    return frozenset(column for column in (*ids, *spec.privacy.pseudonymise) if column is not None)
+
+
+def impression_key(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> pl.Expr:
+    """The pseudonym that identifies an impression: of its id, or of file name and row number where it has none."""
+    column = spec.impression.id
+    if column is None:
+        return pseudonymiser.of(pl.format(file.label.replace("{", "{{").replace("}", "}}") + ":{}", pl.col(ROW)))
+    return values.identity(column, schema[column], str(file.path), pseudonymiser)
+
+
+def declared_order(spec: Spec) -> Order:
+    """The order of an impression log without a clock."""
+    assert spec.impression.order is not None, "a spec has a time or an order"
+    return spec.impression.order
+
+
+def mark_repeated(spec: Spec, rows: pl.DataFrame) -> pl.DataFrame:
+    """Sorts by (time, file, row) and marks each row whose impression id came before, even if that row is broken."""
+    rows = rows.sort(TS, FILE, ROW)
+    identified = pl.col(TS).is_not_null() & pl.col("impression_id").is_not_null()
+    repeated = identified & ~pl.struct(identified, "impression_id").is_first_distinct()
+    return rows.with_columns(
+        pl.when(repeated).then(pl.lit("duplicate_id")).otherwise(REASON).alias(REASON),
+        pl.when(repeated)
+        .then(pl.lit("an impression id occurs once; the earliest row is kept"))
+        .otherwise(RULE)
+        .alias(RULE),
+        pl.when(repeated).then(pl.lit(spec.impression.id, pl.String)).otherwise(COLUMN).alias(COLUMN),
+        pl.when(~repeated).then(VALUE).alias(VALUE),
+    )
+
+
+def _columns(spec: Spec) -> dict[str, str]:
+    """Columns to read, with the fields of the spec that name them."""
+    declared, found = spec.impression, dict[str, str]()
+    clock = clock_of(spec)
+    if clock is not None:
+        found |= clock.columns("impression")
+    elif declared.order is not None:
+        found[declared.order.column] = "impression.order.column"
+    for name in ("id", "user", "session", "position", "propensity"):
+        column = getattr(declared, name)
+        if column is not None:
+            found.setdefault(column, f"impression.{name}")
+    if declared.traffic is not None:
+        found.setdefault(declared.traffic.column, "impression.traffic.column")
+    features: list[NumericFeature | CategoricalFeature] = [*spec.features.numeric, *spec.features.embedded]
+    for feature in features:
+        found.setdefault(feature.source_column, f"column of feature {feature.name}")
+    for task in spec.tasks:
+        for column in (task.label.column, task.label.time_column, *task.label.closed_by):
+            if column is not None:
+                found.setdefault(column, f"label of task {task.name}")
+    return found
+
+
+def _read_file(
+    spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, pseudonymiser: Pseudonymiser
+) -> pl.DataFrame:
+    """Canonical columns, TS, INGEST, SKEWED, and reason, rule, column and value of what is wrong with a row."""
+    where = str(file.path)
+    select = clock.selection(scope, TS, where) if isinstance(clock, Clock) else clock.selection(file, scope)
+    rows = read_rows(file, _columns(spec), select)
+    schema, private = rows.schema, private_columns(spec)
+    fields = _fields(spec, file, schema, pseudonymiser)
+    checks = [
+        *id_checks(spec, schema, where),
+        *clock.checks(schema),
+        *(check for field in fields for check in field.checks),
+        *_label_checks(spec, schema, where),
+    ]
+    frame = diagnose(rows, checks, private, where).with_columns(field.value for field in fields)
+    if scope.with_undated:
+        frame = with_malformed(frame, rows)
+    canonical = dict(impressions_schema(spec))
+    names = [name for name in canonical if name not in ("day", "ts", "ingest_ts")]
+    absent = [pl.lit(None, canonical[name]).alias(name) for name in names if name not in frame.columns]
+    return frame.with_columns(absent).select(
+        pl.lit(file.index, pl.Int32).alias(FILE),
+        pl.lit(file.name).alias(NAME),
+        ROW,
+        TS,
+        INGEST,
+        pl.col(SKEWED).fill_null(False),
+        *names,
+        REASON,
+        RULE,
+        COLUMN,
+        VALUE,
+    )
+
+
+def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> list[Field]:
+    where, declared, private = str(file.path), spec.impression, private_columns(spec)
+    fields = [Field(impression_key(spec, file, schema, pseudonymiser).alias("impression_id"))]
+    for name, column in (("user", declared.user), ("session", declared.session)):
+        if column is not None:
+            fields.append(Field(values.identity(column, schema[column], where, pseudonymiser).alias(name)))
+    if declared.position is not None:
+        fields.append(values.position(declared.position, schema[declared.position], where))
+    if declared.traffic is not None:
+        fields.append(values.traffic(declared.traffic, schema[declared.traffic.column], where))
+    if declared.propensity is not None:
+        fields.append(values.propensity(declared.propensity, schema[declared.propensity], where))
+    for number in spec.features.numeric:
+        column = number.source_column
+        if column in private:
+            raise SourceError(
+                f"feature `{number.name}` is a number, but its column `{column}` is replaced by a hash. "
+                "Make the feature categorical, or take the column out of `privacy.pseudonymise`."
+            )
+        fields.append(values.numeric_feature(number, schema[column], where))
+    for category in spec.features.embedded:
+        column = category.source_column
+        hashed = pseudonymiser if column in private else None
+        fields.append(values.embedded_feature(category, schema[column], where, hashed))
+    return fields
+
+
+def id_checks(spec: Spec, schema: Schema, where: str) -> tuple[Check, ...]:
+    """Each impression has an id, where the log has ids."""
+    column = spec.impression.id
+    if column is None:
+        return ()
+    missing = values.canonical_text(column, schema[column], where).is_null()
+    return (Check(broken=missing, reason="missing_id", rule=f"each impression has an id in `{column}`", column=column),)
+
+
+def _label_checks(spec: Spec, schema: Schema, where: str) -> list[Check]:
+    """An unreadable label makes the whole row useless: without it, it would count as a negative."""
+    checks = []
+    for task in spec.tasks:
+        if task.label.column is not None:
+            checks.append(values.label(task.label.column, schema[task.label.column], where)[1])
+        for column in (task.label.time_column, *task.label.closed_by):
+            if column is not None:
+                parsed = values.time_value(column, schema[column], where, spec.impression.time_unit, spec.time_zone)
+                checks.extend(values.time_checks(column, schema[column], parsed, required=False))
+    return checks
+
+
+def _time_bounds(file: LogFile, clock: Clock) -> tuple[int | None, int | None]:
+    """The earliest and latest usable time in a file."""
+
+    def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
+        time = values.time_value(clock.time, schema[clock.time], str(file.path), clock.unit, clock.zone)
+        unusable = values.is_given(clock.time, schema[clock.time]) & time.is_null()
+        return lazy.select(
+            time.min().alias("low"),
+            time.max().alias("high"),
+            unusable.sum().alias("unusable"),
+            raw(clock.time).filter(unusable).first().alias(RAW + clock.time),
+        )
+
+    rows = read_rows(file, {clock.time: "impression.time"}, select)
+    low, high = rows.frame["low"].min(), rows.frame["high"].max()
+    unusable = int(rows.frame["unusable"].sum())
+    if low is None and unusable:
+        examples = rows.frame[RAW + clock.time].drop_nulls()
+        unit = likely_unit(examples)
+        hint = f"As a number that is a time in {unit}: set `impression.time_unit: {unit}`. " if unit else ""
+        raise SourceError(
+            f"{file.path}: none of the {unusable} values of column `{clock.time}` is a usable time (such as "
+            f"{examples.cast(pl.String)[0]!r}); expected {READABLE}, between 1980 and 2200. {hint}"
+            "Name another column in `impression.time`, or correct the file."
+        )
+    return low, high  # type: ignore[return-value]
+
+
+def _no_rows(files: Sequence[LogFile], column: str) -> SourceError:
+    names = listed([file.name for file in files])
+    return SourceError(
+        f"the impression log has no row with a value in `{column}` (files: {names}). "
+        "Check that the paths in `source.impressions` lead to the right files, and that they have rows."
+    )

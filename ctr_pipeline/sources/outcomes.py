@@ -1,0 +1,324 @@
+"""Event logs and label columns → rows of the table `outcome_events`.
+
+All three label styles end in the same rows. Each belongs to the day on which it arrived.
+"""
+
+from collections.abc import Mapping, Sequence
+from datetime import date
+from pathlib import Path
+
+import polars as pl
+
+from ctr_pipeline.sources import values
+from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, rank_rows
+from ctr_pipeline.sources.contract import EVENT_SCHEMA, check_events
+from ctr_pipeline.sources.errors import SourceError, listed, near_miss
+from ctr_pipeline.sources.files import LogFile, open_log
+from ctr_pipeline.sources.impressions import declared_order, impression_key, mark_repeated, private_columns
+from ctr_pipeline.sources.pseudonyms import Pseudonymiser
+from ctr_pipeline.sources.quarantine import (
+    COLUMN,
+    DAY,
+    FILE,
+    NAME,
+    REASON,
+    RULE,
+    VALUE,
+    ReadResult,
+    count_by_day,
+    diagnose,
+    quarantine,
+    with_malformed,
+)
+from ctr_pipeline.sources.rows import Schema, Select, read_rows
+from ctr_pipeline.sources.text import ROW
+from ctr_pipeline.sources.values import Check
+from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.source import EventLog
+from ctr_pipeline.spec.tasks import Task
+
+OUTCOME, CLOSED, UNKNOWN = "outcome", "closed", "unknown"
+"""Kinds of rows: it happened; the case was closed without it; the log does not say."""
+
+_IGNORED = "__ignored"
+_TYPE = "__type"
+
+_UNITS = pl.Schema(
+    {
+        DAY: pl.Date,
+        FILE: pl.Int32,
+        NAME: pl.String,
+        ROW: pl.Int64,
+        "impression_id": pl.String,
+        "event": pl.String,
+        "kind": pl.String,
+        "event_ts": pl.Int64,
+        "ingest_ts": pl.Int64,
+        SKEWED: pl.Boolean,
+        REASON: pl.String,
+        RULE: pl.String,
+        COLUMN: pl.String,
+        VALUE: pl.String,
+        _IGNORED: pl.Boolean,
+    }
+)
+# A unit is one thing that a log says about one task: an event, a label's value, an outcome's time, a closing time.
+
+
+def read_events(
+    spec: Spec,
+    impression_files: Sequence[Path],
+    event_files: Mapping[str, Sequence[Path]],
+    first: date,
+    last: date,
+    pseudonymiser: Pseudonymiser,
+    log_first: date,
+) -> ReadResult:
+    """What arrived about outcomes on the days ``first`` to ``last`` (UTC, both included).
+
+    Args:
+        spec: Says which columns mean what.
+        impression_files: The files of the impression log, for tasks whose label is one of its columns.
+        event_files: The files of each event log, by the log's name.
+        first: First arrival day to read.
+        last: Last arrival day to read.
+        pseudonymiser: Hashes ids.
+        log_first: First day of the log; rows that no day can be given to count as rows of this day.
+
+    Returns:
+        Rows in order of (ingest_ts, impression_id, event, kind, event_ts). ``rows_in`` counts statements, not lines:
+        an event that two tasks use counts twice, and an impression once for each task with a label column.
+        Label values of 0 and events of types that no task uses are ``ignored``.
+
+    Raises:
+        SourceError: a file cannot be read as declared.
+    """
+    scope = Scope.of(first, last, log_first)
+    logs = {log.name: log for log in spec.source.events}
+    parts = [pl.DataFrame(schema=_UNITS)]
+    if any(task.label.event is not None for task in spec.tasks):
+        for name, paths in event_files.items():
+            if name not in logs and spec.source.simulator is None:
+                raise SourceError(
+                    f"event log `{name}` is not declared.{near_miss(name, list(logs))} "
+                    f"Logs in `source.events`: {listed(list(logs)) or 'none'}. Correct the name."
+                )
+            # The simulator's event log has the default column names, and says when it received each event.
+            log = logs.get(name) or EventLog(name=name, ingest_time="ingest_ts")
+            parts += [_event_units(spec, log, file, scope, pseudonymiser) for file in open_log(log, paths)]
+    parts += _label_units(spec, impression_files, scope, pseudonymiser)
+    units = pl.concat(parts).with_columns(pl.col(DAY).fill_null(log_first))
+    broken, ignored = pl.col(REASON).is_not_null(), pl.col(_IGNORED)
+    good = units.filter(~broken & ~ignored)
+    kept = (
+        good.with_columns(pl.col(DAY).alias("day"))
+        .select(EVENT_SCHEMA.names())
+        .sort("ingest_ts", "impression_id", "event", "kind", "event_ts")
+    )
+    check_events(spec, kept)
+    return ReadResult(
+        kept=kept,
+        quarantined=quarantine(units, "outcome_events"),
+        rows_in=units.height,
+        ignored=units.filter(~broken & ignored).height,
+        rows_in_by_day=count_by_day(units[DAY]),
+        notices={"clock_skew": int(good[SKEWED].sum()), "duplicate_event": kept.height - kept.n_unique()},
+    )
+
+
+def _event_units(spec: Spec, log: EventLog, file: LogFile, scope: Scope, pseudonymiser: Pseudonymiser) -> pl.DataFrame:
+    where = str(file.path)
+    section = f"source.events.{log.name}"
+    clock = Clock(time=log.time, ingest=log.ingest_time, unit=log.time_unit, zone=spec.time_zone)
+    columns = {log.impression_id: f"{section}.impression_id", log.type: f"{section}.type"} | clock.columns(section)
+    rows = read_rows(file, columns, clock.selection(scope, INGEST, where))
+    text = values.canonical_text(log.impression_id, rows.schema[log.impression_id], where)
+    kind = values.canonical_text(log.type, rows.schema[log.type], where)
+    checks = (
+        Check(
+            broken=text.is_null(),
+            reason="missing_id",
+            rule=f"each event has the id of its impression in `{log.impression_id}`",
+            column=log.impression_id,
+        ),
+        Check(
+            broken=kind.is_null(), reason="missing_type", rule=f"each event has a type in `{log.type}`", column=log.type
+        ),
+        *clock.checks(rows.schema),
+    )
+    private = {*private_columns(spec), log.impression_id}
+    frame = diagnose(rows, checks, private, where).with_columns(
+        pseudonymiser.of(text).alias("impression_id"), kind.alias(_TYPE)
+    )
+    if scope.with_undated:
+        frame = with_malformed(frame, rows)
+    used = [(task.label.event, task.name) for task in spec.tasks if task.label.event is not None]
+    tasks = pl.DataFrame(used, schema={_TYPE: pl.String, "event": pl.String}, orient="row")
+    frame = frame.join(tasks, on=_TYPE, how="left", maintain_order="left_right").with_columns(
+        pl.col(TS).alias("event_ts"),
+        pl.col(INGEST).alias("ingest_ts"),
+        pl.lit(OUTCOME).alias("kind"),
+        (pl.col("event").is_null() & pl.col(_TYPE).is_not_null()).alias(_IGNORED),
+        pl.from_epoch(INGEST, time_unit="us").dt.date().alias(DAY),
+    )
+    # An event of no task's concern is ignored, whatever else is wrong with it.
+    return _units(frame.with_columns(pl.when(~pl.col(_IGNORED)).then(REASON).alias(REASON)), file)
+
+
+def _label_units(
+    spec: Spec, impression_files: Sequence[Path], scope: Scope, pseudonymiser: Pseudonymiser
+) -> list[pl.DataFrame]:
+    flags = [task for task in spec.tasks if task.label.column is not None]
+    timed = [task for task in spec.tasks if task.label.time_column is not None]
+    if not flags and not timed:
+        return []
+    files = open_log(spec.source.impressions, impression_files)
+    clock = clock_of(spec) or rank_rows(declared_order(spec), files)
+    parts = []
+    if flags:
+        parts += _flag_units(spec, flags, files, clock, scope, pseudonymiser)
+    for file in files if timed else ():
+        parts.append(_time_units(spec, timed, file, clock, scope, pseudonymiser))
+    return parts
+
+
+def _flag_units(
+    spec: Spec,
+    tasks: Sequence[Task],
+    files: Sequence[LogFile],
+    clock: Clock | Ranks,
+    scope: Scope,
+    pseudonymiser: Pseudonymiser,
+) -> list[pl.DataFrame]:
+    """Labels of 0, 1 or null: one unit for each impression that arrived and each task."""
+    # Rows without a time are quarantined with their impression, and belong to no arrival day.
+    dated = Scope(scope.first, scope.last, with_undated=False)
+    columns = _identity_columns(spec) | {str(t.label.column): f"label of task {t.name}" for t in tasks}
+    frames = []
+    for file in files:
+        where = str(file.path)
+        rows = read_rows(file, columns, _selection(clock, file, dated, where))
+        parsed = {t.name: values.label(str(t.label.column), rows.schema[str(t.label.column)], where) for t in tasks}
+        diagnosed = {
+            t.name: diagnose(rows, [parsed[t.name][1]], private_columns(spec), where).select(
+                ROW, pl.struct(REASON, RULE, COLUMN, VALUE).alias(f"__problem_{t.name}")
+            )
+            for t in tasks
+        }
+        frame = rows.frame.with_columns(
+            _identified(spec, file, rows.schema, pseudonymiser),
+            *(parsed[t.name][0].alias(f"__label_{t.name}") for t in tasks),
+            *[pl.lit(None, pl.String).alias(name) for name in (REASON, RULE, COLUMN, VALUE)],
+            pl.lit(file.index, pl.Int32).alias(FILE),
+            pl.lit(file.name).alias(NAME),
+        )
+        for t in tasks:
+            frame = frame.join(diagnosed[t.name], on=ROW, how="left", maintain_order="left")
+        frames.append(frame.select(pl.exclude("^raw:.*$")))
+    rows_seen = mark_repeated(spec, pl.concat(frames))
+    units = []
+    for task in tasks:
+        label, problem = pl.col(f"__label_{task.name}"), pl.col(f"__problem_{task.name}").struct
+        # Without an id, or repeated: set aside with the impression, so of no use here.
+        useless = pl.col("impression_id").is_null() | pl.col(REASON).is_not_null() | pl.col(TS).is_null()
+        units.append(
+            rows_seen.select(
+                pl.from_epoch(INGEST, time_unit="us").dt.date().alias(DAY),
+                FILE,
+                NAME,
+                ROW,
+                "impression_id",
+                pl.lit(task.name).alias("event"),
+                pl.when(label.is_null()).then(pl.lit(UNKNOWN)).otherwise(pl.lit(OUTCOME)).alias("kind"),
+                pl.col(TS).alias("event_ts"),
+                pl.col(INGEST).alias("ingest_ts"),
+                SKEWED,
+                *(pl.when(~useless).then(problem.field(name)).alias(name) for name in (REASON, RULE, COLUMN, VALUE)),
+                (useless | (label == 0).fill_null(False)).alias(_IGNORED),
+            ).select(_UNITS.names())
+        )
+    return units
+
+
+def _time_units(
+    spec: Spec,
+    tasks: Sequence[Task],
+    file: LogFile,
+    clock: Clock | Ranks,
+    scope: Scope,
+    pseudonymiser: Pseudonymiser,
+) -> pl.DataFrame:
+    """Outcome and closing times: one unit for each that lies in scope.
+
+    Unreadable ones have no arrival day; their impressions are quarantined.
+    """
+    where, unit, zone = str(file.path), spec.impression.time_unit, spec.time_zone
+    dated = Scope(scope.first, scope.last, with_undated=False)
+    sources = {t.name: [c for c in (t.label.time_column, *t.label.closed_by) if c is not None] for t in tasks}
+    columns = _identity_columns(spec) | {c: f"label of task {name}" for name, named in sources.items() for c in named}
+    names = [(task, kind) for task in tasks for kind in (OUTCOME, CLOSED) if kind == OUTCOME or task.label.closed_by]
+
+    def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
+        def parsed(column: str) -> pl.Expr:
+            return values.time_value(column, schema[column], where, unit, zone)
+
+        times = []
+        for task, kind in names:
+            own = [str(task.label.time_column)] if kind == OUTCOME else task.label.closed_by
+            times.append(pl.min_horizontal([parsed(column) for column in own]).alias(f"__{kind}_{task.name}"))
+        in_scope = [dated.holds(pl.col(f"__{kind}_{task.name}")) for task, kind in names]
+        return lazy.with_columns(times).filter(pl.any_horizontal(in_scope))
+
+    rows = read_rows(file, columns, select)
+    frame = rows.frame
+    if isinstance(clock, Ranks):
+        frame = frame.join(clock.times[file.index], on=ROW, how="left", maintain_order="left")
+    else:
+        time = values.time_value(clock.time, rows.schema[clock.time], where, unit, zone)
+        frame = frame.with_columns(time.alias(TS))
+    frame = frame.with_columns(_identified(spec, file, rows.schema, pseudonymiser))
+    parts = [pl.DataFrame(schema=_UNITS)]
+    for task, kind in names:
+        moment = pl.col(f"__{kind}_{task.name}")
+        parts.append(
+            _units(
+                frame.filter(dated.holds(moment)).with_columns(
+                    pl.from_epoch(moment, time_unit="us").dt.date().alias(DAY),
+                    pl.lit(task.name).alias("event"),
+                    pl.lit(kind).alias("kind"),
+                    moment.alias("event_ts"),
+                    moment.alias("ingest_ts"),
+                    pl.lit(False).alias(SKEWED),
+                    *[pl.lit(None, pl.String).alias(name) for name in (REASON, RULE, COLUMN, VALUE)],
+                    (pl.col("impression_id").is_null() | pl.col(TS).is_null()).alias(_IGNORED),
+                ),
+                file,
+            )
+        )
+    return pl.concat(parts)
+
+
+def _units(frame: pl.DataFrame, file: LogFile) -> pl.DataFrame:
+    return frame.with_columns(
+        pl.lit(file.index, pl.Int32).alias(FILE),
+        pl.lit(file.name).alias(NAME),
+        pl.col(SKEWED).fill_null(False),
+        pl.col(_IGNORED).fill_null(False),
+    ).select(_UNITS.names())
+
+
+def _identity_columns(spec: Spec) -> dict[str, str]:
+    """Id and time of the impression, with the fields of the spec that name them."""
+    clock = clock_of(spec)
+    columns = clock.columns("impression") if clock else {declared_order(spec).column: "impression.order.column"}
+    return columns | ({spec.impression.id: "impression.id"} if spec.impression.id else {})
+
+
+def _identified(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> pl.Expr:
+    return impression_key(spec, file, schema, pseudonymiser).alias("impression_id")
+
+
+def _selection(clock: Clock | Ranks, file: LogFile, scope: Scope, where: str) -> Select:
+    if isinstance(clock, Clock):
+        return clock.selection(scope, INGEST, where)
+    return clock.selection(file, scope)

@@ -1,0 +1,155 @@
+"""Where every row of a log went: kept, quarantined with the reason, or ignored."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date
+
+import polars as pl
+
+from ctr_pipeline.sources.errors import SourceError
+from ctr_pipeline.sources.rows import RAW, Rows, raw
+from ctr_pipeline.sources.text import ROW
+from ctr_pipeline.sources.times import likely_unit
+from ctr_pipeline.sources.values import Check
+
+QUARANTINE_SCHEMA = pl.Schema(
+    {
+        "day": pl.Date,
+        "table": pl.String,
+        "reason": pl.String,
+        "rule": pl.String,
+        "column": pl.String,
+        "source_file": pl.String,
+        "source_row": pl.Int64,
+        "value": pl.String,
+    }
+)
+"""Columns of the quarantine."""
+
+REASON, RULE, COLUMN, VALUE = "__reason", "__rule", "__column", "__value"
+"""What is wrong with a row, beside its own columns; null for a good row."""
+
+FILE, NAME = "__file", "__name"
+"""Place of a row's file in the log, and the file's name."""
+
+DAY = "__day"
+"""The day of the partition to which a row belongs."""
+
+_PROBLEM = "__problem"
+_LONGEST_VALUE = 80
+# With fewer values, a column that fails throughout may as well be a handful of broken rows.
+_ENOUGH_TO_JUDGE = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReadResult:
+    """What one call read. ``rows_in == kept.height + quarantined.height + ignored`` always holds."""
+
+    kept: pl.DataFrame
+    """Rows of the table, in its column order and sorted."""
+    quarantined: pl.DataFrame
+    """Rows set aside; columns QUARANTINE_SCHEMA."""
+    rows_in: int
+    ignored: int
+    """Rows that are in order, but of no use to any task."""
+    rows_in_by_day: Mapping[date, int]
+    """``rows_in`` by day of the partition; days without rows are absent."""
+    notices: Mapping[str, int] = field(default_factory=dict)
+    """Number of kept rows by peculiarity: ``clock_skew`` (ingest time before event time; the event time is used for
+    both), ``duplicate_event`` (exact repetitions, which no label depends on)."""
+
+
+def diagnose(rows: Rows, checks: Sequence[Check], private: Collection[str], where: str) -> pl.DataFrame:
+    """Adds REASON, RULE, COLUMN and VALUE of the first broken check to each row of ``rows.frame``; null for good rows.
+
+    Args:
+        rows: What was read of one file.
+        checks: Reasons to set a row aside, the most important first.
+        private: Columns whose values must not be shown.
+        where: Names the file in messages.
+
+    Raises:
+        SourceError: a column holds nothing that it is declared to hold.
+    """
+    marks = [pl.when(check.broken).then(pl.lit(number, pl.Int32)) for number, check in enumerate(checks)]
+    frame = rows.frame.with_columns((pl.coalesce(marks) if marks else pl.lit(None, pl.Int32)).alias(_PROBLEM))
+    broken = frame.filter(pl.col(_PROBLEM).is_not_null())
+    if broken.height:
+        _refuse_wrong_columns(rows, broken, checks, private, where)
+    table = pl.DataFrame(
+        {
+            _PROBLEM: range(len(checks)),
+            REASON: [check.reason for check in checks],
+            RULE: [check.rule for check in checks],
+            COLUMN: [check.column for check in checks],
+        },
+        schema={_PROBLEM: pl.Int32, REASON: pl.String, RULE: pl.String, COLUMN: pl.String},
+    )
+    shown = [
+        pl.when(pl.col(_PROBLEM) == number).then(raw(check.column).cast(pl.String, strict=False))
+        for number, check in enumerate(checks)
+        if check.column is not None and check.column not in private
+    ]
+    value = pl.coalesce(shown).str.head(_LONGEST_VALUE) if shown else pl.lit(None, pl.String)
+    found = broken.select(ROW, _PROBLEM, value.alias(VALUE)).join(table, on=_PROBLEM, how="left", maintain_order="left")
+    return frame.drop(_PROBLEM).join(found.drop(_PROBLEM), on=ROW, how="left", maintain_order="left")
+
+
+def quarantine(rows: pl.DataFrame, table: str) -> pl.DataFrame:
+    """The quarantine of ``table``: those of ``rows`` that have a REASON."""
+    return (
+        rows.filter(pl.col(REASON).is_not_null())
+        .select(
+            pl.col(DAY).alias("day"),
+            pl.lit(table).alias("table"),
+            pl.col(REASON).alias("reason"),
+            pl.col(RULE).alias("rule"),
+            pl.col(COLUMN).alias("column"),
+            pl.col(NAME).alias("source_file"),
+            pl.col(ROW).alias("source_row"),
+            pl.col(VALUE).alias("value"),
+        )
+        .cast(QUARANTINE_SCHEMA)
+        .sort("day", "source_file", "source_row", "column", "rule", nulls_last=True, maintain_order=True)
+    )
+
+
+def with_malformed(frame: pl.DataFrame, rows: Rows) -> pl.DataFrame:
+    """Adds the malformed lines of ``rows``; their text is not stored."""
+    if rows.malformed.is_empty():
+        return frame
+    lines = rows.malformed.select(ROW, pl.lit("malformed_row").alias(REASON), pl.col("rule").alias(RULE))
+    return pl.concat([frame, lines], how="diagonal")
+
+
+def count_by_day(days: pl.Series) -> dict[date, int]:
+    """Number of rows of each day, days ascending."""
+    return dict(sorted(days.drop_nulls().value_counts().iter_rows()))
+
+
+def _refuse_wrong_columns(
+    rows: Rows, broken: pl.DataFrame, checks: Sequence[Check], private: Collection[str], where: str
+) -> None:
+    """Raises when every value of a column breaks a rule that says what the column is."""
+    failing = broken[_PROBLEM].value_counts()
+    for number, count in failing.iter_rows():
+        check = checks[number]
+        if not check.unreadable or check.column is None or count < _ENOUGH_TO_JUDGE:
+            continue
+        values = rows.frame.filter(raw(check.column).is_not_null())
+        # Rows may have failed an earlier check first: count this one by itself.
+        if values.height < _ENOUGH_TO_JUDGE or not values.select(check.broken.fill_null(False).all()).item():
+            continue
+        if check.reason == "bad_time" and rows.total > rows.frame.height:
+            # Only unusable times and those of the asked days were read; the others of the file are in order.
+            continue
+        example = "" if check.column in private else f" (such as {values[RAW + check.column].cast(pl.String)[0]!r})"
+        raise SourceError(
+            f"{where}: none of the {values.height} values of column `{check.column}` can be used{example}: {check.rule}. "
+            f"{_unit_hint(check, values)}Name another column in the spec, or correct the file."
+        )
+
+
+def _unit_hint(check: Check, values: pl.DataFrame) -> str:
+    unit = likely_unit(values[RAW + str(check.column)]) if check.reason == "bad_time" else None
+    return f"As numbers these are times in {unit}: set `time_unit: {unit}`. " if unit else ""

@@ -1,0 +1,159 @@
+"""The rows of one log file that are in scope: needed columns only, whatever the format."""
+
+import gzip
+import io
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import polars as pl
+import pyarrow as pa
+
+from ctr_pipeline.sources.errors import SourceError, listed, near_miss
+from ctr_pipeline.sources.files import LogFile
+from ctr_pipeline.sources.text import (
+    MALFORMED,
+    ROW,
+    csv_batches,
+    csv_header,
+    ndjson_batches,
+    ndjson_keys,
+)
+
+RAW = "raw:"
+"""Prefix of the log's own columns, so that none is taken for one of the pipeline's."""
+
+Schema = Mapping[str, pl.DataType]
+Select = Callable[[pl.LazyFrame, Schema], pl.LazyFrame]
+"""Keeps the rows in scope, given the raw rows and the types of their columns (by the user's names)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """What was read of one file."""
+
+    frame: pl.DataFrame
+    """ROW, the needed columns (with prefix RAW), and what ``select`` added, for the rows that it kept."""
+    malformed: pl.DataFrame
+    """ROW and rule of each line that is no row."""
+    schema: Schema
+    """Type of each needed column in the file; text for CSV and NDJSON."""
+    total: int
+    """Rows in the file, malformed lines not counted."""
+
+
+def raw(column: str) -> pl.Expr:
+    """The log's own column ``column``."""
+    return pl.col(RAW + column)
+
+
+def read_rows(file: LogFile, columns: Mapping[str, str], select: Select) -> Rows:
+    """Reads the rows of ``file`` that ``select`` keeps.
+
+    Args:
+        file: The file.
+        columns: The columns to read, and for each the field of the spec that names it.
+        select: Keeps the rows in scope. For Parquet its conditions on raw columns reach the scan.
+
+    Raises:
+        SourceError: the file is unreadable, empty or damaged, or lacks a column.
+    """
+    with _explained(file):
+        if file.path.stat().st_size == 0:
+            raise SourceError(
+                f"{file.path}: the file is empty (0 bytes). Write it again, or take it out of the log's paths."
+            )
+        return _read_parquet(file, columns, select) if file.format == "parquet" else _read_text(file, columns, select)
+
+
+def _read_parquet(file: LogFile, columns: Mapping[str, str], select: Select) -> Rows:
+    source = io.BytesIO(gzip.decompress(file.path.read_bytes())) if file.compressed else file.path
+    stored = pl.read_parquet_schema(source)
+    _check_columns(file, columns, list(stored))
+    scan = pl.scan_parquet(source, row_index_name=ROW, glob=False, hive_partitioning=False)
+    as_text = {name for name in columns if stored[name] in (pl.Binary, pl.Categorical, pl.Enum)}
+    lazy = scan.select(
+        pl.col(ROW).cast(pl.Int64),
+        *(
+            (pl.col(name).cast(pl.String, strict=False) if name in as_text else pl.col(name)).alias(RAW + name)
+            for name in columns
+        ),
+    )
+    schema = {name: pl.String() if name in as_text else stored[name] for name in columns}
+    total = int(scan.select(pl.len()).collect().item())
+    return Rows(select(lazy, schema).collect(), pl.DataFrame(schema=MALFORMED), schema, total)
+
+
+def _read_text(file: LogFile, columns: Mapping[str, str], select: Select) -> Rows:
+    names = list(columns)
+    schema: Schema = dict.fromkeys(names, pl.String())
+    if file.format == "csv":
+        header = csv_header(file)
+        _check_columns(file, columns, header)
+        batches = csv_batches(file, names)
+    else:
+        batches = ndjson_batches(file, names)
+    renamed = [pl.col(ROW), *(pl.col(name).alias(RAW + name) for name in names)]
+    empty = pl.DataFrame(schema={**dict.fromkeys(names, pl.String), ROW: pl.Int64})
+    kept = [select(empty.lazy().select(renamed), schema).collect()]
+    malformed = [pl.DataFrame(schema=MALFORMED)]
+    absent, total = set(names), 0
+    for batch in batches:
+        kept.append(select(batch.frame.lazy().select(renamed), schema).collect())
+        malformed.append(batch.malformed)
+        total += batch.frame.height
+        absent = {name for name in absent if batch.frame[name].null_count() == batch.frame.height}
+    if file.format == "ndjson" and absent and total:
+        # All values missing: either the key holds null in each line, or no line has the key.
+        keys = ndjson_keys(file, limit=10_000)
+        _check_columns(file, {name: columns[name] for name in names if name in absent}, keys, sample=True)
+    return Rows(pl.concat(kept), pl.concat(malformed), schema, total)
+
+
+def _check_columns(file: LogFile, columns: Mapping[str, str], found: list[str], sample: bool = False) -> None:
+    missing = [name for name in columns if name not in found]
+    if not missing:
+        twice = [name for name in columns if found.count(name) > 1]
+        if twice:
+            raise SourceError(
+                f"{file.path}: column `{twice[0]}` is there {found.count(twice[0])} times. Rename all but one."
+            )
+        return
+    name = missing[0]
+    more = f" ({len(missing)} columns are missing: {listed(missing)}.)" if len(missing) > 1 else ""
+    remedy = f"Correct `{columns[name]}` in the spec, or add the column to the file."
+    if len(missing) == len(columns) and len(columns) > 1 and file.format == "csv":
+        # The first line may be data, and data may be ids: do not show it.
+        raise SourceError(
+            f"{file.path}: the first line has none of the declared columns ({listed(missing)}). A CSV file starts "
+            f"with a header line; its separator here is {file.separator!r} (`separator` in the spec)."
+        )
+    where = "the first 10,000 lines have no key" if sample else "there is no column"
+    raise SourceError(
+        f"{file.path}: {where} `{name}`, which `{columns[name]}` names.{near_miss(name, found)} "
+        f"Found: {listed(found)}.{more} {remedy}"
+    )
+
+
+@contextmanager
+def _explained(file: LogFile) -> Iterator[None]:
+    """Turns what readers raise into a SourceError, without their texts: those may quote the log."""
+    try:
+        yield
+    except SourceError:
+        raise
+    except FileNotFoundError:
+        raise SourceError(f"{file.path}: no such file. Restore it, or correct the log's paths.") from None
+    except PermissionError:
+        raise SourceError(f"{file.path}: this user may not read it. Change its permissions.") from None
+    except (gzip.BadGzipFile, EOFError, zlib.error):
+        raise SourceError(
+            f"{file.path}: ends in .gz, but is no complete gzip file. It may be truncated: copy or write it again."
+        ) from None
+    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError):
+        kinds = {"parquet": "Parquet", "csv": "CSV", "ndjson": "NDJSON"}
+        raise SourceError(
+            f"{file.path}: cannot be read as {kinds[file.format]}; it may be truncated, damaged or of another format. "
+            "Copy or write it again, or set `format` in the spec."
+        ) from None

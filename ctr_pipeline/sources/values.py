@@ -1,0 +1,218 @@
+"""Raw columns → the pipeline's values, each with the conditions under which a row is set aside."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import polars as pl
+
+from ctr_pipeline.sources.errors import SourceError
+from ctr_pipeline.sources.pseudonyms import Pseudonymiser
+from ctr_pipeline.sources.rows import raw
+from ctr_pipeline.sources.times import READABLE, is_time_type, parse_time
+from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
+from ctr_pipeline.spec.source import TimeUnit, Traffic
+
+_TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
+# Beyond 2^53 neighbouring whole numbers share a float64.
+_EXACT = float(2**53)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """A reason to set a row aside."""
+
+    broken: pl.Expr
+    """True where the rule is broken; null counts as false."""
+    reason: str
+    rule: str
+    """What holds for a good row, as a sentence."""
+    column: str | None = None
+    """The log's column that is to blame."""
+    unreadable: bool = False
+    """Whether a column of which every value breaks the rule is a wrong column, not a set of wrong rows."""
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One value of a canonical row."""
+
+    value: pl.Expr
+    """Named expression."""
+    checks: tuple[Check, ...] = ()
+
+
+def canonical_text(column: str, kind: pl.DataType, where: str) -> pl.Expr:
+    """One text for one value: whole floats lose their point, booleans are ``true`` or ``false``, empty text is null.
+
+    Raises:
+        SourceError: the column holds lists, objects or other values that have no such text.
+    """
+    value = raw(column)
+    if kind == pl.String:
+        return pl.when(value != "").then(value)
+    if kind.is_float():
+        number = value.cast(pl.Float64).fill_nan(None)
+        whole = (number == number.floor()) & (number.abs() < _EXACT)
+        integer = pl.when(whole).then(number).cast(pl.Int64).cast(pl.String)
+        return pl.coalesce(integer, number.cast(pl.String))
+    if kind == pl.Boolean or kind.is_numeric() or kind in (pl.Date, pl.Datetime, pl.Time):
+        return value.cast(pl.String)
+    raise _wrong_type(where, column, kind, "text, whole numbers or booleans")
+
+
+def number(column: str, kind: pl.DataType, where: str) -> tuple[pl.Expr, pl.Expr]:
+    """A column as float64 that may hold NaN, and where a value is there but is no number.
+
+    Raises:
+        SourceError: the column's type cannot hold numbers.
+    """
+    value = raw(column)
+    if kind == pl.String:
+        text = value.str.strip_chars()
+        flag = pl.when(text.is_in(_TRUE)).then(1.0).when(text.is_in(_FALSE)).then(0.0)
+        parsed = pl.coalesce(text.cast(pl.Float64, strict=False), flag)
+        return parsed, (text != "") & parsed.is_null()
+    if kind == pl.Boolean or kind.is_numeric():
+        return value.cast(pl.Float64), pl.lit(False)
+    if kind == pl.Null:
+        return value.cast(pl.Float64), pl.lit(False)
+    raise _wrong_type(where, column, kind, "numbers")
+
+
+def numeric_feature(feature: NumericFeature, kind: pl.DataType, where: str) -> Field:
+    """A dense feature: a finite float64 within its declared bounds, or null. NaN is a missing value."""
+    column = feature.source_column
+    parsed, no_number = number(column, kind, where)
+    checks = [
+        Check(
+            broken=no_number,
+            reason="not_a_number",
+            rule=f"`{column}` holds numbers (a text that means missing belongs in `null_values`)",
+            column=column,
+            unreadable=True,
+        ),
+        Check(broken=parsed.is_infinite(), reason="non_finite", rule=f"`{column}` holds finite numbers", column=column),
+    ]
+    low, high = feature.minimum, feature.maximum
+    if low is not None or high is not None:
+        outside = [] if low is None else [parsed < low]
+        outside += [] if high is None else [parsed > high]
+        bounds = f"at least {low:g}" if high is None else f"at most {high:g}" if low is None else f"{low:g} to {high:g}"
+        rule = f"`{column}` is {bounds}, as feature `{feature.name}` declares"
+        outside_bounds = pl.any_horizontal(outside) & parsed.is_not_nan()
+        checks.append(Check(broken=outside_bounds, reason="out_of_range", rule=rule, column=column))
+    return Field(parsed.fill_nan(None).alias(feature.name), tuple(checks))
+
+
+def embedded_feature(
+    feature: CategoricalFeature, kind: pl.DataType, where: str, pseudonymiser: Pseudonymiser | None
+) -> Field:
+    """A categorical feature as text, or as a pseudonym of it where ``pseudonymiser`` is given."""
+    text = canonical_text(feature.source_column, kind, where)
+    return Field((pseudonymiser.of(text) if pseudonymiser else text).alias(feature.name))
+
+
+def identity(column: str, kind: pl.DataType, where: str, pseudonymiser: Pseudonymiser) -> pl.Expr:
+    """The pseudonyms of an id column; equal ids of different types (3 and "3") have equal pseudonyms."""
+    return pseudonymiser.of(canonical_text(column, kind, where))
+
+
+def time_value(column: str, kind: pl.DataType, where: str, unit: TimeUnit, zone: str) -> pl.Expr:
+    """A time column as microseconds; null where missing or unusable.
+
+    Raises:
+        SourceError: the column's type cannot hold times.
+    """
+    if not is_time_type(kind):
+        raise _wrong_type(where, column, kind, "times")
+    return parse_time(raw(column), kind, unit, zone)
+
+
+def time_checks(column: str, kind: pl.DataType, parsed: pl.Expr, required: bool = True) -> tuple[Check, ...]:
+    """A row needs a usable time in ``column``; an optional one may be absent, but not unreadable."""
+    given = is_given(column, kind)
+    bad = Check(
+        broken=given & parsed.is_null(),
+        reason="bad_time",
+        rule=f"`{column}` holds {READABLE}, between 1980 and 2200",
+        column=column,
+        unreadable=True,
+    )
+    missing = Check(broken=~given, reason="missing_time", rule=f"each row has a time in `{column}`", column=column)
+    return (missing, bad) if required else (bad,)
+
+
+def is_given(column: str, kind: pl.DataType) -> pl.Expr:
+    """Whether a value is there: neither null nor NaN nor empty text."""
+    value = raw(column)
+    if kind == pl.String:
+        return (value.str.strip_chars() != "").fill_null(False)
+    return (value.is_not_null() & value.is_not_nan()) if kind.is_float() else value.is_not_null()
+
+
+def label(column: str, kind: pl.DataType, where: str) -> tuple[pl.Expr, Check]:
+    """A 0/1 label as int8, null where not known, and the check that it is nothing else."""
+    parsed, no_number = number(column, kind, where)
+    check = Check(
+        broken=no_number | ~parsed.fill_nan(None).is_in([0.0, 1.0]),
+        reason="bad_label",
+        rule=f"`{column}` is 0, 1, true, false or missing",
+        column=column,
+        unreadable=True,
+    )
+    return pl.when(parsed.is_in([0.0, 1.0])).then(parsed).cast(pl.Int8), check
+
+
+def position(column: str, kind: pl.DataType, where: str) -> Field:
+    """The slot as int32, 1 for the first."""
+    parsed, no_number = number(column, kind, where)
+    known = parsed.fill_nan(None)
+    whole = (known == known.floor()) & known.is_between(1, 2**31 - 1)
+    check = Check(
+        broken=no_number | ~whole,
+        reason="bad_position",
+        rule=f"`{column}` is a whole number from 1, the first slot, or missing",
+        column=column,
+        unreadable=True,
+    )
+    return Field(pl.when(whole).then(known).cast(pl.Int32).alias("position"), (check,))
+
+
+def propensity(column: str, kind: pl.DataType, where: str) -> Field:
+    """The logged probability as float64."""
+    parsed, no_number = number(column, kind, where)
+    known = parsed.fill_nan(None)
+    check = Check(
+        broken=no_number | ~((known > 0) & (known <= 1)),
+        reason="bad_propensity",
+        rule=f"`{column}` is a probability above 0 and at most 1, or missing",
+        column=column,
+        unreadable=True,
+    )
+    return Field(known.alias("propensity"), (check,))
+
+
+def traffic(declared: Traffic, kind: pl.DataType, where: str) -> Field:
+    """``random``, ``production``, or null for other traffic."""
+    text = canonical_text(declared.column, kind, where)
+    folded = pl.when(text.is_in(_TRUE)).then(pl.lit("true")).when(text.is_in(_FALSE)).then(pl.lit("false"))
+    value = pl.coalesce(folded, text)
+    kinds = (
+        pl.when(value.is_in(_texts(declared.random)))
+        .then(pl.lit("random"))
+        .when(value.is_in(_texts(declared.production)))
+        .then(pl.lit("production"))
+    )
+    return Field(kinds.alias("traffic"))
+
+
+def _texts(values: Sequence[str | int | bool]) -> list[str]:
+    texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
+    return [text.lower() if text in (*_TRUE, *_FALSE) else text for text in texts]
+
+
+def _wrong_type(where: str, column: str, kind: pl.DataType, expected: str) -> SourceError:
+    return SourceError(
+        f"{where}: column `{column}` has type {kind}, but the spec uses it for {expected}. "
+        "Name another column in the spec, or convert this one."
+    )
