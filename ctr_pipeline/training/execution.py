@@ -1,0 +1,151 @@
+"""One job from the opened dataset to the result: device, processes, observers, trainer."""
+
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from dagster_pipes import open_dagster_pipes
+
+from ctr_pipeline.datasets import DatasetError, PackedDataset
+from ctr_pipeline.gradients import HealthSummary, health_verdict
+from ctr_pipeline.ranker import RankerError, layout_hash
+from ctr_pipeline.training.distribution import Group
+from ctr_pipeline.training.feeding import Shard
+from ctr_pipeline.training.history import Observer
+from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.process import gpu_lock
+from ctr_pipeline.training.reporting import MlflowReport, PipesReport, ProgressLog
+from ctr_pipeline.training.settings import TrainingError, TrainingJob
+from ctr_pipeline.training.stopping import Cancelled, Stopped
+
+FINISHED, FAILED, STOPPED = 0, 1, 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """What the process knows of its surroundings.
+
+    Attributes:
+        rank: This process among all.
+        local_rank: This process among those of the machine; also the number of its GPU.
+        world: Number of processes.
+        under_pipes: Whether a Dagster step listens.
+        clock: Seconds from an arbitrary start.
+        milliseconds: Milliseconds since 1970-01-01 UTC.
+        cancelled: Whether the process was asked to stop.
+    """
+
+    rank: int
+    local_rank: int
+    world: int
+    under_pipes: bool
+    clock: Callable[[], float]
+    milliseconds: Callable[[], int]
+    cancelled: Callable[[], bool]
+
+
+def execute(job: TrainingJob, resume: bool, place: Place, result: dict[str, Any]) -> int:
+    """Train, and fill ``result`` with what result.json will say; returns the exit code.
+
+    Raises:
+        TrainingError: The job, its dataset or its checkpoint cannot be used.
+    """
+    try:
+        with ExitStack() as stack:
+            return _execute(job, resume, place, result, stack)
+    except (DatasetError, RankerError) as error:
+        raise TrainingError(str(error)) from error
+    except Cancelled:
+        return FAILED
+
+
+def _execute(job: TrainingJob, resume: bool, place: Place, result: dict[str, Any], stack: ExitStack) -> int:
+    device, gpu = _device(job, place.local_rank)
+    stack.enter_context(gpu_lock(gpu))
+    torch.set_num_threads(job.training.threads)
+    torch.use_deterministic_algorithms(True)
+    stack.enter_context(_processes(place.world, device))
+    result |= {"device": _device_name(device), "precision": job.training.precision}
+    dataset = PackedDataset.open(job.dataset)
+    result["layout_sha256"] = layout_hash(dataset.layout)
+    observers, mlflow = _observers(job, place, stack)
+    group = Group(Shard(rank=place.rank, world=place.world), device)
+    trainer = Trainer(job, dataset, group, place.clock, place.cancelled, observers)
+    if (warning := trainer.precision.warning()) is not None:
+        result["warnings"].append(warning)
+    started = place.clock()
+    try:
+        done = trainer.run(resume)
+    except Stopped as stopped:
+        result.update(status="stopped", cause=stopped.cause.to_dict(), steps=stopped.health.steps)
+        result |= _health(stopped.health)
+        return STOPPED
+    finally:
+        result["wall_seconds"] = round(place.clock() - started, 3)
+        if mlflow is not None and mlflow.warning is not None:
+            result["warnings"].append(mlflow.warning)
+    result.update(
+        status="finished",
+        best_epoch=done.best_epoch,
+        best_validation_ne=done.best_validation,
+        epochs=done.epochs,
+        steps=done.steps,
+        rows=done.rows,
+        seconds=round(done.seconds, 3),
+        rows_per_second=round(done.rows / done.seconds, 1) if done.seconds > 0 else None,
+        model_sha256=done.model_sha256,
+    )
+    result |= _health(done.health)
+    return FINISHED
+
+
+def _observers(job: TrainingJob, place: Place, stack: ExitStack) -> tuple[list[Observer], MlflowReport | None]:
+    if place.rank:
+        return [], None
+    observers: list[Observer] = []
+    if place.under_pipes:
+        observers.append(PipesReport(stack.enter_context(open_dagster_pipes())))
+    else:
+        observers.append(ProgressLog(job.training.epochs, place.clock))
+    if job.mlflow is None:
+        return observers, None
+    mlflow = MlflowReport(job.mlflow, job.training.log_every, place.clock, place.milliseconds)
+    return [*observers, mlflow], mlflow
+
+
+def _health(summary: HealthSummary) -> dict[str, Any]:
+    findings = [{"name": f.name, "severity": f.severity, "message": f.message} for f in health_verdict(summary)]
+    return {"health": summary.to_dict(), "findings": findings}
+
+
+def _device(job: TrainingJob, local_rank: int) -> tuple[torch.device, str | None]:
+    """The device, and the name under which a GPU is locked."""
+    if job.device == "cuda" and not torch.cuda.is_available():
+        raise TrainingError("the job asks for device cuda, but torch finds no GPU: set device to auto or cpu")
+    if job.device == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu"), None
+    if local_rank >= torch.cuda.device_count():
+        raise TrainingError(
+            f"process {local_rank} has no GPU of its own: there are {torch.cuda.device_count()}; "
+            "set training.processes to that number"
+        )
+    device = torch.device("cuda", local_rank)
+    torch.cuda.set_device(device)
+    return device, str(torch.cuda.get_device_properties(device).uuid)
+
+
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+@contextmanager
+def _processes(world: int, device: torch.device) -> Iterator[None]:
+    if world == 1:
+        yield
+        return
+    dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    yield
+    dist.destroy_process_group()
