@@ -36,6 +36,8 @@ class LogFile:
     compressed: bool
     separator: str
     null_values: tuple[str, ...]
+    log: tuple[Path, ...]
+    """All files of the log."""
 
     @property
     def name(self) -> str:
@@ -89,10 +91,11 @@ def open_log(log: LogFiles, files: Sequence[Path]) -> tuple[LogFile, ...]:
         opened.append(
             LogFile(
                 path=path,
+                log=tuple(files),
                 index=index,
                 label=path.name if namesakes == 1 else f"{path.name}#{namesakes}",
                 format=kind,
-                compressed=path.suffix.lower() == ".gz",
+                compressed=is_compressed(path),
                 separator="\t" if _ending(path) == ".tsv" else log.separator,
                 null_values=tuple(log.null_values),
             )
@@ -116,6 +119,11 @@ def source_fingerprint(files: Sequence[Path]) -> str:
     return digest.hexdigest()[:16]
 
 
+def is_compressed(path: Path) -> bool:
+    """Whether a file's name says that gzip packed it."""
+    return path.suffix.lower() == ".gz"
+
+
 def _ending(path: Path) -> str:
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix == ".gz" else suffix
@@ -127,7 +135,7 @@ def _format(path: Path) -> Format | None:
 
 def _expand(pattern: Path, log: LogFiles) -> Iterator[Path]:
     if pattern.is_file():
-        yield pattern.resolve()
+        yield pattern.absolute()
         return
     if pattern.is_dir():
         yield from _below(pattern, log)
@@ -141,7 +149,7 @@ def _expand(pattern: Path, log: LogFiles) -> Iterator[Path]:
         if match.is_dir():
             yield from _below(match, log)
         else:
-            yield match.resolve()
+            yield match.absolute()
 
 
 def _below(folder: Path, log: LogFiles) -> list[Path]:
@@ -158,7 +166,7 @@ def _below(folder: Path, log: LogFiles) -> list[Path]:
             f"{folder}: no log file in this folder; looked for {', '.join(_ENDINGS)}, each also with .gz. "
             "Put the log there, or set `format` in the spec when its files end differently."
         )
-    return [path.resolve() for path in files]
+    return [path.absolute() for path in files]
 
 
 def _neighbours(path: Path) -> str:

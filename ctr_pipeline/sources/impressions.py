@@ -1,6 +1,6 @@
 """The impression log → rows of the table `impressions`."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from datetime import date
 from pathlib import Path
 
@@ -48,7 +48,7 @@ def log_range(spec: Spec, impression_files: Sequence[Path]) -> tuple[date, date]
         if ranks.rows == 0:
             raise _no_rows(files, ranks.order.column)
         return ranks.order.first_day, ranks.last_day
-    bounds = [_time_bounds(file, clock) for file in files]
+    bounds = [_time_bounds(file, clock, private_columns(spec)) for file in files]
     known = [(low, high) for low, high in bounds if low is not None and high is not None]
     if not known:
         raise _no_rows(files, clock.time)
@@ -127,9 +127,9 @@ def declared_order(spec: Spec) -> Order:
 
 def mark_repeated(spec: Spec, rows: pl.DataFrame) -> pl.DataFrame:
     """Sorts by (time, file, row) and marks each row whose impression id came before, even if that row is broken."""
-    rows = rows.sort(TS, FILE, ROW)
+    rows = rows.sort(TS, FILE, ROW, nulls_last=True)
     identified = pl.col(TS).is_not_null() & pl.col("impression_id").is_not_null()
-    repeated = identified & ~pl.struct(identified, "impression_id").is_first_distinct()
+    repeated = identified & ~pl.col("impression_id").is_first_distinct()
     return rows.with_columns(
         pl.when(repeated).then(pl.lit("duplicate_id")).otherwise(REASON).alias(REASON),
         pl.when(repeated)
@@ -250,7 +250,7 @@ def _label_checks(spec: Spec, schema: Schema, where: str) -> list[Check]:
     return checks
 
 
-def _time_bounds(file: LogFile, clock: Clock) -> tuple[int | None, int | None]:
+def _time_bounds(file: LogFile, clock: Clock, private: Collection[str]) -> tuple[int | None, int | None]:
     """The earliest and latest usable time in a file."""
 
     def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
@@ -268,11 +268,12 @@ def _time_bounds(file: LogFile, clock: Clock) -> tuple[int | None, int | None]:
     unusable = int(rows.frame["unusable"].sum())
     if low is None and unusable:
         examples = rows.frame[RAW + clock.time].drop_nulls()
+        example = "" if clock.time in private else f" (such as {examples.cast(pl.String)[0]!r})"
         unit = likely_unit(examples)
         hint = f"As a number that is a time in {unit}: set `impression.time_unit: {unit}`. " if unit else ""
         raise SourceError(
-            f"{file.path}: none of the {unusable} values of column `{clock.time}` is a usable time (such as "
-            f"{examples.cast(pl.String)[0]!r}); expected {READABLE}, between 1980 and 2200. {hint}"
+            f"{file.path}: none of the {unusable} values of column `{clock.time}` is a usable time{example}; "
+            f"expected {READABLE}, between 1980 and 2200. {hint}"
             "Name another column in `impression.time`, or correct the file."
         )
     return low, high  # type: ignore[return-value]

@@ -10,7 +10,7 @@ from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.rows import RAW, Rows, raw
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.times import likely_unit
-from ctr_pipeline.sources.values import Check
+from ctr_pipeline.sources.values import Check, is_given
 
 QUARANTINE_SCHEMA = pl.Schema(
     {
@@ -136,7 +136,7 @@ def _refuse_wrong_columns(
         check = checks[number]
         if not check.unreadable or check.column is None or count < _ENOUGH_TO_JUDGE:
             continue
-        values = rows.frame.filter(raw(check.column).is_not_null())
+        values = rows.frame.filter(is_given(check.column, rows.schema[check.column]))
         # Rows may have failed an earlier check first: count this one by itself.
         if values.height < _ENOUGH_TO_JUDGE or not values.select(check.broken.fill_null(False).all()).item():
             continue

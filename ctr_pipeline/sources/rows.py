@@ -5,13 +5,13 @@ import io
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import polars as pl
 import pyarrow as pa
 
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
-from ctr_pipeline.sources.files import LogFile
+from ctr_pipeline.sources.files import LogFile, is_compressed
 from ctr_pipeline.sources.text import (
     MALFORMED,
     ROW,
@@ -23,6 +23,8 @@ from ctr_pipeline.sources.text import (
 
 RAW = "raw:"
 """Prefix of the log's own columns, so that none is taken for one of the pipeline's."""
+
+_SAMPLED_LINES = 10_000
 
 Schema = Mapping[str, pl.DataType]
 Select = Callable[[pl.LazyFrame, Schema], pl.LazyFrame]
@@ -105,13 +107,22 @@ def _read_text(file: LogFile, columns: Mapping[str, str], select: Select) -> Row
         total += batch.frame.height
         absent = {name for name in absent if batch.frame[name].null_count() == batch.frame.height}
     if file.format == "ndjson" and absent and total:
-        # All values missing: either the key holds null in each line, or no line has the key.
-        keys = ndjson_keys(file, limit=10_000)
-        _check_columns(file, {name: columns[name] for name in names if name in absent}, keys, sample=True)
+        _check_keys(file, {name: columns[name] for name in names if name in absent})
     return Rows(pl.concat(kept), pl.concat(malformed), schema, total)
 
 
-def _check_columns(file: LogFile, columns: Mapping[str, str], found: list[str], sample: bool = False) -> None:
+def _check_keys(file: LogFile, columns: Mapping[str, str]) -> None:
+    """Looks for keys that have no value in this file. Writers may leave missing values out, so any file will do."""
+    found: dict[str, None] = {}
+    for path in (file.path, *file.log):
+        peer = replace(file, path=path, compressed=is_compressed(path))
+        found |= dict.fromkeys(ndjson_keys(peer, _SAMPLED_LINES))
+        if columns.keys() <= found.keys():
+            return
+    _check_columns(file, columns, list(found))
+
+
+def _check_columns(file: LogFile, columns: Mapping[str, str], found: list[str]) -> None:
     missing = [name for name in columns if name not in found]
     if not missing:
         twice = [name for name in columns if found.count(name) > 1]
@@ -129,7 +140,7 @@ def _check_columns(file: LogFile, columns: Mapping[str, str], found: list[str], 
             f"{file.path}: the first line has none of the declared columns ({listed(missing)}). A CSV file starts "
             f"with a header line; its separator here is {file.separator!r} (`separator` in the spec)."
         )
-    where = "the first 10,000 lines have no key" if sample else "there is no column"
+    where = "no line has the key" if file.format == "ndjson" else "there is no column"
     raise SourceError(
         f"{file.path}: {where} `{name}`, which `{columns[name]}` names.{near_miss(name, found)} "
         f"Found: {listed(found)}.{more} {remedy}"

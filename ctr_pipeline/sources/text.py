@@ -6,6 +6,7 @@ many or too few fields; polars decodes JSON.
 
 import gzip
 import json
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import IO
@@ -44,22 +45,39 @@ def open_binary(file: LogFile) -> IO[bytes]:
 
 
 def csv_batches(file: LogFile, columns: Sequence[str]) -> Iterator[TextBatch]:
-    """The rows of a CSV file whose header has ``columns``."""
+    """The rows of a CSV file whose header has ``columns``.
+
+    Raises:
+        SourceError: a quote is never closed, so that a part of the file is no rows.
+    """
     invalid: list[tuple[int, str]] = []
 
     def set_apart(row: arrow_csv.InvalidRow) -> str:
-        if row.text.startswith('"') and "\n" in row.text and row.text.count('"') % 2:
-            raise SourceError(
-                f"{file.path}: row {row.number - 2} opens a quote that is never closed, so all lines after it are "
-                "unreadable. Close the quote, or double it when it is part of the text."
-            )
-        # pyarrow counts the header as row 1.
         rule = f"a line has {row.expected_columns} fields, as many as the header; this one has {row.actual_columns}"
+        # pyarrow counts the header as row 1.
         invalid.append((row.number - 2, rule))
         return "skip"
 
-    reader = arrow_csv.open_csv(
-        pa.PythonFile(open_binary(file), mode="r"),
+    next_row = 0
+    with open_binary(file) as stream, pa.PythonFile(stream, mode="r") as source:
+        for batch in _csv_reader(file, columns, source, set_apart):
+            skipped = np.array([row for row, _ in invalid], dtype=np.int64)
+            rows = _numbers(next_row, batch.num_rows, skipped)
+            # A line set apart after this batch's last row is reported with the next batch.
+            next_row = int(rows[-1]) + 1 if len(rows) else next_row
+            passed = [entry for entry in invalid if entry[0] < next_row]
+            invalid[:] = [entry for entry in invalid if entry[0] >= next_row]
+            frame = pl.DataFrame(pl.from_arrow(batch)).with_columns(pl.Series(ROW, rows))
+            yield _decoded(frame, columns, passed)
+    yield _decoded(pl.DataFrame(schema={**dict.fromkeys(columns, pl.Binary), ROW: pl.Int64}), columns, invalid)
+    _check_quotes(file, records=next_row + len(invalid) + 1)
+
+
+def _csv_reader(
+    file: LogFile, columns: Sequence[str], source: pa.NativeFile, set_apart: Callable[[arrow_csv.InvalidRow], str]
+) -> arrow_csv.CSVStreamingReader:
+    return arrow_csv.open_csv(
+        source,
         read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
         parse_options=arrow_csv.ParseOptions(
             delimiter=file.separator, newlines_in_values=True, invalid_row_handler=set_apart
@@ -73,16 +91,22 @@ def csv_batches(file: LogFile, columns: Sequence[str]) -> Iterator[TextBatch]:
             quoted_strings_can_be_null=True,
         ),
     )
-    next_row = 0
-    for batch in reader:
-        skipped = np.array([row for row, _ in invalid if row >= next_row], dtype=np.int64)
-        rows = _numbers(next_row, batch.num_rows, skipped)
-        # A line set apart after this batch's last row belongs to the next batch.
-        next_row = int(rows[-1]) + 1 if len(rows) else next_row
-        taken, invalid[:] = [i for i in invalid if i[0] < next_row], [i for i in invalid if i[0] >= next_row]
-        yield _decoded(pl.DataFrame(pl.from_arrow(batch)).with_columns(pl.Series(ROW, rows)), columns, taken)
-    if invalid:
-        yield _decoded(pl.DataFrame(schema={**dict.fromkeys(columns, pl.Binary), ROW: pl.Int64}), columns, invalid)
+
+
+def _check_quotes(file: LogFile, records: int) -> None:
+    """Refuses a file whose last record swallows lines through a quote that is never closed."""
+    quotes, lines, previous = 0, 0, b"\n"
+    with open_binary(file) as stream:
+        while block := stream.read(_BLOCK_BYTES):
+            quotes += block.count(b'"')
+            lines += len(re.findall(rb"[^\r\n]+", block)) - (previous not in b"\r\n" and block[:1] not in b"\r\n")
+            previous = block[-1:]
+    # Quotes come in pairs, and a quote inside an unquoted text leaves one record a line.
+    if quotes % 2 and lines > records:
+        raise SourceError(
+            f"{file.path}: a quote is opened and never closed, so the lines after it are unreadable ({records - 1} "
+            f"rows were found in {lines - 1} lines). Close the quote, or double it where it is part of a text."
+        )
 
 
 def csv_header(file: LogFile) -> list[str]:
@@ -194,6 +218,3 @@ def _decode(lines: pl.Series, columns: Sequence[str]) -> pl.DataFrame | None:
         return None
     # `null` decodes to no object at all, as does a line that is not UTF-8.
     return None if structs.null_count() else structs.struct.unnest()
-
-
-BatchReader = Callable[[LogFile, Sequence[str]], Iterator[TextBatch]]

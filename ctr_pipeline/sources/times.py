@@ -30,7 +30,7 @@ _WITHOUT_OFFSET = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M")
 
 def is_time_type(kind: pl.DataType) -> bool:
     """Whether a column of type ``kind`` can hold times."""
-    return kind in (pl.String, pl.Date, pl.Datetime) or kind.is_numeric()
+    return kind in (pl.String, pl.Date, pl.Datetime, pl.Null) or kind.is_numeric()
 
 
 def parse_time(column: pl.Expr, kind: pl.DataType, unit: TimeUnit, zone: str) -> pl.Expr:

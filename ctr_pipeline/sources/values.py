@@ -55,7 +55,7 @@ def canonical_text(column: str, kind: pl.DataType, where: str) -> pl.Expr:
         whole = (number == number.floor()) & (number.abs() < _EXACT)
         integer = pl.when(whole).then(number).cast(pl.Int64).cast(pl.String)
         return pl.coalesce(integer, number.cast(pl.String))
-    if kind == pl.Boolean or kind.is_numeric() or kind in (pl.Date, pl.Datetime, pl.Time):
+    if kind == pl.Boolean or kind.is_numeric() or kind in (pl.Date, pl.Datetime, pl.Time, pl.Null):
         return value.cast(pl.String)
     raise _wrong_type(where, column, kind, "text, whole numbers or booleans")
 
@@ -72,9 +72,7 @@ def number(column: str, kind: pl.DataType, where: str) -> tuple[pl.Expr, pl.Expr
         flag = pl.when(text.is_in(_TRUE)).then(1.0).when(text.is_in(_FALSE)).then(0.0)
         parsed = pl.coalesce(text.cast(pl.Float64, strict=False), flag)
         return parsed, (text != "") & parsed.is_null()
-    if kind == pl.Boolean or kind.is_numeric():
-        return value.cast(pl.Float64), pl.lit(False)
-    if kind == pl.Null:
+    if kind == pl.Boolean or kind.is_numeric() or kind == pl.Null:
         return value.cast(pl.Float64), pl.lit(False)
     raise _wrong_type(where, column, kind, "numbers")
 
