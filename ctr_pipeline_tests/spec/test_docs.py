@@ -211,3 +211,12 @@ def test_links_within_the_page_lead_somewhere(page: str) -> None:
     anchors = {re.sub(r"[^\w\- ]", "", heading.lower()).strip().replace(" ", "-") for heading in headings}
     for target in re.findall(r"\]\(#([^)]+)\)", page):
         assert target in anchors, target
+
+
+def test_reasons_of_the_quarantine_are_those_of_the_code(page: str, project: Path) -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (project / "ctr_pipeline" / "sources").glob("*.py"))
+    table = page[page.index("### Quarantine") : page.index("### What is hashed")]
+    documented = set(re.findall(r"^\| `(\w+)` \|", table, re.MULTILINE)) - {"reason"}
+    assert len(documented) >= 12
+    assert {reason for reason in documented if f'"{reason}"' not in code} == set()
+    assert set(re.findall(r'reason="(\w+)"', code)) <= documented
