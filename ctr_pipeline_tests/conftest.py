@@ -3,10 +3,15 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 from ctr_pipeline_tests.end_to_end.fixtures import config_home, ctr, finished, servers, small_spec
 
 __all__ = ["config_home", "ctr", "finished", "servers", "small_spec"]
+
+# A loaded machine is slow, and that is no defect of the code under test.
+settings.register_profile("no_deadline", deadline=None)
+settings.load_profile("no_deadline")
 
 PROJECT = Path(__file__).resolve().parent.parent
 
