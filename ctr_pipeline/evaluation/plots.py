@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,7 @@ def reliability_plot(series: Mapping[str, Sequence[ReliabilityBin]], *, title: s
         return _png(_empty(figure, axes, "No bin has positive rows."))
     low, high = min(ends) / 1.3, min(max(ends) * 1.3, 1.3)
     axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
-    for colour, (name, bins) in zip(SERIES, shown, strict=False):
+    for colour, (name, bins) in zip(cycle(SERIES), shown, strict=False):
         observed = np.array([b.observed for b in bins])
         margins = [observed - [b.low for b in bins], [b.high for b in bins] - observed]
         axes.errorbar(
@@ -282,11 +283,14 @@ def _axis_text(axes: Any, x: str, y: str | None) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """A legend between title and plot, where it hides no data."""
+    """A legend between title and plot, where it hides no data; the title moves up to make room."""
+    labels = axes.get_legend_handles_labels()[1]
+    room = (axes.figure.bbox.width - 60) / 6.4  # pixels to characters
+    columns = next((n for n in (5, 4, 3, 2) if n <= len(labels) and _legend_width(labels, n) <= room), 1)
     legend = axes.legend(
         loc="lower left",
         bbox_to_anchor=(-0.012, 1.0),
-        ncols=4,
+        ncols=columns,
         prop=_font(9.5),
         frameon=False,
         labelcolor=INK,
@@ -295,6 +299,15 @@ def _legend(axes: Axes) -> None:
         borderaxespad=0.2,
     )
     legend.set_in_layout(False)
+    lines = -(-len(labels) // columns)
+    axes.set_title(
+        axes.get_title("left"), fontproperties=_font(12, bold=True), color=INK, loc="left", pad=14 + 16 * lines
+    )
+
+
+def _legend_width(labels: Sequence[str], columns: int) -> int:
+    """Characters that a legend is wide, with seven for each handle."""
+    return sum(7 + max(map(len, column)) for column in np.array_split(labels, columns))
 
 
 def _empty(figure: Figure, axes: Axes, message: str) -> Figure:

@@ -1,0 +1,258 @@
+"""A served model: one folder with everything that scoring needs, opened without torch.
+
+Files of a bundle:
+
+- ``model.onnx``: raw numbers and embedding rows in, logits and calibrated probabilities out, weights inside;
+- ``vocabulary.parquet``: feature, key, row: how a category becomes an embedding row;
+- ``layout.json``: order and meaning of the inputs and outputs;
+- ``spec.yaml``: the spec that the model was built from;
+- ``calibration.json``: the calibrator of each task, for people (the graph holds it too);
+- ``golden.json``: made-up inputs, never real rows, and the outputs that the trained model gives for them;
+- ``manifest.json``: format version, name, tasks and the SHA-256 of every other file.
+"""
+
+import difflib
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ctr_pipeline.features.layout import MISSING_ROW, UNKNOWN_ROW, Layout, LayoutError
+from ctr_pipeline.serving.values import BundleError, category_text, finite_number
+
+FORMAT = 1
+"""Version of the bundle format."""
+
+MANIFEST = "manifest.json"
+FILES = ("model.onnx", "vocabulary.parquet", "layout.json", "spec.yaml", "calibration.json", "golden.json")
+"""Every file of a bundle but the manifest."""
+
+MAX_LOGIT_DIFFERENCE = 1e-4
+"""Largest difference in logit between the trained model and the bundle."""
+
+MAX_PROBABILITY_DIFFERENCE = 1e-5
+"""Largest difference in calibrated probability between the trained model and the bundle."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What the model says of N rows and T tasks."""
+
+    logits: NDArray[np.float32]
+    """[N, T] logits of P(task) before calibration."""
+    probabilities: NDArray[np.float32]
+    """[N, T] calibrated probabilities."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """An opened bundle: its files are as they were exported and its golden rows score as they should."""
+
+    directory: Path
+    """Where the files lie."""
+    name: str
+    """Name of the spec."""
+    layout: Layout
+    """Order and meaning of inputs and outputs."""
+    sha256: str
+    """SHA-256 of the manifest, which holds those of all files: the identity of the model."""
+    vocabulary: Mapping[str, Mapping[str, int]]
+    """Feature to key to embedding row."""
+    session: Any
+    """The ONNX Runtime session: one thread, no spinning."""
+
+    @classmethod
+    def open(cls, directory: Path) -> Self:
+        """The bundle in ``directory``, verified.
+
+        Raises:
+            BundleError: a file is absent or was changed, the format is another one, or the golden rows do not score
+                as they did when the bundle was exported.
+        """
+        manifest = _verified_manifest(directory)
+        try:
+            layout = Layout.from_json((directory / "layout.json").read_text(encoding="utf-8"))
+        except LayoutError as error:
+            raise BundleError(f"{directory / 'layout.json'}: {error}") from error
+        bundle = cls(
+            directory=directory,
+            name=manifest["name"],
+            layout=layout,
+            sha256=_sha256(directory / MANIFEST),
+            vocabulary=_read_vocabulary(directory / "vocabulary.parquet", layout),
+            session=_open_session(directory / "model.onnx"),
+        )
+        bundle.check_golden()
+        return bundle
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """Names of the tasks, in the order of the outputs."""
+        return self.layout.tasks
+
+    def score(self, numeric: NDArray[Any], ids: NDArray[Any]) -> Scores:
+        """Scores N rows.
+
+        Args:
+            numeric: [N, D] raw numbers, NaN where missing.
+            ids: [N, F] embedding rows; 0 = missing, 1 = unknown.
+
+        Raises:
+            BundleError: a shape does not fit the layout, or a row lies outside its embedding table.
+        """
+        columns, tables = len(self.layout.numeric), self.layout.ids
+        if numeric.ndim != 2 or ids.ndim != 2 or len(numeric) != len(ids):
+            raise BundleError(
+                f"score: expected numeric [N, {columns}] and ids [N, {len(tables)}]; "
+                f"found {numeric.shape} and {ids.shape}"
+            )
+        if numeric.shape[1] != columns or ids.shape[1] != len(tables):
+            raise BundleError(
+                f"score: expected {columns} numbers and {len(tables)} ids a row, in the order of layout.json; "
+                f"found {numeric.shape[1]} and {ids.shape[1]}"
+            )
+        if not np.issubdtype(ids.dtype, np.integer):
+            raise BundleError(f"score: expected ids of an integer type; found {ids.dtype}, which may have lost digits")
+        if len(numeric) == 0:
+            empty = np.empty((0, len(self.tasks)), dtype=np.float32)
+            return Scores(empty, empty)
+        heights = np.array([table.rows for table in tables], dtype=np.int64)
+        outside = np.argwhere((ids < 0) | (ids >= heights))
+        if len(outside):
+            row, column = outside[0]
+            raise BundleError(
+                f"score: row {row}: {tables[column].name} has embedding row {ids[row, column]}; "
+                f"expected 0 to {heights[column] - 1}. Use the vocabulary of this bundle."
+            )
+        inputs = {
+            "numeric": np.ascontiguousarray(numeric, dtype=np.float32),
+            "ids": np.ascontiguousarray(ids, dtype=np.int64),
+        }
+        logits, probabilities = self.session.run(["logits", "probabilities"], inputs)
+        return Scores(logits, probabilities)
+
+    def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Raw feature values as model inputs.
+
+        Args:
+            rows: N mappings of feature name to value. An absent feature, None, NaN and empty text are missing. A
+                category may be text, a number or a boolean. Features that hold user ids, or that the spec lists under
+                ``privacy``, must already be pseudonyms made with the key of the training log.
+
+        Returns:
+            numeric [N, D] with NaN for missing, and ids [N, F] with row 0 for missing and row 1 for unknown values.
+
+        Raises:
+            BundleError: a row has a feature that the model does not know, or a value of a wrong type.
+        """
+        numbers = {column.name: index for index, column in enumerate(self.layout.numeric)}
+        categories = {column.name: index for index, column in enumerate(self.layout.ids)}
+        numeric = np.full((len(rows), len(numbers)), np.nan, dtype=np.float32)
+        ids = np.full((len(rows), len(categories)), MISSING_ROW, dtype=np.int64)
+        for at, row in enumerate(rows):
+            for name, value in row.items():
+                where = f"row {at}: feature {name!r}"
+                if name in numbers:
+                    numeric[at, numbers[name]] = finite_number(value, where)
+                elif name in categories:
+                    text = category_text(value, where)
+                    if text is not None:
+                        ids[at, categories[name]] = self.vocabulary[name].get(text, UNKNOWN_ROW)
+                else:
+                    near = difflib.get_close_matches(name, [*numbers, *categories], n=1)
+                    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join([*numbers, *categories])}."
+                    raise BundleError(f"{where}: the model has no such feature; {hint}")
+        return numeric, ids
+
+    def check_golden(self) -> None:
+        """Scores the golden rows and compares.
+
+        Raises:
+            BundleError: a logit or a probability differs from the trained model's by more than the limit.
+        """
+        golden = json.loads((self.directory / "golden.json").read_text(encoding="utf-8"))
+        rows = len(golden["logits"])
+        numeric = np.array(
+            [[np.nan if value is None else value for value in row] for row in golden["numeric"]], dtype=np.float32
+        ).reshape(rows, len(self.layout.numeric))
+        ids = np.array(golden["ids"], dtype=np.int64).reshape(rows, len(self.layout.ids))
+        found = self.score(numeric, ids)
+        for name, values, limit in (
+            ("logit", found.logits, MAX_LOGIT_DIFFERENCE),
+            ("probability", found.probabilities, MAX_PROBABILITY_DIFFERENCE),
+        ):
+            expected = np.array(golden["logits" if name == "logit" else "probabilities"])
+            differences = np.abs(values - expected)
+            if not np.all(differences <= limit):
+                row, task = np.unravel_index(int(np.nanargmax(differences)), differences.shape)
+                raise BundleError(
+                    f"{self.directory}: golden row {row}: {name} of {self.tasks[task]} is {values[row, task]:.6g}, "
+                    f"the trained model gave {expected[row, task]:.6g} (limit {limit:g}). Do not serve this bundle: "
+                    "export it again, or use the ONNX Runtime version that it was tested with."
+                )
+
+
+def write_manifest(directory: Path, name: str, tasks: Sequence[str]) -> None:
+    """Writes the manifest of the files in ``directory``, which must be complete."""
+    content = {
+        "format": FORMAT,
+        "name": name,
+        "tasks": list(tasks),
+        "files": {file: _sha256(directory / file) for file in FILES},
+    }
+    (directory / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _verified_manifest(directory: Path) -> dict[str, Any]:
+    path = directory / MANIFEST
+    try:
+        manifest: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        found, files = manifest["format"], dict(manifest["files"])
+    except FileNotFoundError as error:
+        raise BundleError(f"{directory}: no bundle here ({MANIFEST} is absent). Export the model first.") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise BundleError(f"{path}: not the manifest of a bundle. Export the model again.") from error
+    if found != FORMAT:
+        raise BundleError(f"{path}: bundle format {found!r}; this version reads format {FORMAT}. Export again.")
+    for file in FILES:
+        if not (directory / file).is_file():
+            raise BundleError(f"{directory / file}: absent; the bundle is incomplete. Copy or export it again.")
+        if _sha256(directory / file) != files.get(file):
+            raise BundleError(
+                f"{directory / file}: its SHA-256 is not the manifest's: the file was changed or damaged. "
+                "Copy or export the bundle again."
+            )
+    return manifest
+
+
+def _read_vocabulary(path: Path, layout: Layout) -> dict[str, dict[str, int]]:
+    frame = pl.read_parquet(path)
+    features = {column.name: frame.filter(pl.col("feature") == column.name) for column in layout.ids}
+    return {
+        name: dict(zip(rows["key"].to_list(), rows["row"].to_list(), strict=True)) for name, rows in features.items()
+    }
+
+
+def _open_session(path: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.log_severity_level = 3
+    try:
+        return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        raise BundleError(f"{path}: ONNX Runtime {onnxruntime.__version__} cannot load it: {error}") from error

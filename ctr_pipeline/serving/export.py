@@ -1,0 +1,261 @@
+"""From a trained ranker to a bundle. The only part of serving that needs torch."""
+
+import contextlib
+import json
+import logging
+import shutil
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePath
+from typing import Any
+
+import numpy as np
+import onnx
+import polars as pl
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from ctr_pipeline.evaluation.calibration import Calibrator
+from ctr_pipeline.features.layout import Layout
+from ctr_pipeline.ranker import Ranker
+from ctr_pipeline.serving.bundle import FILES, MANIFEST, Bundle, Scores, write_manifest
+from ctr_pipeline.serving.parity import Parity, measure_parity, probe_rows
+from ctr_pipeline.serving.values import BundleError
+from ctr_pipeline.spec import Spec
+
+OPSET = 20
+GOLDEN_ROWS = 16
+MAX_MODEL_BYTES = 2**31 - 1
+"""Largest ONNX file with its weights inside."""
+
+
+class CalibratedRanker(nn.Module):
+    """What is exported: the ranker and Platt scaling of each task's logit.
+
+    Args:
+        ranker: The trained ranker.
+        calibrators: One for each task, in order.
+    """
+
+    slopes: Tensor
+    offsets: Tensor
+
+    def __init__(self, ranker: Ranker, calibrators: Sequence[Calibrator]) -> None:
+        super().__init__()
+        self.ranker = ranker
+        self.register_buffer("slopes", torch.tensor([c.a for c in calibrators], dtype=torch.float32))
+        self.register_buffer("offsets", torch.tensor([c.b for c in calibrators], dtype=torch.float32))
+
+    def forward(self, numeric: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits [N, T] and calibrated probabilities [N, T] of numeric [N, D] and ids [N, F]."""
+        logits = self.ranker(numeric, ids)
+        return logits, torch.sigmoid(logits * self.slopes + self.offsets)
+
+
+def export_bundle(
+    ranker: Ranker,
+    calibrators: Mapping[str, Calibrator],
+    layout: Layout,
+    vocabulary: Path,
+    spec: Spec,
+    directory: Path,
+) -> Bundle:
+    """Writes the bundle of a trained ranker and opens it, which verifies it.
+
+    The same model gives the same bytes. An older bundle in ``directory`` is replaced once the new one is complete.
+
+    Args:
+        ranker: The trained ranker; its mode and device stay as they are.
+        calibrators: Task to its calibrator.
+        layout: The layout that the ranker was built with.
+        vocabulary: Parquet file with feature, key and row.
+        spec: The spec; absolute paths of its logs are reduced to file names.
+        directory: The bundle's folder.
+
+    Raises:
+        BundleError: a task has no calibrator, the vocabulary does not fit the layout, the weights are not finite or
+            above 2 GiB, or the exported model does not score the golden rows as the ranker does.
+    """
+    module = _calibrated(ranker, calibrators, layout)
+    partial = directory.with_name(f"{directory.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write_vocabulary(vocabulary, layout, partial / "vocabulary.parquet")
+    (partial / "model.onnx").write_bytes(_onnx_bytes(module, layout))
+    (partial / "layout.json").write_text(layout.to_json(), encoding="utf-8")
+    (partial / "spec.yaml").write_text(_spec_text(spec), encoding="utf-8")
+    _write_json(partial / "calibration.json", {task: calibrators[task].to_json() for task in layout.tasks})
+    _write_json(partial / "golden.json", _golden(module, layout))
+    write_manifest(partial, spec.name, layout.tasks)
+    Bundle.open(partial)
+    if directory.is_dir():
+        strangers = sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, MANIFEST))
+        if strangers:
+            raise BundleError(f"{directory}: has files that are no bundle's ({strangers[0]}). Name another folder.")
+        shutil.rmtree(directory)
+    partial.rename(directory)
+    return Bundle.open(directory)
+
+
+def reference_scores(
+    ranker: Ranker, calibrators: Mapping[str, Calibrator], layout: Layout, numeric: NDArray[Any], ids: NDArray[Any]
+) -> Scores:
+    """What the trained ranker itself says of numeric [N, D] and ids [N, F]."""
+    return _run(_calibrated(ranker, calibrators, layout), numeric, ids)
+
+
+def check_parity(
+    bundle: Bundle, ranker: Ranker, calibrators: Mapping[str, Calibrator], numeric: NDArray[Any], ids: NDArray[Any]
+) -> Parity:
+    """Compares a bundle with the ranker it was exported from, on sample rows and on the corners of the input space.
+
+    Args:
+        bundle: The bundle.
+        ranker: The trained ranker.
+        calibrators: Task to its calibrator.
+        numeric: [N, D] raw numbers of sample rows; may be empty.
+        ids: [N, F] embedding rows of sample rows.
+    """
+    numbers, rows = probe_rows(numeric, ids, bundle.layout)
+    expected = reference_scores(ranker, calibrators, bundle.layout, numbers, rows)
+    return measure_parity(bundle, numbers, rows, expected)
+
+
+def _calibrated(ranker: Ranker, calibrators: Mapping[str, Calibrator], layout: Layout) -> CalibratedRanker:
+    absent = [task for task in layout.tasks if task not in calibrators]
+    if absent:
+        raise BundleError(f"export: task {absent[0]!r} has no calibrator; found {sorted(calibrators)}")
+    for name, values in ranker.state_dict().items():
+        if values.is_floating_point() and not bool(torch.isfinite(values).all()):
+            raise BundleError(
+                f"export: {name} of the ranker holds values that are not finite. Do not serve this model."
+            )
+    return CalibratedRanker(ranker, [calibrators[task] for task in layout.tasks])
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode for a while; each submodule then gets its own mode back."""
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def _run(module: CalibratedRanker, numeric: NDArray[Any], ids: NDArray[Any]) -> Scores:
+    numbers = torch.from_numpy(np.ascontiguousarray(numeric, dtype=np.float32))
+    rows = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64))
+    with _evaluating(module), torch.inference_mode():
+        logits, probabilities = module(numbers, rows)
+    return Scores(logits.numpy(), probabilities.numpy())
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the exporter, which tells of its progress and of packages that it can do without."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def _onnx_bytes(module: CalibratedRanker, layout: Layout) -> bytes:
+    """The ONNX file: weights inside, nothing that tells of the machine or the code that made it."""
+    weights = sum(values.numel() * values.element_size() for values in module.state_dict().values())
+    if weights > MAX_MODEL_BYTES:
+        raise BundleError(f"export: {weights:,} bytes of weights; one ONNX file holds at most {MAX_MODEL_BYTES:,}.")
+    numeric, ids = torch.zeros(3, len(layout.numeric)), torch.zeros(3, len(layout.ids), dtype=torch.int64)
+    rows = torch.export.Dim("rows", min=1)
+    with _quiet(), _evaluating(module), torch.no_grad():
+        program = torch.onnx.export(
+            module,
+            (numeric, ids),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=["numeric", "ids"],
+            output_names=["logits", "probabilities"],
+            dynamic_shapes=({0: rows}, {0: rows}),
+            verbose=False,
+        )
+    if program is None:
+        raise BundleError("export: the ONNX exporter gave no model")
+    model = program.model_proto
+    _strip(model)
+    model.producer_name = "ctr-pipeline"
+    model.producer_version = ""
+    onnx.checker.check_model(model, full_check=True)
+    content: bytes = model.SerializeToString(deterministic=True)
+    return content
+
+
+def _strip(message: Any) -> None:
+    """Removes comments and metadata (stack traces, paths) from an ONNX message and all messages inside it."""
+    for field, value in message.ListFields():
+        if field.name in ("metadata_props", "doc_string"):
+            message.ClearField(field.name)
+        elif field.message_type is not None:
+            for part in [value] if hasattr(value, "ListFields") else value:
+                _strip(part)
+
+
+def _golden(module: CalibratedRanker, layout: Layout) -> dict[str, Any]:
+    """Made-up rows, from the layout alone, and what the trained model says of them."""
+    generator = np.random.default_rng(0)
+    numeric = np.empty((GOLDEN_ROWS, len(layout.numeric)), dtype=np.float32)
+    ids = np.empty((GOLDEN_ROWS, len(layout.ids)), dtype=np.int64)
+    for index, column in enumerate(layout.numeric):
+        drawn = np.clip(column.mean + column.std * generator.normal(size=GOLDEN_ROWS), -20, 20)
+        raw = np.sign(drawn) * np.expm1(np.abs(drawn)) if column.transform == "signed_log1p" else drawn
+        numeric[:, index] = np.where(generator.random(GOLDEN_ROWS) < 0.2, np.nan, raw)
+    for index, table in enumerate(layout.ids):
+        ids[:, index] = generator.integers(0, table.rows, GOLDEN_ROWS)
+    numeric[0], ids[0] = np.nan, 0
+    ids[1] = 1
+    scores = _run(module, numeric, ids)
+    return {
+        "numeric": [[None if np.isnan(value) else float(value) for value in row] for row in numeric],
+        "ids": ids.tolist(),
+        "logits": np.round(scores.logits.astype(np.float64), 6).tolist(),
+        "probabilities": np.round(scores.probabilities.astype(np.float64), 8).tolist(),
+    }
+
+
+def _write_vocabulary(source: Path, layout: Layout, target: Path) -> None:
+    """The part of the vocabulary that serving needs, in a fixed order."""
+    try:
+        frame = pl.read_parquet(source, columns=["feature", "key", "row"])
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise BundleError(f"{source}: no vocabulary with columns feature, key and row: {error}") from error
+    for table in layout.ids:
+        rows = frame.filter(pl.col("feature") == table.name)["row"]
+        if len(rows) != table.rows - 2 or (len(rows) and (rows.min(), rows.n_unique()) != (2, len(rows))):
+            raise BundleError(
+                f"{source}: feature {table.name!r} has {len(rows)} keys; the layout has embedding rows 2 to "
+                f"{table.rows - 1} for them. Use the vocabulary that the dataset was packed with."
+            )
+    kept = frame.filter(pl.col("feature").is_in([table.name for table in layout.ids])).sort("feature", "row")
+    kept.select(pl.col("feature", "key").cast(pl.String), pl.col("row").cast(pl.Int64)).write_parquet(target)
+
+
+def _spec_text(spec: Spec) -> str:
+    """The spec as YAML, without the folders of this machine."""
+    content = spec.model_dump(mode="json")
+    for log in (content["source"]["impressions"], *content["source"]["events"]):
+        log["paths"] = [PurePath(path).name if PurePath(path).is_absolute() else path for path in log["paths"]]
+    return yaml.safe_dump(content, sort_keys=False, allow_unicode=True)
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")

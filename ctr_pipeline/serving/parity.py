@@ -1,0 +1,116 @@
+"""Whether a bundle scores as the trained model does: on any rows, one by one and together."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr_pipeline.features.layout import MISSING_ROW, UNKNOWN_ROW, Layout
+from ctr_pipeline.serving.bundle import MAX_LOGIT_DIFFERENCE, MAX_PROBABILITY_DIFFERENCE, Bundle, Scores
+from ctr_pipeline.serving.values import BundleError
+
+MAX_BATCH_DIFFERENCE = 1e-6
+"""Largest difference in probability between a row scored alone and in a batch."""
+
+ROWS_ALONE = 64
+"""Rows that are also scored one by one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parity:
+    """Largest absolute differences over rows and tasks.
+
+    Attributes:
+        rows: Rows compared.
+        logit: Trained model against bundle, in logits.
+        probability: Trained model against bundle, in calibrated probabilities.
+        batch: Row alone against row in a batch, in probabilities.
+    """
+
+    rows: int
+    logit: float
+    probability: float
+    batch: float
+
+    @property
+    def passed(self) -> bool:
+        """Whether every difference is within its limit; a NaN is not."""
+        return (
+            self.logit <= MAX_LOGIT_DIFFERENCE
+            and self.probability <= MAX_PROBABILITY_DIFFERENCE
+            and self.batch <= MAX_BATCH_DIFFERENCE
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields and ``passed``."""
+        return {
+            "rows": self.rows,
+            "logit": self.logit,
+            "probability": self.probability,
+            "batch": self.batch,
+            "passed": self.passed,
+        }
+
+    def require(self) -> None:
+        """Refuses a bundle that scores differently.
+
+        Raises:
+            BundleError: a difference is above its limit.
+        """
+        if not self.passed:
+            raise BundleError(
+                f"the exported model does not score as the trained one: over {self.rows} rows the logits differ by up "
+                f"to {self.logit:.3g} (limit {MAX_LOGIT_DIFFERENCE:g}), the probabilities by {self.probability:.3g} "
+                f"(limit {MAX_PROBABILITY_DIFFERENCE:g}), a row alone from itself in a batch by {self.batch:.3g} "
+                f"(limit {MAX_BATCH_DIFFERENCE:g}). Do not serve it."
+            )
+
+
+def probe_rows(
+    numeric: NDArray[Any], ids: NDArray[Any], layout: Layout, *, most: int = 512
+) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+    """Rows for a parity check: up to ``most`` of the given ones, evenly spread, and the corners of the input space.
+
+    The corners: all missing, all unknown, the last embedding row of every table, numbers of ± 10^6 and one row for
+    each number that is missing alone.
+    """
+    chosen = np.linspace(0, len(numeric) - 1, min(most, len(numeric))).astype(np.intp)
+    fill = np.array([column.fill for column in layout.numeric], dtype=np.float32)
+    last = np.array([column.rows - 1 for column in layout.ids], dtype=np.int64)
+    missing, unknown = np.full_like(last, MISSING_ROW), np.full_like(last, UNKNOWN_ROW)
+    corners = [
+        (np.full_like(fill, np.nan), missing),
+        (fill, unknown),
+        (fill, last),
+        (np.full_like(fill, 1e6), last),
+        (np.full_like(fill, -1e6), unknown),
+        *((np.where(np.arange(len(fill)) == lone, np.nan, fill), last) for lone in range(len(fill))),
+    ]
+    return (
+        np.concatenate([numeric[chosen], np.stack([numbers for numbers, _ in corners])]).astype(np.float32),
+        np.concatenate([ids[chosen], np.stack([rows for _, rows in corners])]).astype(np.int64),
+    )
+
+
+def measure_parity(bundle: Bundle, numeric: NDArray[Any], ids: NDArray[Any], expected: Scores) -> Parity:
+    """Compares the bundle with what the trained model says, ``expected``, of the same N > 0 rows.
+
+    Raises:
+        BundleError: there are no rows, or they do not fit the bundle.
+    """
+    if not len(numeric):
+        raise BundleError("parity: no rows to compare; give at least one")
+    together = bundle.score(numeric, ids)
+    spread = np.linspace(0, len(numeric) - 1, min(ROWS_ALONE, len(numeric))).astype(np.intp)
+    alone = np.concatenate([bundle.score(numeric[i : i + 1], ids[i : i + 1]).probabilities for i in spread])
+    return Parity(
+        rows=len(numeric),
+        logit=_largest(together.logits, expected.logits),
+        probability=_largest(together.probabilities, expected.probabilities),
+        batch=_largest(alone, together.probabilities[spread]),
+    )
+
+
+def _largest(left: NDArray[Any], right: NDArray[Any]) -> float:
+    return float(np.max(np.abs(left.astype(np.float64) - right)))

@@ -1,0 +1,54 @@
+"""One raw value of a request as the training log would have it."""
+
+import math
+from datetime import date, datetime, time
+from typing import Any
+
+import polars as pl
+
+
+class BundleError(ValueError):
+    """A bundle or a request that cannot be used; the message says what was found, where, and what was expected."""
+
+
+_EXACT = float(2**53)
+
+
+def category_text(value: Any, where: str) -> str | None:
+    """The text under which the vocabulary holds a category: the scalar form of what reading a log does to a column.
+
+    Whole floats lose their point, booleans are ``true`` or ``false``; None, NaN and empty text are missing (None).
+
+    Raises:
+        BundleError: the value has no such text, as a list has not.
+    """
+    if value is None or isinstance(value, str):
+        return value or None
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        if math.isnan(value):
+            return None
+        if value.is_integer() and abs(value) < _EXACT:
+            return str(int(value))
+    elif not isinstance(value, date | datetime | time):
+        raise BundleError(f"{where}: found {type(value).__name__}; expected text, a number, a boolean or null")
+    text: str = pl.Series([value]).cast(pl.String).item()
+    return text
+
+
+def finite_number(value: Any, where: str) -> float:
+    """A number; NaN for None and NaN, 1 and 0 for booleans.
+
+    Raises:
+        BundleError: the value is infinite or no number.
+    """
+    if value is None:
+        return math.nan
+    if not isinstance(value, bool | int | float):
+        raise BundleError(f"{where}: found {type(value).__name__}; expected a number or null")
+    if math.isinf(value):
+        raise BundleError(f"{where}: found {value}; expected a finite number or null")
+    return float(value)
