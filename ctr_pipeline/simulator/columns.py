@@ -18,6 +18,7 @@ from ctr_pipeline.spec.fields import DAY_US, MICROSECONDS
 Value = TypeVar("Value", bound=np.generic)
 
 TIME = pa.timestamp("us", tz="UTC")
+TRAFFIC = ("production", "random")
 PAGE_TYPES = ("search", "category", "deals")
 PLACEMENTS = ("main", "sidebar", "overlay")
 CONNECTIONS = ("wifi", "4g", "5g", "cable")
@@ -123,7 +124,7 @@ def impression_table(
         "user_id": strings(users.ids[spread(user)]),
         "session_id": strings(spread(_numbered(f"s{day:%Y%m%d}-", first_session, pages))),
         "position": pa.array(np.tile(np.arange(1, SLOTS + 1, dtype=np.int8), pages)),
-        "traffic": _codes(spread(sessions.random.view(np.int8)), ("production", "random")),
+        "traffic": _codes(spread(sessions.random.view(np.int8)), TRAFFIC),
         "price": pa.array(ad_day.price[ad]),
         "discount_pct": pa.array(ads.discount[ad]),
         "rating": pa.array(ads.rating[ad], mask=unknown),
@@ -188,12 +189,18 @@ def event_table(world: World, ids: Bytes, outcomes: Outcomes, twice: NDArray[np.
     )
 
 
-def truth_table(world: World, ids: Bytes, shown: Shown, outcomes: Outcomes, marks: Marks) -> pa.Table:
-    """What really happened to each of the M impressions of a chunk, and how likely it was."""
+def truth_table(
+    world: World, ids: Bytes, ts: NDArray[np.int64], sessions: Sessions, shown: Shown, outcomes: Outcomes, marks: Marks
+) -> pa.Table:
+    """What really happened to each of the M impressions of a chunk, shown at ``ts`` [M], and how likely it was."""
     steps = STEPS[world.settings.funnel]
     probability = outcomes.examination * outcomes.relevance
     columns: dict[str, pa.Array] = {
         "impression_id": strings(ids),
+        "ts": pa.array(ts, TIME),
+        "position": pa.array(np.tile(np.arange(1, SLOTS + 1, dtype=np.int8), len(sessions.start))),
+        "traffic": _codes(np.repeat(sessions.random.view(np.int8), SLOTS), TRAFFIC),
+        "device_type": _codes(np.repeat(world.users.device[sessions.user], SLOTS), DEVICES),
         "click_probability": pa.array(probability),
         "examination": pa.array(outcomes.examination),
         "relevance": pa.array(outcomes.relevance),

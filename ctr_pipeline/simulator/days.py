@@ -117,11 +117,12 @@ def _simulate(world: World, day: date) -> Iterator[_Chunk]:
     midnight = (day - date(1970, 1, 1)).days * DAY_US
     for chunk, first in enumerate(range(0, len(starts), SESSIONS_AT_ONCE)):
         start = starts[first : first + SESSIONS_AT_ONCE]
+        ts = np.repeat(midnight + start, SLOTS)
         random = stream(world.seed, DAY, key, 1 + chunk)
         sessions = draw_sessions(world, len(start), world.settings.random_share, random, start)
         sessions, bots, redirected = incidents.redirect(sessions, chunk)
         shown = hold_auction(world, market, sessions, random)
-        outcomes = draw_outcomes(world, shown, np.repeat(midnight + start, SLOTS), bots, random)
+        outcomes = draw_outcomes(world, shown, ts, bots, random)
         outcomes, disturbed = incidents.meddle(outcomes)
         twice, repeated = incidents.twice(start, chunk)
         impressions = impression_table(world, day, first, sessions, shown, ad_day, random)
@@ -133,7 +134,7 @@ def _simulate(world: World, day: date) -> Iterator[_Chunk]:
         yield _Chunk(
             impressions=deliver_twice(impressions, twice),
             events=event_table(world, ids[outcomes.row], outcomes, np.repeat(twice, SLOTS)[outcomes.row]),
-            truth=truth_table(world, ids, shown, outcomes, marks),
+            truth=truth_table(world, ids, ts, sessions, shown, outcomes, marks),
         )
 
 
