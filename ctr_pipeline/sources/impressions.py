@@ -215,11 +215,6 @@ def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymi
         fields.append(values.propensity(declared.propensity, schema[declared.propensity], where))
     for number in spec.features.numeric:
         column = number.source_column
-        if column in private:
-            raise SourceError(
-                f"feature `{number.name}` is a number, but its column `{column}` is replaced by a hash. "
-                "Make the feature categorical, or take the column out of `privacy.pseudonymise`."
-            )
         fields.append(values.numeric_feature(number, schema[column], where))
     for category in spec.features.embedded:
         column = category.source_column

@@ -19,6 +19,7 @@ from ctr_pipeline.sources.text import (
     csv_header,
     ndjson_batches,
     ndjson_keys,
+    utf8,
 )
 
 RAW = "raw:"
@@ -74,13 +75,16 @@ def _read_parquet(file: LogFile, columns: Mapping[str, str], select: Select) -> 
     stored = pl.read_parquet_schema(source)
     _check_columns(file, columns, list(stored))
     scan = pl.scan_parquet(source, row_index_name=ROW, glob=False, hive_partitioning=False)
-    as_text = {name for name in columns if stored[name] in (pl.Binary, pl.Categorical, pl.Enum)}
+    as_text = {
+        name: pl.col(name).map_batches(utf8, return_dtype=pl.String)
+        if stored[name] == pl.Binary
+        else pl.col(name).cast(pl.String)
+        for name in columns
+        if stored[name] in (pl.Binary, pl.Categorical, pl.Enum)
+    }
     lazy = scan.select(
         pl.col(ROW).cast(pl.Int64),
-        *(
-            (pl.col(name).cast(pl.String, strict=False) if name in as_text else pl.col(name)).alias(RAW + name)
-            for name in columns
-        ),
+        *(as_text.get(name, pl.col(name)).alias(RAW + name) for name in columns),
     )
     schema = {name: pl.String() if name in as_text else stored[name] for name in columns}
     total = int(scan.select(pl.len()).collect().item())

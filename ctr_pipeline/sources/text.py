@@ -39,6 +39,18 @@ class TextBatch:
 MALFORMED = pl.Schema({ROW: pl.Int64, "rule": pl.String})
 
 
+def utf8(data: pl.Series) -> pl.Series:
+    """Bytes as text; null where they are not UTF-8."""
+    try:
+        return data.cast(pl.String)
+    except pl.exceptions.PolarsError:
+        if len(data) == 1:
+            return pl.Series(data.name, [None], dtype=pl.String)
+        # polars refuses the whole column: halve it until only the broken values are refused.
+        half = len(data) // 2
+        return pl.concat([utf8(data[:half]), utf8(data[half:])])
+
+
 def open_binary(file: LogFile) -> IO[bytes]:
     """The file's bytes, decompressed."""
     return gzip.open(file.path) if file.compressed else file.path.open("rb")  # type: ignore[return-value]
@@ -154,7 +166,7 @@ def _numbers(start: int, count: int, skipped: np.ndarray) -> np.ndarray:
 
 def _decoded(frame: pl.DataFrame, columns: Sequence[str], invalid: Sequence[tuple[int, str]]) -> TextBatch:
     """Bytes → text; rows with bytes that are not UTF-8 are set apart too."""
-    text = frame.with_columns(pl.col(column).cast(pl.String, strict=False) for column in columns)
+    text = frame.with_columns(utf8(frame[column]) for column in columns)
     broken = pl.any_horizontal(
         [frame[column].is_not_null() & text[column].is_null() for column in columns] or [pl.lit(False)]
     )
@@ -179,7 +191,7 @@ def _line_blocks(file: LogFile) -> Iterator[pl.Series]:
 
 
 def _lines(block: bytes) -> pl.Series:
-    return pl.Series(block.split(b"\n"), dtype=pl.Binary).cast(pl.String, strict=False).str.strip_chars()
+    return utf8(pl.Series(block.split(b"\n"), dtype=pl.Binary)).str.strip_chars()
 
 
 def _objects(lines: pl.DataFrame, columns: Sequence[str], null_values: Sequence[str]) -> TextBatch:

@@ -1,0 +1,80 @@
+"""A small shop log: one good row a hour, and a spec that reads it."""
+
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+
+from ctr_pipeline.sources import Pseudonymiser
+from ctr_pipeline.spec import Spec
+
+START = datetime(2026, 1, 5, tzinfo=UTC)
+
+BASE: dict[str, Any] = {
+    "version": 1,
+    "name": "shop",
+    "source": {"impressions": {"paths": ["log.parquet"]}},
+    "impression": {"id": "id", "time": "at", "user": "who"},
+    "features": {
+        "dense": [{"name": "price", "minimum": 0, "maximum": 1000}],
+        "categorical": [{"name": "item"}],
+    },
+    "tasks": [{"name": "click", "window": "0s", "label": {"column": "clicked"}}],
+}
+
+SpecMaker = Callable[..., Spec]
+LogMaker = Callable[..., pl.DataFrame]
+
+
+@pytest.fixture(scope="session")
+def make_spec() -> SpecMaker:
+    """The base spec with some sections replaced."""
+
+    def make(**sections: Any) -> Spec:
+        return Spec.model_validate(BASE | sections)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_log() -> LogMaker:
+    """A log of ``rows`` good rows, with some columns replaced (None takes a column out)."""
+
+    def make(rows: int = 24, **columns: Any) -> pl.DataFrame:
+        log: Mapping[str, Any] = {
+            "id": [f"imp-{n}" for n in range(rows)],
+            "at": [START + timedelta(hours=n) for n in range(rows)],
+            "who": [f"user-{n % 5}" for n in range(rows)],
+            "price": [float(n) for n in range(rows)],
+            "item": [f"item-{n % 3}" for n in range(rows)],
+            "clicked": [n % 2 for n in range(rows)],
+        }
+        return pl.DataFrame({name: value for name, value in (log | columns).items() if value is not None})  # type: ignore[operator]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pseudonymiser() -> Pseudonymiser:
+    return Pseudonymiser(b"0123456789abcdef")
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[[pl.DataFrame, str], Path]:
+    """Writes a frame in the format that the file's name says."""
+
+    def save(frame: pl.DataFrame, name: str = "log.parquet") -> Path:
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".parquet"):
+            frame.write_parquet(path, row_group_size=7)
+        elif name.endswith(".ndjson"):
+            frame.write_ndjson(path)
+        else:
+            frame.write_csv(path, separator="\t" if name.endswith(".tsv") else ",")
+        return path
+
+    return save
