@@ -30,6 +30,7 @@ LABEL_COLUMNS = (
 
 Frame: TypeAlias = nw.LazyFrame[Any]
 
+_NEVER = nw.lit(None).cast(nw.Int64)
 _ROW = ["impression_id", "ts"]
 _FACTS = ("event_ts", "known_ts", "closed_ts", "unknown_ts", "out_of_window_ts", "out_of_window_known_ts")
 
@@ -74,20 +75,17 @@ def label_impressions(
     shown = shown.select("day", "impression_id", "ts", "ingest_ts")
     seen = _visible(shown, nw.from_native(events), as_of)
     hits: dict[str, Frame] = {}
-    first: dict[str, Frame] = {}
+    facts: dict[str, Frame] = {}
     wide = shown
     for task in tasks:
-        mine = seen.filter(nw.col("event") == task.name)
-        placed = _placed(mine.filter(nw.col("kind") == "outcome"), task, hits)
-        hits[task.name] = _hits(placed, task, first)
-        first[task.name] = _first_known(hits[task.name])
-        facts = _facts(task, first[task.name], placed, mine)
-        facts = facts.rename({fact: f"{fact}:{task.name}" for fact in _FACTS})
-        wide = wide.join(facts, on=_ROW, how="left")
+        placed = _placed(seen.filter(nw.col("event") == task.name), task, hits, facts)
+        hits[task.name] = placed.filter(~nw.col("hit_ts").is_null())
+        facts[task.name] = _facts(placed)
+        wide = wide.join(facts[task.name].rename(_columns_of(task)), on=_ROW, how="left")
         mature = nw.col("ts") + label_maturity(tasks, task.name) + ingest_lag
         wide = wide.with_columns(nw.max_horizontal(mature, nw.col("ingest_ts")).alias(f"mature_ts:{task.name}"))
         wide = wide.with_columns(_settled(task, as_of).alias(f"settled_ts:{task.name}"))
-    labels: IntoLazyFrameT = nw.concat([_long(wide, task, as_of) for task in tasks], how="vertical").to_native()
+    labels: IntoLazyFrameT = _long(wide, tasks, as_of).to_native()
     return labels
 
 
@@ -95,62 +93,57 @@ def _visible(shown: Frame, events: Frame, as_of: int) -> Frame:
     """Events that had arrived, each with its impression; ``known_ts`` = when both had."""
     arrived = events.filter(nw.col("ingest_ts") <= as_of)
     arrived = arrived.select("impression_id", "event", "kind", "event_ts", known_ts=nw.col("ingest_ts"))
-    joined = arrived.join(
-        shown.select("impression_id", "ts", shown_ts=nw.col("ingest_ts")), on="impression_id", how="inner"
-    )
+    rows = shown.select("impression_id", "ts", shown_ts=nw.col("ingest_ts"))
+    joined = arrived.join(rows, on="impression_id", how="inner")
     joined = joined.filter((nw.col("kind") == "unknown") | (nw.col("event_ts") >= nw.col("ts")))
     return joined.with_columns(known_ts=nw.max_horizontal("known_ts", "shown_ts")).drop("shown_ts")
 
 
-def _placed(outcomes: Frame, task: Task, hits: dict[str, Frame]) -> Frame:
-    """Distinct outcomes beside each start of a window: ``from_ts``, and ``known_ts`` of the pair."""
-    distinct = outcomes.group_by(*_ROW, "event_ts").agg(nw.col("known_ts").min())
+def _placed(events: Frame, task: Task, hits: dict[str, Frame], facts: dict[str, Frame]) -> Frame:
+    """The task's events beside each start of a window.
+
+    ``hit_ts`` = when an outcome that counts was known; ``after_ts`` = when an outcome after the window was.
+    """
     if task.window_from == "impression":
-        return distinct.with_columns(from_ts=nw.col("ts"))
-    starts = hits[task.window_from].select(*_ROW, from_ts=nw.col("event_ts"), from_known_ts=nw.col("known_ts"))
-    pairs = distinct.join(starts, on=_ROW, how="inner")
-    pairs = pairs.with_columns(known_ts=nw.max_horizontal("known_ts", "from_known_ts")).drop("from_known_ts")
-    return pairs.filter(nw.col("event_ts") >= nw.col("from_ts"))
-
-
-def _hits(placed: Frame, task: Task, first: dict[str, Frame]) -> Frame:
-    """Outcomes that count: inside a window and, for a child, with a parent that counts."""
-    inside = placed.filter(nw.col("event_ts") <= nw.col("from_ts") + task.window)
-    hits = inside.group_by(*_ROW, "event_ts").agg(nw.col("known_ts").min())
-    if task.parent is None:
-        return hits
-    parent = first[task.parent].select(*_ROW, parent_known_ts=nw.col("known_ts"))
-    hits = hits.join(parent, on=_ROW, how="inner")
-    return hits.with_columns(known_ts=nw.max_horizontal("known_ts", "parent_known_ts")).drop("parent_known_ts")
-
-
-def _first_known(hits: Frame) -> Frame:
-    """The outcome that was known first (of several, the earliest): a fact that later arrivals cannot change."""
-    earliest = hits.group_by(_ROW).agg(nw.col("known_ts").min())
-    return (
-        hits.join(earliest, on=[*_ROW, "known_ts"], how="inner")
-        .group_by(*_ROW, "known_ts")
-        .agg(nw.col("event_ts").min())
+        placed = events.with_columns(from_ts=nw.col("ts"), from_known_ts=nw.col("known_ts"))
+    else:
+        starts = hits[task.window_from].select(*_ROW, from_ts=nw.col("event_ts"), from_known_ts=nw.col("hit_ts"))
+        placed = events.join(starts, on=_ROW, how="left")
+    known = nw.max_horizontal("known_ts", "from_known_ts")
+    hit, parent_known = known, nw.lit(True)
+    if task.parent is not None:
+        parents = facts[task.parent].select(*_ROW, parent_known_ts=nw.col("known_ts"))
+        placed = placed.join(parents, on=_ROW, how="left")
+        hit = nw.max_horizontal("known_ts", "from_known_ts", "parent_known_ts")
+        parent_known = ~nw.col("parent_known_ts").is_null()
+    outcome = (nw.col("kind") == "outcome") & (nw.col("event_ts") >= nw.col("from_ts"))
+    inside = nw.col("event_ts") <= nw.col("from_ts") + task.window
+    return placed.select(
+        *_ROW,
+        "kind",
+        "event_ts",
+        "known_ts",
+        hit_ts=nw.when(outcome & inside & parent_known).then(hit).otherwise(_NEVER),
+        after_ts=nw.when(outcome & ~inside).then(known).otherwise(_NEVER),
     )
 
 
-def _facts(task: Task, first: Frame, placed: Frame, mine: Frame) -> Frame:
+def _facts(placed: Frame) -> Frame:
     """One row an impression that has any event of the task; a fact that is absent is null."""
-    after = placed.filter(nw.col("event_ts") > nw.col("from_ts") + task.window)
-    pieces = [
-        _piece(first, event_ts="event_ts", known_ts="known_ts"),
-        _piece(after, out_of_window_ts="event_ts", out_of_window_known_ts="known_ts"),
-        _piece(mine.filter(nw.col("kind") == "closed"), closed_ts="known_ts"),
-        _piece(mine.filter(nw.col("kind") == "unknown"), unknown_ts="known_ts"),
-    ]
-    return nw.concat(pieces, how="vertical").group_by(_ROW).agg(nw.col(*_FACTS).min())
 
+    def when(condition: nw.Expr, column: str) -> nw.Expr:
+        return nw.when(condition).then(nw.col(column)).otherwise(_NEVER).min()
 
-def _piece(frame: Frame, **sources: str) -> Frame:
-    columns = [
-        (nw.col(sources[fact]) if fact in sources else nw.lit(None)).cast(nw.Int64).alias(fact) for fact in _FACTS
-    ]
-    return frame.select(*_ROW, *columns)
+    # Of the outcomes that count, the one known first (of several, the earliest): later arrivals cannot change it.
+    first = placed.with_columns(first_ts=nw.col("hit_ts").min().over(*_ROW))
+    return first.group_by(_ROW).agg(
+        event_ts=when(nw.col("hit_ts") == nw.col("first_ts"), "event_ts"),
+        known_ts=nw.col("hit_ts").min(),
+        closed_ts=when(nw.col("kind") == "closed", "known_ts"),
+        unknown_ts=when(nw.col("kind") == "unknown", "known_ts"),
+        out_of_window_ts=when(~nw.col("after_ts").is_null(), "event_ts"),
+        out_of_window_known_ts=nw.col("after_ts").min(),
+    )
 
 
 def _settled(task: Task, as_of: int) -> nw.Expr:
@@ -159,28 +152,37 @@ def _settled(task: Task, as_of: int) -> nw.Expr:
     def fact(name: str, of: str = task.name) -> nw.Expr:
         return nw.col(f"{name}:{of}")
 
-    never = nw.lit(None).cast(nw.Int64)
     mature, known, unknown = fact("mature_ts"), fact("known_ts"), fact("unknown_ts")
     own = mature
     if task.label.closed_by:
         decided = nw.min_horizontal(fact("closed_ts"), fact("out_of_window_known_ts"))
-        own = nw.when(~decided.is_null()).then(nw.max_horizontal(mature, decided)).otherwise(never)
-    settled = nw.when(unknown <= own).then(never).otherwise(own)
+        own = nw.when(~decided.is_null()).then(nw.max_horizontal(mature, decided)).otherwise(_NEVER)
+    settled = nw.when(unknown <= own).then(_NEVER).otherwise(own)
     if task.parent is not None:
         parent = fact("settled_ts", task.parent)
-        inherited = nw.when(~parent.is_null()).then(nw.max_horizontal(mature, parent)).otherwise(never)
+        inherited = nw.when(~parent.is_null()).then(nw.max_horizontal(mature, parent)).otherwise(_NEVER)
         settled = nw.min_horizontal(settled, inherited)
     was_negative = (settled <= as_of) & (known.is_null() | (known > settled))
-    return nw.when(was_negative).then(settled).otherwise(never)
+    return nw.when(was_negative).then(settled).otherwise(_NEVER)
 
 
-def _long(wide: Frame, task: Task, as_of: int) -> Frame:
-    """The rows of one task."""
-    columns = [nw.col(f"{name}:{task.name}").alias(name) for name in (*_FACTS, "mature_ts", "settled_ts")]
-    rows = wide.select("day", "impression_id", "ts", "ingest_ts", *columns)
+def _columns_of(task: Task) -> dict[str, str]:
+    return {fact: f"{fact}:{task.name}" for fact in _FACTS}
+
+
+def _long(wide: Frame, tasks: Sequence[Task], as_of: int) -> Frame:
+    """One row an impression and task, of one row an impression."""
+    # A list that is exploded reads `wide` once; a union of one selection a task would compute it once a task.
+    rows = wide.with_columns(task=nw.lit(",".join(task.name for task in tasks)).str.split(",")).explode("task")
+
+    def of_task(name: str) -> nw.Expr:
+        value = _NEVER
+        for task in tasks:
+            value = nw.when(nw.col("task") == task.name).then(nw.col(f"{name}:{task.name}")).otherwise(value)
+        return value
+
+    facts = {name: of_task(name) for name in (*_FACTS, "mature_ts", "settled_ts")}
+    rows = rows.select("day", "impression_id", "ts", "ingest_ts", "task", **facts)
     return rows.with_columns(
-        task=nw.lit(task.name),
-        unknown=~nw.col("unknown_ts").is_null(),
-        state=state_at(as_of),
-        as_of=nw.lit(as_of).cast(nw.Int64),
+        unknown=~nw.col("unknown_ts").is_null(), state=state_at(as_of), as_of=nw.lit(as_of).cast(nw.Int64)
     ).select(LABEL_COLUMNS)
