@@ -34,7 +34,8 @@ class NumericEncoder(nn.Module):
         self.register_buffer("fill", torch.tensor([c.fill for c in columns], dtype=torch.float32))
         self.register_buffer("mean", torch.tensor([c.mean for c in columns], dtype=torch.float32))
         self.register_buffer("std", torch.tensor([c.std for c in columns], dtype=torch.float32))
-        self.register_buffer("takes_log", torch.tensor([c.transform == "signed_log1p" for c in columns]))
+        takes_log = [column.transform == "signed_log1p" for column in columns]
+        self.register_buffer("takes_log", torch.tensor(takes_log, dtype=torch.bool))
         for column, *values in zip(columns, self.fill.tolist(), self.mean.tolist(), self.std.tolist(), strict=True):
             if not all(map(math.isfinite, values)) or values[2] <= 0:
                 raise RankerError(

@@ -70,6 +70,21 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
+def layout() -> Layout:
+    return LAYOUT
+
+
+@pytest.fixture
+def make_rows() -> Callable[[int, int], PackedSplit]:
+    return make_split
+
+
+@pytest.fixture
+def make_packed(tmp_path: Path) -> Callable[[str, int], Path]:
+    return lambda name, rows: pack(tmp_path / name, make_split(rows, 7))
+
+
+@pytest.fixture
 def job(packed: Path, tmp_path: Path) -> TrainingJob:
     return TrainingJob(
         dataset=packed,
@@ -77,7 +92,9 @@ def job(packed: Path, tmp_path: Path) -> TrainingJob:
         seed=3,
         device="cpu",
         model=Model(embedding_dim=4, hidden=[16, 8], dropout=0.2, embedding_dropout=0.1),
-        training=Training(epochs=2, batch_size=100, threads=1, log_every=4),
+        training=Training(
+            epochs=2, batch_size=100, threads=1, log_every=4, learning_rate=0.03, embedding_learning_rate=0.1
+        ),
         checkpoint_every=3,
     )
 

@@ -1,0 +1,266 @@
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from ctr_pipeline.datasets import PackedDataset
+from ctr_pipeline.ranker import load_ranker
+from ctr_pipeline.training.settings import TrainingError
+from ctr_pipeline.training.stopping import Cancelled, Stopped
+
+GOLDEN_FIRST_LOSSES = [1.1336743831634521, 0.92868971824646, 1.177499771118164]
+
+
+def lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def files(output: Path) -> dict[str, bytes]:
+    names = ["model.pt", "steps.jsonl", "validation.jsonl", *(f"scores/{n}.npy" for n in ("validation", "test"))]
+    return {name: (output / name).read_bytes() for name in names}
+
+
+def moved(job, folder: str, **training):
+    return job.model_copy(
+        update={"output": job.output.parent / folder, "training": job.training.model_copy(update=training)}
+    )
+
+
+def test_golden_losses(job, make_trainer) -> None:
+    make_trainer(job).run(False)
+    losses = [line["loss"] for line in lines(job.output / "steps.jsonl")]
+    assert losses[:3] == pytest.approx(GOLDEN_FIRST_LOSSES, rel=1e-5)
+
+
+def test_a_run_learns_and_writes_everything(job, make_trainer) -> None:
+    heard = []
+
+    class Listener:
+        def on_step(self, record, steps) -> None:
+            heard.append(("step", record.step, steps))
+
+        def on_epoch(self, metrics) -> None:
+            heard.append(("epoch", metrics["epoch"]))
+
+    result = make_trainer(job, observers=[Listener()]).run(False)
+    output = job.output
+    steps = lines(output / "steps.jsonl")
+    assert [line["step"] for line in steps] == list(range(20))
+    assert {line["rows"] for line in steps} == {100}
+    assert all(line["loss"] == pytest.approx(line["loss_click"] + line["loss_cart"], rel=1e-5) for line in steps)
+    assert heard.count(("epoch", 1)) == 1
+    assert ("step", 19, 20) in heard
+    validation = lines(output / "validation.jsonl")
+    assert [line["epoch"] for line in validation] == [0, 1]
+    best = min(validation, key=lambda line: line["ne"])
+    assert result.best_epoch == best["epoch"]
+    assert result.best_validation == best["ne"] < 1.0
+    assert result.health.nonfinite == 0
+    assert result.health.identity_error < 1e-3
+    gradients = pl.read_parquet(output / "gradients.parquet")
+    assert gradients.columns == ["step", "tensor", "kind", "stat", "value"]
+    assert gradients["step"].unique().sort().to_list() == [0, 4, 8, 12, 16]
+    assert set(gradients["kind"]) == {"gradient", "weight", "update", "activation"}
+
+
+def test_scores_are_those_of_the_stored_model(job, make_trainer) -> None:
+    make_trainer(job).run(False)
+    dataset = PackedDataset.open(job.dataset)
+    ranker = load_ranker(job.output / "model.pt", dataset.layout, job.model)
+    for name in ("validation", "calibration", "test"):
+        split = dataset.splits[name]
+        with torch.no_grad():
+            expected = ranker(torch.tensor(split.numeric), torch.tensor(split.ids)).numpy()
+        found = np.load(job.output / "scores" / f"{name}.npy")
+        assert found.dtype == np.float32
+        np.testing.assert_allclose(found, expected, atol=1e-6)
+    # The oracle of the validation metric, in numpy.
+    split, logits = dataset.splits["validation"], np.load(job.output / "scores" / "validation.npy").astype(float)
+    entropies = []
+    for task in range(2):
+        known = split.labels[:, task] >= 0
+        y, p = split.labels[known, task], 1 / (1 + np.exp(-logits[known, task]))
+        rate = y.mean()
+        log_loss = -np.mean(y * np.log(p) + (1 - y) * np.log(1 - p))
+        entropies.append(log_loss / -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate)))
+    best = min(lines(job.output / "validation.jsonl"), key=lambda line: line["ne"])
+    assert best["ne"] == pytest.approx(np.mean(entropies), rel=1e-5)
+
+
+def test_the_best_epoch_is_kept_and_not_the_last(job, make_trainer) -> None:
+    job = moved(job, "overfit", epochs=6, learning_rate=0.03, embedding_learning_rate=0.5)
+    result = make_trainer(job).run(False)
+    validation = lines(job.output / "validation.jsonl")
+    assert result.best_epoch == min(validation, key=lambda line: line["ne"])["epoch"] < 5
+
+
+def test_equal_seeds_give_equal_bytes(job, make_trainer) -> None:
+    make_trainer(job).run(False)
+    other = moved(job, "again")
+    make_trainer(other).run(False)
+    assert files(job.output) == files(other.output)
+    third = moved(job, "other_seed").model_copy(update={"seed": 4})
+    make_trainer(third).run(False)
+    assert files(third.output)["model.pt"] != files(job.output)["model.pt"]
+
+
+@pytest.mark.parametrize("stop_after", [5, 10, 14])
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_interrupted_and_resumed_equals_uninterrupted(job, make_trainer, stop_after: int, precision: str) -> None:
+    whole, parts = moved(job, "whole", precision=precision), moved(job, "parts", precision=precision)
+    expected = make_trainer(whole).run(False)
+    with pytest.raises(Cancelled):
+        make_trainer(parts, stop_after=stop_after).run(False)
+    torch.rand(17)
+    resumed = make_trainer(parts).run(True)
+    assert files(parts.output) == files(whole.output)
+    assert resumed.health == expected.health
+    assert (resumed.best_epoch, resumed.model_sha256) == (expected.best_epoch, expected.model_sha256)
+    assert pl.read_parquet(parts.output / "gradients.parquet").equals(
+        pl.read_parquet(whole.output / "gradients.parquet")
+    )
+
+
+def test_resuming_a_finished_run_only_scores(job, make_trainer) -> None:
+    make_trainer(job).run(False)
+    before = files(job.output)
+    result = make_trainer(job).run(True)
+    assert (result.rows, result.steps) == (0, 20)
+    assert files(job.output) == before
+
+
+def test_a_checkpoint_of_another_job_or_a_damaged_one_is_refused(job, make_trainer) -> None:
+    make_trainer(job).run(False)
+    other = job.model_copy(update={"seed": 5})
+    with pytest.raises(TrainingError, match="differs in seed"):
+        make_trainer(other).run(True)
+    checkpoint = job.output / "checkpoint.pt"
+    content = bytearray(checkpoint.read_bytes())
+    content[len(content) // 2] ^= 1
+    checkpoint.write_bytes(bytes(content))
+    with pytest.raises(TrainingError, match="damaged"):
+        make_trainer(job).run(True)
+    (job.output / "checkpoint.pt.sha256").unlink()
+    with pytest.raises(TrainingError, match="missing"):
+        make_trainer(job).run(True)
+
+
+def test_overfits_one_batch(make_packed, job, make_trainer) -> None:
+    dataset = make_packed("tiny", 32)
+    model = job.model.model_copy(update={"dropout": 0.0, "embedding_dropout": 0.0, "hidden": [32, 16]})
+    job = moved(job, "tiny", epochs=150, batch_size=32, learning_rate=0.01, embedding_learning_rate=0.2)
+    job = job.model_copy(update={"dataset": dataset, "model": model, "checkpoint_every": 10_000})
+    make_trainer(job).run(False)
+    assert lines(job.output / "steps.jsonl")[-1]["loss"] < 0.02
+
+
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_sixteen_bits_learn_as_well(job, make_trainer, precision: str) -> None:
+    full = make_trainer(moved(job, "fp32")).run(False)
+    half = make_trainer(moved(job, precision, precision=precision)).run(False)
+    assert half.best_validation == pytest.approx(full.best_validation, abs=0.01)
+    assert half.health.identity_error < 1e-3
+
+
+def test_a_rare_clip_is_counted(job, make_trainer) -> None:
+    result = make_trainer(moved(job, "clipped", clip_norm=1e-3)).run(False)
+    assert result.health.clipped_share == 1.0
+
+
+def test_rows_outside_the_batches_never_move(job, make_trainer) -> None:
+    trainer = make_trainer(job)
+    used = set(PackedDataset.open(job.dataset).splits["train"].ids[:, 2].tolist())
+    table = trainer.model.get_parameter("embeddings.tables.width_2.table.weight")
+    before = table.detach().clone()
+    trainer.run(False)
+    still = {row for row in range(6) if torch.equal(table[row], before[row])}
+    assert still == set(range(6)) - used
+
+
+def test_settings_that_fit_no_task_or_no_rows_are_refused(job, make_packed, make_trainer) -> None:
+    with pytest.raises(TrainingError, match="applause"):
+        make_trainer(job.model_copy(update={"task_weights": {"applause": 1.0}}))
+
+
+def snapshot(trainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.model.state_dict().items()}
+
+
+def assert_stopped_before_the_update(trainer, step: int) -> Stopped:
+    taken = {}
+    inner = trainer._train_step
+
+    def watched(batch):
+        taken["state"] = snapshot(trainer)
+        return inner(batch)
+
+    trainer._train_step = watched
+    with pytest.raises(Stopped) as caught:
+        trainer.run(False)
+    assert caught.value.cause.step == step
+    assert caught.value.health.nonfinite == 1
+    after = trainer.model.state_dict()
+    assert all(torch.equal(after[name].nan_to_num(), value.nan_to_num()) for name, value in taken["state"].items())
+    return caught.value
+
+
+def test_an_infinite_feature_stops_before_the_update(job, make_packed, make_trainer) -> None:
+    dataset = make_packed("bad", 1000)
+    numeric = np.load(dataset / "train" / "numeric.npy")
+    numeric[417, 1] = np.inf
+    np.save(dataset / "train" / "numeric.npy", numeric)
+    trainer = make_trainer(job.model_copy(update={"dataset": dataset}))
+    from ctr_pipeline.training.feeding import epoch_order
+
+    step = int(np.flatnonzero(epoch_order(1000, job.seed, 0) == 417)[0]) // 100
+    cause = assert_stopped_before_the_update(trainer, step).cause
+    assert (cause.kind, cause.feature, cause.row) == ("input", "rating", 417)
+
+
+def test_an_infinite_gradient_stops_before_the_update_and_can_be_repeated(job, make_trainer) -> None:
+    trainer = make_trainer(job)
+    calls = []
+
+    def spoil(gradient):
+        calls.append(1)
+        return gradient * math.inf if len(calls) == 8 else gradient
+
+    trainer.model.tower[3].weight.register_hook(spoil)
+    cause = assert_stopped_before_the_update(trainer, 7).cause
+    assert (cause.kind, cause.tensor) == ("gradient", "tower.3.weight")
+    bundle = job.output / "bad_step"
+    assert json.loads((bundle / "explanation.json").read_text()) == cause.to_dict()
+    records = lines(bundle / "records.jsonl")
+    assert [record["step"] for record in records] == list(range(8))
+    # From the bundle alone the step repeats to the last bit.
+    kept = torch.load(bundle / "step.pt", weights_only=True)
+    again = make_trainer(moved(job, "again"))
+    again.model.load_state_dict(kept["model"])
+    torch.set_rng_state(kept["random"]["torch"])
+    logits = again.model.train()(kept["batch"]["numeric"], kept["batch"]["ids"])
+    from ctr_pipeline.training.losses import known_counts, multi_task_loss, task_loss_sums
+
+    labels = kept["batch"]["labels"]
+    sums = task_loss_sums(logits, labels, kept["batch"]["weights"])
+    assert float(multi_task_loss(sums, known_counts(labels), torch.ones(2))[0].detach()) == records[-1]["loss"]
+
+
+def test_a_parameter_that_became_infinite_is_found(job, make_trainer) -> None:
+    trainer = make_trainer(job)
+    with torch.no_grad():
+        trainer.model.get_parameter("embeddings.tables.width_4.table.weight")[60:100] = math.nan
+    cause = assert_stopped_before_the_update(trainer, 0).cause
+    assert (cause.kind, cause.feature, cause.row) == ("parameter", "query", 0)
+
+
+def test_fp16_searches_its_scale_but_gives_up_in_the_end(job, make_trainer) -> None:
+    trainer = make_trainer(moved(job, "fp16", precision="fp16", epochs=4))
+    trainer.model.tower[0].weight.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(Stopped) as caught:
+        trainer.run(False)
+    assert caught.value.health.scaler_skips == 20
+    assert caught.value.cause.tensor == "tower.0.weight"
