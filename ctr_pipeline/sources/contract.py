@@ -61,7 +61,7 @@ def impressions_contract(spec: Spec) -> pa.DataFrameSchema:
         bounds += [pa.Check.ge(feature.minimum)] if feature.minimum is not None else []
         bounds += [pa.Check.le(feature.maximum)] if feature.maximum is not None else []
         checks[feature.name] = bounds
-    private = {spec.impression.id, spec.impression.user, spec.impression.session, *spec.privacy.pseudonymise}
+    private = spec.impression.id_columns.union(spec.privacy.pseudonymise)
     for category in spec.features.embedded:
         if category.source_column in private:
             checks[category.name] = [pa.Check.str_matches(_PSEUDONYM)]

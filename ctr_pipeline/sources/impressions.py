@@ -107,8 +107,7 @@ def read_impressions(
 
 def private_columns(spec: Spec) -> frozenset[str]:
     """Columns of the impression log whose values are replaced by pseudonyms and never shown."""
-    ids = (spec.impression.id, spec.impression.user, spec.impression.session)
-    return frozenset(column for column in (*ids, *spec.privacy.pseudonymise) if column is not None)
+    return spec.impression.id_columns.union(spec.privacy.pseudonymise)
 
 
 def impression_key(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> pl.Expr:
@@ -159,9 +158,8 @@ def _columns(spec: Spec) -> dict[str, str]:
     for feature in features:
         found.setdefault(feature.source_column, f"column of feature {feature.name}")
     for task in spec.tasks:
-        for column in (task.label.column, task.label.time_column, *task.label.closed_by):
-            if column is not None:
-                found.setdefault(column, f"label of task {task.name}")
+        for column in task.label.columns:
+            found.setdefault(column, f"label of task {task.name}")
     return found
 
 

@@ -254,8 +254,7 @@ def _time_units(
     """
     where, unit, zone = str(file.path), spec.impression.time_unit, spec.time_zone
     dated = Scope(scope.first, scope.last, with_undated=False)
-    sources = {t.name: [c for c in (t.label.time_column, *t.label.closed_by) if c is not None] for t in tasks}
-    columns = _identity_columns(spec) | {c: f"label of task {name}" for name, named in sources.items() for c in named}
+    columns = _identity_columns(spec) | {c: f"label of task {task.name}" for task in tasks for c in task.label.columns}
     names = [(task, kind) for task in tasks for kind in (OUTCOME, CLOSED) if kind == OUTCOME or task.label.closed_by]
 
     def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:

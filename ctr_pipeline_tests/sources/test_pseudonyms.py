@@ -8,7 +8,7 @@ from pathlib import Path
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctr_pipeline.sources import Pseudonymiser, SourceError, load_or_create_key
@@ -16,6 +16,7 @@ from ctr_pipeline.sources import Pseudonymiser, SourceError, load_or_create_key
 ASCII = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=16, max_size=100)
 
 
+@settings(deadline=None)
 @given(ASCII, st.lists(st.none() | st.text(), min_size=1))
 def test_pseudonyms_are_hmac_sha256(key: str, ids: list[str | None]) -> None:
     frame = pl.DataFrame({"id": ids}, schema={"id": pl.String})

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from ctr_pipeline.sources.times import likely_unit, parse_time, within
@@ -24,6 +24,7 @@ def parsed(values: list[object], kind: pl.DataType, unit: TimeUnit = "us", zone:
     return frame.select(parse_time(pl.col("t"), kind, unit, zone))["t"].to_list()
 
 
+@settings(deadline=None)
 @given(MOMENTS, st.integers(-14 * 60, 14 * 60))
 def test_texts_with_an_offset(moment: datetime, minutes: int) -> None:
     aware = moment.replace(tzinfo=timezone(timedelta(minutes=minutes)))
@@ -36,6 +37,7 @@ def test_texts_with_an_offset(moment: datetime, minutes: int) -> None:
 
 @example(datetime(2026, 3, 29, 2, 30), AMSTERDAM)
 @example(datetime(2026, 10, 25, 2, 30), AMSTERDAM)
+@settings(deadline=None)
 @given(MOMENTS, st.sampled_from(["UTC", AMSTERDAM, "America/New_York", "Asia/Kolkata"]))
 def test_local_times_are_those_of_the_zone(moment: datetime, zone: str) -> None:
     # Python, too, takes the first of two and, in a gap, the offset from before the change.
@@ -50,6 +52,7 @@ def test_local_times_are_those_of_the_zone(moment: datetime, zone: str) -> None:
     assert parsed([moment.date().isoformat()], pl.String(), zone=zone) == [us(day)]
 
 
+@settings(deadline=None)
 @given(MOMENTS, st.sampled_from([("s", 10**6), ("ms", 10**3), ("us", 1)]))
 def test_numbers_in_the_unit(moment: datetime, unit: tuple[TimeUnit, int]) -> None:
     expected = us(moment.replace(tzinfo=UTC)) // unit[1] * unit[1]
@@ -95,6 +98,7 @@ def test_the_unit_of_numbers_is_guessed(factor: int, unit: str) -> None:
     assert likely_unit(pl.Series(["garbage"])) is None
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.none() | MOMENTS, min_size=1),
     st.sampled_from([pl.Datetime("us"), pl.Datetime("ns", "UTC"), pl.Datetime("ms", AMSTERDAM), pl.Int64()]),
