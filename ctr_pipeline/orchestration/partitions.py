@@ -28,6 +28,15 @@ def past_days(settings: PipelineSettings, days: int) -> dg.TimeWindowPartitionMa
     )
 
 
+def history_days(settings: PipelineSettings) -> dg.TimeWindowPartitionMapping:
+    """The days before a partition's own from which its history features are computed."""
+    features = settings.spec.features.history
+    reach = max((feature.days for feature in features), default=0) + window_days(settings)
+    return dg.TimeWindowPartitionMapping(
+        start_offset=-max(1, reach), end_offset=-1, allow_nonexistent_upstream_partitions=True
+    )
+
+
 def window_days(settings: PipelineSettings) -> int:
     """The longest label window in days, rounded up."""
     return -(-settings.spec.longest_maturity // DAY_US)

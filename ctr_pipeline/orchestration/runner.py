@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN
+from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, WHOLE
 from ctr_pipeline.orchestration.automation.sensors import days_of
 from ctr_pipeline.orchestration.fingerprints import (
     fresh_days,
@@ -123,7 +123,7 @@ def _run_days(
     days: Sequence[date],
     runs: list[FinishedRun],
 ) -> None:
-    job = defs.resolve_implicit_global_asset_job_def()
+    job = defs.resolve_job_def(WHOLE)
     for first, last in _stretches(days):
         result = job.execute_in_process(
             instance=instance,

@@ -41,7 +41,7 @@ def evaluation_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         kinds={"numpy"},
         description="Platt scaling of each task's logit, fitted on the calibration slice only.",
     )
-    def calibrated_ranker(context: dg.AssetExecutionContext) -> dg.MaterializeResult[None]:
+    def calibrated_ranker(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
         from ctr_pipeline.datasets import PackedDataset
         from ctr_pipeline.evaluation import fit_platt
 
@@ -68,7 +68,7 @@ def evaluation_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         kinds={"numpy"},
         description="AUC, AP, log loss, NE and observed/expected of each task and split, with 95 % intervals.",
     )
-    def evaluation(context: dg.AssetExecutionContext, tracking: TrackingResource) -> dg.MaterializeResult[None]:
+    def evaluation(context: dg.AssetExecutionContext, tracking: TrackingResource) -> dg.MaterializeResult:
         day = context.partition_key
         folder = settings.training_folder(day)
         with refusals():

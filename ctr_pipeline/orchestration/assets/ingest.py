@@ -16,6 +16,7 @@ from ctr_pipeline.orchestration.checks.contracts import (
 from ctr_pipeline.orchestration.fingerprints import TAG, ingest_fingerprint
 from ctr_pipeline.orchestration.metadata import column_schema
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days
+from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.orchestration.sources import ensure_logs, impression_files, outcome_files, pseudonymiser
@@ -23,7 +24,7 @@ from ctr_pipeline.orchestration.sources import ensure_logs, impression_files, ou
 if TYPE_CHECKING:
     from ctr_pipeline.sources import ReadResult
 
-StepOutput = dg.MaterializeResult[None] | dg.AssetCheckResult
+StepOutput = dg.MaterializeResult | dg.AssetCheckResult
 
 
 def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
@@ -94,12 +95,14 @@ def _ingest(
     days = partition_days(context)
     ensure_logs(settings, days[-1], context.log.info)
     context.log.info(f"Reading {table} of {len(days)} days, {days[0]} to {days[-1]}")
-    result = read(days[0], days[-1])
+    with refusals():
+        result = read(days[0], days[-1])
     store = lake.open()
     quarantine_version = store.replace_days(f"{table}_quarantine", result.quarantined, days)
 
     kept = _rows_by_day(result.kept, days)
     quarantined = _rows_by_day(result.quarantined, days)
+    rows_in = {day: int(result.rows_in_by_day.get(day, 0)) for day in days}
     reasons = _reasons(result)
     rows_quarantined = result.quarantined.height
     checks = [
@@ -109,18 +112,20 @@ def _ingest(
         ),
         check_days_not_empty(table, kept),
     ]
-    refusals = [check for check in checks[:2] if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR]
-    if refusals:
+    broken = [check for check in checks[:2] if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR]
+    if broken:
         yield from checks
-        raise dg.Failure(f"{table} refused: " + " ".join(str(check.description) for check in refusals))
+        raise dg.Failure(f"{table} refused: " + " ".join(str(check.description) for check in broken))
 
     version = store.replace_days(table, result.kept, days)
     for day in days:
         context.add_asset_metadata(
             {
                 "dagster/partition_row_count": kept[day],
-                "rows_kept": kept[day],
-                "rows_quarantined": quarantined[day],
+                "rows_in_day": rows_in[day],
+                "rows_kept_day": kept[day],
+                "rows_quarantined_day": quarantined[day],
+                "rows_ignored_day": rows_in[day] - kept[day] - quarantined[day],
             },
             asset_key=table,
             partition_key=day.isoformat(),
@@ -132,6 +137,7 @@ def _ingest(
             "rows_in": result.rows_in,
             "rows_ignored": result.ignored,
             "quarantine_reasons": reasons,
+            **{f"notice/{notice}": rows for notice, rows in result.notices.items()},
             "delta_version": version,
             "quarantine_delta_version": quarantine_version,
         },

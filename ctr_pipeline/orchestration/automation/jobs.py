@@ -1,6 +1,7 @@
 """The jobs that people and schedules launch."""
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.settings import PipelineSettings
@@ -20,12 +21,16 @@ RETRAIN = (
 )
 """Assets by stretch of the flow, in order."""
 
+WHOLE = "whole_flow"
+"""The job that `ctr run` takes its steps from."""
 
-def pipeline_jobs(settings: PipelineSettings) -> dict[str, dg.UnresolvedAssetJobDefinition]:
+
+def pipeline_jobs(settings: PipelineSettings) -> dict[str, UnresolvedAssetJobDefinition]:
     """The jobs by name: read a day's logs, refresh labels, compute history, retrain."""
     partitions = daily_partitions(settings)
     selections = {
         "daily_ingest": ("Reads one day's logs and computes its history features.", (*INGEST, "history")),
+        WHOLE: ("Everything for one day.", (*INGEST, *TABLES, *RETRAIN)),
         "label_refresh": ("Labels the impressions of a day again with what has arrived since.", ("labels",)),
         "daily_retrain": ("Trains, evaluates, exports and compares a model as of the end of a day.", RETRAIN),
     }

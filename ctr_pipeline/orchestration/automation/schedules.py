@@ -3,12 +3,13 @@
 from datetime import date, timedelta
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from ctr_pipeline.orchestration.settings import PipelineSettings
 
 
 def pipeline_schedules(
-    settings: PipelineSettings, jobs: dict[str, dg.UnresolvedAssetJobDefinition]
+    settings: PipelineSettings, jobs: dict[str, UnresolvedAssetJobDefinition]
 ) -> list[dg.ScheduleDefinition]:
     """Schedules for yesterday's partition. They run by default only where the log grows."""
     status = dg.DefaultScheduleStatus.STOPPED if settings.last_day else dg.DefaultScheduleStatus.RUNNING
@@ -20,7 +21,7 @@ def pipeline_schedules(
 
 def _daily(
     settings: PipelineSettings,
-    job: dg.UnresolvedAssetJobDefinition,
+    job: UnresolvedAssetJobDefinition,
     cron: str,
     status: dg.DefaultScheduleStatus,
 ) -> dg.ScheduleDefinition:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import date, timedelta
 
 import dagster as dg
+from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from ctr_pipeline.orchestration.partitions import window_days
 from ctr_pipeline.orchestration.settings import PipelineSettings
@@ -15,7 +16,7 @@ LATE_DAYS = 7
 """Days past its window for which a day's labels are still made again, to catch late outcomes."""
 
 
-def late_label_sensor(settings: PipelineSettings, job: dg.UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
+def late_label_sensor(settings: PipelineSettings, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
     """Requests the label days whose outcomes have moved on.
 
     The trigger looks at levels, not at events: for each day it compares the last arrival day that is in the lake with

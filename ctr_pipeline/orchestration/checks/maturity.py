@@ -1,9 +1,12 @@
 """Were the labels settled when they were used?"""
 
+from collections.abc import Mapping
+
 import dagster as dg
 
 TEST_MATURE = "test_rows_mature"
 LATE_RATE = "late_positive_rate"
+LATE_SIGNIFICANCE = 0.01
 
 
 def test_maturity_spec(asset: str) -> dg.AssetCheckSpec:
@@ -38,15 +41,30 @@ def check_test_maturity(asset: str, matured: dict[str, float], limit: float) -> 
     )
 
 
-def check_late_rate(asset: str, late: dict[str, float], limit: float = 0.001) -> dg.AssetCheckResult:
-    """Warning when a task's share of late positives among its positives exceeds ``limit``."""
-    high = {task: rate for task, rate in late.items() if rate > limit}
-    listed = ", ".join(f"{task} {rate:.2%}" for task, rate in high.items())
+def check_late_rate(
+    asset: str, late: Mapping[str, int], positives: Mapping[str, int], limit: float = 0.001
+) -> dg.AssetCheckResult:
+    """Warning when the share of late positives surely exceeds ``limit`` (one-sided exact binomial test, 1 %).
+
+    Args:
+        asset: Asset that holds the labels.
+        late: Outcomes first known after their label counted as settled, by task.
+        positives: All outcomes that count, late ones included, by task.
+        limit: Largest share that is taken as normal.
+    """
+    from scipy.stats import binomtest
+
+    high = [
+        task
+        for task, count in late.items()
+        if count and binomtest(count, positives[task], limit, alternative="greater").pvalue < LATE_SIGNIFICANCE
+    ]
+    listed = ", ".join(f"{task} {late[task]} of {positives[task]}" for task in high)
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=LATE_RATE,
         passed=not high,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata={**{f"late/{task}": rate for task, rate in late.items()}, "limit": limit},
-        description=f"Outcomes arrive late: {listed} of the positives. Raise split.ingest_lag." if high else None,
+        metadata={**{f"late_share/{task}": late[task] / max(1, n) for task, n in positives.items()}, "limit": limit},
+        description=f"Outcomes arrive after their window closed: {listed}. Raise split.ingest_lag." if high else None,
     )

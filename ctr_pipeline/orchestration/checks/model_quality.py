@@ -72,16 +72,24 @@ def check_calibrated(
     )
 
 
-def check_parity(asset: str, logit_difference: float, limit: float) -> dg.AssetCheckResult:
-    """Error when the exported graph and the trained model disagree."""
-    passed = logit_difference <= limit
+def check_parity(asset: str, passed: bool, logit: float, probability: float, batch: float) -> dg.AssetCheckResult:
+    """Error when the exported graph and the trained model disagree, or a row's score depends on its batch.
+
+    Args:
+        asset: Asset that was exported.
+        passed: The verdict.
+        logit: Largest difference of a logit.
+        probability: Largest difference of a calibrated probability.
+        batch: Largest difference of a row's probability alone and in a batch.
+    """
+    figures = f"logits differ by up to {logit:.1e}, probabilities by {probability:.1e}, alone and in a batch by {batch:.1e}"
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=PARITY,
         passed=passed,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"max_logit_difference": logit_difference, "limit": limit},
-        description=None if passed else f"Logits differ by up to {logit_difference:.2e}; at most {limit:.0e} is allowed.",
+        metadata={"logit": logit, "probability": probability, "batch": batch},
+        description=figures,
     )
 
 

@@ -1,0 +1,54 @@
+"""`history`: aggregates of each key's past, point-in-time on a daily grid."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from ctr_pipeline.orchestration.engine import duckdb_session, relation
+from ctr_pipeline.orchestration.fingerprints import TAG, history_fingerprint
+from ctr_pipeline.orchestration.partitions import daily_partitions, history_days, partition_days
+from ctr_pipeline.orchestration.refusals import refusals
+from ctr_pipeline.orchestration.resources import LakeResource
+from ctr_pipeline.orchestration.settings import PipelineSettings
+
+
+def feature_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
+    """The history table, by the day on which its values are used."""
+    past = history_days(settings)
+
+    @dg.asset(
+        deps=[dg.AssetDep("impressions", partition_mapping=past), dg.AssetDep("outcome_events", partition_mapping=past)],
+        partitions_def=daily_partitions(settings),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        group_name="tables",
+        kinds={"duckdb", "deltalake"},
+        description="Rates, counts and recencies of each key, from what had arrived before the day began.",
+    )
+    def history(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        from ctr_pipeline.features import history_for_days, history_reach
+
+        days = partition_days(context)
+        store = lake.open()
+        reach = timedelta(days=history_reach(settings.spec))
+        version, rows = -1, 0
+        with duckdb_session(settings) as session, refusals():
+            for count, day in enumerate(days, start=1):
+                shown = relation(session, store, "impressions", first=day - reach, last=day - timedelta(days=1))
+                arrived = relation(session, store, "outcome_events", first=day - reach, last=day - timedelta(days=1))
+                values = history_for_days(settings.spec, shown, arrived, [day])
+                frame = values.order("day, feature, key").pl()
+                version = store.replace_days("history", frame, [day])
+                rows += frame.height
+                if count % 10 == 0:
+                    context.log.info(f"History of {count} of {len(days)} days")
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/uri": str(store.root / "history"),
+                "rows": rows,
+                "delta_version": version,
+                "features": ", ".join(feature.name for feature in settings.spec.features.history) or "none",
+            },
+            tags={TAG: history_fingerprint(settings)},
+        )
+
+    return [history]

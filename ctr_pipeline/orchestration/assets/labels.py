@@ -1,0 +1,77 @@
+"""`labels`: what is known of each impression's outcomes, made again while it matures."""
+
+from datetime import timedelta
+
+import dagster as dg
+
+from ctr_pipeline.orchestration.automation.sensors import WATERMARK, days_of
+from ctr_pipeline.orchestration.checks.maturity import check_late_rate, late_rate_spec
+from ctr_pipeline.orchestration.engine import duckdb_session, relation, stretches_of
+from ctr_pipeline.orchestration.fingerprints import TAG, label_fingerprint
+from ctr_pipeline.orchestration.metadata import state_rows, table
+from ctr_pipeline.orchestration.partitions import arrival_days, daily_partitions, partition_days
+from ctr_pipeline.orchestration.refusals import refusals
+from ctr_pipeline.orchestration.resources import LakeResource
+from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
+
+STRETCH_DAYS = 7
+"""Days labelled in one query: bounds memory."""
+
+
+def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
+    """The label table, by day of the impression."""
+
+    @dg.asset(
+        deps=[
+            "impressions",
+            dg.AssetDep("outcome_events", partition_mapping=arrival_days(settings)),
+        ],
+        partitions_def=daily_partitions(settings),
+        backfill_policy=dg.BackfillPolicy.single_run(),
+        check_specs=[late_rate_spec("labels")],
+        group_name="tables",
+        kinds={"duckdb", "deltalake"},
+        description="State of each impression and task: positive, negative, censored, late or out of window.",
+    )
+    def labels(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        from ctr_pipeline.labels import label_impressions, state_counts
+
+        days = partition_days(context)
+        watermark = max(days_of(context.instance, "outcome_events"), default=days[-1])
+        store = lake.open()
+        context.log.info(f"Labelling {len(days)} days with what had arrived by the end of {watermark}")
+        version = -1
+        with duckdb_session(settings) as session, refusals():
+            for first, last in stretches_of(days, STRETCH_DAYS):
+                shown = relation(session, store, "impressions", first=first, last=last)
+                arrived = relation(session, store, "outcome_events", first=first, last=watermark)
+                labelled = label_impressions(
+                    shown.select("day, impression_id, ts, ingest_ts"),
+                    arrived,
+                    settings.spec.tasks,
+                    end_of_day_us(watermark),
+                    settings.spec.split.ingest_lag,
+                )
+                frame = labelled.order("day, ts, impression_id, task").pl()
+                stretch = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+                version = store.replace_days("labels", frame, stretch)
+        counts = state_counts(store.scan("labels", version, days[0], days[-1]))
+        late = {task: of["LATE_POSITIVE"] for task, of in counts.items()}
+        positives = {task: of["POSITIVE"] + of["LATE_POSITIVE"] for task, of in counts.items()}
+        return dg.MaterializeResult(
+            metadata={
+                "dagster/uri": str(store.root / "labels"),
+                WATERMARK: watermark.isoformat(),
+                "delta_version": version,
+                "impressions_version": store.version("impressions") or 0,
+                "outcome_events_version": store.version("outcome_events") or 0,
+                "states": table(state_rows(counts)),
+                **{f"positives/{task}": count for task, count in positives.items()},
+                **{f"censored/{task}": of["CENSORED"] for task, of in counts.items()},
+            },
+            tags={TAG: label_fingerprint(settings, watermark)},
+            check_results=[check_late_rate("labels", late, positives)],
+        )
+
+    return [labels]
+

@@ -1,0 +1,211 @@
+"""`serving_bundle` → `champion`: what is served, and whether it may take over."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ctr_pipeline.orchestration.assets.evaluation import calibrators
+from ctr_pipeline.orchestration.checks.model_quality import (
+    champion_check_spec,
+    check_champion,
+    check_parity,
+    parity_check_spec,
+)
+from ctr_pipeline.orchestration.files import RELEASE_FILE, RUN_FILE, read_json, scores, write_json
+from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
+from ctr_pipeline.orchestration.partitions import daily_partitions
+from ctr_pipeline.orchestration.refusals import refusals
+from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
+from ctr_pipeline.orchestration.settings import PipelineSettings
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+BUNDLE = "bundle"
+PARITY_ROWS = 2000
+"""Test rows on which the exported graph is compared with the trained model."""
+
+
+def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
+    """The exported model, and the promotion."""
+    partitions = daily_partitions(settings)
+
+    @dg.asset(
+        deps=["calibrated_ranker", "vocabulary", "training_dataset"],
+        partitions_def=partitions,
+        check_specs=[parity_check_spec("serving_bundle")],
+        group_name="release",
+        kinds={"onnx"},
+        description="ONNX graph with transforms and calibration inside, vocabulary, spec and golden rows.",
+    )
+    def serving_bundle(
+        context: dg.AssetExecutionContext, tracking: TrackingResource
+    ) -> dg.MaterializeResult:
+        from ctr_pipeline.datasets import PackedDataset
+        from ctr_pipeline.ranker import load_ranker
+        from ctr_pipeline.serving.export import check_parity as measure
+        from ctr_pipeline.serving.export import export_bundle
+
+        day = context.partition_key
+        folder = settings.training_folder(day)
+        with refusals():
+            dataset = PackedDataset.open(settings.dataset_folder(day))
+            ranker = load_ranker(folder / "model.pt", dataset.layout, settings.spec.model)
+            fitted = calibrators(settings, day)
+            bundle = export_bundle(
+                ranker,
+                fitted,
+                dataset.layout,
+                settings.dataset_folder(day) / "vocabulary.parquet",
+                settings.spec,
+                folder / BUNDLE,
+            )
+            test = dataset.splits["test"]
+            parity = measure(bundle, ranker, fitted, test.numeric[:PARITY_ROWS], test.ids[:PARITY_ROWS])
+        run = read_json(folder / RUN_FILE, "ranker")
+        tracking.log(
+            run["run_id"], {"export/max_logit_difference": parity.logit}, {BUNDLE: folder / BUNDLE}
+        )
+        size = sum(path.stat().st_size for path in (folder / BUNDLE).iterdir())
+        return dg.MaterializeResult(
+            metadata={
+                "bundle": dg.MetadataValue.path(str(folder / BUNDLE)),
+                "bundle_sha256": bundle.sha256,
+                "bundle_bytes": size,
+                "parity_rows": parity.rows,
+                "max_logit_difference": parity.logit,
+                "max_probability_difference": parity.probability,
+                "max_batch_difference": parity.batch,
+                "mlflow_run_id": run["run_id"],
+            },
+            tags={TAG: retrain_fingerprint(settings)},
+            check_results=[check_parity("serving_bundle", parity.passed, parity.logit, parity.probability, parity.batch)],
+        )
+
+    @dg.asset(
+        deps=["serving_bundle", "evaluation"],
+        partitions_def=partitions,
+        check_specs=[champion_check_spec("champion")],
+        group_name="release",
+        kinds={"mlflow"},
+        description="Registers the model, compares it with the champion on the same test rows, moves the alias.",
+    )
+    def champion(
+        context: dg.AssetExecutionContext, lake: LakeResource, tracking: TrackingResource
+    ) -> dg.MaterializeResult:
+        from ctr_pipeline.datasets import PackedDataset
+        from ctr_pipeline.evaluation import compare_with_champion
+        from ctr_pipeline.serving import Bundle
+
+        day = context.partition_key
+        folder = settings.training_folder(day)
+        run = read_json(folder / RUN_FILE, "ranker")
+        name = settings.spec.name
+        with refusals():
+            bundle = Bundle.open(folder / BUNDLE)
+            test = PackedDataset.open(settings.dataset_folder(day)).splits["test"]
+            held = tracking.champion(name)
+            champion_logits, obstacle = _champion_logits(settings, tracking, lake, day, held)
+            decision = compare_with_champion(
+                bundle.tasks,
+                _calibrated(settings, day),
+                champion_logits,
+                test.labels,
+                test.user,
+                max_ne_regression=settings.spec.quality.max_ne_regression,
+                seed=settings.spec.seed,
+            )
+        newer = held is not None and held[2].get("partition", "") > day
+        promoted = decision.promote and not newer
+        version = tracking.register(
+            name, run["run_id"], BUNDLE, {"bundle_sha256": bundle.sha256, "partition": day, "folder": str(folder)}
+        )
+        tracking.set_challenger(name, version)
+        if promoted:
+            tracking.promote(name, version)
+        reasons = [
+            *([obstacle] if obstacle else []),
+            *([f"The champion is of a later day, {held[2]['partition']}, and stays."] if held and newer else []),
+            *decision.reasons,
+        ]
+        write_json(
+            folder / RELEASE_FILE,
+            {**decision.to_json(), "reasons": reasons, "version": version, "promoted": promoted,
+             "champion_before": held[0] if held else None, "bundle_sha256": bundle.sha256},
+        )  # fmt: skip
+        tracking.tag(run["run_id"], {"promoted": str(promoted).lower(), "model.version": version})
+        return dg.MaterializeResult(
+            metadata={
+                "model": name,
+                "version": version,
+                "promoted": promoted,
+                "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in reasons)),
+                "champion_before": held[0] if held else "none",
+                "mlflow_run_id": run["run_id"],
+            },
+            tags={TAG: retrain_fingerprint(settings)},
+            check_results=[check_champion("champion", decision.promote, reasons)],
+        )
+
+    return [serving_bundle, champion]
+
+
+def _calibrated(settings: PipelineSettings, day: str) -> "NDArray[np.float64]":
+    """Calibrated logits [N, T] of the new model on the test rows."""
+    import numpy as np
+
+    logits = scores(settings, day, "test")
+    fitted = calibrators(settings, day)
+    return np.column_stack(
+        [fitted[task.name].apply(logits[:, column]) for column, task in enumerate(settings.spec.tasks)]
+    )
+
+
+def _champion_logits(
+    settings: PipelineSettings,
+    tracking: TrackingResource,
+    lake: LakeResource,
+    day: str,
+    held: tuple[str, str, dict[str, str]] | None,
+) -> "tuple[NDArray[np.float64] | None, str | None]":
+    """Calibrated logits of the champion on this day's test rows, or why there are none.
+
+    The champion sees the rows through its own vocabulary, as it would in serving.
+    """
+    import numpy as np
+    from scipy.special import logit
+
+    from ctr_pipeline.serving import Bundle, BundleError
+
+    if held is None:
+        return None, None
+    try:
+        bundle = Bundle.open(_champion_bundle(tracking, held))
+    except BundleError as error:
+        return None, f"The champion (version {held[0]}) cannot be opened, so nothing is compared: {error}"
+    tasks = [task.name for task in settings.spec.tasks]
+    if list(bundle.tasks) != tasks:
+        return None, f"The champion (version {held[0]}) predicts other tasks ({', '.join(bundle.tasks)})."
+    from ctr_pipeline.orchestration.assets.datasets import test_rows_for
+
+    try:
+        numeric, ids = test_rows_for(settings, lake.open(), day, bundle.layout, bundle.directory / "vocabulary.parquet")
+    except KeyError as error:
+        return None, f"The champion (version {held[0]}) needs feature {error}, which the spec no longer has."
+    probabilities = bundle.score(numeric, ids).probabilities.astype(np.float64)
+    return logit(np.clip(probabilities, 1e-12, 1 - 1e-12)), None
+
+
+def _champion_bundle(tracking: TrackingResource, held: tuple[str, str, dict[str, str]]) -> Path:
+    """Folder of the champion's bundle: where it was made, unless a later retrain replaced it; else from MLflow."""
+    from ctr_pipeline.serving import Bundle, BundleError
+
+    local = Path(held[2].get("folder", "")) / BUNDLE
+    try:
+        if Bundle.open(local).sha256 == held[2].get("bundle_sha256"):
+            return local
+    except BundleError:
+        pass
+    return Path(tracking.client().download_artifacts(held[1], BUNDLE))
