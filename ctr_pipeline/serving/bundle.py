@@ -153,13 +153,13 @@ class Bundle:
         """
         numbers = {column.name: index for index, column in enumerate(self.layout.numeric)}
         categories = {column.name: index for index, column in enumerate(self.layout.ids)}
-        numeric = np.full((len(rows), len(numbers)), np.nan, dtype=np.float32)
+        exact = np.full((len(rows), len(numbers)), np.nan)
         ids = np.full((len(rows), len(categories)), MISSING_ROW, dtype=np.int64)
         for at, row in enumerate(rows):
             for name, value in row.items():
                 where = f"row {at}: feature {name!r}"
                 if name in numbers:
-                    numeric[at, numbers[name]] = finite_number(value, where)
+                    exact[at, numbers[name]] = finite_number(value, where)
                 elif name in categories:
                     text = category_text(value, where)
                     if text is not None:
@@ -168,6 +168,8 @@ class Bundle:
                     near = difflib.get_close_matches(name, [*numbers, *categories], n=1)
                     hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join([*numbers, *categories])}."
                     raise BundleError(f"{where}: the model has no such feature; {hint}")
+        # As in packing: what single precision cannot hold is missing.
+        numeric = np.where(np.abs(exact) <= np.finfo(np.float32).max, exact, np.nan).astype(np.float32)
         return numeric, ids
 
     def check_golden(self) -> None:

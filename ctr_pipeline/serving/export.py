@@ -216,8 +216,8 @@ def _golden(module: CalibratedRanker, layout: Layout) -> dict[str, Any]:
     numeric = np.empty((GOLDEN_ROWS, len(layout.numeric)), dtype=np.float32)
     ids = np.empty((GOLDEN_ROWS, len(layout.ids)), dtype=np.int64)
     for index, column in enumerate(layout.numeric):
-        drawn = np.clip(column.mean + column.std * generator.normal(size=GOLDEN_ROWS), -20, 20)
-        raw = np.sign(drawn) * np.expm1(np.abs(drawn)) if column.transform == "signed_log1p" else drawn
+        drawn = column.mean + column.std * generator.normal(size=GOLDEN_ROWS)
+        raw = np.sign(drawn) * np.expm1(np.minimum(np.abs(drawn), 50)) if column.transform == "signed_log1p" else drawn
         numeric[:, index] = np.where(generator.random(GOLDEN_ROWS) < 0.2, np.nan, raw)
     for index, table in enumerate(layout.ids):
         ids[:, index] = generator.integers(0, table.rows, GOLDEN_ROWS)

@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from ctr_pipeline.features.vocabulary import encode_ids, numeric_matrix
 from ctr_pipeline.serving import Bundle, BundleError
 from ctr_pipeline.serving.bundle import FILES, MANIFEST
 from ctr_pipeline.serving.values import category_text, finite_number
@@ -157,6 +158,28 @@ def test_encode_says_what_is_wrong(bundle: Bundle, row: dict[str, object], messa
         bundle.encode([{}, row])
 
 
+def test_encode_agrees_with_packing(shop: Shop, bundle: Bundle) -> None:
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "price": [None, float(rng.lognormal()), 1e300, -1e-46, 3.5e38][rng.integers(5)],
+            "rating": [None, float("nan"), float(rng.normal())][rng.integers(3)],
+            "ad": [None, "a1", "a2", "é", "7", "e", "A1"][rng.integers(7)],
+            "device": [None, "desk", "phone", "desk "][rng.integers(4)],
+            "hour": [None, "0", "13", "true", "00"][rng.integers(5)],
+        }
+        for _ in range(300)
+    ]
+    numbers, categories = (
+        dict.fromkeys(["price", "rating"], pl.Float64),
+        dict.fromkeys(["ad", "device", "hour"], pl.String),
+    )
+    frame = pl.DataFrame(rows, schema={**numbers, **categories})
+    numeric, ids = bundle.encode(rows)
+    assert np.array_equal(numeric, numeric_matrix(shop.layout, frame), equal_nan=True)
+    assert np.array_equal(ids, encode_ids(shop.layout, pl.read_parquet(shop.vocabulary), frame))
+
+
 TYPES = {str: pl.String, bool: pl.Boolean, int: pl.Int64, float: pl.Float64, datetime.date: pl.Date}
 
 
@@ -173,7 +196,9 @@ TYPES = {str: pl.String, bool: pl.Boolean, int: pl.Int64, float: pl.Float64, dat
 @settings(max_examples=500, deadline=None)
 def test_category_text_is_that_of_the_training_log(value: object) -> None:
     kind = TYPES[type(value)]()
-    expected = pl.DataFrame({f"{RAW}x": pl.Series([value], dtype=kind)}).select(canonical_text("x", kind, "here")).item()
+    expected = (
+        pl.DataFrame({f"{RAW}x": pl.Series([value], dtype=kind)}).select(canonical_text("x", kind, "here")).item()
+    )
     assert category_text(value, "here") == expected
 
 
