@@ -56,7 +56,8 @@ def history_for_days(
     """
     shown = nw.from_native(impressions)
     if not days or not spec.features.history:
-        return _nothing(shown)
+        nothing: IntoLazyFrameT = _nothing(shown).to_native()
+        return nothing
     first, last = min(days) - timedelta(days=history_reach(spec)), max(days)
     shown = shown.filter((nw.col("day") >= nw.lit(first)) & (nw.col("day") < nw.lit(last)))
     past = _past(spec, shown, events, _start(last) - 1)
@@ -167,9 +168,9 @@ def _rate(past: Frame, feature: HistoryRate, end: date, start: int) -> Frame:
     return each.with_columns(value=(outcomes + rate * feature.smoothing) / (rows + feature.smoothing))
 
 
-def _nothing(shown: Frame) -> Any:
+def _nothing(shown: Frame) -> Frame:
     empty = shown.filter(nw.lit(False))
-    return empty.select("day", feature=nw.lit(""), key=nw.col("impression_id"), value=nw.lit(0.0)).to_native()
+    return empty.select("day", feature=nw.lit(""), key=nw.col("impression_id"), value=nw.lit(0.0))
 
 
 def _lag_days(spec: Spec, task: str | None) -> int:

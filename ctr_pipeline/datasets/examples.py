@@ -1,0 +1,91 @@
+"""Examples: impressions with their history and labels, as a lazy join that is computed only when packed."""
+
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeAlias
+
+import narwhals.stable.v2 as nw
+import polars as pl
+from narwhals.stable.v2.typing import IntoLazyFrameT
+
+from ctr_pipeline.datasets.split import SplitBounds
+from ctr_pipeline.features import Layout, fit_layout, join_history
+from ctr_pipeline.labels import label_value, state_at
+from ctr_pipeline.propensity import PropensityTable, position_propensity
+from ctr_pipeline.spec import Spec
+
+Frame: TypeAlias = nw.LazyFrame[Any]
+
+
+def label_column(task: str) -> str:
+    """Name of the column with the label of ``task``: 1, 0, or null while it is not settled."""
+    return f"y_{task}"
+
+
+def build_examples(
+    spec: Spec, impressions: IntoLazyFrameT, labels: IntoLazyFrameT, history: IntoLazyFrameT, as_of: int
+) -> IntoLazyFrameT:
+    """One row an impression that had arrived by ``as_of``, with history features and one label column a task.
+
+    Args:
+        spec: Features and tasks.
+        impressions: Rows of the impressions table.
+        labels: Rows of the labels table for the same days, labelled as of ``as_of`` or later.
+        history: Rows of the history table for the same days.
+        as_of: Instant as of which the labels are taken, microseconds.
+
+    Returns:
+        The impressions' columns, a float64 column a history feature, and :func:`label_column` of each task (Int8).
+    """
+    shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
+    examples = nw.from_native(join_history(spec, shown.to_native(), history))
+    facts = nw.from_native(labels)
+    values = facts.select("day", "impression_id", "ts", "task", y=label_value(state_at(as_of)))
+    for task in spec.tasks:
+        own = values.filter(nw.col("task") == task.name).select(
+            "day", "impression_id", "ts", nw.col("y").alias(label_column(task.name))
+        )
+        examples = examples.join(own, on=["day", "impression_id", "ts"], how="left")
+    result: IntoLazyFrameT = examples.to_native()
+    return result
+
+
+def in_stretch(frame: pl.LazyFrame, start: int, end: int) -> pl.LazyFrame:
+    """Rows of ``frame`` (columns day and ts) from ``start`` to before ``end``; only the files of those days are read."""
+    first, last = utc_day(start), utc_day(end - 1)
+    return frame.filter(pl.col("day").is_between(first, last), pl.col("ts").is_between(start, end, closed="left"))
+
+
+def utc_day(instant: int) -> date:
+    """The UTC day of an instant in microseconds."""
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=instant)).date()
+
+
+def fit_vocabulary(
+    spec: Spec, bounds: SplitBounds, impressions: pl.LazyFrame, history: pl.LazyFrame
+) -> tuple[Layout, pl.DataFrame]:
+    """Layout and vocabulary of the training stretch: its rows that had arrived when the test began, and no others."""
+    start, end = bounds.stretches["train"]
+    shown = in_stretch(impressions, start, end).filter(pl.col("ingest_ts") <= bounds.label_as_of("train"))
+    return fit_layout(spec, join_history(spec, shown, history))
+
+
+def fit_propensity(spec: Spec, bounds: SplitBounds, impressions: pl.LazyFrame, labels: pl.LazyFrame) -> PropensityTable:
+    """The position propensities of the rows before the gap, labelled as of the first instant of the test."""
+    as_of = bounds.label_as_of("train")
+    responses = spec.propensity.responses or [task.name for task in spec.tasks]
+    shown = in_stretch(impressions, bounds.train_start, bounds.train_end).filter(pl.col("ingest_ts") <= as_of)
+    rows = shown.select("day", "impression_id", "ts", "session", "position", "traffic")
+    facts = in_stretch(labels, bounds.train_start, bounds.train_end)
+    for response in responses:
+        own = nw.from_native(facts.filter(pl.col("task") == response))
+        values = own.select("day", "impression_id", "ts", nw.col("known_ts"), y=label_value(state_at(as_of)))
+        column = values.to_native().select("day", "impression_id", "ts", pl.col("y").alias(label_column(response)))
+        rows = rows.join(column, on=["day", "impression_id", "ts"], how="left")
+    return position_propensity(
+        rows.drop("impression_id", "ts").collect(),
+        responses,
+        {task.name: task.parent for task in spec.tasks},
+        smoothing=spec.propensity.smoothing,
+        clip=spec.propensity.clip,
+        seed=spec.seed,
+    )

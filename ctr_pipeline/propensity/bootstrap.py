@@ -1,0 +1,62 @@
+"""Spread of the propensities over resampled sessions."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr_pipeline.propensity.rates import smoothed_rates
+
+_CHUNK = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Bootstrap variances, [K] over the positions."""
+
+    exposure: NDArray[np.float64]
+    """Of the log of the random rate over the production rate."""
+    examination: NDArray[np.float64]
+    """Of the log of the random rate over that of the first position."""
+
+
+def cluster_spread(
+    cluster: NDArray[np.int64],
+    cell: NDArray[np.int64],
+    y: NDArray[np.float64],
+    shape: tuple[int, int],
+    smoothing: float,
+    seed: int,
+    replicates: int,
+) -> Spread:
+    """Variances over Poisson bootstraps of the clusters: each cluster counts as often as a Poisson(1) draw says.
+
+    Args:
+        cluster: [N] cluster of each row, from 0 without gaps.
+        cell: [N] flat index of the row's kind of traffic and position, below 2 · K.
+        y: [N] 1 or 0.
+        shape: (2, K).
+        smoothing: Pseudo-impressions of :func:`~ctr_pipeline.propensity.rates.smoothed_rates`.
+        seed: Seed.
+        replicates: Number of resamples, B.
+    """
+    cells = shape[0] * shape[1]
+    order = np.argsort(cluster, kind="stable")
+    cluster, cell, y = cluster[order], cell[order], y[order]
+    clusters = int(cluster[-1]) + 1
+    random = np.random.default_rng(seed)
+    sums = np.zeros((replicates, 2 * cells))
+    for first in range(0, clusters, _CHUNK):
+        size = min(_CHUNK, clusters - first)
+        low, high = np.searchsorted(cluster, (first, first + size))
+        # [size, cells] rows and positives of each cluster in each cell.
+        flat = (cluster[low:high] - first) * cells + cell[low:high]
+        rows = np.bincount(flat, minlength=size * cells).reshape(size, cells)
+        positives = np.bincount(flat, weights=y[low:high], minlength=size * cells).reshape(size, cells)
+        draws = random.poisson(1.0, size=(replicates, size)).astype(np.float64)
+        sums += draws @ np.hstack([rows, positives])
+    rows, positives = sums[:, :cells].reshape(-1, *shape), sums[:, cells:].reshape(-1, *shape)
+    log_rates = np.log(smoothed_rates(rows, positives, smoothing))
+    exposure = log_rates[:, 0] - log_rates[:, 1]
+    examination = log_rates[:, 0] - log_rates[:, 0, :1]
+    return Spread(exposure=exposure.var(axis=0, ddof=1), examination=examination.var(axis=0, ddof=1))
