@@ -1,5 +1,23 @@
 """Time splits with a maturity gap, and packed arrays for training."""
 
+from ctr_pipeline.datasets.examples import build_examples, fit_propensity, fit_vocabulary, label_column
+from ctr_pipeline.datasets.pack import Tables, pack_dataset
 from ctr_pipeline.datasets.packed import SPLITS, DatasetError, PackedDataset, PackedSplit, create_split, write_split
+from ctr_pipeline.datasets.split import SplitBounds, split_bounds
 
-__all__ = ["SPLITS", "DatasetError", "PackedDataset", "PackedSplit", "create_split", "write_split"]
+__all__ = [
+    "SPLITS",
+    "DatasetError",
+    "PackedDataset",
+    "PackedSplit",
+    "SplitBounds",
+    "Tables",
+    "build_examples",
+    "create_split",
+    "fit_propensity",
+    "fit_vocabulary",
+    "label_column",
+    "pack_dataset",
+    "split_bounds",
+    "write_split",
+]

@@ -78,7 +78,7 @@ def fit_propensity(spec: Spec, bounds: SplitBounds, impressions: pl.LazyFrame, l
     facts = in_stretch(labels, bounds.train_start, bounds.train_end)
     for response in responses:
         own = nw.from_native(facts.filter(pl.col("task") == response))
-        values = own.select("day", "impression_id", "ts", nw.col("known_ts"), y=label_value(state_at(as_of)))
+        values = own.select("day", "impression_id", "ts", y=label_value(state_at(as_of)))
         column = values.to_native().select("day", "impression_id", "ts", pl.col("y").alias(label_column(response)))
         rows = rows.join(column, on=["day", "impression_id", "ts"], how="left")
     return position_propensity(

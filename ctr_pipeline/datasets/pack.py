@@ -1,0 +1,204 @@
+"""Packs examples into arrays: day by day, the same bytes for the same inputs."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import polars_hash as plh
+from numpy.typing import NDArray
+
+from ctr_pipeline.datasets.examples import build_examples, in_stretch, label_column, utc_day
+from ctr_pipeline.datasets.packed import SPLITS, DatasetError, PackedDataset, PackedSplit, array_files, create_split
+from ctr_pipeline.datasets.split import SplitBounds, iso
+from ctr_pipeline.features import Layout, encode_ids, numeric_matrix
+from ctr_pipeline.labels import state_counts, states_as_of
+from ctr_pipeline.propensity import PropensityTable
+from ctr_pipeline.propensity.positions import PRODUCTION, RANDOM
+from ctr_pipeline.spec import Spec, spec_hash
+
+_LARGEST_POSITION = np.iinfo(np.int16).max
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tables:
+    """The lake tables that examples are made of, each at the version to be packed."""
+
+    impressions: pl.LazyFrame
+    labels: pl.LazyFrame
+    history: pl.LazyFrame
+
+
+def pack_dataset(
+    directory: Path,
+    spec: Spec,
+    bounds: SplitBounds,
+    tables: Tables,
+    layout: Layout,
+    vocabulary: pl.DataFrame,
+    propensity: PropensityTable | None,
+    versions: Mapping[str, int | str],
+) -> PackedDataset:
+    """Writes the examples of all four splits to ``directory`` and opens them.
+
+    Training rows are shuffled within each day by a hash of the impression id and the seed; the others are in order of
+    time and id. One day is in memory at a time. The directory must be new or empty.
+
+    Args:
+        directory: Where to write.
+        spec: Features, tasks, split, weighting and seed.
+        bounds: The split (:func:`~ctr_pipeline.datasets.split.split_bounds`).
+        tables: The tables, with at least the days of ``bounds``.
+        layout: Layout of the inputs, fitted on the training stretch of the same bounds.
+        vocabulary: Vocabulary fitted with it.
+        propensity: Position propensities; used with ``weighting: ips`` only.
+        versions: Whatever identifies the inputs, such as table versions; recorded in the manifest.
+
+    Raises:
+        DatasetError: the directory holds something, a split has no rows, or labels are older than their maturity.
+    """
+    if directory.exists() and any(directory.iterdir()):
+        raise DatasetError(f"{directory}: not empty. Pack into a new folder, or remove this one first.")
+    directory.mkdir(parents=True, exist_ok=True)
+    summaries: dict[str, Any] = {}
+    scales = np.ones(len(layout.tasks))
+    for name in SPLITS:
+        split, summaries[name] = _Packer(spec, bounds, tables, layout, vocabulary, propensity, name).write(directory)
+        if name == "train":
+            scales = _scales(split)
+        split.weights[:] = split.weights / scales
+        for array in split.arrays().values():
+            if isinstance(array, np.memmap):
+                array.flush()
+    (directory / "layout.json").write_text(layout.to_json(), encoding="utf-8")
+    vocabulary.write_parquet(directory / "vocabulary.parquet", compression="zstd", statistics=False)
+    manifest = {
+        "spec": spec_hash(spec),
+        "seed": spec.seed,
+        "bounds": bounds.describe(),
+        "versions": dict(sorted(versions.items())),
+        "weighting": spec.propensity.weighting if propensity is not None else "none",
+        "splits": summaries,
+        "sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in array_files(directory)},
+    }
+    (directory / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+    return PackedDataset.open(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class _Packer:
+    """Writes one split."""
+
+    spec: Spec
+    bounds: SplitBounds
+    tables: Tables
+    layout: Layout
+    vocabulary: pl.DataFrame
+    propensity: PropensityTable | None
+    name: str
+
+    @property
+    def _as_of(self) -> int:
+        return self.bounds.label_as_of(self.name)
+
+    def write(self, directory: Path) -> tuple[PackedSplit, dict[str, Any]]:
+        """The written split, and what the manifest says of it."""
+        start, end = self.bounds.stretches[self.name]
+        shown = in_stretch(self.tables.impressions, start, end).filter(pl.col("ingest_ts") <= self._as_of)
+        counts = shown.group_by("day").agg(pl.len()).sort("day").collect()
+        rows = int(counts["len"].sum())
+        if rows == 0:
+            raise DatasetError(
+                f"split {self.name}: no impressions from {iso(start)} to {iso(end)}. Materialise the impressions of "
+                f"those days, or change the section `split`."
+            )
+        labels = self._label_summary(rows)
+        split = create_split(directory, self.name, rows, self.layout)
+        at = 0
+        for day, size in counts.iter_rows():
+            self._write_day(split, slice(at, at + size), day)
+            at += size
+        return split, {"rows": rows, "first": iso(int(split.ts.min())), "last": iso(int(split.ts.max())), **labels}
+
+    def _label_summary(self, rows: int) -> dict[str, Any]:
+        """States by task, after a check that every row has labels as old as they need to be."""
+        start, end = self.bounds.stretches[self.name]
+        facts = in_stretch(self.tables.labels, start, end).filter(pl.col("ingest_ts") <= self._as_of)
+        mature = pl.col("mature_ts") <= self._as_of
+        stale = mature & (pl.col("as_of") < pl.col("mature_ts"))
+        days = facts.group_by("day").agg(stale=stale.sum()).filter(pl.col("stale") > 0).sort("day").collect()
+        if days.height:
+            raise DatasetError(
+                f"split {self.name}: labels of {days.height} days, the first {days['day'][0]}, were made before they "
+                f"matured. Materialise the asset `labels` of those days again, then pack."
+            )
+        states = state_counts(states_as_of(facts, self._as_of))
+        for task in self.layout.tasks:
+            found = sum(states.get(task, {}).values())
+            if found != rows:
+                raise DatasetError(
+                    f"split {self.name}: {rows} impressions, but {found} labels of task {task}. "
+                    f"Materialise the asset `labels` of the days {utc_day(start)} to {utc_day(end - 1)}, then pack."
+                )
+        total = facts.select(mature.mean()).collect().item()
+        return {"mature_share": float(total), "states": {task: states[task] for task in self.layout.tasks}}
+
+    def _write_day(self, split: PackedSplit, at: slice, day: date) -> None:
+        start, end = self.bounds.stretches[self.name]
+        today = pl.col("day") == day
+        examples = build_examples(
+            self.spec,
+            in_stretch(self.tables.impressions, start, end).filter(today),
+            in_stretch(self.tables.labels, start, end).filter(today),
+            self.tables.history.filter(today),
+            self._as_of,
+        )
+        if self.name == "train":
+            # Shuffled once here, so that the trainer may read neighbours without seeing one stretch of the day only.
+            shuffle = plh.col("impression_id").nchash.xxhash64(seed=self.spec.seed)
+            rows = examples.sort(shuffle, "impression_id").collect()
+        else:
+            rows = examples.sort("ts", "impression_id").collect()
+        if rows.height != at.stop - at.start:
+            raise DatasetError(
+                f"split {self.name}: {at.stop - at.start} impressions of {day} became {rows.height} examples. "
+                f"An impression id of that day is not unique in `impressions`, `labels` or `history`."
+            )
+        split.numeric[at] = numeric_matrix(self.layout, rows)
+        split.ids[at] = encode_ids(self.layout, self.vocabulary, rows)
+        split.ts[at] = rows["ts"].to_numpy()
+        split.user[at] = _clusters(rows)
+        split.position[at] = rows["position"].fill_null(0).clip(0, _LARGEST_POSITION).to_numpy()
+        split.random[at] = (rows["traffic"] == RANDOM).fill_null(False).to_numpy()
+        production = (rows["traffic"] == PRODUCTION).fill_null(False).to_numpy()
+        for column, task in enumerate(self.layout.tasks):
+            split.labels[at, column] = rows[label_column(task)].fill_null(-1).to_numpy()
+            split.weights[at, column] = 1.0
+            if self.propensity is not None and self.spec.propensity.weighting == "ips":
+                split.weights[at, column] = self.propensity.raw_weights(task, split.position[at], production)
+
+
+def _clusters(rows: pl.DataFrame) -> NDArray[np.int64]:
+    """[N] non-negative code of the user or, where that is missing, of the session; -1 where both are."""
+    name = pl.coalesce(pl.col("user").cast(pl.String), pl.col("session").cast(pl.String)).alias("cluster")
+    code = plh.col("cluster").nchash.xxhash64(seed=0)
+    codes = rows.select(name).select((code & pl.lit(2**63 - 1, dtype=pl.UInt64)).cast(pl.Int64).fill_null(-1))
+    return codes.to_series().to_numpy()
+
+
+def _scales(train: PackedSplit) -> NDArray[np.float64]:
+    """[T] mean weight of the settled training rows."""
+    weights, settled = train.weights.astype(np.float64), train.labels >= 0
+    rows = settled.sum(axis=0)
+    means = np.where(settled, weights, 0.0).sum(axis=0) / np.maximum(rows, 1)
+    return np.where(rows > 0, means, 1.0)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
