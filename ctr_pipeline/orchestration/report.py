@@ -38,7 +38,7 @@ def build_report(
         "tables": _tables(settings),
         "rows": {table: _rows(settings, instance, table, first, last) for table in INGEST},
         "labels": _label_states(settings, first, last),
-        "split": _read(dataset / "manifest.json").get("splits", {}),
+        "split": _read(settings.packed_folder(last.isoformat()) / "manifest.json").get("splits", {}),
         "propensity": _read(dataset / "position_propensity.json"),
         "metrics": evaluation.get("metrics", {}),
         "checks": _checks(settings, instance, last),
@@ -101,8 +101,15 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     console.print(_label_table(report))
     console.print(_split_table(report))
     console.print(_metric_table(report))
-    if report["propensity"].get("responses"):
+    if report["propensity"].get("positions"):
         console.print(_propensity_table(report))
+    for response in report["propensity"].get("responses", []):
+        if response["usable"]:
+            console.print(
+                f"  {response['response']}: effective sample size {response['ess_rows']:.1%} of the rows, "
+                f"{response['ess_positives']:.1%} of the outcomes",
+                highlight=False,
+            )
     _print_checks(report, console)
     model, mlflow = report["model"], report["mlflow"]
     verdict = "champion" if model["promoted"] else "not promoted"
@@ -127,10 +134,13 @@ def _label_table(report: dict[str, Any]) -> Table:
 
 def _split_table(report: dict[str, Any]) -> Table:
     tasks = list(report["labels"])
-    table = Table("split", "rows", "from", "to", *(f"{t} positives" for t in tasks), title="Split", title_justify="left")
+    table = Table("split", "rows", "first", "last", *(f"{t} positives" for t in tasks), title="Split", title_justify="left")
     for name, split in report["split"].items():
-        positives = (f"{split['positives'][task]:,}" for task in tasks)
-        table.add_row(name, f"{split['rows']:,}", split["from"], split["to"], *positives)
+        positives = (
+            f"{split['states'][task].get('POSITIVE', 0) + split['states'][task].get('LATE_POSITIVE', 0):,}"
+            for task in tasks
+        )
+        table.add_row(name, f"{split['rows']:,}", split["first"][:16], split["last"][:16], *positives)
     return table
 
 
@@ -150,19 +160,18 @@ def _metric_table(report: dict[str, Any]) -> Table:
 
 
 def _propensity_table(report: dict[str, Any]) -> Table:
-    propensity = report["propensity"]
-    table = Table(
-        "response", "position", "examination", "exposure ratio", "weight", title="Position propensity", title_justify="left"
-    )
-    for response, found in propensity["responses"].items():
-        for row in found["positions"]:
-            table.add_row(
-                response,
-                str(row["position"]),
-                _interval(row["examination"]),
-                _interval(row["exposure_ratio"]),
-                f"{row['weight']:.3f}",
-            )
+    columns = ("response", "position", "examination", "exposure ratio", "weight")
+    table = Table(*columns, title="Position propensity, with 95 % intervals", title_justify="left")
+    for row in report["propensity"]["positions"]:
+        table.add_row(
+            row["response"],
+            str(row["position"]),
+            *(
+                f"{row[value]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+                for value, name in (("examination", "examination"), ("exposure_ratio", "exposure"))
+            ),
+            f"{row['weight']:.3f}",
+        )
     return table
 
 
@@ -209,11 +218,13 @@ def _rows(
     by_reason = {str(reason): int(rows) for reason, rows in reasons.iter_rows()}
     newest = _newest_metadata(instance, table)
     days = {day: found for day, found in newest.items() if first <= date.fromisoformat(day) <= last}
+    ignored = sum(int(found.get("rows_ignored_day", 0)) for found in days.values())
     return {
-        "in": sum(int(found.get("rows_in_day", 0)) for found in days.values()),
+        # Counted by the reader, not summed from what was stored: so that a lost row would show.
+        "in": sum(int(found.get("rows_in_day", 0)) for found in days.values()) - ignored,
         "kept": int(lake.scan(table, first=first, last=last).select(pl.len()).collect().item()),
         "quarantined": sum(by_reason.values()),
-        "ignored": sum(int(found.get("rows_ignored_day", 0)) for found in days.values()),
+        "ignored": ignored,
         "reasons": by_reason,
     }
 

@@ -51,8 +51,12 @@ class PipelineSettings:
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def dataset_folder(self, day: str) -> Path:
-        """Folder of the packed arrays of the retrain of ``day``."""
+        """Folder of the view, the fitted vocabulary and the packed arrays of the retrain of ``day``."""
         return self.data_root / "datasets" / day
+
+    def packed_folder(self, day: str) -> Path:
+        """Folder of the memory-mapped arrays themselves."""
+        return self.dataset_folder(day) / "packed"
 
     def training_folder(self, day: str) -> Path:
         """Folder of everything that the retrain of ``day`` makes: model, scores, metrics, bundle."""

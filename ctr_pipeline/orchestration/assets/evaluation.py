@@ -47,7 +47,7 @@ def evaluation_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
 
         day = context.partition_key
         with refusals():
-            split = PackedDataset.open(settings.dataset_folder(day)).splits["calibration"]
+            split = PackedDataset.open(settings.packed_folder(day)).splits["calibration"]
             logits = scores(settings, day, "calibration")
             fitted = {
                 task.name: fit_platt(logits[:, column], split.labels[:, column])
@@ -134,7 +134,7 @@ def _measure(settings: PipelineSettings, day: str) -> "dict[str, dict[str, TaskM
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation import evaluate
 
-    dataset = PackedDataset.open(settings.dataset_folder(day))
+    dataset = PackedDataset.open(settings.packed_folder(day))
     fitted = calibrators(settings, day)
     metrics: dict[str, dict[str, TaskMetrics]] = {task.name: {} for task in settings.spec.tasks}
     for split in SCORED_SPLITS:
@@ -155,7 +155,7 @@ def _plots(
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation.plots import precision_recall_plot, reliability_plot, score_histogram
 
-    labels = PackedDataset.open(settings.dataset_folder(day)).splits["test"].labels
+    labels = PackedDataset.open(settings.packed_folder(day)).splits["test"].labels
     logits = scores(settings, day, "test")
     fitted = calibrators(settings, day)
     images = {

@@ -1,5 +1,6 @@
 """`serving_bundle` → `champion`: what is served, and whether it may take over."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,14 +52,14 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         day = context.partition_key
         folder = settings.training_folder(day)
         with refusals():
-            dataset = PackedDataset.open(settings.dataset_folder(day))
+            dataset = PackedDataset.open(settings.packed_folder(day))
             ranker = load_ranker(folder / "model.pt", dataset.layout, settings.spec.model)
             fitted = calibrators(settings, day)
             bundle = export_bundle(
                 ranker,
                 fitted,
                 dataset.layout,
-                settings.dataset_folder(day) / "vocabulary.parquet",
+                settings.packed_folder(day) / "vocabulary.parquet",
                 settings.spec,
                 folder / BUNDLE,
             )
@@ -105,7 +106,7 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         name = settings.spec.name
         with refusals():
             bundle = Bundle.open(folder / BUNDLE)
-            test = PackedDataset.open(settings.dataset_folder(day)).splits["test"]
+            test = PackedDataset.open(settings.packed_folder(day)).splits["test"]
             held = tracking.champion(name)
             champion_logits, obstacle = _champion_logits(settings, tracking, lake, day, held)
             decision = compare_with_champion(
@@ -175,8 +176,8 @@ def _champion_logits(
     The champion sees the rows through its own vocabulary, as it would in serving.
     """
     import numpy as np
-    from scipy.special import logit
 
+    from ctr_pipeline.evaluation import Calibrator
     from ctr_pipeline.serving import Bundle, BundleError
 
     if held is None:
@@ -194,8 +195,10 @@ def _champion_logits(
         numeric, ids = test_rows_for(settings, lake.open(), day, bundle.layout, bundle.directory / "vocabulary.parquet")
     except KeyError as error:
         return None, f"The champion (version {held[0]}) needs feature {error}, which the spec no longer has."
-    probabilities = bundle.score(numeric, ids).probabilities.astype(np.float64)
-    return logit(np.clip(probabilities, 1e-12, 1 - 1e-12)), None
+    logits = bundle.score(numeric, ids).logits
+    fitted = json.loads((bundle.directory / "calibration.json").read_text(encoding="utf-8"))
+    columns = [Calibrator.from_json(fitted[task]).apply(logits[:, n]) for n, task in enumerate(tasks)]
+    return np.column_stack(columns), None
 
 
 def _champion_bundle(tracking: TrackingResource, held: tuple[str, str, dict[str, str]]) -> Path:

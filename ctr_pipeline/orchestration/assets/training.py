@@ -129,7 +129,7 @@ def _write_job(settings: PipelineSettings, day: str, tracking_uri: str, run_id: 
 
     spec = settings.spec
     TrainingJob(
-        dataset=settings.dataset_folder(day),
+        dataset=settings.packed_folder(day),
         output=settings.training_folder(day),
         seed=spec.seed,
         model=spec.model,

@@ -21,23 +21,18 @@ def late_rate_spec(asset: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(LATE_RATE, asset=asset, description="Few outcomes arrive after their window closed.")
 
 
-def check_test_maturity(asset: str, matured: dict[str, float], limit: float) -> dg.AssetCheckResult:
-    """Error when a task's share of settled labels among the test rows is below ``limit``.
-
-    Args:
-        asset: Asset that holds the test rows.
-        matured: Share of test rows past the task's maturity, by task.
-        limit: Smallest share allowed.
-    """
-    low = {task: share for task, share in matured.items() if share < limit}
-    listed = ", ".join(f"{task} {share:.2%}" for task, share in low.items())
+def check_test_maturity(asset: str, share: float, limit: float) -> dg.AssetCheckResult:
+    """Error when the share of settled labels among the test rows and tasks is below ``limit``."""
+    passed = share >= limit
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=TEST_MATURE,
-        passed=not low,
+        passed=passed,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={**{f"mature/{task}": share for task, share in matured.items()}, "limit": limit},
-        description=f"Only part of the test labels is settled: {listed}; at least {limit:.2%} is needed." if low else None,
+        metadata={"mature_share": share, "limit": limit},
+        description=None
+        if passed
+        else f"Only {share:.2%} of the test labels are past their maturity; at least {limit:.2%} is needed.",
     )
 
 

@@ -1,0 +1,240 @@
+"""`examples` → `vocabulary` → `training_dataset`: a view, what is fitted on its training stretch, packed arrays."""
+
+import shutil
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import dagster as dg
+
+from ctr_pipeline.orchestration.automation.sensors import WATERMARK, days_of, label_watermarks
+from ctr_pipeline.orchestration.checks.maturity import check_test_maturity, test_maturity_spec
+from ctr_pipeline.orchestration.files import read_json, write_json
+from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
+from ctr_pipeline.orchestration.metadata import state_rows, table
+from ctr_pipeline.orchestration.partitions import daily_partitions, past_days, training_days
+from ctr_pipeline.orchestration.refusals import refusals
+from ctr_pipeline.orchestration.resources import LakeResource
+from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from ctr_pipeline.datasets import SplitBounds, Tables
+    from ctr_pipeline.features import Layout
+    from ctr_pipeline.lake import Lake
+
+EXAMPLES_FILE = "examples.json"
+PROPENSITY_FILE = "position_propensity.json"
+FITTED = "fitted"
+"""Folder of what was fitted on the training stretch, beside the packed arrays."""
+
+
+def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
+    """From tables to memory-mapped arrays; a partition is the last day of a retrain."""
+    partitions = daily_partitions(settings)
+    past = past_days(settings, training_days(settings))
+
+    @dg.asset(
+        deps=[dg.AssetDep(name, partition_mapping=past) for name in ("impressions", "labels", "history")],
+        partitions_def=partitions,
+        group_name="dataset",
+        kinds={"polars"},
+        description="A view: table versions, the instant as of which labels are seen, and where each split begins.",
+    )
+    def examples(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        import polars as pl
+
+        from ctr_pipeline.datasets import split_bounds
+
+        day = context.partition_key
+        last = context.partition_time_window.start.date()
+        as_of = end_of_day_us(last)
+        _require_days(context, settings, day)
+        store = lake.open()
+        versions = {name: store.version(name) for name in ("impressions", "outcome_events", "labels", "history")}
+        with refusals():
+            shown = store.scan("impressions", versions["impressions"], last=last)
+            ts = shown.select(pl.col("ts")).collect()["ts"].to_numpy()
+            bounds = split_bounds(settings.spec, ts, as_of)
+        shutil.rmtree(settings.dataset_folder(day), ignore_errors=True)
+        write_json(
+            settings.dataset_folder(day) / EXAMPLES_FILE,
+            {"as_of": as_of, "versions": versions, "bounds": bounds.to_json()},
+        )
+        return dg.MaterializeResult(
+            metadata={
+                "impressions": len(ts),
+                "bounds": table({"instant": name, "utc": text} for name, text in bounds.describe().items()),
+                **{f"delta_version/{name}": version for name, version in versions.items() if version is not None},
+            },
+            tags={TAG: retrain_fingerprint(settings)},
+        )
+
+    @dg.asset(
+        deps=["examples"],
+        partitions_def=partitions,
+        group_name="dataset",
+        kinds={"polars"},
+        description="Vocabularies, fill values, means and deviations, fitted on the training stretch only.",
+    )
+    def vocabulary(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        from ctr_pipeline.datasets import fit_vocabulary
+
+        day = context.partition_key
+        with refusals():
+            bounds, tables = view_of(settings, lake.open(), day)
+            layout, words = fit_vocabulary(settings.spec, bounds, tables.impressions, tables.history)
+        folder = settings.dataset_folder(day) / FITTED
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "layout.json").write_text(layout.to_json(), encoding="utf-8")
+        words.write_parquet(folder / "vocabulary.parquet", compression="zstd", statistics=False)
+        return dg.MaterializeResult(
+            metadata={
+                "embedding_rows": sum(column.rows for column in layout.ids),
+                "ids": table({"feature": c.name, "rows": c.rows, "width": c.dim} for c in layout.ids),
+                "numbers": table(
+                    {"feature": c.name, "group": c.group, "transform": c.transform, "fill": c.fill, "mean": c.mean,
+                     "deviation": c.std} for c in layout.numeric
+                ),
+            },
+            tags={TAG: retrain_fingerprint(settings)},
+        )  # fmt: skip
+
+    @dg.asset(
+        deps=["examples", "vocabulary", "position_propensity"],
+        partitions_def=partitions,
+        check_specs=[test_maturity_spec("training_dataset")],
+        group_name="dataset",
+        kinds={"numpy"},
+        description="Memory-mapped arrays of train, validation, calibration and test, with weights.",
+    )
+    def training_dataset(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        import polars as pl
+
+        from ctr_pipeline.datasets import pack_dataset
+        from ctr_pipeline.features import Layout
+        from ctr_pipeline.propensity import PropensityTable
+
+        day = context.partition_key
+        folder = settings.dataset_folder(day)
+        packed = settings.packed_folder(day)
+        view = read_json(folder / EXAMPLES_FILE, "examples")
+        weights = folder / PROPENSITY_FILE
+        shutil.rmtree(packed, ignore_errors=True)
+        with refusals():
+            bounds, tables = view_of(settings, lake.open(), day)
+            dataset = pack_dataset(
+                packed,
+                settings.spec,
+                bounds,
+                tables,
+                Layout.from_json((folder / FITTED / "layout.json").read_text(encoding="utf-8")),
+                pl.read_parquet(folder / FITTED / "vocabulary.parquet"),
+                PropensityTable.from_json(weights.read_text(encoding="utf-8")) if weights.is_file() else None,
+                {name: version for name, version in view["versions"].items() if version is not None},
+            )
+        manifest = dataset.manifest()
+        splits: dict[str, Any] = manifest["splits"]
+        return dg.MaterializeResult(
+            metadata={
+                "splits": table(
+                    {"split": name, "rows": found["rows"], "first": found["first"], "last": found["last"]}
+                    for name, found in splits.items()
+                ),
+                "test_labels": table(state_rows(splits["test"]["states"])),
+                "train_labels": table(state_rows(splits["train"]["states"])),
+                **{f"rows/{name}": found["rows"] for name, found in splits.items()},
+                "bytes": sum(path.stat().st_size for path in packed.rglob("*") if path.is_file()),
+                "files": dg.MetadataValue.path(str(packed)),
+            },
+            tags={TAG: retrain_fingerprint(settings)},
+            check_results=[
+                check_test_maturity(
+                    "training_dataset",
+                    float(splits["test"]["mature_share"]),
+                    settings.spec.quality.min_mature_test_share,
+                )
+            ],
+        )
+
+    return [examples, vocabulary, training_dataset]
+
+
+def test_rows_for(
+    settings: PipelineSettings, lake: "Lake", day: str, layout: "Layout", vocabulary: Path
+) -> "tuple[NDArray[np.float32], NDArray[np.int32]]":
+    """The test rows of ``day`` as another model's inputs, in the order of the packed ones.
+
+    Raises:
+        KeyError: the other model needs a feature that the spec does not have.
+    """
+    import polars as pl
+
+    from ctr_pipeline.datasets import build_examples
+    from ctr_pipeline.features import encode_ids, numeric_matrix
+
+    spec = settings.spec
+    known = {f.name for f in (*spec.features.numeric, *spec.features.embedded, *spec.features.history)}
+    for column in (*layout.numeric, *layout.ids):
+        if column.name not in known:
+            raise KeyError(column.name)
+    bounds, tables = view_of(settings, lake, day)
+    start, end = bounds.stretches["test"]
+
+    def within(frame: "pl.LazyFrame") -> "pl.LazyFrame":
+        return frame.filter(pl.col("ts").is_between(start, end, closed="left"))
+
+    rows = (
+        build_examples(spec, within(tables.impressions), within(tables.labels), tables.history, bounds.as_of)
+        .sort("ts", "impression_id")
+        .collect()
+    )
+    return numeric_matrix(layout, rows), encode_ids(layout, pl.read_parquet(vocabulary), rows)
+
+
+def view_of(settings: PipelineSettings, lake: "Lake", day: str) -> "tuple[SplitBounds, Tables]":
+    """The split and the tables, at the versions that `examples` of ``day`` recorded."""
+    from ctr_pipeline.datasets import SplitBounds, Tables
+
+    content = read_json(settings.dataset_folder(day) / EXAMPLES_FILE, "examples")
+    versions = content["versions"]
+    return SplitBounds.from_json(content["bounds"]), Tables(
+        impressions=lake.scan("impressions", versions["impressions"]),
+        labels=lake.scan("labels", versions["labels"]),
+        history=lake.scan("history", versions["history"]),
+    )
+
+
+def _require_days(context: dg.AssetExecutionContext, settings: PipelineSettings, day: str) -> None:
+    """Refuses a retrain whose tables have holes, or whose labels have not seen the last day's arrivals.
+
+    Raises:
+        dagster.Failure: names the days and the job to run.
+    """
+    last = context.partition_time_window.start.date()
+    shown = {d for d in days_of(context.instance, "impressions") if d <= last}
+    if last not in shown:
+        raise dg.Failure(f"impressions of {day} are absent: run daily_ingest of {day} first.", allow_retries=False)
+    first = min(shown)
+    wanted = {first + timedelta(days=n) for n in range((last - first).days + 1)}
+    for name, job in (("impressions", "daily_ingest"), ("history", "daily_ingest"), ("labels", "label_refresh")):
+        holes = sorted(wanted - days_of(context.instance, name))
+        if holes:
+            raise dg.Failure(
+                f"{name} has no {holes[0]}" + (f" and {len(holes) - 1} more days" if len(holes) > 1 else "")
+                + f" of {first} to {last}: run {job} of those days first.",
+                allow_retries=False,
+            )  # fmt: skip
+    horizon = timedelta(days=-(-settings.spec.longest_maturity // 86_400_000_000))
+    seen = label_watermarks(context.instance)
+    stale = sorted(d for d in wanted if seen.get(d, first) < min(last, d + horizon))
+    if stale:
+        raise dg.Failure(
+            f"labels of {stale[0]}" + (f" and {len(stale) - 1} more days" if len(stale) > 1 else "")
+            + f" have not seen what arrived up to {last} ({WATERMARK} {seen.get(stale[0])}): "
+            "run label_refresh of those days, or wait for the sensor late_labels.",
+            allow_retries=False,
+        )  # fmt: skip
