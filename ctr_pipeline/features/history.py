@@ -169,7 +169,7 @@ def _rate(past: Frame, feature: HistoryRate, end: date, start: int) -> Frame:
 
 
 def _nothing(shown: Frame) -> Frame:
-    empty = shown.filter(nw.lit(False))
+    empty = shown.filter(nw.col("ts") != nw.col("ts"))
     return empty.select("day", feature=nw.lit(""), key=nw.col("impression_id"), value=nw.lit(0.0))
 
 

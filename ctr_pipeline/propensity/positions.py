@@ -147,6 +147,8 @@ def position_propensity(
     absent = [name for name in needed if name not in rows.columns]
     if absent:
         raise PropensityError(f"position propensity: columns {', '.join(absent)} are absent from {rows.columns}")
+    # A row without a session is a cluster of its own, so the bootstrap depends on the order of the rows.
+    rows = rows.select(needed).sort(needed)
     ordered = sorted(responses, key=lambda response: _depth(response, parents))
     estimates: dict[str, _Estimate] = {}
     positions: dict[str, list[PositionPropensity]] = {}

@@ -1,0 +1,148 @@
+from datetime import date, timedelta
+
+import duckdb
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from ctr_pipeline.features import HISTORY_COLUMNS, history_for_days, history_reach, join_history
+from ctr_pipeline.spec import Spec
+from ctr_pipeline_tests.features.pasts import DAY, FIRST, SPEC, Past, Row, naive_history, random_past, start
+
+DAYS = [FIRST + timedelta(days=number) for number in range(14)]
+HOUR = DAY // 24
+
+
+def values(history: pl.DataFrame, day: date) -> dict[tuple[str, str], float]:
+    today = history.filter(pl.col("day") == day)
+    return {(row["feature"], row["key"]): row["value"] for row in today.iter_rows(named=True)}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_values_equal_those_of_a_naive_count(seed: int) -> None:
+    past = random_past(seed)
+    history = past.history(DAYS)
+    assert history.columns == list(HISTORY_COLUMNS)
+    features = set()
+    for day in DAYS:
+        expected = naive_history(past, day)
+        features |= {feature for feature, _ in expected}
+        assert values(history, day) == pytest.approx(expected, rel=1e-12)
+    assert features == {feature.name for feature in SPEC.features.history}
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32), number=st.integers(4, 11))
+def test_what_arrives_after_the_day_began_changes_nothing(seed: int, number: int) -> None:
+    past, other, day = random_past(seed, 120), random_past(seed + 1, 120), DAYS[number]
+    began = start(day)
+    known = Past([r for r in past.rows if r.ingest_ts < began], [e for e in past.events if e[3] < began])
+    # Other outcomes and impressions, all of them arriving later; their own times may lie before.
+    later = Past(
+        [*known.rows, *(Row(f"x{r.name}", r.ts, max(r.ingest_ts, began), r.user, r.ad) for r in other.rows)],
+        [*known.events, *((i, task, at, max(arrived, began)) for i, task, at, arrived in other.events)],
+    )
+    assert_frame_equal(known.history([day]), later.history([day]))
+
+
+def test_a_day_has_the_same_values_alone_and_in_a_backfill() -> None:
+    past = random_past(4)
+    together = past.history(DAYS)
+    for day in DAYS[::4]:
+        assert_frame_equal(past.history([day]), together.filter(pl.col("day") == day))
+
+
+def test_reach_is_all_the_past_that_a_day_needs() -> None:
+    past, day = random_past(5, length=14), DAYS[12]
+    assert history_reach(SPEC) == 8
+    began = start(day - timedelta(days=history_reach(SPEC)))
+    recent = Past([r for r in past.rows if r.ts >= began], [e for e in past.events if e[3] >= began])
+    assert len(recent.rows) < len(past.rows)
+    assert_frame_equal(recent.history([day]), past.history([day]))
+
+
+def test_engines_agree_to_the_bit() -> None:
+    past = random_past(6)
+    connection = duckdb.connect()
+    impressions = connection.from_arrow(past.impressions().collect().to_arrow())
+    events = connection.from_arrow(past.outcome_events().collect().to_arrow())
+    on_duckdb = history_for_days(SPEC, impressions, events, DAYS).pl()
+    assert_frame_equal(on_duckdb.cast({"feature": pl.String}), past.history(DAYS), check_exact=True)
+
+
+def a_click_at(minute: int, arrives: int) -> Past:
+    """A click on ad "a" and an impression of it without one, on the first day."""
+    ts = start(FIRST) + HOUR
+    rows = [Row("i1", ts, ts, "u1", "a"), Row("i2", ts, ts, "u1", "a")]
+    return Past(rows, [("i1", "click", ts + minute, arrives)])
+
+
+def test_a_cohort_waits_until_all_of_it_is_mature() -> None:
+    past = a_click_at(5, start(FIRST) + 2 * HOUR)
+    by_day = {day: values(past.history(DAYS), day).get(("ad_rate", "a")) for day in DAYS[:7]}
+    # Shown on day 0, mature on day 1: a rate of days 2, 3 and 4, three cohort days long.
+    assert by_day == {
+        DAYS[0]: None,
+        DAYS[1]: None,
+        DAYS[2]: 0.5,
+        DAYS[3]: 0.5,
+        DAYS[4]: 0.5,
+        DAYS[5]: None,
+        DAYS[6]: None,
+    }
+
+
+def test_an_outcome_that_arrives_as_the_day_begins_is_not_known_yet() -> None:
+    midnight = start(DAYS[2])
+    late = values(a_click_at(5, midnight).history([DAYS[2]]), DAYS[2])
+    just = values(a_click_at(5, midnight - 1).history([DAYS[2]]), DAYS[2])
+    assert late["ad_rate", "a"] == 0
+    assert just["ad_rate", "a"] == 0.5
+
+
+def test_a_planted_future_outcome_is_caught() -> None:
+    """A history that read events by their own time, not by arrival, would show this click."""
+    past = a_click_at(5, start(DAYS[9]))
+    honest = values(past.history([DAYS[3]]), DAYS[3])
+    planted = values(Past(past.rows, [(i, t, at, at) for i, t, at, _ in past.events]).history([DAYS[3]]), DAYS[3])
+    assert honest["ad_rate", "a"] == 0
+    assert planted["ad_rate", "a"] == 0.5
+
+
+def test_joined_values_are_those_of_the_impressions_day() -> None:
+    past = random_past(7)
+    history = past.history(DAYS)
+    joined = join_history(SPEC, past.impressions(), history.lazy()).collect()
+    assert joined.height == len(past.rows)
+    for row in joined.iter_rows(named=True):
+        today = values(history, row["day"])
+        assert row["ad_rate"] == today.get(("ad_rate", row["ad"]))
+        count = None if row["user"] is None else today.get(("seen", row["user"]), 0.0)
+        assert row["seen"] == count
+        last = today.get(("last_seen", row["user"]))
+        assert row["last_seen"] == (None if last is None else pytest.approx((row["ts"] - last) / 1e6, rel=1e-15))
+    assert joined["last_seen"].min() >= 0
+    assert joined["seen"].null_count() == joined["user"].null_count() > 0
+    assert (joined["seen"] == 0).any()
+
+
+def test_recency_is_exact_to_the_microsecond() -> None:
+    ts = start(FIRST) + HOUR + 1
+    now = start(DAYS[1]) + 5
+    past = Past([Row("i1", ts, ts, "u1", "a"), Row("i2", now, now, "u1", "a")], [])
+    joined = join_history(SPEC, past.impressions(), past.history(DAYS[:2]).lazy()).collect().sort("ts")
+    assert joined["last_seen"].to_list() == [None, pytest.approx((now - ts) / 1e6, rel=1e-15)]
+
+
+def test_a_spec_without_history_needs_no_past() -> None:
+    features = SPEC.features.model_copy(update={"history": []})
+    spec: Spec = SPEC.model_copy(update={"features": features})
+    past = random_past(8, 20)
+    history = past.history(DAYS, spec)
+    assert history_reach(spec) == 0
+    assert history.is_empty()
+    assert history.schema == random_past(8).history(DAYS).schema
+    joined = join_history(spec, past.impressions(), history.lazy()).collect()
+    assert_frame_equal(joined, past.impressions().collect())
