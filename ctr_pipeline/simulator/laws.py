@@ -36,7 +36,11 @@ class Popularity:
 
 @dataclass(frozen=True, slots=True)
 class Appeal:
-    """Standard deviations and coefficients of the click logit."""
+    """Standard deviations and coefficients of the click logit.
+
+    Navigational queries are the heavy tail without which no AUC near .8 goes with an average precision near .2 at this
+    click rate: .7 % of the impressions, clicked at over 40 %, give a quarter of all clicks.
+    """
 
     user: float = 0.45
     ad: float = 0.45
@@ -47,8 +51,8 @@ class Appeal:
     drift_memory: float = 0.9
     drift_step: float = 0.12
     hour: float = 0.2
-    navigational: float = 5.2
-    navigational_share: float = 0.009
+    navigational: float = 6.2
+    navigational_share: float = 0.007
     category_share: float = 0.5
     """Share of the variance of an ad's latent vector that its category explains."""
 

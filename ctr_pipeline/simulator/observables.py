@@ -9,7 +9,8 @@ conditional expectation E[click | observables] has no closed form, so it is appr
 2. The fitted value is an index, and E[click probability | index, device] is read off in bins that hold equal shares of
    the clicks, and interpolated between them.
 
-Pages are split into two halves, and each half is scored with what was fitted on the other. Since the target is free of
+``result_bin`` is a coarse logarithm of ``result_count``: how many words and results a query has says together whether
+it asks for a brand. Pages are split into two halves, and each half is scored with what was fitted on the other. Since the target is free of
 label noise, this says what an additive model could reach with endless data. Products of latent vectors of ids are
 outside its reach (save for the similarity and affinity columns), and so are category effects of single days: a model
 with such interactions or with recent click rates may come out somewhat above it.
@@ -21,7 +22,8 @@ from numpy.typing import NDArray
 from scipy.special import logit
 
 Values = NDArray[np.float64]
-Codes = NDArray[np.int64]
+Floats = NDArray[np.float32]
+Codes = NDArray[np.int32]
 
 SHRINKAGE = 5.0
 RIDGE = 10.0
@@ -52,6 +54,7 @@ PLAIN = (
 IDS = (
     ("user_id",),
     ("query_id",),
+    ("query_length", "result_bin"),
     ("ad_id",),
     ("advertiser_id",),
     ("category_id", "device_type"),
@@ -63,12 +66,13 @@ IDS = (
     ("connection_type",),
     ("is_logged_in",),
 )
-COLUMNS = sorted({*TAILED, *PLAIN, *(name for names in IDS for name in names)})
+COLUMNS = sorted({*TAILED, *PLAIN, *(name for names in IDS for name in names)} - {"result_bin"})
 """Columns of the impression log that the ceiling looks at."""
 
 
 def predict_from_observables(log: pl.DataFrame, relevance: Values, p: Values, page: Codes) -> Values:
     """Approximate E[click | observables] [N] for impressions ``log`` with true ``relevance``, ``p`` [N] and ``page`` [N]."""
+    log = log.with_columns(result_bin=(4 * pl.col("result_count").log1p()).floor())
     numbers, effects = _numbers(log), [_codes(log, names) for names in IDS]
     device = _codes(log, ("device_type",))
     target = logit(np.clip(relevance, 1e-12, 1 - 1e-7))
@@ -101,48 +105,47 @@ def conditional_mean(index: Values, p: Values, device: Codes, fitted_on: NDArray
     return result
 
 
-def _numbers(log: pl.DataFrame) -> Values:
+def _numbers(log: pl.DataFrame) -> Floats:
     """Standardised numbers [N, D], a column of ones, and an indicator for each column with missing values."""
-    columns = [np.ones(len(log))]
+    columns = [np.ones(len(log), np.float32)]
     for name in (*TAILED, *PLAIN):
-        values = log[name].cast(pl.Float64).to_numpy()
+        values = log[name].cast(pl.Float32).to_numpy()
         missing = np.isnan(values)
         if name in TAILED:
             values = np.sign(values) * np.log1p(np.abs(values))
-        spread = np.nanstd(values)
-        columns.append(np.where(missing, 0.0, values - np.nanmean(values)) / (spread if spread > 0 else 1.0))
+        centre, spread = np.nanmean(values, dtype=np.float64), np.nanstd(values, dtype=np.float64)
+        standard = (values - centre) / (spread if spread > 0 else 1.0)
+        columns.append(np.where(missing, 0.0, standard).astype(np.float32))
         if missing.any():
-            columns.append(missing.astype(np.float64))
+            columns.append(missing.astype(np.float32))
     return np.stack(columns, axis=1)
 
 
 def _codes(log: pl.DataFrame, names: tuple[str, ...]) -> Codes:
     """A number [N] for each combination of the values of ``names``."""
-    codes: Codes = (
-        log.select(pl.struct(pl.col(name).cast(pl.String) for name in names).rank("dense")).to_series().to_numpy()
-    )
-    return codes.astype(np.int64) - 1
+    text = log.select(pl.concat_str([pl.col(name).cast(pl.String) for name in names], separator="|", ignore_nulls=True))
+    codes: Codes = text.to_series().fill_null("").rank("dense").to_numpy().astype(np.int32)
+    return codes - np.int32(1)
 
 
-def _index(numbers: Values, effects: list[Codes], target: Values, seen: NDArray[np.bool_]) -> Values:
+def _index(numbers: Floats, effects: list[Codes], target: Values, seen: NDArray[np.bool_]) -> Values:
     """Fitted values [N] of the additive regression, fitted on the rows ``seen``."""
-    seen_numbers, seen_target = numbers[seen], target[seen]
-    gram = seen_numbers.T @ seen_numbers + RIDGE * np.eye(numbers.shape[1])
-    seen_codes = [codes[seen] for codes in effects]
+    seen_numbers, seen_codes = numbers[seen], [codes[seen] for codes in effects]
+    gram = (seen_numbers.T @ seen_numbers).astype(np.float64) + RIDGE * np.eye(numbers.shape[1])
     counts = [np.bincount(codes, minlength=whole.max() + 1) for codes, whole in zip(seen_codes, effects, strict=True)]
     levels = [np.zeros(len(count)) for count in counts]
     weights = np.zeros(numbers.shape[1])
-    residual = seen_target.copy()
+    residual = target[seen]
     for _ in range(ROUNDS):
-        step = np.linalg.solve(gram, seen_numbers.T @ residual - RIDGE * weights)
+        step = np.linalg.solve(gram, seen_numbers.T @ residual.astype(np.float32) - RIDGE * weights)
         weights += step
-        residual -= seen_numbers @ step
+        residual -= seen_numbers @ step.astype(np.float32)
         for codes, count, level in zip(seen_codes, counts, levels, strict=True):
             total = np.bincount(codes, weights=residual, minlength=len(count))
             change = (total - SHRINKAGE * level) / (count + SHRINKAGE)
             level += change
             residual -= change[codes]
-    fitted = numbers @ weights
+    fitted = (numbers @ weights.astype(np.float32)).astype(np.float64)
     for codes, level in zip(effects, levels, strict=True):
         fitted += level[codes]
     return fitted

@@ -25,7 +25,7 @@ CLICK_WINDOW_US, LATER_WINDOW_US = DAY_US, 14 * DAY_US
 
 CDF_SECONDS = (60, 3_600, 21_600, 86_400, 259_200, 604_800, 1_209_600)
 QUANTILES = (0.1, 0.5, 0.9, 0.99)
-OBSERVABLE_ROWS = 400_000
+OBSERVABLE_ROWS = 1_500_000
 """Impressions on which the ceiling given the observables is fitted; a longer range is thinned to every k-th page."""
 
 Report = dict[str, Any]
@@ -68,7 +68,7 @@ def truth_report(
     numbers = truth.select("click_probability", "relevance", "device_type", *_probabilities(funnel)).collect()
     p = numbers["click_probability"].to_numpy().astype(np.float64)
     relevance = numbers["relevance"].to_numpy().astype(np.float64)
-    device = numbers["device_type"].rank("dense").to_numpy().astype(np.int64)
+    device = numbers["device_type"].rank("dense").to_numpy().astype(np.int32)
     report: Report = {
         "days": {"first": str(first), "last": str(last)},
         "rows": len(p),
@@ -251,7 +251,7 @@ def _observable_ceiling(root: Path, days: list[date], rows: int) -> Report:
     frame = pl.concat(sampled)
     p = frame["click_probability"].to_numpy().astype(np.float64)
     relevance = frame["relevance"].to_numpy().astype(np.float64)
-    pages = frame["page"].to_numpy().astype(np.int64) // every
+    pages = frame["page"].to_numpy().astype(np.int32) // np.int32(every)
     return {"rows": len(p), **metrics(predict_from_observables(frame, relevance, p, pages), p)}
 
 

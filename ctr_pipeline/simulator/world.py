@@ -230,7 +230,10 @@ def _queries(settings: SimulatorSettings, seed: int) -> Queries:
     random, count = stream(seed, QUERIES), settings.queries
     shares = zipf_shares(count, LAWS.popularity.queries)
     navigational = _navigational(shares, random)
-    length = 1 + random.poisson(np.where(navigational, 0.4, 2.2)).astype(np.int16)
+    # Brands are asked for in one or two words and have few results; some other queries look like that too.
+    length = 1 + random.poisson(np.where(navigational, 0.4, 2.2))
+    few = navigational | (random.random(count) < 0.03)
+    results = np.where(few, 1 + random.poisson(3.0, count), 10 + 40 * random.pareto(1.5, count))
     return Queries(
         ids=entity_ids("q", count, 6),
         cumulative=np.cumsum(shares),
@@ -238,7 +241,7 @@ def _queries(settings: SimulatorSettings, seed: int) -> Queries:
         category=random.integers(0, CATEGORIES, count).astype(np.int8),
         navigational=navigational,
         length=length.astype(np.int16),
-        results=np.clip(40 * random.pareto(1.5, count) * np.where(navigational, 0.2, 1.0), 1, 1e6).astype(np.int32),
+        results=np.minimum(results, 1e6).astype(np.int32),
     )
 
 
