@@ -60,7 +60,7 @@ def run(
         json_out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     from ctr_pipeline.orchestration.report import print_report
 
-    print_report(report, Console())
+    print_report(report, _console())
 
 
 @spec_app.command("check")
@@ -141,7 +141,7 @@ def report(
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
-        print_report(found, Console())
+        print_report(found, _console())
 
 
 def _run(
@@ -171,6 +171,12 @@ def _settings(
         if not type(error).__module__.startswith("ctr_pipeline."):
             raise
         _fail(str(error))
+
+
+def _console() -> Console:
+    """Standard output; wide enough for the tables where it is no terminal."""
+    console = Console()
+    return console if console.is_terminal else Console(width=max(console.width, 130))
 
 
 def _spec(path: Path) -> Spec:

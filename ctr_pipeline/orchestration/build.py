@@ -1,6 +1,7 @@
 """Binds assets, checks, automation and resources to one deployment."""
 
 import os
+import warnings
 from pathlib import Path
 
 import dagster as dg
@@ -25,6 +26,10 @@ from ctr_pipeline.orchestration.resources import (
     TrainerResource,
 )
 from ctr_pipeline.orchestration.settings import PipelineSettings
+
+# Pinned exactly, so that a change of these interfaces cannot come unseen.
+warnings.filterwarnings("ignore", category=dg.BetaWarning)
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 WEBHOOK_VARIABLE = "CTR_WEBHOOK_URL"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"

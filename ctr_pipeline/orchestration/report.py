@@ -145,17 +145,14 @@ def _split_table(report: dict[str, Any]) -> Table:
 
 
 def _metric_table(report: dict[str, Any]) -> Table:
-    columns = ("AUC", "AP", "log loss", "NE", "observed/expected")
-    table = Table("task", "split", "rows", "positives", *columns, title="Model, with 95 % intervals", title_justify="left")
+    columns = {"auc": "AUC", "ap": "AP", "ne": "NE", "oe": "observed/expected"}
+    table = Table(
+        "task", "rows", "positives", *columns.values(), title="Test, with 95 % intervals", title_justify="left"
+    )
     for task, splits in report["metrics"].items():
-        for split, metrics in splits.items():
-            table.add_row(
-                task,
-                split,
-                f"{metrics['rows']:,}",
-                f"{metrics['positives']:,}",
-                *(_interval(metrics.get(key)) for key in ("auc", "ap", "log_loss", "ne", "oe")),
-            )
+        metrics = splits["test"]
+        numbers = (_interval(metrics[key]) for key in columns)
+        table.add_row(task, f"{metrics['rows']:,}", f"{metrics['positives']:,}", *numbers)
     return table
 
 
@@ -188,10 +185,10 @@ def _interval(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, dict):
-        if value.get("low") is None:
-            return f"{value['value']:.4f}"
-        return f"{value['value']:.4f} [{value['low']:.4f}, {value['high']:.4f}]"
-    return f"{value:.4f}"
+        if value.get("low") is None or value.get("high") is None:
+            return f"{value['value']:.3f}"
+        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value:.3f}"
 
 
 def _tables(settings: PipelineSettings) -> dict[str, dict[str, Any]]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, WHOLE
+from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN
 from ctr_pipeline.orchestration.automation.sensors import days_of
 from ctr_pipeline.orchestration.fingerprints import (
     fresh_days,
@@ -64,20 +64,20 @@ def run_pipeline(
     runs: list[FinishedRun] = []
 
     ingested = [fresh_days(instance, dg.AssetKey(a), days, ingest_fingerprint(settings)) for a in INGEST]
-    _run_days(defs, instance, INGEST, [d for d in days if not all(d in f for f in ingested)], runs)
+    _run_days(defs, instance, "daily_ingest", INGEST, [d for d in days if not all(d in f for f in ingested)], runs)
 
     watermark = max(days_of(instance, "outcome_events"))
     labelled = fresh_days(instance, dg.AssetKey("labels"), days, label_fingerprint(settings, watermark))
-    _run_days(defs, instance, ("labels",), [d for d in days if d not in labelled], runs)
+    _run_days(defs, instance, "label_refresh", ("labels",), [d for d in days if d not in labelled], runs)
 
     aggregated = fresh_days(instance, dg.AssetKey("history"), days, history_fingerprint(settings))
-    _run_days(defs, instance, ("history",), [d for d in days if d not in aggregated], runs)
+    _run_days(defs, instance, "daily_ingest", ("history",), [d for d in days if d not in aggregated], runs)
 
     wanted = retrain_fingerprint(settings)
     stale = [a for a in RETRAIN if not fresh_days(instance, dg.AssetKey(a), [last], wanted)]
     if stale:
         # What follows a stale asset is stale with it.
-        _run_days(defs, instance, RETRAIN[RETRAIN.index(stale[0]) :], [last], runs)
+        _run_days(defs, instance, "daily_retrain", RETRAIN[RETRAIN.index(stale[0]) :], [last], runs)
     return runs
 
 
@@ -119,16 +119,18 @@ def exclusive(data_root: Path) -> Iterator[None]:
 def _run_days(
     defs: dg.Definitions,
     instance: dg.DagsterInstance,
+    job_name: str,
     assets: Sequence[str],
     days: Sequence[date],
     runs: list[FinishedRun],
 ) -> None:
-    job = defs.resolve_job_def(WHOLE)
+    job = defs.resolve_job_def(job_name)
     for first, last in _stretches(days):
         result = job.execute_in_process(
             instance=instance,
             asset_selection=[dg.AssetKey(asset) for asset in assets],
             raise_on_error=False,
+            run_config={"loggers": {"console": {}}},
             **({"partition_key": first.isoformat()} if first == last else {}),
             tags={}
             if first == last

@@ -80,7 +80,7 @@ def test_schedules_ask_for_yesterday_and_only_within_the_log(settings: PipelineS
 
 def test_failing_checks_become_alerts_and_repeats_are_held_back(tmp_path: Path) -> None:
     @dg.asset(check_specs=[dg.AssetCheckSpec("fresh", asset="table"), dg.AssetCheckSpec("whole", asset="table")])
-    def table() -> dg.MaterializeResult[None]:
+    def table() -> dg.MaterializeResult:
         return dg.MaterializeResult(
             check_results=[
                 dg.AssetCheckResult(passed=True, check_name="whole"),

@@ -38,7 +38,7 @@ def test_importing_the_definitions_loads_no_heavy_library(project: Path) -> None
 def test_dg_check_defs_passes(project: Path, tmp_path: Path) -> None:
     dg_command = Path(sys.executable).with_name("dg")
     done = subprocess.run(
-        [str(dg_command), "check", "defs", "-w", "workspace.yaml"],
+        [str(dg_command), "check", "defs"],
         capture_output=True,
         text=True,
         cwd=project,

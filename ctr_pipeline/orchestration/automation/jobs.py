@@ -21,16 +21,12 @@ RETRAIN = (
 )
 """Assets by stretch of the flow, in order."""
 
-WHOLE = "whole_flow"
-"""The job that `ctr run` takes its steps from."""
-
 
 def pipeline_jobs(settings: PipelineSettings) -> dict[str, UnresolvedAssetJobDefinition]:
     """The jobs by name: read a day's logs, refresh labels, compute history, retrain."""
     partitions = daily_partitions(settings)
     selections = {
         "daily_ingest": ("Reads one day's logs and computes its history features.", (*INGEST, "history")),
-        WHOLE: ("Everything for one day.", (*INGEST, *TABLES, *RETRAIN)),
         "label_refresh": ("Labels the impressions of a day again with what has arrived since.", ("labels",)),
         "daily_retrain": ("Trains, evaluates, exports and compares a model as of the end of a day.", RETRAIN),
     }
