@@ -123,7 +123,8 @@ def _fit_numeric(group: Group, source: _Source, values: NDArray[np.float32]) -> 
     else:
         # Counts and durations have heavy tails; rates do not.
         missing, transform = Missing(), "none" if isinstance(source, HistoryRate) else "signed_log1p"
-    exact = values.astype(np.float64)
+    # Sorted, because a join returns its rows in any order and the rounding of a sum depends on the order.
+    exact = np.sort(values.astype(np.float64))
     absent = np.isnan(exact)
     fill = _fill(missing, exact[~absent])
     exact[absent] = fill

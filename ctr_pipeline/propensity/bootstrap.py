@@ -51,12 +51,12 @@ def cluster_spread(
         low, high = np.searchsorted(cluster, (first, first + size))
         # [size, cells] rows and positives of each cluster in each cell.
         flat = (cluster[low:high] - first) * cells + cell[low:high]
-        rows = np.bincount(flat, minlength=size * cells).reshape(size, cells)
-        positives = np.bincount(flat, weights=y[low:high], minlength=size * cells).reshape(size, cells)
+        held = np.bincount(flat, minlength=size * cells).reshape(size, cells)
+        positive = np.bincount(flat, weights=y[low:high], minlength=size * cells).reshape(size, cells)
         draws = random.poisson(1.0, size=(replicates, size)).astype(np.float64)
-        sums += draws @ np.hstack([rows, positives])
-    rows, positives = sums[:, :cells].reshape(-1, *shape), sums[:, cells:].reshape(-1, *shape)
-    log_rates = np.log(smoothed_rates(rows, positives, smoothing))
+        sums += draws @ np.hstack([held, positive])
+    counts = sums.reshape(replicates, 2, *shape)
+    log_rates = np.log(smoothed_rates(counts[:, 0], counts[:, 1], smoothing))
     exposure = log_rates[:, 0] - log_rates[:, 1]
     examination = log_rates[:, 0] - log_rates[:, 0, :1]
     return Spread(exposure=exposure.var(axis=0, ddof=1), examination=examination.var(axis=0, ddof=1))

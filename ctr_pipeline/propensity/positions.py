@@ -125,8 +125,8 @@ def position_propensity(
 
     For a position with c positives in n rows of one kind of traffic, and m the rate of that traffic over all positions
     (with half a positive and one row added, so that it is never 0): rate = (c + smoothing · m) / (n + smoothing).
-    The variance of a log ratio is (1 - p) / c of numerator and denominator summed, with the smoothed p and c, or that of
-    a bootstrap over sessions (rows, where sessions are not logged) if larger. A response with a parent is sparse:
+    The variance of a log ratio is (1 - rate) / c of numerator and denominator summed (c at least 0.5), or that of a
+    bootstrap over sessions (rows, where sessions are not logged) if larger. A response with a parent is sparse:
     its log ratio is averaged with the parent's by precision before it becomes a weight. Position-based model and ratio
     estimator: Craswell et al. 2008, Joachims et al. 2017.
 
@@ -209,11 +209,10 @@ def _estimate(compared: pl.DataFrame, smoothing: float, seed: int, replicates: i
     size = 2 * len(positions)
     shape = (2, len(positions))
     rows = np.bincount(cell, minlength=size).reshape(shape).astype(np.float64)
-    positives = np.bincount(cell, weights=y, minlength=size).reshape(shape)
+    positives = np.bincount(cell, weights=y, minlength=size).reshape(shape).astype(np.float64)
     rates = smoothed_rates(rows, positives, smoothing)
-    # Smoothed positives stay above 0, so an empty position is uncertain but finite.
-    effective = np.maximum(rates * (rows + smoothing), 0.5)
-    variance = (1 - rates) / effective
+    # A position without positives is uncertain, but finite.
+    variance = (1 - rates) / np.maximum(positives, 0.5)
     log_rates = np.log(rates)
     spread = cluster_spread(_clusters(compared), cell, y, shape, smoothing, seed, replicates)
     first = log_rates[0] - log_rates[0, 0]

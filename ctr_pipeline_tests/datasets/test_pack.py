@@ -1,0 +1,224 @@
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import duckdb
+import numpy as np
+import polars as pl
+import pytest
+from polars.testing import assert_frame_equal
+
+from ctr_pipeline.datasets import (
+    SPLITS,
+    DatasetError,
+    PackedDataset,
+    Tables,
+    build_examples,
+    fit_propensity,
+    fit_vocabulary,
+    pack_dataset,
+)
+from ctr_pipeline.labels import label_impressions
+from ctr_pipeline_tests.datasets.logs import DAY, HOUR, SPEC, START, Log, a_log, a_spec, pack
+
+TASKS = ("click", "buy")
+
+
+@pytest.fixture(scope="module")
+def log() -> Log:
+    return a_log()
+
+
+@pytest.fixture(scope="module")
+def packed(log: Log, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
+    return pack(tmp_path_factory.mktemp("packed") / "dataset", log, a_spec())
+
+
+def expected_rows(log: Log, packed: PackedDataset, name: str) -> pl.DataFrame:
+    """The split's impressions with labels made from scratch as of its own instant, in order of time."""
+    spec, bounds = a_spec(), log.bounds(a_spec())
+    (start, end), as_of = bounds.stretches[name], bounds.label_as_of(name)
+    rows = log.impressions.filter(pl.col("ts").is_between(start, end, closed="left"), pl.col("ingest_ts") <= as_of)
+    frames = log.impressions.lazy(), log.events.lazy()
+    labels = label_impressions(*frames, spec.tasks, as_of, spec.split.ingest_lag).collect()
+    value = pl.when(pl.col("state").str.contains("POSITIVE")).then(1)
+    value = value.when(pl.col("state") == "CENSORED").then(-1).otherwise(0)
+    wide = labels.with_columns(y=value).pivot("task", index="impression_id", values="y")
+    return rows.join(wide, on="impression_id", how="left").sort("ts", "impression_id")
+
+
+@pytest.mark.parametrize("name", SPLITS)
+def test_arrays_hold_what_the_tables_say(log: Log, packed: PackedDataset, name: str) -> None:
+    split, expected = packed.splits[name], expected_rows(log, packed, name)
+    order = np.argsort(split.ts, kind="stable")
+    np.testing.assert_array_equal(split.ts[order], expected["ts"].to_numpy())
+    np.testing.assert_array_equal(split.labels[order], expected.select(TASKS).to_numpy())
+    np.testing.assert_array_equal(split.numeric[order, 0], expected["price"].cast(pl.Float32).to_numpy())
+    np.testing.assert_array_equal(split.position[order], expected["position"].fill_null(0).to_numpy())
+    np.testing.assert_array_equal(split.random[order], (expected["traffic"] == "random").fill_null(False).to_numpy())
+    assert ((split.ids[order, 0] == 0) == expected["ad"].is_null().to_numpy()).all()
+    assert len(split) < log.impressions.height / 2
+
+
+def test_late_clicks_make_the_label_of_the_split_differ_from_the_final_one(log: Log, packed: PackedDataset) -> None:
+    """Otherwise the test above could not tell labels as of the test's start from labels as of today."""
+    train = expected_rows(log, packed, "train")
+    frames = log.impressions.lazy(), log.events.lazy()
+    final = label_impressions(*frames, a_spec().tasks, log.end, a_spec().split.ingest_lag).collect()
+    states = final.filter(pl.col("task") == "click").select("impression_id", "state")
+    joined = train.join(states, on="impression_id")
+    assert (joined["state"] == "LATE_POSITIVE").any()
+
+
+def test_train_is_shuffled_within_days_and_the_rest_is_in_order(log: Log, packed: PackedDataset) -> None:
+    for name, split in packed.splits.items():
+        in_order = bool((np.diff(split.ts) >= 0).all())
+        assert in_order == (name != "train")
+        assert (np.diff(split.ts // DAY) >= 0).all()
+
+
+def test_another_seed_shuffles_otherwise(log: Log, packed: PackedDataset, tmp_path: Path) -> None:
+    other = pack(tmp_path / "d", log, a_spec(SPEC + "seed: 8\n"))
+    mine, theirs = packed.splits["train"], other.splits["train"]
+    assert mine.ts.tolist() != theirs.ts.tolist()
+    assert sorted(mine.ts.tolist()) == sorted(theirs.ts.tolist())
+
+
+def test_codes_group_the_rows_of_a_user(log: Log, packed: PackedDataset) -> None:
+    split, expected = packed.splits["test"], expected_rows(log, packed, "test")
+    who = pl.coalesce("user", "session").alias("who")
+    found = expected.with_columns(who, code=split.user)
+    named = found.drop_nulls("who")
+    assert named["who"].n_unique() == named["code"].n_unique() == named.unique(["who", "code"]).height > 5
+    assert (named["code"] >= 0).all()
+    assert (found.filter(pl.col("who").is_null())["code"] == -1).all()
+
+
+def test_weights_are_those_of_the_table_with_mean_1_over_train(log: Log, packed: PackedDataset) -> None:
+    spec, tables = a_spec(), log.tables(a_spec())
+    table = fit_propensity(spec, log.bounds(spec), tables.impressions, tables.labels)
+    by_position = {entry.position: entry.weight for entry in table.positions}
+    assert set(by_position) == {1, 2, 3}
+    scale = None
+    for name, split in packed.splits.items():
+        expected = expected_rows(log, packed, name)
+        weights = [
+            by_position.get(position, 1.0) if traffic == "production" else 1.0
+            for position, traffic in expected.select("position", "traffic").rows()
+        ]
+        order = np.argsort(split.ts, kind="stable")
+        scale = scale or np.mean(weights)
+        np.testing.assert_allclose(split.weights[order, 0], np.array(weights) / scale, rtol=1e-6)
+        assert (split.weights[:, 1] == 1).all()
+    assert packed.splits["train"].weights[:, 0].mean(dtype=np.float64) == pytest.approx(1, abs=1e-6)
+    assert packed.splits["train"].weights[:, 0].std() > 0.01
+
+
+def test_weighting_none_ignores_the_table(log: Log, tmp_path: Path) -> None:
+    plain = pack(tmp_path / "d", log, a_spec(SPEC.replace("weighting: ips, ", "")))
+    assert all((split.weights == 1).all() for split in plain.splits.values())
+
+
+def test_manifest_says_what_was_packed(log: Log, packed: PackedDataset) -> None:
+    manifest = packed.manifest()
+    assert manifest["versions"] == {"impressions": 3}
+    assert manifest["bounds"]["as_of"] == "2026-03-15T00:00:00Z"
+    for name, split in packed.splits.items():
+        summary = manifest["splits"][name]
+        assert (summary["rows"], summary["mature_share"]) == (len(split), 1.0)
+        for column, task in enumerate(TASKS):
+            states = summary["states"][task]
+            positives = states["POSITIVE"] + states["LATE_POSITIVE"]
+            assert positives == int((split.labels[:, column] == 1).sum()) > 0
+            assert sum(states.values()) == len(split)
+    for file, digest in manifest["sha256"].items():
+        assert hashlib.sha256((packed.directory / file).read_bytes()).hexdigest() == digest
+    assert len(manifest["sha256"]) == 4 * 8
+
+
+def test_the_same_tables_make_the_same_bytes(log: Log, packed: PackedDataset, tmp_path: Path) -> None:
+    tables = log.tables(a_spec())
+    turned = Tables(
+        impressions=tables.impressions.reverse(), labels=tables.labels.reverse(), history=tables.history.reverse()
+    )
+    again = pack(tmp_path / "d", log, a_spec(), turned)
+    files = sorted(path.relative_to(packed.directory) for path in packed.directory.rglob("*") if path.is_file())
+    assert len(files) == 4 * 8 + 3
+    for file in files:
+        assert (packed.directory / file).read_bytes() == (again.directory / file).read_bytes(), file
+
+
+def test_nothing_after_the_test_began_reaches_training(log: Log, packed: PackedDataset, tmp_path: Path) -> None:
+    """Every other outcome, and every later impression, may change: layout, vocabulary and train stay as they are."""
+    t0 = log.bounds(a_spec()).test_start
+    late = pl.col("ingest_ts") > t0
+    other = Log(
+        log.impressions.with_columns(
+            price=pl.when(late).then(pl.col("price") * 100).otherwise("price"),
+            ad=pl.when(late).then(pl.lit("new")).otherwise("ad"),
+        ),
+        log.events.filter(~late),
+    )
+    changed = pack(tmp_path / "d", other, a_spec())
+    assert changed.layout == packed.layout
+    for name in ("train", "validation", "calibration"):
+        for array, values in packed.splits[name].arrays().items():
+            np.testing.assert_array_equal(values, changed.splits[name].arrays()[array], err_msg=f"{name} {array}")
+    assert not np.array_equal(packed.splits["test"].labels, changed.splits["test"].labels)
+
+
+def test_examples_are_the_same_on_duckdb(log: Log) -> None:
+    spec, tables = a_spec(), log.tables(a_spec())
+    connection = duckdb.connect()
+    relations = [
+        connection.from_arrow(frame.collect().to_arrow())
+        for frame in (tables.impressions, tables.labels, tables.history)
+    ]
+    mine = build_examples(spec, tables.impressions, tables.labels, tables.history, log.end).collect()
+    theirs = build_examples(spec, relations[0], relations[1], relations[2], log.end).pl()
+    assert {"ad_rate", "y_click", "y_buy"} <= set(mine.columns)
+    assert mine["y_buy"].null_count() > 0
+    assert_frame_equal(mine.sort("impression_id"), theirs.sort("impression_id"))
+
+
+def refused(tmp_path: Path, log: Log, tables: Tables, match: str) -> None:
+    spec, good = a_spec(), log.tables(a_spec())
+    layout, vocabulary = fit_vocabulary(spec, log.bounds(spec), good.impressions, good.history)
+    with pytest.raises(DatasetError, match=match):
+        pack_dataset(tmp_path / "d", spec, log.bounds(spec), tables, layout, vocabulary, None, {})
+
+
+def test_labels_made_before_they_matured_are_refused(log: Log, tmp_path: Path) -> None:
+    refused(tmp_path, log, log.tables(a_spec(), START + 3 * DAY + HOUR), "before they matured.*Materialise")
+
+
+def test_absent_labels_are_refused(log: Log, tmp_path: Path) -> None:
+    tables = log.tables(a_spec())
+    absent = replace(tables, labels=tables.labels.filter(pl.col("task") != "buy"))
+    refused(tmp_path, log, absent, "but 0 labels of task buy")
+
+
+def test_absent_impressions_are_refused(log: Log, tmp_path: Path) -> None:
+    tables = log.tables(a_spec())
+    start, end = log.bounds(a_spec()).stretches["validation"]
+    absent = replace(tables, impressions=tables.impressions.filter(~pl.col("ts").is_between(start, end)))
+    refused(tmp_path, log, absent, "split validation: no impressions")
+
+
+def test_repeated_impressions_are_refused(log: Log, tmp_path: Path) -> None:
+    tables = log.tables(a_spec())
+    twice = replace(tables, history=pl.concat([tables.history, tables.history]))
+    refused(tmp_path, log, twice, "not unique")
+
+
+def test_a_used_folder_is_refused(log: Log, tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / "file").touch()
+    refused(tmp_path, log, log.tables(a_spec()), "not empty")
+
+
+def test_manifest_is_json_without_paths_of_this_machine(packed: PackedDataset) -> None:
+    text = (packed.directory / "manifest.json").read_text()
+    assert json.loads(text)
+    assert str(packed.directory) not in text
