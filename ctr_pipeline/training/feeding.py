@@ -40,6 +40,21 @@ def epoch_order(rows: int, seed: int, epoch: int) -> NDArray[np.int64]:
     return order
 
 
+def batches_per_epoch(rows: int, batch_size: int) -> int:
+    """Number of batches of at most ``batch_size`` rows that ``rows`` rows need."""
+    return -(-rows // batch_size)
+
+
+def batch_bounds(rows: int, batch_size: int, batch: int) -> tuple[int, int]:
+    """First position and end of ``batch`` in an epoch's order.
+
+    The batches of an epoch are equal to within one row: a small rest as the last batch would take a whole step on the
+    noise of a few rows.
+    """
+    batches = batches_per_epoch(rows, batch_size)
+    return rows * batch // batches, rows * (batch + 1) // batches
+
+
 def gather(split: PackedSplit, rows: NDArray[np.int64]) -> BatchView:
     """Copy ``rows`` of the arrays into tensors. numpy gathers: torch would start a second thread pool in the reader."""
     return BatchView(
@@ -67,7 +82,7 @@ class EpochReader:
 
     Args:
         split: The training rows.
-        batch_size: Rows of a batch over all processes; the last batch may be smaller.
+        batch_size: Most rows of a batch over all processes; the batches of an epoch are of equal size.
         shard: This process's part.
         seed: Seed of the run.
         epoch: Epoch, from 0.
@@ -106,10 +121,11 @@ class EpochReader:
         seed, epoch, first = self._place
         try:
             order = epoch_order(len(self._split), seed, epoch)
-            for start in range(first * self._batch_size, len(order), self._batch_size):
+            for batch in range(first, batches_per_epoch(len(order), self._batch_size)):
                 if self._stopped.is_set():
                     return
-                self._queue.put(gather(self._split, self._shard.of(order[start : start + self._batch_size])))
+                start, end = batch_bounds(len(order), self._batch_size, batch)
+                self._queue.put(gather(self._split, self._shard.of(order[start:end])))
             self._queue.put(None)
         except BaseException as error:  # handed to the consumer, which raises it
             self._queue.put(error)

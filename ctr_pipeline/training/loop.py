@@ -32,7 +32,7 @@ from ctr_pipeline.training.checkpoint import (
     save_checkpoint,
 )
 from ctr_pipeline.training.distribution import Group
-from ctr_pipeline.training.feeding import EpochReader, to_device
+from ctr_pipeline.training.feeding import EpochReader, batch_bounds, batches_per_epoch, to_device
 from ctr_pipeline.training.history import JsonLines, Observer, write_gradients
 from ctr_pipeline.training.losses import known_counts, multi_task_loss, task_loss_sums
 from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer, set_step_size, step_size_factor
@@ -99,7 +99,7 @@ class Trainer:
         if len(train) == 0:
             raise TrainingError("the train split has no rows: give the run more days or shorten the other splits")
         settings = job.training
-        self.steps_per_epoch = math.ceil(len(train) / settings.batch_size)
+        self.steps_per_epoch = batches_per_epoch(len(train), settings.batch_size)
         self.steps = self.steps_per_epoch * settings.epochs
         self.model = build_ranker(dataset.layout, job.model, job.seed)
         self.model.start_from_rates(_positive_rates(train))
@@ -311,8 +311,8 @@ class Trainer:
             raise Cancelled
 
     def _rows_of(self, batch: int) -> int:
-        size = self.job.training.batch_size
-        return min(size, len(self.dataset.splits["train"]) - batch * size)
+        start, end = batch_bounds(len(self.dataset.splits["train"]), self.job.training.batch_size, batch)
+        return end - start
 
     @property
     def _checkpoint_file(self) -> Path:

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctr_pipeline.training.feeding import EpochReader, Shard, epoch_order, gather
+from ctr_pipeline.training.feeding import EpochReader, Shard, batch_bounds, batches_per_epoch, epoch_order, gather
 
 
 @given(st.integers(0, 200), st.integers(1, 5))
@@ -27,7 +27,7 @@ def test_an_epoch_shows_every_row_once(make_rows) -> None:
     split = make_rows(105, 1)
     with EpochReader(split, 20, Shard(), seed=3, epoch=0, first=0) as batches:
         seen = list(batches)
-    assert [len(batch.rows) for batch in seen] == [20] * 5 + [5]
+    assert [len(batch.rows) for batch in seen] == [17, 18] * 3
     assert sorted(row for batch in seen for row in batch.rows.tolist()) == list(range(105))
     for batch in seen:
         rows = batch.rows.numpy()
@@ -35,6 +35,15 @@ def test_an_epoch_shows_every_row_once(make_rows) -> None:
         np.testing.assert_array_equal(batch.ids.numpy(), split.ids[rows])
         np.testing.assert_array_equal(batch.labels.numpy(), split.labels[rows])
         np.testing.assert_array_equal(batch.weights.numpy(), split.weights[rows])
+
+
+@given(st.integers(1, 500), st.integers(1, 60))
+def test_batches_are_of_equal_size(rows: int, batch_size: int) -> None:
+    bounds = [batch_bounds(rows, batch_size, batch) for batch in range(batches_per_epoch(rows, batch_size))]
+    assert [row for start, end in bounds for row in range(start, end)] == list(range(rows))
+    sizes = [end - start for start, end in bounds]
+    assert max(sizes) <= batch_size
+    assert max(sizes) - min(sizes) <= 1
 
 
 def test_a_later_start_continues_the_same_order(make_rows) -> None:

@@ -27,7 +27,7 @@ def test_finite_and_linear_at_saturation() -> None:
     logits = torch.tensor([[60.0], [-60.0], [60.0], [-60.0]], requires_grad=True)
     labels = torch.tensor([[0], [1], [1], [0]], dtype=torch.int8)
     loss, _ = loss_of(logits, labels, torch.ones((4, 1)), torch.ones(1))
-    assert float(loss) == 30.0
+    assert loss.item() == 30.0
     loss.backward()
     torch.testing.assert_close(logits.grad, torch.tensor([[0.25], [-0.25], [0.0], [0.0]]))
 
