@@ -18,9 +18,10 @@ def column_schema(frame: "pl.DataFrame") -> dg.TableSchema:
     return dg.TableSchema([dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()])
 
 
-def table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue:
-    """A small table; floats are rounded to six digits for reading."""
-    return dg.MetadataValue.table([dg.TableRecord({k: _cell(v) for k, v in row.items()}) for row in rows])
+def table(rows: Iterable[Mapping[str, Any]]) -> dg.TableMetadataValue | dg.TextMetadataValue:
+    """A small table, floats rounded to six digits for reading; the word "none" where there are no rows."""
+    records = [dg.TableRecord({key: _cell(value) for key, value in row.items()}) for row in rows]
+    return dg.MetadataValue.table(records) if records else dg.MetadataValue.text("none")
 
 
 def plots(images: Mapping[str, bytes]) -> dict[str, dg.MarkdownMetadataValue]:

@@ -4,12 +4,15 @@ from datetime import timedelta
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.engine import duckdb_session, relation
+from ctr_pipeline.orchestration.engine import duckdb_session, relation, stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, history_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions, history_days, partition_days
 from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
+
+STRETCH_DAYS = 14
+"""Days computed in one go: they share the labels of their common past."""
 
 
 def feature_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
@@ -31,16 +34,16 @@ def feature_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         store = lake.open()
         reach = timedelta(days=history_reach(settings.spec))
         version, rows = -1, 0
-        with duckdb_session(settings) as session, refusals():
-            for count, day in enumerate(days, start=1):
-                shown = relation(session, store, "impressions", first=day - reach, last=day - timedelta(days=1))
-                arrived = relation(session, store, "outcome_events", first=day - reach, last=day - timedelta(days=1))
-                values = history_for_days(settings.spec, shown, arrived, [day])
-                frame = values.order("day, feature, key").pl()
-                version = store.replace_days("history", frame, [day])
-                rows += frame.height
-                if count % 10 == 0:
-                    context.log.info(f"History of {count} of {len(days)} days")
+        for first, last in stretches_of(days, STRETCH_DAYS):
+            # A session for each stretch: what one holds in memory is gone before the next begins.
+            with duckdb_session(settings) as session, refusals():
+                shown = relation(session, store, "impressions", first=first - reach, last=last)
+                arrived = relation(session, store, "outcome_events", first=first - reach, last=last)
+                stretch = [first + timedelta(days=n) for n in range((last - first).days + 1)]
+                frame = history_for_days(settings.spec, shown, arrived, stretch).pl()
+                version = store.replace_days("history", frame, stretch)
+            rows += frame.height
+            context.log.info(f"History up to {last}: {rows:,} values")
         return dg.MaterializeResult(
             metadata={
                 "dagster/uri": str(store.root / "history"),
