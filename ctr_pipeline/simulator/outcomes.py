@@ -82,7 +82,8 @@ def _delays(world: World, ad: NDArray[np.int32], steps: int, random: np.random.G
     click = log_normal(law.click_median, law.click_sigma, count, random)
     late = random.random(count) < law.click_late_share
     click[late] = law.click_late_scale * random.weibull(law.click_late_shape, int(late.sum()))
-    scale = np.exp(law.third_price_slope * world.ads.price_z[ad] + world.delay_scale[world.ads.category[ad]])
+    dear = world.ads.price_z[ad] - world.price_centre
+    scale = np.exp(law.third_price_slope * dear + world.delay_scale[world.ads.category[ad]])
     delays = [
         click,
         log_normal(law.second_median, law.second_sigma, count, random),

@@ -108,7 +108,7 @@ class World:
 
     ``drift`` [days, categories] is the AR(1) path of the category effects, ``device_category`` [devices, categories],
     ``centres`` [categories, latent], ``delay_scale`` [categories] the log of the third step's delay scale relative to
-    its law. ``intercept`` and ``step_intercepts`` are solved so that the click rate and funnel rates come out.
+    its law, ``price_centre`` the mean price trait of ads where the third step happens. ``intercept`` and ``step_intercepts`` are solved so that the click rate and funnel rates come out.
     """
 
     settings: SimulatorSettings
@@ -123,6 +123,7 @@ class World:
     delay_scale: Floats
     intercept: float = 0.0
     step_intercepts: tuple[float, ...] = (0.0, 0.0, 0.0)
+    price_centre: float = 0.0
 
     def day_index(self, day: date) -> int:
         """Days since the first simulated day.
