@@ -1,4 +1,5 @@
 from datetime import date, timedelta
+from pathlib import Path
 
 import duckdb
 import polars as pl
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from ctr_pipeline.features import HISTORY_COLUMNS, history_for_days, history_reach, join_history
-from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec import Spec, load_spec
 from ctr_pipeline_tests.features.pasts import DAY, FIRST, SPEC, Past, Row, naive_history, random_past, start
 
 DAYS = [FIRST + timedelta(days=number) for number in range(14)]
@@ -146,3 +147,42 @@ def test_a_spec_without_history_needs_no_past() -> None:
     assert history.schema == random_past(8).history(DAYS).schema
     joined = join_history(spec, past.impressions(), history.lazy()).collect()
     assert_frame_equal(joined, past.impressions().collect())
+
+
+def test_real_sessions_of_a_shop(shared_data: Path, project: Path) -> None:
+    """Earlier sessions and purchases of each user, against a self-join of the log."""
+    spec = load_spec(project / "specs" / "ga4.yaml")
+    log = pl.read_parquet(shared_data / "ga4_sessions.parquet")
+    ts = pl.col("ts").dt.timestamp("us")
+    impressions = log.select(
+        day=pl.col("ts").dt.date(),
+        impression_id="session_id",
+        ts=ts,
+        ingest_ts=ts,
+        user="user_id",
+        item="first_item_name",
+        bought=pl.col("purchased_later_in_session"),
+    )
+    events = impressions.filter(pl.col("bought") == 1).select(
+        "impression_id", event=pl.lit("purchase"), kind=pl.lit("outcome"), event_ts="ts", ingest_ts="ts"
+    )
+    days = [date(2021, 1, 10) + timedelta(days=number) for number in range(6)]
+    shown = impressions.filter(pl.col("day").is_in(days))
+    history = history_for_days(spec, impressions.lazy(), events.lazy(), days)
+    joined = join_history(spec, shown.lazy(), history).collect().sort("impression_id")
+    pairs = shown.join(impressions.select("user", past_day="day", past_bought="bought"), on="user")
+    past = pairs.filter(pl.col("past_day") < pl.col("day"), pl.col("past_day") >= pl.col("day").dt.offset_by("-60d"))
+    counted = past.group_by("impression_id").agg(sessions=pl.len(), purchases=pl.col("past_bought").sum())
+    expected = joined.select("impression_id").join(counted, on="impression_id", how="left").fill_null(0)
+    expected = expected.sort("impression_id")
+    assert joined["prior_sessions"].to_list() == expected["sessions"].to_list()
+    assert joined["prior_purchases"].to_list() == expected["purchases"].to_list()
+    assert joined["prior_purchases"].sum() > 50
+    # The label is final when logged, so the cohort of 10 January is the fourteen days before it.
+    cohort = impressions.filter(pl.col("day").is_between(date(2020, 12, 27), date(2021, 1, 9)))
+    item = cohort["item"].mode().sort()[0]
+    own = cohort.filter(pl.col("item") == item)
+    rate = (own["bought"].sum() + 100 * cohort["bought"].mean()) / (own.height + 100)
+    found = joined.filter((pl.col("day") == days[0]) & (pl.col("item") == item))["item_rate_14d"]
+    assert found.to_list() == pytest.approx([rate] * found.len(), rel=1e-12)
+    assert found.len() > 0

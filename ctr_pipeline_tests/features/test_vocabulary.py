@@ -151,9 +151,9 @@ def test_real_display_ads(shared_data: Path, project: Path) -> None:
         filled = np.where(np.isnan(raw), column.fill, raw)
         assert column.mean == pytest.approx(np.mean(np.sign(filled) * np.log1p(np.abs(filled))), rel=1e-6)
         np.testing.assert_array_equal(matrix[:, number], raw.astype(np.float32))
-    for number, id_column in enumerate(layout.ids):
+    for number, (id_column, feature) in enumerate(zip(layout.ids, spec.features.embedded, strict=True)):
         counts = training[id_column.name].value_counts()
-        frequent = counts.drop_nulls().filter(pl.col("count") >= 10)
+        frequent = counts.drop_nulls().filter(pl.col("count") >= feature.min_count)
         assert id_column.rows == 2 + frequent.height
         assert (ids[:, number] == 0).sum() == training[id_column.name].null_count()
         assert np.bincount(ids[:, number], minlength=id_column.rows)[2:].tolist() == sorted(
