@@ -1,13 +1,16 @@
 """Files of simulated days: columns, order, determinism, completeness."""
 
+from concurrent.futures import ProcessPoolExecutor
 from datetime import date, timedelta
+from functools import partial
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
-from ctr_pipeline.simulator import SimulatorError, day_files, log_paths, write_day, write_days
+from ctr_pipeline.simulator import SimulatorError, day_files, log_paths, truth_file, write_day, write_days
 from ctr_pipeline.simulator import days as days_module
 from ctr_pipeline.spec import load_spec
 from ctr_pipeline.spec.simulator import SimulatorSettings
@@ -17,7 +20,7 @@ SMALL = SimulatorSettings(sessions_per_day=500, users=400, queries=300, advertis
 
 
 def _bytes(root: Path, day: date) -> list[bytes]:
-    return [file.read_bytes() for file in day_files(root, day)]
+    return [file.read_bytes() for file in (*day_files(root, day), truth_file(root, day))]
 
 
 def test_the_log_has_the_columns_that_the_spec_reads(project: Path, tmp_path: Path) -> None:
@@ -85,6 +88,9 @@ def test_bytes_depend_on_settings_seed_and_day_alone(tmp_path: Path) -> None:
         write_day(SMALL, 3, day, tmp_path / "alone")
     assert seen == days
     assert [_bytes(tmp_path / "together", d) for d in days] == [_bytes(tmp_path / "alone", d) for d in days]
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as pool:
+        list(pool.map(partial(write_day, SMALL, 3, root=tmp_path / "processes"), days[:2]))
+    assert [_bytes(tmp_path / "processes", d) for d in days[:2]] == [_bytes(tmp_path / "alone", d) for d in days[:2]]
     write_day(SMALL, 4, days[0], tmp_path / "other")
     assert _bytes(tmp_path / "other", days[0]) != _bytes(tmp_path / "alone", days[0])
 
