@@ -9,10 +9,12 @@ from ctr_pipeline.labels.states import (
     state_counts,
     states_as_of,
 )
+from ctr_pipeline.labels.watermark import arrival_watermark
 
 __all__ = [
     "LABEL_COLUMNS",
     "LabelState",
+    "arrival_watermark",
     "label_impressions",
     "label_maturity",
     "label_value",

@@ -9,7 +9,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
+from ctr_pipeline.orchestration.automation.jobs import INGEST, TABLES
 from ctr_pipeline_tests.end_to_end.fixtures import Servers
 
 CHROMIUM = shutil.which("chromium")
@@ -49,12 +49,21 @@ def _text(browser: webdriver.Chrome, url: str, *expected: str, folder: Path, nam
         browser.save_screenshot(str(folder / f"{name}.png"))
 
 
+@pytest.mark.parametrize(
+    ("group", "assets"),
+    [
+        ("ingest", INGEST),
+        ("tables", TABLES),
+        ("dataset", ("examples", "position_propensity", "vocabulary", "training_dataset")),
+        ("model", ("ranker", "calibrated_ranker", "evaluation")),
+        ("release", ("serving_bundle", "champion")),
+    ],
+)
 def test_the_asset_graph_is_complete_and_materialised(
-    browser: webdriver.Chrome, servers: Servers, tmp_path: Path
+    browser: webdriver.Chrome, servers: Servers, tmp_path: Path, group: str, assets: tuple[str, ...]
 ) -> None:
-    text = _text(
-        browser, f"{servers.url}/asset-groups", *INGEST, *TABLES, *RETRAIN, folder=tmp_path, name="graph"
-    )
+    url = f"{servers.url}/locations/ctr_pipeline@__repository__/asset-groups/{group}/lineage"
+    text = _text(browser, url, *assets, "Materialized", folder=tmp_path, name=group)
     assert "Never materialized" not in text
 
 
