@@ -14,7 +14,7 @@ from ctr_pipeline.spec import Spec, load_spec, parse_spec, spec_hash
 from ctr_pipeline.spec.fields import LONGEST_DURATION_US, MICROSECONDS, format_duration, parse_duration
 from ctr_pipeline.spec.tasks import Label, Task
 
-BUNDLED = ("ads", "criteo", "ga4", "loan_funnel", "open_bandit")
+BUNDLED = ("ads", "credit", "criteo", "ga4", "loan_funnel", "open_bandit")
 HOUR, DAY = 3_600_000_000, 86_400_000_000
 
 durations = st.integers(min_value=0, max_value=LONGEST_DURATION_US)
