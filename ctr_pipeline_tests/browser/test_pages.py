@@ -62,7 +62,7 @@ def _text(browser: webdriver.Chrome, url: str, *expected: str, folder: Path, nam
 def test_the_asset_graph_is_complete_and_materialised(
     browser: webdriver.Chrome, servers: Servers, tmp_path: Path, group: str, assets: tuple[str, ...]
 ) -> None:
-    url = f"{servers.url}/locations/ctr_pipeline@__repository__/asset-groups/{group}/lineage"
+    url = f"{servers.url}/locations/__repository__@ctr_pipeline/asset-groups/{group}/lineage"
     text = _text(browser, url, *assets, "Materialized", folder=tmp_path, name=group)
     assert "Never materialized" not in text
 

@@ -1,0 +1,166 @@
+"""Broken logs and specs end in a plain message or in the quarantine, never in a traceback or a lost row."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import yaml
+
+Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
+ROWS, DAYS = 6000, 10
+
+SPEC: dict[str, Any] = {
+    "version": 1,
+    "name": "shop",
+    "source": {"impressions": {"paths": ["log.parquet"]}},
+    "impression": {"id": "id", "time": "time", "user": "user"},
+    "features": {"dense": [{"name": "price", "minimum": 0}], "categorical": [{"name": "colour"}]},
+    "tasks": [{"name": "click", "window": "0s", "label": {"column": "clicked"}}],
+    "split": {"test": {"days": 2}, "calibration": {"days": 1}, "validation": {"days": 1}},
+    "model": {"hidden": [8], "embedding_dim": 4},
+    "training": {"batch_size": 512},
+    "quality": {"max_quarantine_share": 0.05},
+}
+
+
+@pytest.fixture
+def log() -> pl.DataFrame:
+    draws = np.random.default_rng(0)
+    start = datetime(2026, 3, 1, tzinfo=UTC)
+    seconds = np.sort(draws.integers(0, DAYS * 86_400, ROWS))
+    price = draws.lognormal(2, 1, ROWS)
+    return pl.DataFrame(
+        {
+            "id": [f"i{n}" for n in range(ROWS)],
+            "time": [start + timedelta(seconds=int(s)) for s in seconds],
+            "user": [f"u{n}" for n in draws.integers(0, 500, ROWS)],
+            "price": price,
+            "colour": draws.choice(["red", "green", "blue"], ROWS),
+            "clicked": (draws.random(ROWS) < 0.05 + 0.1 * (price > 8)).astype(np.int8),
+        }
+    )
+
+
+class Shop:
+    """A folder with a log and a spec, and `ctr run` over them."""
+
+    def __init__(self, ctr: Ctr, folder: Path) -> None:
+        self.ctr, self.folder = ctr, folder
+
+    def run(self, log: pl.DataFrame | None, spec: dict[str, Any] | str = SPEC, expect: int = 0) -> str:
+        """Runs and returns what was said on stderr."""
+        if log is not None:
+            log.write_parquet(self.folder / "log.parquet")
+        text = spec if isinstance(spec, str) else yaml.safe_dump(spec)
+        (self.folder / "shop.yaml").write_text(text, encoding="utf-8")
+        done = self.ctr(
+            "run", "--spec", self.folder / "shop.yaml", "--data-root", self.folder / "data",
+            "--json", self.folder / "out.json", expect=expect,
+        )  # fmt: skip
+        assert "Traceback" not in done.stderr + done.stdout
+        assert "report this" not in done.stderr
+        return " ".join(done.stderr.split())
+
+    def rows(self) -> dict[str, Any]:
+        """What the report says of the impressions."""
+        rows: dict[str, Any] = json.loads((self.folder / "out.json").read_text(encoding="utf-8"))["rows"]["impressions"]
+        assert rows["in"] == rows["kept"] + rows["quarantined"]
+        return rows
+
+
+@pytest.fixture
+def shop(ctr: Ctr, tmp_path: Path) -> Shop:
+    return Shop(ctr, tmp_path)
+
+
+def test_broken_rows_are_quarantined_each_for_its_reason(shop: Shop, log: pl.DataFrame) -> None:
+    number = pl.int_range(pl.len())
+    broken = log.with_columns(
+        price=pl.when(number == 10).then(float("inf")).when(number == 11).then(float("nan")).when(number == 12)
+        .then(-5.0).otherwise(pl.col("price")),
+        id=pl.when(number == 20).then(pl.lit("i19")).when(number == 21).then(None).otherwise(pl.col("id")),
+        time=pl.when(number == 30).then(None).otherwise(pl.col("time")),
+        clicked=pl.when(number == 40).then(7).otherwise(pl.col("clicked")),
+    )  # fmt: skip
+    shop.run(broken)
+    rows = shop.rows()
+    assert rows["in"] == ROWS
+    assert rows["reasons"] == {
+        "bad_label": 1,
+        "duplicate_id": 1,
+        "missing_id": 1,
+        "missing_time": 1,
+        "non_finite": 1,
+        "out_of_range": 1,
+    }
+
+
+def test_text_among_numbers_is_quarantined_with_its_value(shop: Shop, log: pl.DataFrame) -> None:
+    texts = log.with_columns(price=pl.when(pl.int_range(pl.len()) == 5).then(pl.lit("cheap")).otherwise(pl.col("price").cast(pl.String)))
+    shop.run(texts)
+    assert shop.rows()["reasons"] == {"not_a_number": 1}
+
+
+def test_an_empty_day_is_named_by_a_check(shop: Shop, log: pl.DataFrame) -> None:
+    shop.run(log.filter(pl.col("time").dt.day() != 4))
+    report = json.loads((shop.folder / "out.json").read_text(encoding="utf-8"))
+    [check] = [c for c in report["checks"] if (c["asset"], c["check"]) == ("impressions", "days_not_empty")]
+    assert not check["passed"]
+    assert "2026-03-04" in check["description"]
+
+
+def test_a_flood_of_broken_rows_is_refused_and_stays_refused(shop: Shop, log: pl.DataFrame) -> None:
+    flood = log.with_columns(price=pl.when(pl.int_range(pl.len()) % 10 == 0).then(-1.0).otherwise(pl.col("price")))
+    for _ in range(2):
+        said = shop.run(flood, expect=2)
+        assert "impressions refused: 600 of 6000 rows were quarantined (out_of_range: 600)" in said
+        assert "quality.max_quarantine_share = 5.00%" in said
+    shop.run(log)
+    assert shop.rows()["quarantined"] == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda log: log.drop("price"), ("price", "log.parquet")),
+        (lambda log: log.rename({"time": "Time"}), ("time", "Time")),
+        (lambda log: log.with_columns(price=pl.concat_list("price")), ("price", "log.parquet")),
+        (lambda log: log.with_columns(price=pl.lit("n/a")), ("price", "n/a")),
+        (lambda log: log.head(0), ("log.parquet", "no rows")),
+        (lambda log: log.filter(pl.col("time").dt.day() < 4), ("too short", "days")),
+    ],
+    ids=["missing column", "misspelt column", "nested column", "text column", "no rows", "too short"],
+)
+def test_a_log_that_cannot_be_used_is_refused_plainly(
+    shop: Shop, log: pl.DataFrame, change: Callable[[pl.DataFrame], pl.DataFrame], words: tuple[str, ...]
+) -> None:
+    said = shop.run(change(log), expect=2)
+    for word in words:
+        assert word in said, said
+
+
+def test_an_unreadable_file_is_named(shop: Shop) -> None:
+    (shop.folder / "log.parquet").write_bytes(b"PAR1 this is no Parquet file")
+    said = shop.run(None, expect=2)
+    assert "log.parquet" in said
+
+
+def test_a_missing_file_is_named(shop: Shop) -> None:
+    assert "log.parquet" in shop.run(None, expect=2)
+
+
+def test_a_spec_with_an_unknown_key_names_it_and_the_likely_one(shop: Shop, log: pl.DataFrame) -> None:
+    said = shop.run(log, {**SPEC, "trainning": {}}, expect=2)
+    assert "trainning: unknown key; did you mean `training`?" in said
+
+
+def test_a_data_root_of_another_spec_is_refused(shop: Shop, log: pl.DataFrame) -> None:
+    shop.run(log)
+    said = shop.run(log, {**SPEC, "name": "other"}, expect=2)
+    assert "belongs to the spec 'shop', not to 'other'" in said

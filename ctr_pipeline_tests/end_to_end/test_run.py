@@ -1,0 +1,227 @@
+"""`ctr run` on a small simulated marketplace: the report, idempotence, repeatability."""
+
+import hashlib
+import json
+import os
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import yaml
+
+from ctr_pipeline.lake import Lake
+from ctr_pipeline.serving import Bundle
+from ctr_pipeline_tests.end_to_end.fixtures import CTR, Finished, environment
+
+Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
+
+TABLES = ("impressions", "outcome_events", "labels", "history")
+MODEL_FILES = ("model.onnx", "vocabulary.parquet", "layout.json", "calibration.json", "golden.json", "manifest.json")
+
+
+def test_the_report_accounts_for_every_row_and_label(finished: Finished) -> None:
+    report = finished.report
+    for rows in report["rows"].values():
+        assert rows["in"] == rows["kept"] + rows["quarantined"]
+        assert sum(rows["reasons"].values()) == rows["quarantined"]
+    impressions = report["rows"]["impressions"]["in"]
+    assert impressions == 16 * 800 * 5
+    for states in report["labels"].values():
+        assert sum(states.values()) == impressions
+    assert set(report["labels"]) == {"click", "add_to_cart", "checkout"}
+    assert report["labels"]["checkout"]["CENSORED"] > report["labels"]["click"]["CENSORED"] > 0
+
+
+def test_the_splits_are_a_simulated_deployment(finished: Finished) -> None:
+    split = finished.report["split"]
+    ends = [split[name]["last"] for name in ("train", "validation", "calibration")]
+    starts = [split[name]["first"] for name in ("validation", "calibration", "test")]
+    assert all(end < start for end, start in zip(ends, starts, strict=True))
+    # Three days of window between the last row that is learnt from and the first that is tested.
+    assert (split["calibration"]["last"][:10], split["test"]["first"][:10]) == ("2026-01-08", "2026-01-12")
+    for part in split.values():
+        for states in part["states"].values():
+            assert states["CENSORED"] == 0
+            assert sum(states.values()) == part["rows"]
+
+
+def test_metrics_have_intervals_for_each_task_and_split(finished: Finished) -> None:
+    for task, splits in finished.report["metrics"].items():
+        assert set(splits) == {"validation", "calibration", "test"}
+        test = splits["test"]
+        assert test["rows"] + test["masked"] == finished.report["split"]["test"]["rows"]
+        for name in ("auc", "ap", "log_loss", "ne", "oe"):
+            assert test[name]["low"] <= test[name]["value"] <= test[name]["high"], (task, name)
+
+
+def test_every_check_ran_and_the_summary_says_what_a_person_needs(finished: Finished) -> None:
+    names = {f"{check['asset']}.{check['check']}" for check in finished.report["checks"]}
+    assert names >= {
+        "impressions.rows_conserved",
+        "outcome_events.quarantine_share",
+        "labels.late_positive_rate",
+        "training_dataset.test_rows_mature",
+        "ranker.nonfinite",
+        "serving_bundle.export_parity",
+        "champion.not_worse_than_champion",
+    }
+    for words in ("64,000 rows in", "Test, with 95 % intervals", "click", "Position propensity", "MLflow run"):
+        assert words in finished.stdout
+
+
+def test_mlflow_holds_one_finished_run_with_everything(finished: Finished) -> None:
+    run = finished.report["mlflow"]["run_id"]
+    with sqlite3.connect(finished.data_root / "mlflow.db") as database:
+        [(status, folder)] = database.execute("select status, artifact_uri from runs").fetchall()
+        tags = dict(database.execute("select key, value from tags where run_uuid = ?", (run,)).fetchall())
+        params = dict(database.execute("select key, value from params where run_uuid = ?", (run,)).fetchall())
+        metrics = {name for (name,) in database.execute("select distinct key from metrics where run_uuid = ?", (run,))}
+        models = database.execute("select name, version from model_versions").fetchall()
+    assert status == "FINISHED"
+    assert tags["dagster.run_id"] == finished.report["dagster_runs"][-1]["run_id"]
+    assert tags["dagster.partition"] == "2026-01-16"
+    assert {"delta.impressions", "delta.labels", "code.version", "spec.hash"} <= tags.keys()
+    assert params["training.batch_size"] == "1024"
+    assert {"loss", "grad_norm", "test/click/auc", "test/click/auc_low", "export/max_logit_difference"} <= metrics
+    assert models == [("ads", 1)]
+    artifacts = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
+    assert {"spec.yaml", "steps.jsonl", "plots/reliability.png", "bundle/model.onnx"} <= artifacts
+
+
+def test_the_bundle_opens_and_scores_raw_values(finished: Finished) -> None:
+    bundle = Bundle.open(finished.data_root / "training" / "2026-01-16" / "bundle")
+    numeric, ids = bundle.encode([{"price": 12.5, "device_type": "mobile"}, {}])
+    probabilities = bundle.score(numeric, ids).probabilities
+    assert probabilities.shape == (2, 3)
+    assert ((probabilities > 0) & (probabilities < 1)).all()
+
+
+def test_a_second_run_does_nothing(finished: Finished, ctr: Ctr, tmp_path: Path) -> None:
+    versions = {table: Lake(finished.data_root / "lake").version(table) for table in TABLES}
+    done = ctr("run", "--spec", finished.spec, "--data-root", finished.data_root, "--json", tmp_path / "again.json")
+    again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
+    assert again["dagster_runs"] == []
+    assert again["metrics"] == finished.report["metrics"]
+    assert {table: Lake(finished.data_root / "lake").version(table) for table in TABLES} == versions
+    assert "Everything was up to date." in done.stdout
+
+
+def test_the_same_seed_gives_the_same_tables_and_the_same_model(
+    finished: Finished, ctr: Ctr, tmp_path: Path
+) -> None:
+    other = tmp_path / "other" / "data"
+    ctr("run", "--spec", finished.spec, "--data-root", other)
+    for table in TABLES:
+        first, second = (Lake(root / "lake").scan(table).collect() for root in (finished.data_root, other))
+        assert first.equals(second), table
+    for name in MODEL_FILES:
+        first, second = (
+            hashlib.sha256((root / "training" / "2026-01-16" / "bundle" / name).read_bytes()).hexdigest()
+            for root in (finished.data_root, other)
+        )
+        assert first == second, name
+    first, second = ((root / "training" / "2026-01-16" / "model.pt").read_bytes() for root in (finished.data_root, other))
+    assert first == second
+
+
+def test_a_report_is_found_by_day_run_and_latest(finished: Finished, ctr: Ctr) -> None:
+    for name in ("latest", "2026-01-16", finished.report["mlflow"]["run_id"]):
+        done = ctr("report", name, "--data-root", finished.data_root, "--json")
+        assert json.loads(done.stdout)["spec"] == finished.report["spec"]
+    missing = ctr("report", "2020-01-01", "--data-root", finished.data_root, expect=2)
+    assert "no report '2020-01-01'" in missing.stderr
+    assert "Reports there: 2026-01-16" in missing.stderr
+
+
+def test_a_longer_range_adds_only_what_is_missing(small_spec: Path, ctr: Ctr, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    ctr("run", "--spec", small_spec, "--data-root", root, "--to", "2026-01-15")
+    ctr("run", "--spec", small_spec, "--data-root", root, "--json", tmp_path / "out.json")
+    report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    ingest = [run for run in report["dagster_runs"] if "impressions" in run["assets"]]
+    assert [(run["first"], run["last"]) for run in ingest] == [("2026-01-16", "2026-01-16")]
+    assert report["model"]["version"] == "2"
+
+
+def test_raw_user_ids_are_nowhere_under_the_data_root(
+    finished: Finished, ctr: Ctr, tmp_path: Path, config_home: Path
+) -> None:
+    """Canaries in every place where a log may carry a user's id, clean rows and broken ones, are written nowhere."""
+    canary = "canary-7f3a9e"
+    [folder] = (finished.data_root.parent / "simulated_logs").glob("*")
+    logs = tmp_path / "logs"
+    for kind in ("impressions", "events"):
+        (logs / kind).mkdir(parents=True)
+        for path in sorted((folder / kind).glob("*.parquet")):
+            rows = pl.read_parquet(path)
+            for column in ("user_id", "session_id", "impression_id"):
+                if column in rows.columns:
+                    rows = rows.with_columns((canary + pl.col(column)).alias(column))
+            if kind == "impressions":
+                broken = rows.head(3).with_columns(price=pl.lit(-1.0), impression_id=pl.col("impression_id") + "x")
+                rows = pl.concat([rows, broken, rows.head(2)])
+            rows.write_parquet(logs / kind / path.name)
+    content = yaml.safe_load(finished.spec.read_text(encoding="utf-8"))
+    content["source"] = {
+        "impressions": {"paths": [str(logs / "impressions")]},
+        "events": [{"paths": [str(logs / "events")], "ingest_time": "ingest_ts"}],
+    }
+    spec = tmp_path / "canary.yaml"
+    spec.write_text(yaml.safe_dump(content), encoding="utf-8")
+    root = tmp_path / "data"
+
+    done = ctr("run", "--spec", spec, "--data-root", root, "--json", tmp_path / "out.json")
+
+    report = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert report["rows"]["impressions"]["reasons"] == {"duplicate_id": 32, "out_of_range": 48}
+    assert canary not in done.stdout + done.stderr
+    needle = canary.encode()
+    files = [path for path in root.rglob("*") if path.is_file()]
+    assert len(files) > 50
+    for path in files:
+        assert needle not in path.read_bytes(), path
+        if path.suffix == ".parquet":
+            texts = pl.read_parquet(path, hive_partitioning=False).select(pl.col(pl.String))
+            assert not any(texts[name].str.contains(canary, literal=True).any() for name in texts.columns), path
+
+
+def test_a_killed_run_is_taken_up_again(small_spec: Path, config_home: Path, ctr: Ctr, tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    process = subprocess.Popen(
+        [str(CTR), "run", "--spec", str(small_spec), "--data-root", str(root)],
+        env=environment(config_home),
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "Labelling" in line:
+            os.killpg(process.pid, 9)
+            break
+    process.wait()
+    ctr("run", "--spec", small_spec, "--data-root", root, "--json", tmp_path / "out.json")
+    report: dict[str, Any] = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
+    assert all("impressions" not in run["assets"] for run in report["dagster_runs"])
+    assert report["metrics"]["click"]["test"]["auc"] is not None
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--from", "2026-13-01"), "--from '2026-13-01': expected a day such as 2026-01-31."),
+        (("--to", "2026-02-01"), "--to 2026-02-01 is after the last day of the log, 2026-01-16"),
+        (("--to", "2026-01-04"), "needs"),
+        (("--input", "x.parquet"), "a simulated source takes no --input"),
+    ],
+)
+def test_impossible_options_are_refused_plainly(
+    small_spec: Path, ctr: Ctr, tmp_path: Path, options: tuple[str, str], message: str
+) -> None:
+    done = ctr("run", "--spec", small_spec, "--data-root", tmp_path / "data", *options, expect=2)
+    assert message in " ".join(done.stderr.split())
+    assert "Traceback" not in done.stderr
