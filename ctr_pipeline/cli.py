@@ -1,7 +1,6 @@
 """`ctr …`: run the pipeline, check a spec, simulate logs, open the pages, read a report."""
 
 import json
-import os
 import sys
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -41,15 +40,19 @@ def run(
     inputs: InputOption = None,
     data_root: DataRootOption = None,
     first: Annotated[str | None, typer.Option("--from", help="First day, YYYY-MM-DD.")] = None,
-    last: Annotated[str | None, typer.Option("--to", help="Last day, YYYY-MM-DD; the model is made as of its end.")] = None,
-    json_out: Annotated[Path | None, typer.Option("--json", help="Write the run's report here; see docs/report.md.")] = None,
+    last: Annotated[
+        str | None, typer.Option("--to", help="Last day, YYYY-MM-DD; the model is made as of its end.")
+    ] = None,
+    json_out: Annotated[
+        Path | None, typer.Option("--json", help="Write the run's report here; see docs/report.md.")
+    ] = None,
 ) -> None:
     """Run the whole pipeline in this process, doing only what is missing."""
-    from ctr_pipeline.orchestration.runner import PipelineFailure
+    from ctr_pipeline.orchestration.runner import PipelineError
 
     try:
         report = _run(spec, inputs or [], data_root, _day(first, "--from"), _day(last, "--to"))
-    except (SpecError, PipelineFailure) as error:
+    except (SpecError, PipelineError) as error:
         _fail(str(error))
     except ValueError as error:
         if not type(error).__module__.startswith("ctr_pipeline."):
@@ -77,7 +80,9 @@ def spec_check(file: Annotated[Path, typer.Argument(help="Spec file to check.")]
     )
     for task in spec.tasks:
         parent = f" after {task.parent}" if task.parent else ""
-        console.print(f"  task: {task.name}{parent}, settled {spec.maturity(task.name) / 86.4e9:g} d after the impression")
+        console.print(
+            f"  task: {task.name}{parent}, settled {spec.maturity(task.name) / 86.4e9:g} d after the impression"
+        )
 
 
 @app.command()
@@ -115,13 +120,13 @@ def ui(
 ) -> None:
     """Open the Dagster page, its daemon and the MLflow page on 127.0.0.1, until Ctrl-C."""
     from ctr_pipeline.orchestration.pages import serve_pages
-    from ctr_pipeline.orchestration.runner import PipelineFailure
+    from ctr_pipeline.orchestration.runner import PipelineError
 
     try:
         settings, _ = _settings(spec, inputs or [], data_root)
         settings.save()
         serve_pages(settings, port, mlflow_port, Console())
-    except PipelineFailure as error:
+    except PipelineError as error:
         _fail(str(error))
 
 
@@ -158,9 +163,7 @@ def _run(
     return run_and_report(settings, first, last)
 
 
-def _settings(
-    spec_path: Path, inputs: Sequence[str], data_root: Path | None
-) -> "tuple[PipelineSettings, date]":
+def _settings(spec_path: Path, inputs: Sequence[str], data_root: Path | None) -> "tuple[PipelineSettings, date]":
     """The deployment that the options describe, and the last day of its log."""
     from ctr_pipeline.orchestration.deployment import bind
 
@@ -190,12 +193,12 @@ def _day(text: str | None, option: str) -> date | None:
     if text is None:
         return None
     try:
-        return datetime.strptime(text, "%Y-%m-%d").date()  # noqa: DTZ007
+        return datetime.strptime(text, "%Y-%m-%d").date()
     except ValueError:
         _fail(f"{option} {text!r}: expected a day such as 2026-01-31.")
 
 
 def _fail(message: str) -> NoReturn:
-    Console(stderr=True).print(f"[bold red]Error:[/] ", end="", highlight=False)
+    Console(stderr=True).print("[bold red]Error:[/] ", end="", highlight=False)
     Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
     raise typer.Exit(2)

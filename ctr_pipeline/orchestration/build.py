@@ -66,7 +66,7 @@ def build_definitions(settings: PipelineSettings | None = None) -> dg.Definition
     )
 
 
-def _resources(settings: PipelineSettings) -> dict[str, dg.ConfigurableResource]:  # type: ignore[type-arg]
+def _resources(settings: PipelineSettings) -> dict[str, dg.ConfigurableResource]:
     root = settings.data_root
     return {
         "lake": LakeResource(root=str(settings.lake_root)),

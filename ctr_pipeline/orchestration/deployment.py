@@ -11,9 +11,7 @@ from ctr_pipeline.spec import Spec, SpecError
 IMPRESSIONS = "impressions"
 
 
-def bind(
-    spec: Spec, spec_path: Path, inputs: Sequence[str], data_root: Path | None
-) -> tuple[PipelineSettings, date]:
+def bind(spec: Spec, spec_path: Path, inputs: Sequence[str], data_root: Path | None) -> tuple[PipelineSettings, date]:
     """The deployment, and the last day that its log holds.
 
     Args:

@@ -26,7 +26,8 @@ def ingest_fingerprint(settings: PipelineSettings) -> str:
 
     spec = settings.spec.model_dump(mode="json")
     sections = {
-        name: spec[name] for name in ("time_zone", "source", "impression", "days", "privacy", "features", "tasks", "seed")
+        name: spec[name]
+        for name in ("time_zone", "source", "impression", "days", "privacy", "features", "tasks", "seed")
     }
     if settings.spec.source.simulator is not None:
         files = settings.simulation_hash
@@ -51,9 +52,7 @@ def retrain_fingerprint(settings: PipelineSettings) -> str:
     return _digest("retrain", ingest_fingerprint(settings), settings.spec.model_dump(mode="json"))
 
 
-def fresh_days(
-    instance: dg.DagsterInstance, asset: dg.AssetKey, days: Sequence[date], fingerprint: str
-) -> set[date]:
+def fresh_days(instance: dg.DagsterInstance, asset: dg.AssetKey, days: Sequence[date], fingerprint: str) -> set[date]:
     """Those of ``days`` whose newest materialisation carries ``fingerprint``."""
     wanted = {day.isoformat() for day in days}
     newest: dict[str, str | None] = {}

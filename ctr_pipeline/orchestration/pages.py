@@ -11,7 +11,7 @@ from rich.console import Console
 
 from ctr_pipeline.orchestration.build import default_tracking_uri
 from ctr_pipeline.orchestration.resources import TrackingResource
-from ctr_pipeline.orchestration.runner import PipelineFailure, dagster_environment
+from ctr_pipeline.orchestration.runner import PipelineError, dagster_environment
 from ctr_pipeline.orchestration.settings import PipelineSettings
 
 HOST = "127.0.0.1"
@@ -32,15 +32,17 @@ def page_commands(settings: PipelineSettings, port: int, mlflow_port: int) -> di
     }  # fmt: skip
 
 
-def start_pages(settings: PipelineSettings, port: int, mlflow_port: int, logs: Path) -> dict[str, "subprocess.Popen[bytes]"]:
+def start_pages(
+    settings: PipelineSettings, port: int, mlflow_port: int, logs: Path
+) -> dict[str, "subprocess.Popen[bytes]"]:
     """Starts the servers; each writes into its own file below ``logs``.
 
     Raises:
-        PipelineFailure: a port is taken.
+        PipelineError: a port is taken.
     """
     for number in (port, mlflow_port):
         if not _is_free(number):
-            raise PipelineFailure(f"port {number} of {HOST} is taken. Choose another: make ui PORT=… MLFLOW_PORT=…")
+            raise PipelineError(f"port {number} of {HOST} is taken. Choose another: make ui PORT=… MLFLOW_PORT=…")
     # One process makes MLflow's database before several open it.
     TrackingResource(
         tracking_uri=default_tracking_uri(settings.data_root), artifact_root="", experiment=""
@@ -89,7 +91,7 @@ def serve_pages(settings: PipelineSettings, port: int, mlflow_port: int, console
     """Starts the servers, says where they are, and stops them at Ctrl-C.
 
     Raises:
-        PipelineFailure: a port is taken, or a server ended by itself.
+        PipelineError: a port is taken, or a server ended by itself.
     """
     logs = settings.data_root / "logs"
     processes = start_pages(settings, port, mlflow_port, logs)
@@ -100,7 +102,7 @@ def serve_pages(settings: PipelineSettings, port: int, mlflow_port: int, console
         while True:
             for name, process in processes.items():
                 if process.poll() is not None:
-                    raise PipelineFailure(f"the {name} ended with code {process.returncode}: see {logs / f'{name}.log'}")
+                    raise PipelineError(f"the {name} ended with code {process.returncode}: see {logs / f'{name}.log'}")
             time.sleep(1)
     except KeyboardInterrupt:
         console.print("Stopping.")

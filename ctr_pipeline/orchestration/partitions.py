@@ -21,11 +21,9 @@ def arrival_days(settings: PipelineSettings) -> dg.TimeWindowPartitionMapping:
     )
 
 
-def past_days(settings: PipelineSettings, days: int) -> dg.TimeWindowPartitionMapping:
+def past_days(days: int) -> dg.TimeWindowPartitionMapping:
     """The ``days`` days up to and including a partition's own."""
-    return dg.TimeWindowPartitionMapping(
-        start_offset=-days, end_offset=0, allow_nonexistent_upstream_partitions=True
-    )
+    return dg.TimeWindowPartitionMapping(start_offset=-days, end_offset=0, allow_nonexistent_upstream_partitions=True)
 
 
 def history_days(settings: PipelineSettings) -> dg.TimeWindowPartitionMapping:

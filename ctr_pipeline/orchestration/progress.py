@@ -13,7 +13,9 @@ class _ProgressFormatter(logging.Formatter):
         meta = getattr(record, "dagster_meta", {})
         event = meta.get("dagster_event")
         message = SHOWN_EVENTS[event.event_type_value] if event is not None else meta.get("orig_message")
-        return f"{self.formatTime(record, '%H:%M:%S')}  {meta.get('step_key') or '':<20} {message or record.getMessage()}"
+        return (
+            f"{self.formatTime(record, '%H:%M:%S')}  {meta.get('step_key') or '':<20} {message or record.getMessage()}"
+        )
 
 
 class _Readable(logging.Filter):
@@ -22,7 +24,7 @@ class _Readable(logging.Filter):
         return record.levelno >= logging.INFO if event is None else event.event_type_value in SHOWN_EVENTS
 
 
-@dg.logger(description="One short line for each step and for each message of the pipeline.")
+@dg.logger({}, description="One short line for each step and for each message of the pipeline.")
 def progress_logger(context: dg.InitLoggerContext) -> logging.Logger:  # noqa: ARG001
     """Logs to stderr, so that a command's own output stays clean."""
     logger = logging.Logger("ctr_pipeline", level=logging.DEBUG)

@@ -41,7 +41,7 @@ def build_report(
         "split": _read(settings.packed_folder(last.isoformat()) / "manifest.json").get("splits", {}),
         "propensity": _read(dataset / "position_propensity.json"),
         "metrics": evaluation.get("metrics", {}),
-        "checks": _checks(settings, instance, last),
+        "checks": _checks(settings, instance),
         "model": {
             "sha256": result.get("model_sha256"),
             "folder": str(training),
@@ -134,7 +134,9 @@ def _label_table(report: dict[str, Any]) -> Table:
 
 def _split_table(report: dict[str, Any]) -> Table:
     tasks = list(report["labels"])
-    table = Table("split", "rows", "first", "last", *(f"{t} positives" for t in tasks), title="Split", title_justify="left")
+    table = Table(
+        "split", "rows", "first", "last", *(f"{t} positives" for t in tasks), title="Split", title_justify="left"
+    )
     for name, split in report["split"].items():
         positives = (
             f"{split['states'][task].get('POSITIVE', 0) + split['states'][task].get('LATE_POSITIVE', 0):,}"
@@ -249,11 +251,13 @@ def _label_states(settings: PipelineSettings, first: date, last: date) -> dict[s
     return {task.name: counts.get(task.name, {}) for task in settings.spec.tasks}
 
 
-def _checks(settings: PipelineSettings, instance: dg.DagsterInstance, last: date) -> list[dict[str, Any]]:
+def _checks(settings: PipelineSettings, instance: dg.DagsterInstance) -> list[dict[str, Any]]:
     """The newest result of each check."""
     from ctr_pipeline.orchestration.build import build_definitions
 
-    keys = sorted(build_definitions(settings).resolve_asset_graph().asset_check_keys, key=lambda key: key.to_user_string())
+    keys = sorted(
+        build_definitions(settings).resolve_asset_graph().asset_check_keys, key=lambda key: key.to_user_string()
+    )
     order = [*INGEST, *TABLES, *RETRAIN]
     found = []
     for key in keys:

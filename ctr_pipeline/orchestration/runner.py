@@ -26,7 +26,7 @@ from ctr_pipeline.orchestration.settings import PipelineSettings
 INSTANCE_CONFIG = Path(__file__).resolve().parents[2] / "dagster.yaml"
 
 
-class PipelineFailure(ValueError):
+class PipelineError(ValueError):
     """A step failed; the message is the one written for the user."""
 
 
@@ -58,7 +58,7 @@ def run_pipeline(
         The Dagster runs that were needed; none when everything was up to date.
 
     Raises:
-        PipelineFailure: a step failed; what came before it is kept.
+        PipelineError: a step failed; what came before it is kept.
     """
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     runs: list[FinishedRun] = []
@@ -85,7 +85,7 @@ def run_and_report(settings: PipelineSettings, first: date, last: date) -> dict[
     """Runs the pipeline for the days ``first`` to ``last`` and returns its report (see docs/report.md).
 
     Raises:
-        PipelineFailure: a step failed, or another run is at work on the same data root.
+        PipelineError: a step failed, or another run is at work on the same data root.
     """
     from ctr_pipeline.orchestration.build import build_definitions
     from ctr_pipeline.orchestration.report import build_report, save_report
@@ -105,14 +105,16 @@ def exclusive(data_root: Path) -> Iterator[None]:
     """Keeps a second pipeline run off the same data root.
 
     Raises:
-        PipelineFailure: another run is at work there.
+        PipelineError: another run is at work there.
     """
     data_root.mkdir(parents=True, exist_ok=True)
     with (data_root / ".lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            raise PipelineFailure(f"{data_root}: another run is at work there. Wait for it, or use --data-root.") from error
+            raise PipelineError(
+                f"{data_root}: another run is at work there. Wait for it, or use --data-root."
+            ) from error
         yield
 
 
@@ -126,14 +128,15 @@ def _run_days(
 ) -> None:
     job = defs.resolve_job_def(job_name)
     for first, last in _stretches(days):
+        one_day = first == last
         result = job.execute_in_process(
             instance=instance,
             asset_selection=[dg.AssetKey(asset) for asset in assets],
             raise_on_error=False,
             run_config={"loggers": {"console": {}}},
-            **({"partition_key": first.isoformat()} if first == last else {}),
+            partition_key=first.isoformat() if one_day else None,
             tags={}
-            if first == last
+            if one_day
             else {
                 "dagster/asset_partition_range_start": first.isoformat(),
                 "dagster/asset_partition_range_end": last.isoformat(),
@@ -141,7 +144,7 @@ def _run_days(
         )
         runs.append(FinishedRun(result.run_id, tuple(assets), first, last))
         if not result.success:
-            raise PipelineFailure(_why(result))
+            raise PipelineError(_why(result))
 
 
 def _stretches(days: Sequence[date]) -> list[tuple[date, date]]:

@@ -113,7 +113,9 @@ class PipelineSettings:
         path = Path(environment.get("CTR_SPEC", DEFAULT_SPEC))
         spec = load_spec(path)
         if spec.first_day is None:
-            raise SpecError(f"{path}: set `days.first`, or start with `ctr run --spec {path}`, which finds it in the log.")
+            raise SpecError(
+                f"{path}: set `days.first`, or start with `ctr run --spec {path}`, which finds it in the log."
+            )
         return cls(
             spec=spec,
             spec_text=path.read_text(encoding="utf-8"),

@@ -150,9 +150,7 @@ class Servers:
 
 
 @pytest.fixture(scope="session")
-def servers(
-    finished: Finished, config_home: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Servers]:
+def servers(finished: Finished, config_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """`ctr ui` on free ports over a copy of the finished run, which tests may change."""
     root = tmp_path_factory.mktemp("served") / "run"
     shutil.copytree(finished.data_root.parent, root)

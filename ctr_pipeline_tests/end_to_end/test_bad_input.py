@@ -102,7 +102,9 @@ def test_broken_rows_are_quarantined_each_for_its_reason(shop: Shop, log: pl.Dat
 
 
 def test_text_among_numbers_is_quarantined_with_its_value(shop: Shop, log: pl.DataFrame) -> None:
-    texts = log.with_columns(price=pl.when(pl.int_range(pl.len()) == 5).then(pl.lit("cheap")).otherwise(pl.col("price").cast(pl.String)))
+    texts = log.with_columns(
+        price=pl.when(pl.int_range(pl.len()) == 5).then(pl.lit("cheap")).otherwise(pl.col("price").cast(pl.String))
+    )
     shop.run(texts)
     assert shop.rows()["reasons"] == {"not_a_number": 1}
 

@@ -110,9 +110,7 @@ def test_a_second_run_does_nothing(finished: Finished, ctr: Ctr, tmp_path: Path)
     assert "Everything was up to date." in done.stdout
 
 
-def test_the_same_seed_gives_the_same_tables_and_the_same_model(
-    finished: Finished, ctr: Ctr, tmp_path: Path
-) -> None:
+def test_the_same_seed_gives_the_same_tables_and_the_same_model(finished: Finished, ctr: Ctr, tmp_path: Path) -> None:
     other = tmp_path / "other" / "data"
     ctr("run", "--spec", finished.spec, "--data-root", other)
     for table in TABLES:
@@ -124,7 +122,9 @@ def test_the_same_seed_gives_the_same_tables_and_the_same_model(
             for root in (finished.data_root, other)
         )
         assert first == second, name
-    first, second = ((root / "training" / "2026-01-16" / "model.pt").read_bytes() for root in (finished.data_root, other))
+    first, second = (
+        (root / "training" / "2026-01-16" / "model.pt").read_bytes() for root in (finished.data_root, other)
+    )
     assert first == second
 
 

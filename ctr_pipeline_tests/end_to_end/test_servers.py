@@ -25,9 +25,9 @@ def _trainers(servers: Servers) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or []
-        if "ctr_pipeline.training.job" in words and any(str(servers.data_root) in word for word in words):
-            if process.info["status"] != psutil.STATUS_ZOMBIE:
-                found.append(process)
+        trains = "ctr_pipeline.training.job" in words and any(str(servers.data_root) in word for word in words)
+        if trains and process.info["status"] != psutil.STATUS_ZOMBIE:
+            found.append(process)
     return found
 
 

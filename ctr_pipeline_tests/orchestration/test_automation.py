@@ -72,9 +72,9 @@ def test_schedules_ask_for_yesterday_and_only_within_the_log(settings: PipelineS
     schedules = pipeline_schedules(settings, pipeline_jobs(settings))
     assert {schedule.name for schedule in schedules} == {"daily_ingest_schedule", "daily_retrain_schedule"}
     for schedule in schedules:
-        inside = schedule(dg.build_schedule_context(scheduled_execution_time=datetime(2026, 1, 6, 4)))  # noqa: DTZ001
+        inside = schedule(dg.build_schedule_context(scheduled_execution_time=datetime(2026, 1, 6, 4)))
         assert inside.partition_key == "2026-01-05"
-        outside = schedule(dg.build_schedule_context(scheduled_execution_time=datetime(2027, 1, 6, 4)))  # noqa: DTZ001
+        outside = schedule(dg.build_schedule_context(scheduled_execution_time=datetime(2027, 1, 6, 4)))
         assert isinstance(outside, dg.SkipReason)
 
 

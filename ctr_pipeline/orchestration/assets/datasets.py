@@ -35,7 +35,7 @@ FITTED = "fitted"
 def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     """From tables to memory-mapped arrays; a partition is the last day of a retrain."""
     partitions = daily_partitions(settings)
-    past = past_days(settings, training_days(settings))
+    past = past_days(training_days(settings))
 
     @dg.asset(
         deps=[dg.AssetDep(name, partition_mapping=past) for name in ("impressions", "labels", "history")],
@@ -178,9 +178,9 @@ def test_rows_for(
 
     spec = settings.spec
     known = {f.name for f in (*spec.features.numeric, *spec.features.embedded, *spec.features.history)}
-    for column in (*layout.numeric, *layout.ids):
-        if column.name not in known:
-            raise KeyError(column.name)
+    for name in (*(column.name for column in layout.numeric), *(column.name for column in layout.ids)):
+        if name not in known:
+            raise KeyError(name)
     bounds, tables = view_of(settings, lake, day)
     start, end = bounds.stretches["test"]
 
@@ -208,15 +208,11 @@ def view_of(settings: PipelineSettings, lake: "Lake", day: str) -> "tuple[SplitB
     )
 
 
-def _delivered_share(
-    settings: PipelineSettings, lake: "Lake", day: str, ts: "NDArray[np.int64]"
-) -> float:
+def _delivered_share(settings: PipelineSettings, lake: "Lake", day: str, ts: "NDArray[np.int64]") -> float:
     """Share of test rows and tasks whose window closed before the outcome log's watermark.
 
     The split sees to it that every window is closed by the clock; this sees whether the log kept up with the clock.
     """
-    import polars as pl
-
     from ctr_pipeline.labels import arrival_watermark
 
     view = read_json(settings.dataset_folder(day) / EXAMPLES_FILE, "examples")

@@ -1,6 +1,5 @@
 """`calibrated_ranker` → `evaluation`: probabilities that hold, and how good they are, with intervals."""
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -149,9 +148,7 @@ def _measure(settings: PipelineSettings, day: str) -> "dict[str, dict[str, TaskM
     return metrics
 
 
-def _plots(
-    settings: PipelineSettings, day: str, metrics: "dict[str, dict[str, TaskMetrics]]"
-) -> dict[str, bytes]:
+def _plots(settings: PipelineSettings, day: str, metrics: "dict[str, dict[str, TaskMetrics]]") -> dict[str, bytes]:
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation.plots import precision_recall_plot, reliability_plot, score_histogram
 
@@ -181,12 +178,14 @@ def _rows(content: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
             row = {"task": task, "split": split, "rows": found["rows"], "positives": found["positives"]}
             for name in ("auc", "ap", "log_loss", "ne", "oe"):
                 interval = found[name] or {}
-                row |= {name: interval.get("value"), f"{name}_low": interval.get("low"), f"{name}_high": interval.get("high")}
+                row |= {
+                    name: interval.get("value"),
+                    f"{name}_low": interval.get("low"),
+                    f"{name}_high": interval.get("high"),
+                }
             rows.append(row)
     return rows
 
 
 def _value(interval: Any) -> float | None:
     return None if interval is None else float(interval.value)
-
-

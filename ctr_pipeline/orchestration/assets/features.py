@@ -20,7 +20,10 @@ def feature_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     past = history_days(settings)
 
     @dg.asset(
-        deps=[dg.AssetDep("impressions", partition_mapping=past), dg.AssetDep("outcome_events", partition_mapping=past)],
+        deps=[
+            dg.AssetDep("impressions", partition_mapping=past),
+            dg.AssetDep("outcome_events", partition_mapping=past),
+        ],
         partitions_def=daily_partitions(settings),
         backfill_policy=dg.BackfillPolicy.single_run(),
         group_name="tables",

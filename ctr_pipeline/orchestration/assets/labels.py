@@ -74,4 +74,3 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         )
 
     return [labels]
-

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -41,9 +41,7 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         kinds={"onnx"},
         description="ONNX graph with transforms and calibration inside, vocabulary, spec and golden rows.",
     )
-    def serving_bundle(
-        context: dg.AssetExecutionContext, tracking: TrackingResource
-    ) -> dg.MaterializeResult:
+    def serving_bundle(context: dg.AssetExecutionContext, tracking: TrackingResource) -> dg.MaterializeResult:
         from ctr_pipeline.datasets import PackedDataset
         from ctr_pipeline.ranker import load_ranker
         from ctr_pipeline.serving.export import check_parity as measure
@@ -66,9 +64,7 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
             test = dataset.splits["test"]
             parity = measure(bundle, ranker, fitted, test.numeric[:PARITY_ROWS], test.ids[:PARITY_ROWS])
         run = read_json(folder / RUN_FILE, "ranker")
-        tracking.log(
-            run["run_id"], {"export/max_logit_difference": parity.logit}, {BUNDLE: folder / BUNDLE}
-        )
+        tracking.log(run["run_id"], {"export/max_logit_difference": parity.logit}, {BUNDLE: folder / BUNDLE})
         size = sum(path.stat().st_size for path in (folder / BUNDLE).iterdir())
         return dg.MaterializeResult(
             metadata={
@@ -82,7 +78,9 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 "mlflow_run_id": run["run_id"],
             },
             tags={TAG: retrain_fingerprint(settings)},
-            check_results=[check_parity("serving_bundle", parity.passed, parity.logit, parity.probability, parity.batch)],
+            check_results=[
+                check_parity("serving_bundle", parity.passed, parity.logit, parity.probability, parity.batch)
+            ],
         )
 
     @dg.asset(

@@ -168,9 +168,7 @@ def _plots(settings: PipelineSettings, folder: Path) -> dict[str, bytes]:
     validation = [{**record, "step": record.get("steps")} for record in _lines(folder / "validation.jsonl")]
     images = {
         "loss": loss_curve(steps, [v for v in validation if v.get("loss") is not None], title="Training loss"),
-        "gradient_norm": gradient_norm_plot(
-            steps, clip_norm=settings.spec.training.clip_norm, title="Gradient norm"
-        ),
+        "gradient_norm": gradient_norm_plot(steps, clip_norm=settings.spec.training.clip_norm, title="Gradient norm"),
     }
     (folder / "plots").mkdir(exist_ok=True)
     for name, image in images.items():

@@ -50,9 +50,7 @@ def late_label_sensor(settings: PipelineSettings, job: UnresolvedAssetJobDefinit
     return late_labels
 
 
-def stale_label_days(
-    shown: set[date], seen: Mapping[date, date], watermark: date, horizon_days: int
-) -> set[date]:
+def stale_label_days(shown: set[date], seen: Mapping[date, date], watermark: date, horizon_days: int) -> set[date]:
     """Days whose labels miss outcomes that have arrived.
 
     Args:

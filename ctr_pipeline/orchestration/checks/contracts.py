@@ -52,7 +52,11 @@ def check_quarantine_share(
         description=None
         if quarantined == 0
         else f"{quarantined} of {rows_in} rows were quarantined ({listed}); see table {asset}_quarantine. "
-        + (f"That is above quality.max_quarantine_share = {limit:.2%}: mend the log or raise the limit." if flood else ""),
+        + (
+            f"That is above quality.max_quarantine_share = {limit:.2%}: mend the log or raise the limit."
+            if flood
+            else ""
+        ),
     )
 
 

@@ -43,9 +43,7 @@ def check_gradients(asset: str, findings: Sequence[Mapping[str, Any]]) -> list[d
             asset_key=asset,
             check_name=name,
             passed=found[name]["severity"] == "ok",
-            severity=dg.AssetCheckSeverity.ERROR
-            if found[name]["severity"] == "error"
-            else dg.AssetCheckSeverity.WARN,
+            severity=dg.AssetCheckSeverity.ERROR if found[name]["severity"] == "error" else dg.AssetCheckSeverity.WARN,
             description=found[name]["message"],
         )
         for name in QUESTIONS

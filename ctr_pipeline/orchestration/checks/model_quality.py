@@ -14,7 +14,9 @@ def evaluation_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
     """Checks of the evaluation on the test rows."""
     return [
         dg.AssetCheckSpec(INFORMATIVE, asset=asset, description="Normalised entropy of the first task is below 1."),
-        dg.AssetCheckSpec(CALIBRATED, asset=asset, description="Observed over expected outcomes is near 1 on the test."),
+        dg.AssetCheckSpec(
+            CALIBRATED, asset=asset, description="Observed over expected outcomes is near 1 on the test."
+        ),
     ]
 
 
@@ -82,7 +84,9 @@ def check_parity(asset: str, passed: bool, logit: float, probability: float, bat
         probability: Largest difference of a calibrated probability.
         batch: Largest difference of a row's probability alone and in a batch.
     """
-    figures = f"logits differ by up to {logit:.1e}, probabilities by {probability:.1e}, alone and in a batch by {batch:.1e}"
+    figures = (
+        f"logits differ by up to {logit:.1e}, probabilities by {probability:.1e}, alone and in a batch by {batch:.1e}"
+    )
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=PARITY,

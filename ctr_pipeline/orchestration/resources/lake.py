@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ctr_pipeline.lake import Lake
 
 
-class LakeResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class LakeResource(dg.ConfigurableResource):
     """Gives assets the lake below one folder."""
 
     root: str

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 
-class NotifierResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class NotifierResource(dg.ConfigurableResource):
     """Appends alerts to a file, posts them to a webhook, and stays silent about what it said within the hour."""
 
     path: str
@@ -51,8 +51,8 @@ class NotifierResource(dg.ConfigurableResource):  # type: ignore[type-arg]
 
     def _post(self, alerts: list[dict[str, Any]]) -> None:
         body = json.dumps({"text": "\n".join(alert["message"] for alert in alerts), "alerts": alerts}).encode()
-        request = urllib.request.Request(  # noqa: S310
+        request = urllib.request.Request(
             self.webhook_url, data=body, headers={"Content-Type": "application/json"}, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=10):  # noqa: S310
+        with urllib.request.urlopen(request, timeout=10):
             pass

@@ -14,7 +14,7 @@ BATCH = 1000
 """MLflow accepts at most this many metrics in one call."""
 
 
-class TrackingResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class TrackingResource(dg.ConfigurableResource):
     """Creates MLflow runs and fills them; mlflow itself loads on first use."""
 
     tracking_uri: str

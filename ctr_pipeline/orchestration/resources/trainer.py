@@ -15,7 +15,7 @@ from dagster._core.pipes.client import PipesClientCompletedInvocation
 from dagster._core.pipes.utils import PipesTempFileContextInjector, PipesTempFileMessageReader
 
 
-class TrainerResource(dg.ConfigurableResource):  # type: ignore[type-arg]
+class TrainerResource(dg.ConfigurableResource):
     """Starts ``torchrun -m ctr_pipeline.training.job`` under Dagster Pipes.
 
     A cancelled step stops the whole tree: SIGINT, then SIGTERM, then SIGKILL, each after its grace time. The trainer
