@@ -12,6 +12,8 @@ import polars as pl
 import pytest
 import yaml
 
+from ctr_pipeline.lake import Lake
+
 Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
 ROWS, DAYS = 6000, 10
 
@@ -79,42 +81,44 @@ def shop(ctr: Ctr, tmp_path: Path) -> Shop:
     return Shop(ctr, tmp_path)
 
 
-def test_broken_rows_are_quarantined_each_for_its_reason(shop: Shop, log: pl.DataFrame) -> None:
+def test_broken_rows_are_quarantined_each_for_its_reason_and_an_empty_day_is_named(
+    shop: Shop, log: pl.DataFrame
+) -> None:
     number = pl.int_range(pl.len())
+    texts = {10: "inf", 11: "nan", 12: "-5.0", 13: "cheap", 14: ""}
+    price = pl.col("price").cast(pl.String)
+    for row, text in texts.items():
+        price = pl.when(number == row).then(pl.lit(text)).otherwise(price)
     broken = log.with_columns(
-        price=pl.when(number == 10).then(float("inf")).when(number == 11).then(float("nan")).when(number == 12)
-        .then(-5.0).otherwise(pl.col("price")),
+        price=price,
         id=pl.when(number == 20).then(pl.lit("i19")).when(number == 21).then(None).otherwise(pl.col("id")),
         time=pl.when(number == 30).then(None).otherwise(pl.col("time")),
         clicked=pl.when(number == 40).then(7).otherwise(pl.col("clicked")),
-    )  # fmt: skip
+    ).filter((pl.col("time").dt.day() != 4) | pl.col("time").is_null())
+
     shop.run(broken)
+
     rows = shop.rows()
-    assert rows["in"] == ROWS
+    assert rows["in"] == broken.height
     assert rows["reasons"] == {
         "bad_label": 1,
         "duplicate_id": 1,
         "missing_id": 1,
         "missing_time": 1,
         "non_finite": 1,
+        "not_a_number": 1,
         "out_of_range": 1,
     }
-
-
-def test_text_among_numbers_is_quarantined_with_its_value(shop: Shop, log: pl.DataFrame) -> None:
-    texts = log.with_columns(
-        price=pl.when(pl.int_range(pl.len()) == 5).then(pl.lit("cheap")).otherwise(pl.col("price").cast(pl.String))
-    )
-    shop.run(texts)
-    assert shop.rows()["reasons"] == {"not_a_number": 1}
-
-
-def test_an_empty_day_is_named_by_a_check(shop: Shop, log: pl.DataFrame) -> None:
-    shop.run(log.filter(pl.col("time").dt.day() != 4))
+    quarantine = Lake(shop.folder / "data" / "lake").scan("impressions_quarantine").collect()
+    stored = {row["reason"]: row for row in quarantine.iter_rows(named=True)}
+    assert (stored["not_a_number"]["value"], stored["not_a_number"]["source_row"]) == ("cheap", 13)
+    assert {row["source_file"] for row in stored.values()} == {"log.parquet"}
+    assert stored["duplicate_id"]["value"] is None
     report = json.loads((shop.folder / "out.json").read_text(encoding="utf-8"))
     [check] = [c for c in report["checks"] if (c["asset"], c["check"]) == ("impressions", "days_not_empty")]
     assert not check["passed"]
     assert "2026-03-04" in check["description"]
+    assert "belongs to the spec 'shop', not to 'other'" in shop.run(log, {**SPEC, "name": "other"}, expect=2)
 
 
 def test_a_flood_of_broken_rows_is_refused_and_stays_refused(shop: Shop, log: pl.DataFrame) -> None:
@@ -134,7 +138,7 @@ def test_a_flood_of_broken_rows_is_refused_and_stays_refused(shop: Shop, log: pl
         (lambda log: log.rename({"time": "Time"}), ("time", "Time")),
         (lambda log: log.with_columns(price=pl.concat_list("price")), ("price", "log.parquet")),
         (lambda log: log.with_columns(price=pl.lit("n/a")), ("price", "n/a")),
-        (lambda log: log.head(0), ("log.parquet", "no rows")),
+        (lambda log: log.head(0), ("log.parquet", "no row")),
         (lambda log: log.filter(pl.col("time").dt.day() < 4), ("too short", "days")),
     ],
     ids=["missing column", "misspelt column", "nested column", "text column", "no rows", "too short"],
@@ -160,9 +164,3 @@ def test_a_missing_file_is_named(shop: Shop) -> None:
 def test_a_spec_with_an_unknown_key_names_it_and_the_likely_one(shop: Shop, log: pl.DataFrame) -> None:
     said = shop.run(log, {**SPEC, "trainning": {}}, expect=2)
     assert "trainning: unknown key; did you mean `training`?" in said
-
-
-def test_a_data_root_of_another_spec_is_refused(shop: Shop, log: pl.DataFrame) -> None:
-    shop.run(log)
-    said = shop.run(log, {**SPEC, "name": "other"}, expect=2)
-    assert "belongs to the spec 'shop', not to 'other'" in said
