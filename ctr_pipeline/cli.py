@@ -1,6 +1,7 @@
 """`ctr …`: run the pipeline, check a spec, simulate logs, open the pages, read a report."""
 
 import json
+import os
 import sys
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -147,6 +148,42 @@ def report(
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
         print_report(found, _console())
+
+
+@app.command()
+def truth(
+    spec: SpecOption,
+    data_root: DataRootOption = None,
+    first: Annotated[str | None, typer.Option("--from", help="First day, YYYY-MM-DD.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last day, YYYY-MM-DD.")] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            help="Parquet or CSV with impression_id and score (probability of a click); "
+            "by default the test rows of the newest retrain.",
+        ),
+    ] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write everything here; see docs/truth.md.")] = None,
+) -> None:
+    """Show how good a model could be in the simulated world, and how close a model comes."""
+    from ctr_pipeline.orchestration import truth as known
+
+    if _spec(spec).source.simulator is None:
+        _fail(f"{spec}: source.simulator is absent, so the truth is not known. Use specs/ads.yaml.")
+    settings, _ = _settings(spec, [], data_root)
+    begin, end = _day(first, "--from"), _day(last, "--to")
+    try:
+        scored = known.read_scores(scores) if scores else known.latest_test_scores(settings)
+        report = known.truth_of(settings, begin, end, scored, os.environ, Console(stderr=True).print)
+    except ValueError as error:
+        if not type(error).__module__.startswith("ctr_pipeline."):
+            raise
+        _fail(str(error))
+    if json_out is not None:
+        json_out.parent.mkdir(parents=True, exist_ok=True)
+        json_out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    known.print_truth(report, _console())
 
 
 def _run(
