@@ -34,6 +34,9 @@ warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 WEBHOOK_VARIABLE = "CTR_WEBHOOK_URL"
 TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
 TRACKING_PAGE_VARIABLE = "CTR_MLFLOW_URL"
+DAGSTER_PAGE_VARIABLE = "CTR_DAGSTER_URL"
+TRACKING_PAGE, DAGSTER_PAGE = "http://127.0.0.1:5000", "http://127.0.0.1:3000"
+"""Where `make ui` serves the pages, so that links of a run made without it work once it is started."""
 
 
 def build_definitions(settings: PipelineSettings | None = None) -> dg.Definitions:
@@ -77,7 +80,8 @@ def _resources(settings: PipelineSettings) -> dict[str, dg.ConfigurableResource]
             tracking_uri=os.environ.get(TRACKING_VARIABLE) or default_tracking_uri(root),
             artifact_root=str(root / "mlflow-artifacts"),
             experiment=settings.spec.name,
-            ui_url=os.environ.get(TRACKING_PAGE_VARIABLE, ""),
+            ui_url=os.environ.get(TRACKING_PAGE_VARIABLE, TRACKING_PAGE),
+            dagster_url=os.environ.get(DAGSTER_PAGE_VARIABLE, DAGSTER_PAGE),
         ),
         "trainer": TrainerResource(processes=settings.spec.training.processes),
     }

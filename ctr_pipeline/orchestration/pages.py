@@ -9,7 +9,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from ctr_pipeline.orchestration.build import default_tracking_uri
+from ctr_pipeline.orchestration.build import (
+    DAGSTER_PAGE_VARIABLE,
+    TRACKING_PAGE_VARIABLE,
+    default_tracking_uri,
+)
 from ctr_pipeline.orchestration.resources import TrackingResource
 from ctr_pipeline.orchestration.runner import PipelineError, dagster_environment
 from ctr_pipeline.orchestration.settings import PipelineSettings
@@ -49,7 +53,8 @@ def start_pages(
     ).client().search_experiments(max_results=1)
     environment = {
         **dagster_environment(settings),
-        "CTR_MLFLOW_URL": f"http://{HOST}:{mlflow_port}",
+        TRACKING_PAGE_VARIABLE: f"http://{HOST}:{mlflow_port}",
+        DAGSTER_PAGE_VARIABLE: f"http://{HOST}:{port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
     }
     logs.mkdir(parents=True, exist_ok=True)

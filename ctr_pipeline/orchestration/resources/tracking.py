@@ -22,6 +22,8 @@ class TrackingResource(dg.ConfigurableResource):
     experiment: str
     ui_url: str = ""
     """Address of the MLflow page, for links; empty when unknown."""
+    dagster_url: str = ""
+    """Address of the Dagster page, for links back; empty when unknown."""
 
     def client(self) -> "MlflowClient":
         """A client of the tracking store, which is made on first use."""
@@ -44,7 +46,9 @@ class TrackingResource(dg.ConfigurableResource):
 
         client = self.client()
         run = client.create_run(
-            self._experiment_id(client), run_name=name, tags={"mlflow.user": "ctr_pipeline", **tags}
+            self._experiment_id(client),
+            run_name=name,
+            tags={"mlflow.user": "ctr_pipeline", **self._link_back(tags["dagster.run_id"]), **tags},
         )
         client.log_batch(run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
         return str(run.info.run_id)
@@ -121,6 +125,12 @@ class TrackingResource(dg.ConfigurableResource):
     def set_challenger(self, name: str, version: str) -> None:
         """Gives ``version`` the alias ``challenger``."""
         self.client().set_registered_model_alias(name, "challenger", version)
+
+    def _link_back(self, dagster_run: str) -> dict[str, str]:
+        """A note that MLflow renders, with a link to the Dagster run."""
+        if not self.dagster_url:
+            return {}
+        return {"mlflow.note.content": f"[Dagster run {dagster_run}]({self.dagster_url}/runs/{dagster_run})"}
 
     def _experiment_id(self, client: "MlflowClient") -> str:
         experiment = client.get_experiment_by_name(self.experiment)
