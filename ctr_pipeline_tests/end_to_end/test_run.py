@@ -162,7 +162,9 @@ def test_raw_user_ids_are_nowhere_under_the_data_root(
                 if column in rows.columns:
                     rows = rows.with_columns((canary + pl.col(column)).alias(column))
             if kind == "impressions":
-                broken = rows.head(3).with_columns(price=pl.lit(-1.0), impression_id=pl.col("impression_id") + "x")
+                broken = rows.head(3).with_columns(
+                    price=-pl.col("price") - 1, impression_id=pl.col("impression_id") + "x"
+                )
                 rows = pl.concat([rows, broken, rows.head(2)])
             rows.write_parquet(logs / kind / path.name)
     content = yaml.safe_load(finished.spec.read_text(encoding="utf-8"))
