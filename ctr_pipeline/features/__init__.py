@@ -1,5 +1,6 @@
 """History aggregates, vocabularies, statistics, and the layout of the model's inputs."""
 
+from ctr_pipeline.features.drift import REFERENCE_DAYS, SYMPTOMS, Finding, find_drift, judged_days
 from ctr_pipeline.features.history import HISTORY_COLUMNS, history_for_days, history_reach, join_history
 from ctr_pipeline.features.layout import (
     FIRST_VOCABULARY_ROW,
@@ -10,23 +11,32 @@ from ctr_pipeline.features.layout import (
     LayoutError,
     NumericColumn,
 )
+from ctr_pipeline.features.profile import PROFILE_SCHEMA, profile_days, profiled_columns
 from ctr_pipeline.features.vocabulary import VOCABULARY_SCHEMA, encode_ids, fit_layout, numeric_matrix, signed_log1p
 
 __all__ = [
     "FIRST_VOCABULARY_ROW",
     "HISTORY_COLUMNS",
     "MISSING_ROW",
+    "PROFILE_SCHEMA",
+    "REFERENCE_DAYS",
+    "SYMPTOMS",
     "UNKNOWN_ROW",
     "VOCABULARY_SCHEMA",
+    "Finding",
     "IdColumn",
     "Layout",
     "LayoutError",
     "NumericColumn",
     "encode_ids",
+    "find_drift",
     "fit_layout",
     "history_for_days",
     "history_reach",
     "join_history",
+    "judged_days",
     "numeric_matrix",
+    "profile_days",
+    "profiled_columns",
     "signed_log1p",
 ]

@@ -11,6 +11,7 @@ from ctr_pipeline.orchestration.assets.evaluation import evaluation_assets
 from ctr_pipeline.orchestration.assets.features import feature_assets
 from ctr_pipeline.orchestration.assets.ingest import ingest_assets
 from ctr_pipeline.orchestration.assets.labels import label_assets
+from ctr_pipeline.orchestration.assets.monitoring import monitoring_assets
 from ctr_pipeline.orchestration.assets.propensity import propensity_assets
 from ctr_pipeline.orchestration.assets.release import release_assets
 from ctr_pipeline.orchestration.assets.training import training_assets
@@ -51,6 +52,7 @@ def build_definitions(settings: PipelineSettings | None = None) -> dg.Definition
     return dg.Definitions(
         assets=[
             *ingest_assets(settings),
+            *monitoring_assets(settings),
             *label_assets(settings),
             *feature_assets(settings),
             *dataset_assets(settings),

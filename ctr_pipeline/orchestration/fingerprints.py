@@ -6,6 +6,7 @@ files of the log, and the instant as of which labels are seen. Equal fingerprint
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from datetime import date
 from typing import Any
@@ -14,61 +15,77 @@ import dagster as dg
 
 from ctr_pipeline import __version__
 from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
-from ctr_pipeline.orchestration.sources import impression_files, outcome_files
+from ctr_pipeline.orchestration.sources import impression_files, key_fingerprint, outcome_files
 
 TAG = "ctr/fingerprint"
 """Tag of every materialisation."""
 
+CONTRACT_TAG = "ctr/contract"
+"""Tag of the days of raw tables: under another one, rows of two days do not fit together."""
+
+
+def contract_fingerprint(settings: PipelineSettings) -> str:
+    """How raw rows become stored ones: the sections of the spec that say so, and the key of the hashes."""
+    spec = settings.spec.model_dump(mode="json")
+    sections = ("time_zone", "source", "impression", "days", "privacy", "features", "tasks", "seed")
+    return _digest("contract", {name: spec[name] for name in sections}, key_fingerprint(os.environ))
+
 
 def ingest_fingerprint(settings: PipelineSettings) -> str:
-    """For the tables read from the raw logs: files, and the sections that say how to read them."""
+    """For the tables read from the raw logs: how they are read, and the files."""
     from ctr_pipeline.sources import source_fingerprint
 
-    spec = settings.spec.model_dump(mode="json")
-    sections = {
-        name: spec[name]
-        for name in ("time_zone", "source", "impression", "days", "privacy", "features", "tasks", "seed")
-    }
     if settings.spec.source.simulator is not None:
         files = settings.simulation_hash
     else:
         events = [path for _, paths in sorted(outcome_files(settings).items()) for path in paths]
         files = source_fingerprint([*impression_files(settings), *events])
-    return _digest("ingest", sections, files, settings.first_day.isoformat())
+    return _digest("ingest", contract_fingerprint(settings), files, settings.first_day.isoformat())
 
 
 def label_fingerprint(settings: PipelineSettings, watermark: date) -> str:
-    """For labels: what was read, and the last arrival day that was read."""
-    return _digest("labels", ingest_fingerprint(settings), end_of_day_us(watermark))
+    """For labels: what was read, the last arrival day that was read, and the lag that is waited for."""
+    return _digest("labels", ingest_fingerprint(settings), end_of_day_us(watermark), settings.spec.split.ingest_lag)
 
 
-def history_fingerprint(settings: PipelineSettings) -> str:
-    """For history features."""
-    return _digest("history", ingest_fingerprint(settings))
+def history_fingerprint(settings: PipelineSettings, first: date) -> str:
+    """For history features that look back to ``first`` at most."""
+    return _digest("history", ingest_fingerprint(settings), settings.spec.split.ingest_lag, first.isoformat())
 
 
-def retrain_fingerprint(settings: PipelineSettings) -> str:
-    """For everything from the examples to the champion: the whole spec."""
-    return _digest("retrain", ingest_fingerprint(settings), settings.spec.model_dump(mode="json"))
+def profile_fingerprint(settings: PipelineSettings) -> str:
+    """For the profiles of the days."""
+    return _digest("profile", ingest_fingerprint(settings))
 
 
-def fresh_days(instance: dg.DagsterInstance, asset: dg.AssetKey, days: Sequence[date], fingerprint: str) -> set[date]:
-    """Those of ``days`` whose newest materialisation carries ``fingerprint``."""
-    wanted = {day.isoformat() for day in days}
-    newest: dict[str, str | None] = {}
+def retrain_fingerprint(settings: PipelineSettings, instance: dg.DagsterInstance, last: date) -> str:
+    """For everything from the examples to the champion of ``last``: the whole spec, and every day that was read."""
+    read = {
+        asset: sorted((str(day), tag) for day, tag in newest_tags(instance, asset, TAG).items() if day <= last)
+        for asset in ("impressions", "outcome_events")
+    }
+    return _digest("retrain", settings.spec.model_dump(mode="json"), str(settings.first_day), read)
+
+
+def newest_tags(instance: dg.DagsterInstance, asset: str, tag: str) -> dict[date, str]:
+    """Value of ``tag`` of the newest materialisation of each day; empty where it has none."""
+    newest: dict[date, str] = {}
     cursor: str | None = None
-    while wanted - newest.keys():
-        page = instance.fetch_materializations(
-            dg.AssetRecordsFilter(asset_key=asset, asset_partitions=sorted(wanted)), limit=500, cursor=cursor
-        )
+    while True:
+        page = instance.fetch_materializations(dg.AssetKey(asset), limit=1000, cursor=cursor)
         for record in page.records:
-            materialization = record.asset_materialization
-            if materialization is not None and materialization.partition is not None:
-                newest.setdefault(materialization.partition, (materialization.tags or {}).get(TAG))
+            found = record.asset_materialization
+            if found is not None and found.partition is not None:
+                newest.setdefault(date.fromisoformat(found.partition), (found.tags or {}).get(tag, ""))
         if not page.has_more:
-            break
+            return newest
         cursor = page.cursor
-    return {date.fromisoformat(day) for day, found in newest.items() if found == fingerprint}
+
+
+def fresh_days(instance: dg.DagsterInstance, asset: str, days: Sequence[date], fingerprint: str) -> set[date]:
+    """Those of ``days`` whose newest materialisation carries ``fingerprint``."""
+    newest = newest_tags(instance, asset, TAG)
+    return {day for day in days if newest.get(day) == fingerprint}
 
 
 def _digest(*parts: Any) -> str:

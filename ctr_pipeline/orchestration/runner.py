@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,15 +13,17 @@ from typing import Any
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN
-from ctr_pipeline.orchestration.automation.sensors import days_of
+from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
+from ctr_pipeline.orchestration.automation.sensors import arrival_day_watermark, arrivals, days_of
 from ctr_pipeline.orchestration.fingerprints import (
     fresh_days,
     history_fingerprint,
     ingest_fingerprint,
     label_fingerprint,
+    profile_fingerprint,
     retrain_fingerprint,
 )
+from ctr_pipeline.orchestration.resources import NotifierResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
 
 INSTANCE_CONFIG = Path(__file__).resolve().parents[2] / "dagster.yaml"
@@ -63,22 +66,42 @@ def run_pipeline(
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
     runs: list[FinishedRun] = []
 
-    ingested = [fresh_days(instance, dg.AssetKey(a), days, ingest_fingerprint(settings)) for a in INGEST]
+    wanted = ingest_fingerprint(settings)
+    ingested = [_fresh(settings, instance, asset, days, wanted) for asset in INGEST]
     _run_days(defs, instance, "daily_ingest", INGEST, [d for d in days if not all(d in f for f in ingested)], runs)
 
-    watermark = max(days_of(instance, "outcome_events"))
-    labelled = fresh_days(instance, dg.AssetKey("labels"), days, label_fingerprint(settings, watermark))
+    profiled = _fresh(settings, instance, "profile", days, profile_fingerprint(settings))
+    _run_days(defs, instance, "daily_ingest", ("profile",), [d for d in days if d not in profiled], runs)
+
+    watermark = arrival_day_watermark(arrivals(instance, settings), settings.first_day)
+    if watermark is None or watermark < last:
+        after = settings.first_day if watermark is None else watermark + timedelta(days=1)
+        raise PipelineError(f"the log was not read from {after} on: run again with --from {after}, or without --from.")
+    labelled = _fresh(settings, instance, "labels", days, label_fingerprint(settings, watermark))
     _run_days(defs, instance, "label_refresh", ("labels",), [d for d in days if d not in labelled], runs)
 
-    aggregated = fresh_days(instance, dg.AssetKey("history"), days, history_fingerprint(settings))
+    past = history_fingerprint(settings, min(days_of(instance, "impressions", settings)))
+    aggregated = _fresh(settings, instance, "history", days, past)
     _run_days(defs, instance, "daily_ingest", ("history",), [d for d in days if d not in aggregated], runs)
 
-    wanted = retrain_fingerprint(settings)
-    stale = [a for a in RETRAIN if not fresh_days(instance, dg.AssetKey(a), [last], wanted)]
+    wanted = retrain_fingerprint(settings, instance, last)
+    stale = [asset for asset in RETRAIN if not _fresh(settings, instance, asset, [last], wanted)]
     if stale:
         # What follows a stale asset is stale with it.
         _run_days(defs, instance, "daily_retrain", RETRAIN[RETRAIN.index(stale[0]) :], [last], runs)
     return runs
+
+
+def _fresh(
+    settings: PipelineSettings, instance: dg.DagsterInstance, asset: str, days: Sequence[date], fingerprint: str
+) -> set[date]:
+    """Days of an asset that are up to date: made from the same inputs, and still there."""
+    from ctr_pipeline.lake import Lake
+
+    fresh = fresh_days(instance, asset, days, fingerprint)
+    if asset in (*INGEST, *TABLES):
+        return fresh if Lake(settings.lake_root).exists(asset) else set()
+    return {day for day in fresh if settings.result_file(asset, day.isoformat()).is_file()}
 
 
 def run_and_report(settings: PipelineSettings, first: date, last: date) -> dict[str, Any]:
@@ -143,8 +166,17 @@ def _run_days(
             },
         )
         runs.append(FinishedRun(result.run_id, tuple(assets), first, last))
+        _alert(defs, instance, result.run_id)
         if not result.success:
             raise PipelineError(_why(result))
+
+
+def _alert(defs: dg.Definitions, instance: dg.DagsterInstance, run_id: str) -> None:
+    """Tells the notifier what a daemon's sensors would: they do not see runs of this process."""
+    run = instance.get_run_by_id(run_id)
+    notifier = (defs.resources or {}).get("notifier")
+    if run is not None and isinstance(notifier, NotifierResource):
+        notifier.notify(alerts_of_run(instance, run), now=time.time())
 
 
 def _stretches(days: Sequence[date]) -> list[tuple[date, date]]:

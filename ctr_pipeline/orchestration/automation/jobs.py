@@ -7,7 +7,7 @@ from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.settings import PipelineSettings
 
 INGEST = ("impressions", "outcome_events")
-TABLES = ("labels", "history")
+TABLES = ("profile", "labels", "history")
 RETRAIN = (
     "examples",
     "position_propensity",
@@ -26,7 +26,10 @@ def pipeline_jobs(settings: PipelineSettings) -> dict[str, UnresolvedAssetJobDef
     """The jobs by name: read a day's logs, refresh labels, compute history, retrain."""
     partitions = daily_partitions(settings)
     selections = {
-        "daily_ingest": ("Reads one day's logs and computes its history features.", (*INGEST, "history")),
+        "daily_ingest": (
+            "Reads one day's logs, compares them with the days before, and computes history features.",
+            (*INGEST, "profile", "history"),
+        ),
         "label_refresh": ("Labels the impressions of a day again with what has arrived since.", ("labels",)),
         "daily_retrain": ("Trains, evaluates, exports and compares a model as of the end of a day.", RETRAIN),
     }
