@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from datetime import date, datetime
@@ -32,6 +33,9 @@ DataRootOption = Annotated[
 
 def main() -> None:
     """Entry point of the ``ctr`` command."""
+    # A stopped service or a closed terminal ends as Ctrl-C does: children are stopped, MLflow runs are closed.
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.default_int_handler)
     app()
 
 
@@ -51,6 +55,8 @@ def run(
     """Run the whole pipeline in this process, doing only what is missing."""
     from ctr_pipeline.orchestration.runner import PipelineError
 
+    if json_out is not None and (json_out.is_dir() or not _is_writable(json_out)):
+        _fail(f"--json {json_out}: cannot be written. Name a file in a folder that can.")
     try:
         report = _run(spec, inputs or [], data_root, _day(first, "--from"), _day(last, "--to"))
     except (SpecError, PipelineError) as error:
@@ -90,7 +96,9 @@ def spec_check(file: Annotated[Path, typer.Argument(help="Spec file to check.")]
 def simulate(
     spec: SpecOption,
     out: Annotated[Path, typer.Option("--out", help="Folder for the simulated logs.")],
-    days: Annotated[int | None, typer.Option("--days", help="Number of days; by default all of the spec's.")] = None,
+    days: Annotated[
+        int | None, typer.Option("--days", min=1, help="Number of days; by default all of the spec's.")
+    ] = None,
 ) -> None:
     """Write the simulated logs of a spec as Parquet files."""
     from datetime import timedelta
@@ -120,14 +128,17 @@ def ui(
     mlflow_port: Annotated[int, typer.Option("--mlflow-port", help="Port of the MLflow page.")] = 5000,
 ) -> None:
     """Open the Dagster page, its daemon and the MLflow page on 127.0.0.1, until Ctrl-C."""
+    from ctr_pipeline.orchestration.deployment import reopen
     from ctr_pipeline.orchestration.pages import serve_pages
     from ctr_pipeline.orchestration.runner import PipelineError
 
     try:
-        settings, _ = _settings(spec, inputs or [], data_root)
+        # Without --input, a data root is opened as the last run left it.
+        held = None if inputs else reopen(_spec(spec), spec, data_root)
+        settings = held or _settings(spec, inputs or [], data_root)[0]
         settings.save()
         serve_pages(settings, port, mlflow_port, Console())
-    except PipelineError as error:
+    except (PipelineError, SpecError) as error:
         _fail(str(error))
 
 
@@ -191,7 +202,7 @@ def _run(
 ) -> dict[str, object]:
     from ctr_pipeline.orchestration.runner import run_and_report
 
-    settings, log_last = _settings(spec_path, inputs, data_root)
+    settings, log_last = _settings(spec_path, inputs, data_root, first)
     first, last = first or settings.first_day, last or log_last
     if not settings.first_day <= first <= last:
         _fail(f"--from {first} --to {last}: expected days in order, from {settings.first_day} on.")
@@ -200,17 +211,24 @@ def _run(
     return run_and_report(settings, first, last)
 
 
-def _settings(spec_path: Path, inputs: Sequence[str], data_root: Path | None) -> "tuple[PipelineSettings, date]":
+def _settings(
+    spec_path: Path, inputs: Sequence[str], data_root: Path | None, start: date | None = None
+) -> "tuple[PipelineSettings, date]":
     """The deployment that the options describe, and the last day of its log."""
     from ctr_pipeline.orchestration.deployment import bind
 
     spec = _spec(spec_path)
     try:
-        return bind(spec, spec_path, inputs, data_root)
+        return bind(spec, spec_path, inputs, data_root, start)
     except ValueError as error:
         if not type(error).__module__.startswith("ctr_pipeline."):
             raise
         _fail(str(error))
+
+
+def _is_writable(path: Path) -> bool:
+    folder = path if path.exists() else next(parent for parent in path.absolute().parents if parent.exists())
+    return os.access(folder, os.W_OK)
 
 
 def _console() -> Console:

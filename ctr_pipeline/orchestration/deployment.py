@@ -1,6 +1,7 @@
 """Binds a spec to the logs and the data root that a command names."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from ctr_pipeline.spec import Spec, SpecError
 IMPRESSIONS = "impressions"
 
 
-def bind(spec: Spec, spec_path: Path, inputs: Sequence[str], data_root: Path | None) -> tuple[PipelineSettings, date]:
+def bind(
+    spec: Spec, spec_path: Path, inputs: Sequence[str], data_root: Path | None, start: date | None = None
+) -> tuple[PipelineSettings, date]:
     """The deployment, and the last day that its log holds.
 
     Args:
@@ -19,6 +22,8 @@ def bind(spec: Spec, spec_path: Path, inputs: Sequence[str], data_root: Path | N
         spec_path: The file that it was read from.
         inputs: ``PATH`` for impressions, ``NAME=PATH`` for the event log NAME; replaces the spec's paths.
         data_root: Folder for everything made; by default ``data/<name of the spec>``.
+        start: First day to read, where that is not the first of the log. A data root that began earlier keeps its
+            beginning.
 
     Raises:
         SpecError: an input names no log of the spec, or the data root belongs to another spec.
@@ -42,14 +47,30 @@ def bind(spec: Spec, spec_path: Path, inputs: Sequence[str], data_root: Path | N
     if spec.source.simulator is not None:
         last = settings.last_day
         assert last is not None
-        return settings, last
-    return _with_range(settings)
+    else:
+        settings, last = _with_range(settings)
+    if start is not None and start > settings.first_day:
+        held = PipelineSettings.load(root).first_day if (root / SETTINGS_FILE).is_file() else start
+        settings = replace(settings, first_day=max(settings.first_day, min(held, start)))
+    return settings, last
+
+
+def reopen(spec: Spec, spec_path: Path, data_root: Path | None) -> PipelineSettings | None:
+    """The deployment that the data root already holds for this spec, now with the spec as it stands; None without one.
+
+    Raises:
+        SpecError: the data root belongs to another spec.
+    """
+    root = (data_root or Path("data") / spec.name).resolve()
+    _refuse_foreign_root(root, spec)
+    if not (root / SETTINGS_FILE).is_file():
+        return None
+    held = PipelineSettings.load(root)
+    return replace(held, spec=spec, spec_text=spec_path.read_text(encoding="utf-8"))
 
 
 def _with_range(settings: PipelineSettings) -> tuple[PipelineSettings, date]:
     """The settings with the days that the log itself has."""
-    from dataclasses import replace
-
     from ctr_pipeline.sources import log_range
 
     spec = settings.spec

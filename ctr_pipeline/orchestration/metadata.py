@@ -2,6 +2,7 @@
 
 import base64
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -37,6 +38,22 @@ def state_rows(counts: Mapping[str, Mapping[str, int]]) -> Sequence[dict[str, An
     """Label states, a row for each task."""
     states = sorted({state for of_task in counts.values() for state in of_task})
     return [{"task": task, **{state: of_task.get(state, 0) for state in states}} for task, of_task in counts.items()]
+
+
+def newest_metadata(instance: dg.DagsterInstance, asset: str) -> dict[date, dict[str, Any]]:
+    """Metadata of the newest materialisation of each day."""
+    newest: dict[date, dict[str, Any]] = {}
+    cursor: str | None = None
+    while True:
+        page = instance.fetch_materializations(dg.AssetKey(asset), limit=1000, cursor=cursor)
+        for record in page.records:
+            found = record.asset_materialization
+            if found is not None and found.partition is not None:
+                values = {key: entry.value for key, entry in found.metadata.items()}
+                newest.setdefault(date.fromisoformat(found.partition), values)
+        if not page.has_more:
+            return newest
+        cursor = page.cursor
 
 
 def _cell(value: Any) -> str | int | float | bool:

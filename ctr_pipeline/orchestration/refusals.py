@@ -19,3 +19,16 @@ def refusals() -> Iterator[None]:
         if not type(error).__module__.startswith("ctr_pipeline."):
             raise
         raise dg.Failure(str(error), allow_retries=False) from None
+
+
+def require(check: dg.AssetCheckResult) -> Iterator[dg.AssetCheckResult]:
+    """Hands out a blocking check that failed, and fails the step: nothing counts as made that did not pass it.
+
+    Dagster alone would record the materialisation first, and a later run would take it for good.
+
+    Raises:
+        dagster.Failure: with the check's description.
+    """
+    if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
+        yield check
+        raise dg.Failure(f"{check.check_name}: {check.description}", allow_retries=False)

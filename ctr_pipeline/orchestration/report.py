@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
+from ctr_pipeline.orchestration.metadata import newest_metadata
 from ctr_pipeline.orchestration.runner import FinishedRun
 from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us, model_spec_hash
 
@@ -76,7 +77,13 @@ def find_report(run: str, data_root: Path) -> dict[str, Any]:
         ReportError: there is none; the message lists those that exist.
     """
     if Path(run).is_file():
-        return _read(Path(run))
+        try:
+            found = _read(Path(run))
+        except ValueError as error:
+            raise ReportError(f"{run}: not a report of `ctr run`: {error}") from error
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise ReportError(f"{run}: not a report of `ctr run` in format {FORMAT}.")
+        return found
     files = sorted((data_root / "reports").glob("*.json"), key=lambda file: file.stat().st_mtime)
     if run == "latest" and files:
         return _read(files[-1])
@@ -215,32 +222,16 @@ def _rows(
         else pl.DataFrame({"reason": [], "len": []})
     )
     by_reason = {str(reason): int(rows) for reason, rows in reasons.iter_rows()}
-    newest = _newest_metadata(instance, table)
-    days = {day: found for day, found in newest.items() if first <= date.fromisoformat(day) <= last}
+    days = {day: found for day, found in newest_metadata(instance, table).items() if first <= day <= last}
     ignored = sum(int(found.get("rows_ignored_day", 0)) for found in days.values())
     return {
-        # Counted by the reader, not summed from what was stored: so that a lost row would show.
+        # What the reader counted; that it is all accounted for is what the check rows_conserved proves.
         "in": sum(int(found.get("rows_in_day", 0)) for found in days.values()) - ignored,
         "kept": int(lake.scan(table, first=first, last=last).select(pl.len()).collect().item()),
         "quarantined": sum(by_reason.values()),
         "ignored": ignored,
         "reasons": by_reason,
     }
-
-
-def _newest_metadata(instance: dg.DagsterInstance, asset: str) -> dict[str, dict[str, Any]]:
-    """Metadata of the newest materialisation of each partition."""
-    newest: dict[str, dict[str, Any]] = {}
-    cursor: str | None = None
-    while True:
-        page = instance.fetch_materializations(dg.AssetKey(asset), limit=1000, cursor=cursor)
-        for record in page.records:
-            found = record.asset_materialization
-            if found is not None and found.partition is not None:
-                newest.setdefault(found.partition, {key: entry.value for key, entry in found.metadata.items()})
-        if not page.has_more:
-            return newest
-        cursor = page.cursor
 
 
 def _label_states(settings: PipelineSettings, first: date, last: date) -> dict[str, dict[str, int]]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from ctr_pipeline.orchestration.automation.alerts import alerts_of_run
 from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
 from ctr_pipeline.orchestration.automation.sensors import arrival_day_watermark, arrivals, days_of
 from ctr_pipeline.orchestration.fingerprints import (

@@ -62,6 +62,21 @@ class PipelineSettings:
         """Folder of everything that the retrain of ``day`` makes: model, scores, metrics, bundle."""
         return self.data_root / "training" / day
 
+    def result_file(self, asset: str, day: str) -> Path:
+        """The file that proves that an asset of the retrain of ``day`` was made."""
+        dataset, training = self.dataset_folder(day), self.training_folder(day)
+        return {
+            "examples": dataset / "examples.json",
+            "position_propensity": dataset / "position_propensity.json",
+            "vocabulary": dataset / "fitted" / "vocabulary.parquet",
+            "training_dataset": self.packed_folder(day) / "manifest.json",
+            "ranker": training / "model.pt",
+            "calibrated_ranker": training / "calibration.json",
+            "evaluation": training / "evaluation.json",
+            "serving_bundle": training / "bundle" / "manifest.json",
+            "champion": training / "release.json",
+        }[asset]
+
     def save(self) -> None:
         """Writes the settings into the data root, where Dagster's processes find them."""
         self.data_root.mkdir(parents=True, exist_ok=True)

@@ -12,7 +12,14 @@ from hypothesis import strategies as st
 from ctr_pipeline.orchestration.automation.alerts import alerts_of_run
 from ctr_pipeline.orchestration.automation.jobs import pipeline_jobs
 from ctr_pipeline.orchestration.automation.schedules import pipeline_schedules
-from ctr_pipeline.orchestration.automation.sensors import WATERMARK, late_label_sensor, stale_label_days
+from ctr_pipeline.orchestration.automation.sensors import (
+    EVENTS_VERSION,
+    WATERMARK,
+    Seen,
+    arrival_day_watermark,
+    late_label_sensor,
+    stale_label_days,
+)
 from ctr_pipeline.orchestration.build import build_definitions
 from ctr_pipeline.orchestration.resources import NotifierResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
@@ -32,13 +39,22 @@ def settings(tmp_path: Path, project: Path) -> PipelineSettings:
 def test_labels_that_saw_every_arrival_are_never_stale(
     shown: set[date], watermark: date, horizon: int, data: st.DataObject
 ) -> None:
-    seen = data.draw(st.dictionaries(days, days, max_size=12))
-    stale = stale_label_days(shown, seen, watermark, horizon)
+    arrived = data.draw(st.dictionaries(days, st.integers(0, 9), max_size=12))
+    seen = data.draw(st.dictionaries(days, st.builds(Seen, days, st.integers(0, 9)), max_size=12))
+    stale = stale_label_days(shown, seen, arrived, watermark, horizon)
     assert all(day in shown and day <= watermark for day in stale)
-    caught_up = {**seen, **dict.fromkeys(stale, watermark)}
-    assert stale_label_days(shown, caught_up, watermark, horizon) == set()
+    caught_up = {**seen, **dict.fromkeys(stale, Seen(watermark, max(arrived.values(), default=0)))}
+    assert stale_label_days(shown, caught_up, arrived, watermark, horizon) == set()
     for day in shown - stale:
-        assert day > watermark or seen[day] >= min(watermark, day + timedelta(days=horizon))
+        last = min(watermark, day + timedelta(days=horizon))
+        unseen = [version for arrival, version in arrived.items() if day <= arrival <= last]
+        assert day > watermark or (seen[day].watermark >= last and max(unseen, default=-1) <= seen[day].version)
+
+
+def test_the_watermark_stops_at_the_first_hole() -> None:
+    read = [START, START + timedelta(days=1), START + timedelta(days=3)]
+    assert arrival_day_watermark(read, START) == START + timedelta(days=1)
+    assert arrival_day_watermark(read[1:], START) is None
 
 
 def test_the_sensor_asks_again_after_each_arrival_and_only_then(settings: PipelineSettings) -> None:
@@ -52,20 +68,28 @@ def test_the_sensor_asks_again_after_each_arrival_and_only_then(settings: Pipeli
             return {}
         return {str(request.partition_key): str(request.run_key) for request in result.run_requests or []}
 
-    def report(instance: dg.DagsterInstance, asset: str, day: str, **metadata: str) -> None:
+    def report(instance: dg.DagsterInstance, asset: str, day: str, **metadata: str | int) -> None:
         instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition=day, metadata=metadata))
 
     with dg.DagsterInstance.ephemeral() as instance:
         assert requests(instance) == {}
         report(instance, "impressions", "2026-01-01")
-        report(instance, "outcome_events", "2026-01-01")
-        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-01"}
-        report(instance, "labels", "2026-01-01", **{WATERMARK: "2026-01-01"})
+        report(instance, "outcome_events", "2026-01-01", delta_version=1)
+        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-01:1"}
+        report(instance, "labels", "2026-01-01", **{WATERMARK: "2026-01-01", EVENTS_VERSION: 1})
         assert requests(instance) == {}
-        report(instance, "outcome_events", "2026-01-02")
-        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-02"}
+        report(instance, "outcome_events", "2026-01-02", delta_version=2)
+        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-02:2"}
         # The request was lost: the level still differs, so the next tick asks again.
-        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-02"}
+        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-02:2"}
+        report(instance, "labels", "2026-01-01", **{WATERMARK: "2026-01-02", EVENTS_VERSION: 2})
+        assert requests(instance) == {}
+        # A repaired day is read anew: the same watermark, another content.
+        report(instance, "outcome_events", "2026-01-01", delta_version=3)
+        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-02:3"}
+        # A day that is missing holds the watermark back.
+        report(instance, "outcome_events", "2026-01-04", delta_version=4)
+        assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-02:4"}
 
 
 def test_schedules_ask_for_yesterday_and_only_within_the_log(settings: PipelineSettings) -> None:

@@ -1,21 +1,29 @@
 """`examples` → `vocabulary` → `training_dataset`: a view, what is fitted on its training stretch, packed arrays."""
 
 import shutil
+from collections.abc import Iterator
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.automation.sensors import WATERMARK, days_of, label_watermarks
+from ctr_pipeline.orchestration.automation.sensors import arrivals, days_of, labels_seen, stale_label_days
 from ctr_pipeline.orchestration.checks.maturity import check_test_maturity, test_maturity_spec
 from ctr_pipeline.orchestration.files import read_json, write_json
-from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
+from ctr_pipeline.orchestration.fingerprints import (
+    CONTRACT_TAG,
+    TAG,
+    contract_fingerprint,
+    newest_tags,
+    retrain_fingerprint,
+)
 from ctr_pipeline.orchestration.metadata import state_rows, table
 from ctr_pipeline.orchestration.partitions import daily_partitions, past_days, training_days
-from ctr_pipeline.orchestration.refusals import refusals
+from ctr_pipeline.orchestration.refusals import refusals, require
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
+from ctr_pipeline.spec.fields import DAY_US
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,11 +60,11 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         day = context.partition_key
         last = context.partition_time_window.start.date()
         as_of = end_of_day_us(last)
-        _require_days(context, settings, day)
+        _require_days(context, settings, last)
         store = lake.open()
         versions = {name: store.version(name) for name in ("impressions", "outcome_events", "labels", "history")}
         with refusals():
-            shown = store.scan("impressions", versions["impressions"], last=last)
+            shown = store.scan("impressions", versions["impressions"], settings.first_day, last)
             ts = shown.select(pl.col("ts")).collect()["ts"].to_numpy()
             bounds = split_bounds(settings.spec, ts, as_of)
         shutil.rmtree(settings.dataset_folder(day), ignore_errors=True)
@@ -70,7 +78,7 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 "bounds": table({"instant": name, "utc": text} for name, text in bounds.describe().items()),
                 **{f"delta_version/{name}": version for name, version in versions.items() if version is not None},
             },
-            tags={TAG: retrain_fingerprint(settings)},
+            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
         )
 
     @dg.asset(
@@ -100,7 +108,7 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                      "deviation": c.std} for c in layout.numeric
                 ),
             },
-            tags={TAG: retrain_fingerprint(settings)},
+            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
         )  # fmt: skip
 
     @dg.asset(
@@ -111,7 +119,9 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         kinds={"numpy"},
         description="Memory-mapped arrays of train, validation, calibration and test, with weights.",
     )
-    def training_dataset(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+    def training_dataset(
+        context: dg.AssetExecutionContext, lake: LakeResource
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         import polars as pl
 
         from ctr_pipeline.datasets import pack_dataset
@@ -136,9 +146,17 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 PropensityTable.from_json(weights.read_text(encoding="utf-8")) if weights.is_file() else None,
                 {name: version for name, version in view["versions"].items() if version is not None},
             )
+        check = check_test_maturity(
+            "training_dataset",
+            _delivered_share(settings, lake.open(), day, dataset.splits["test"].ts),
+            settings.spec.quality.min_mature_test_share,
+        )
+        if not check.passed:
+            shutil.rmtree(packed)
+        yield from require(check)
         manifest = dataset.manifest()
         splits: dict[str, Any] = manifest["splits"]
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 "splits": table(
                     {"split": name, "rows": found["rows"], "first": found["first"], "last": found["last"]}
@@ -150,14 +168,8 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 "bytes": sum(path.stat().st_size for path in packed.rglob("*") if path.is_file()),
                 "files": dg.MetadataValue.path(str(packed)),
             },
-            tags={TAG: retrain_fingerprint(settings)},
-            check_results=[
-                check_test_maturity(
-                    "training_dataset",
-                    _delivered_share(settings, lake.open(), day, dataset.splits["test"].ts),
-                    settings.spec.quality.min_mature_test_share,
-                )
-            ],
+            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
+            check_results=[check],
         )
 
     return [examples, vocabulary, training_dataset]
@@ -200,11 +212,11 @@ def view_of(settings: PipelineSettings, lake: "Lake", day: str) -> "tuple[SplitB
     from ctr_pipeline.datasets import SplitBounds, Tables
 
     content = read_json(settings.dataset_folder(day) / EXAMPLES_FILE, "examples")
-    versions = content["versions"]
+    versions, last = content["versions"], date.fromisoformat(day)
     return SplitBounds.from_json(content["bounds"]), Tables(
-        impressions=lake.scan("impressions", versions["impressions"]),
-        labels=lake.scan("labels", versions["labels"]),
-        history=lake.scan("history", versions["history"]),
+        impressions=lake.scan("impressions", versions["impressions"], settings.first_day, last),
+        labels=lake.scan("labels", versions["labels"], settings.first_day, last),
+        history=lake.scan("history", versions["history"], settings.first_day, last),
     )
 
 
@@ -217,8 +229,8 @@ def _delivered_share(settings: PipelineSettings, lake: "Lake", day: str, ts: "ND
 
     view = read_json(settings.dataset_folder(day) / EXAMPLES_FILE, "examples")
     last = date.fromisoformat(day)
-    arrivals = lake.scan("outcome_events", view["versions"]["outcome_events"], last=last).select("ingest_ts").collect()
-    watermark = arrival_watermark(arrivals["ingest_ts"].to_numpy(), view["as_of"])
+    delivered = lake.scan("outcome_events", view["versions"]["outcome_events"], last=last).select("ingest_ts").collect()
+    watermark = arrival_watermark(delivered["ingest_ts"].to_numpy(), view["as_of"])
     spec = settings.spec
     # A 0/1 column is delivered with its impression, so its zeros prove as much as its ones.
     closing = [
@@ -227,33 +239,35 @@ def _delivered_share(settings: PipelineSettings, lake: "Lake", day: str, ts: "ND
     return float(sum((ts <= instant).mean() for instant in closing) / len(closing))
 
 
-def _require_days(context: dg.AssetExecutionContext, settings: PipelineSettings, day: str) -> None:
-    """Refuses a retrain whose tables have holes, or whose labels have not seen the last day's arrivals.
+def _require_days(context: dg.AssetExecutionContext, settings: PipelineSettings, last: date) -> None:
+    """Refuses a retrain whose tables have holes, were read in different ways, or whose labels miss arrivals.
 
     Raises:
         dagster.Failure: names the days and the job to run.
     """
-    last = context.partition_time_window.start.date()
-    shown = {d for d in days_of(context.instance, "impressions") if d <= last}
-    if last not in shown:
-        raise dg.Failure(f"impressions of {day} are absent: run daily_ingest of {day} first.", allow_retries=False)
-    first = min(shown)
-    wanted = {first + timedelta(days=n) for n in range((last - first).days + 1)}
-    for name, job in (("impressions", "daily_ingest"), ("history", "daily_ingest"), ("labels", "label_refresh")):
-        holes = sorted(wanted - days_of(context.instance, name))
-        if holes:
-            raise dg.Failure(
-                f"{name} has no {holes[0]}" + (f" and {len(holes) - 1} more days" if len(holes) > 1 else "")
-                + f" of {first} to {last}: run {job} of those days first.",
-                allow_retries=False,
-            )  # fmt: skip
-    horizon = timedelta(days=-(-settings.spec.longest_maturity // 86_400_000_000))
-    seen = label_watermarks(context.instance)
-    stale = sorted(d for d in wanted if seen.get(d, first) < min(last, d + horizon))
-    if stale:
-        raise dg.Failure(
-            f"labels of {stale[0]}" + (f" and {len(stale) - 1} more days" if len(stale) > 1 else "")
-            + f" have not seen what arrived up to {last} ({WATERMARK} {seen.get(stale[0])}): "
-            "run label_refresh of those days, or wait for the sensor late_labels.",
-            allow_retries=False,
-        )  # fmt: skip
+    instance = context.instance
+    wanted = {settings.first_day + timedelta(days=n) for n in range((last - settings.first_day).days + 1)}
+    jobs = {"impressions": "daily_ingest", "outcome_events": "daily_ingest", "history": "daily_ingest"}
+    for asset, job in {**jobs, "labels": "label_refresh"}.items():
+        _refuse(wanted - days_of(instance, asset, settings), f"{asset} is absent", f"run {job} of those days first")
+    contract = contract_fingerprint(settings)
+    for asset in ("impressions", "outcome_events"):
+        found = newest_tags(instance, asset, CONTRACT_TAG)
+        _refuse(
+            {day for day in wanted if found.get(day) != contract},
+            f"{asset} was read under another spec or another key of the hashes",
+            f"read those days again: ctr run without --from, or {jobs[asset]} of those days",
+        )
+    horizon = -(-settings.spec.longest_maturity // DAY_US)
+    arrived = {day: version for day, version in arrivals(instance, settings).items() if day <= last}
+    _refuse(
+        stale_label_days(wanted, labels_seen(instance), arrived, last, horizon),
+        f"labels have not seen all that arrived up to {last}",
+        "run label_refresh of those days, or wait for the sensor late_labels",
+    )
+
+
+def _refuse(days: set[date], found: str, remedy: str) -> None:
+    if days:
+        more = f" and {len(days) - 1} more days" if len(days) > 1 else ""
+        raise dg.Failure(f"{found} for {min(days)}{more}: {remedy}.", allow_retries=False)

@@ -1,9 +1,11 @@
 """`calibrated_ranker` → `evaluation`: probabilities that hold, and how good they are, with intervals."""
 
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ctr_pipeline.orchestration.assets.training import refusal_of
 from ctr_pipeline.orchestration.checks.model_quality import (
     check_calibrated,
     check_informative,
@@ -45,6 +47,9 @@ def evaluation_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         from ctr_pipeline.evaluation import fit_platt
 
         day = context.partition_key
+        refusal = refusal_of(read_json(settings.training_folder(day) / "result.json", "ranker"))
+        if refusal is not None:
+            raise dg.Failure(refusal, allow_retries=False)
         with refusals():
             split = PackedDataset.open(settings.packed_folder(day)).splits["calibration"]
             logits = scores(settings, day, "calibration")
@@ -56,7 +61,7 @@ def evaluation_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         write_json(settings.training_folder(day) / CALIBRATION_FILE, content)
         return dg.MaterializeResult(
             metadata={"calibrators": table({"task": task, **fields} for task, fields in content.items())},
-            tags={TAG: retrain_fingerprint(settings)},
+            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
         )
 
     @dg.asset(
@@ -104,7 +109,7 @@ def evaluation_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 "mlflow_run_id": run["run_id"],
                 **({"mlflow_run": dg.MetadataValue.url(run["url"])} if run.get("url") else {}),
             },
-            tags={TAG: retrain_fingerprint(settings)},
+            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
             check_results=[
                 check_informative("evaluation", first, _value(metrics[first]["test"].ne)),
                 check_calibrated(

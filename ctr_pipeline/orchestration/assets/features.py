@@ -4,6 +4,7 @@ from datetime import timedelta
 
 import dagster as dg
 
+from ctr_pipeline.orchestration.automation.sensors import days_of
 from ctr_pipeline.orchestration.engine import stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, history_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions, history_days, partition_days
@@ -40,8 +41,8 @@ def feature_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         for first, last in stretches_of(days, STRETCH_DAYS):
             with refusals():
                 # Polars: three times as fast as DuckDB here, where each day reads the same past again.
-                shown = store.scan("impressions", first=first - reach, last=last)
-                arrived = store.scan("outcome_events", first=first - reach, last=last)
+                shown = store.scan("impressions", first=max(settings.first_day, first - reach), last=last)
+                arrived = store.scan("outcome_events", first=max(settings.first_day, first - reach), last=last)
                 stretch = [first + timedelta(days=n) for n in range((last - first).days + 1)]
                 frame = history_for_days(settings.spec, shown, arrived, stretch).collect()
                 version = store.replace_days("history", frame, stretch)
@@ -54,7 +55,7 @@ def feature_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 "delta_version": version,
                 "features": ", ".join(feature.name for feature in settings.spec.features.history) or "none",
             },
-            tags={TAG: history_fingerprint(settings)},
+            tags={TAG: history_fingerprint(settings, min(days_of(context.instance, "impressions", settings)))},
         )
 
     return [history]

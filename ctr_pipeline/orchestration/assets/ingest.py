@@ -13,7 +13,7 @@ from ctr_pipeline.orchestration.checks.contracts import (
     check_rows_conserved,
     ingest_check_specs,
 )
-from ctr_pipeline.orchestration.fingerprints import TAG, ingest_fingerprint
+from ctr_pipeline.orchestration.fingerprints import CONTRACT_TAG, TAG, contract_fingerprint, ingest_fingerprint
 from ctr_pipeline.orchestration.metadata import column_schema
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days
 from ctr_pipeline.orchestration.refusals import refusals
@@ -107,9 +107,7 @@ def _ingest(
     rows_quarantined = result.quarantined.height
     checks = [
         check_rows_conserved(table, result.rows_in, result.kept.height, rows_quarantined, result.ignored),
-        check_quarantine_share(
-            table, result.rows_in, rows_quarantined, reasons, settings.spec.quality.max_quarantine_share
-        ),
+        check_quarantine_share(table, rows_in, quarantined, reasons, settings.spec.quality.max_quarantine_share),
         check_days_not_empty(table, kept),
     ]
     broken = [check for check in checks[:2] if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR]
@@ -141,7 +139,7 @@ def _ingest(
             "delta_version": version,
             "quarantine_delta_version": quarantine_version,
         },
-        tags={TAG: ingest_fingerprint(settings)},
+        tags={TAG: ingest_fingerprint(settings), CONTRACT_TAG: contract_fingerprint(settings)},
         check_results=checks,
     )
 

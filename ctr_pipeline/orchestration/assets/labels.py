@@ -4,7 +4,12 @@ from datetime import timedelta
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.automation.sensors import WATERMARK, days_of
+from ctr_pipeline.orchestration.automation.sensors import (
+    EVENTS_VERSION,
+    WATERMARK,
+    arrival_day_watermark,
+    arrivals,
+)
 from ctr_pipeline.orchestration.checks.maturity import check_late_rate, late_rate_spec
 from ctr_pipeline.orchestration.engine import duckdb_session, relation, stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, label_fingerprint
@@ -37,14 +42,21 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         from ctr_pipeline.labels import label_impressions, state_counts
 
         days = partition_days(context)
-        watermark = max(days_of(context.instance, "outcome_events"), default=days[-1])
+        watermark = arrival_day_watermark(arrivals(context.instance, settings), settings.first_day)
+        if watermark is None:
+            raise dg.Failure(
+                f"outcome_events of {settings.first_day} are absent: run daily_ingest of that day first.",
+                allow_retries=False,
+            )
         store = lake.open()
+        # Before anything is read: what is committed later counts as not seen.
+        events_version = store.version("outcome_events")
         context.log.info(f"Labelling {len(days)} days with what had arrived by the end of {watermark}")
         version = -1
         with duckdb_session(settings) as session, refusals():
             for first, last in stretches_of(days, STRETCH_DAYS):
                 shown = relation(session, store, "impressions", first=first, last=last)
-                arrived = relation(session, store, "outcome_events", first=first, last=watermark)
+                arrived = relation(session, store, "outcome_events", events_version, first, watermark)
                 labelled = label_impressions(
                     shown.select("day, impression_id, ts, ingest_ts"),
                     arrived,
@@ -64,7 +76,7 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 WATERMARK: watermark.isoformat(),
                 "delta_version": version,
                 "impressions_version": store.version("impressions") or 0,
-                "outcome_events_version": store.version("outcome_events") or 0,
+                EVENTS_VERSION: events_version or 0,
                 "states": table(state_rows(counts)),
                 **{f"positives/{task}": count for task, count in positives.items()},
                 **{f"censored/{task}": of["CENSORED"] for task, of in counts.items()},

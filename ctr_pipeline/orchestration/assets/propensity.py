@@ -1,5 +1,6 @@
 """`position_propensity`: how exposure and examination differ between randomised and production traffic."""
 
+from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -43,7 +44,7 @@ def propensity_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 "responses": table(_response_rows(found)),
                 **plots(_plots(found)),
             },
-            tags={TAG: retrain_fingerprint(settings)},
+            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
             check_results=[
                 check_effective_rows(
                     "position_propensity",

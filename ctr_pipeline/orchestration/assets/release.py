@@ -1,6 +1,9 @@
 """`serving_bundle` → `champion`: what is served, and whether it may take over."""
 
 import json
+import shutil
+from collections.abc import Iterator
+from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,13 +19,15 @@ from ctr_pipeline.orchestration.checks.model_quality import (
 from ctr_pipeline.orchestration.files import RELEASE_FILE, RUN_FILE, read_json, scores, write_json
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.refusals import refusals
+from ctr_pipeline.orchestration.refusals import refusals, require
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from ctr_pipeline.serving import Bundle
 
 BUNDLE = "bundle"
 PARITY_ROWS = 2000
@@ -41,7 +46,9 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         kinds={"onnx"},
         description="ONNX graph with transforms and calibration inside, vocabulary, spec and golden rows.",
     )
-    def serving_bundle(context: dg.AssetExecutionContext, tracking: TrackingResource) -> dg.MaterializeResult:
+    def serving_bundle(
+        context: dg.AssetExecutionContext, tracking: TrackingResource
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         from ctr_pipeline.datasets import PackedDataset
         from ctr_pipeline.ranker import load_ranker
         from ctr_pipeline.serving.export import check_parity as measure
@@ -63,10 +70,14 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
             )
             test = dataset.splits["test"]
             parity = measure(bundle, ranker, fitted, test.numeric[:PARITY_ROWS], test.ids[:PARITY_ROWS])
+        check = check_parity("serving_bundle", parity.passed, parity.logit, parity.probability, parity.batch)
+        if not check.passed:
+            shutil.rmtree(folder / BUNDLE)
+        yield from require(check)
         run = read_json(folder / RUN_FILE, "ranker")
         tracking.log(run["run_id"], {"export/max_logit_difference": parity.logit}, {BUNDLE: folder / BUNDLE})
         size = sum(path.stat().st_size for path in (folder / BUNDLE).iterdir())
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 "bundle": dg.MetadataValue.path(str(folder / BUNDLE)),
                 "bundle_sha256": bundle.sha256,
@@ -77,10 +88,8 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 "max_batch_difference": parity.batch,
                 "mlflow_run_id": run["run_id"],
             },
-            tags={TAG: retrain_fingerprint(settings)},
-            check_results=[
-                check_parity("serving_bundle", parity.passed, parity.logit, parity.probability, parity.batch)
-            ],
+            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
+            check_results=[check],
         )
 
     @dg.asset(
@@ -117,7 +126,8 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 seed=settings.spec.seed,
             )
         newer = held is not None and held[2].get("partition", "") > day
-        promoted = decision.promote and not newer
+        # Nothing is promoted unseen: where the two cannot be compared, a person decides.
+        promoted = decision.promote and not newer and obstacle is None
         version = tracking.register(
             name, run["run_id"], BUNDLE, {"bundle_sha256": bundle.sha256, "partition": day, "folder": str(folder)}
         )
@@ -125,9 +135,9 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         if promoted:
             tracking.promote(name, version)
         reasons = [
-            *([obstacle] if obstacle else []),
+            *([f"{obstacle} To promote the new one all the same, give it the alias champion."] if obstacle else []),
             *([f"The champion is of a later day, {held[2]['partition']}, and stays."] if held and newer else []),
-            *decision.reasons,
+            *([] if obstacle else decision.reasons),
         ]
         write_json(
             folder / RELEASE_FILE,
@@ -144,8 +154,8 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 "champion_before": held[0] if held else "none",
                 "mlflow_run_id": run["run_id"],
             },
-            tags={TAG: retrain_fingerprint(settings)},
-            check_results=[check_champion("champion", decision.promote, reasons)],
+            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
+            check_results=[check_champion("champion", decision.promote and obstacle is None, reasons)],
         )
 
     return [serving_bundle, champion]
@@ -176,12 +186,12 @@ def _champion_logits(
     import numpy as np
 
     from ctr_pipeline.evaluation import Calibrator
-    from ctr_pipeline.serving import Bundle, BundleError
+    from ctr_pipeline.serving import BundleError
 
     if held is None:
         return None, None
     try:
-        bundle = Bundle.open(_champion_bundle(tracking, held))
+        bundle = _champion_bundle(tracking, held)
     except BundleError as error:
         return None, f"The champion (version {held[0]}) cannot be opened, so nothing is compared: {error}"
     tasks = [task.name for task in settings.spec.tasks]
@@ -199,14 +209,23 @@ def _champion_logits(
     return np.column_stack(columns), None
 
 
-def _champion_bundle(tracking: TrackingResource, held: tuple[str, str, dict[str, str]]) -> Path:
-    """Folder of the champion's bundle: where it was made, unless a later retrain replaced it; else from MLflow."""
+def _champion_bundle(tracking: TrackingResource, held: tuple[str, str, dict[str, str]]) -> "Bundle":
+    """The champion's bundle: where it was made, unless a later retrain replaced it; else from MLflow.
+
+    Raises:
+        BundleError: it is nowhere, or broken.
+    """
+    from mlflow.exceptions import MlflowException
+
     from ctr_pipeline.serving import Bundle, BundleError
 
-    local = Path(held[2].get("folder", "")) / BUNDLE
     try:
-        if Bundle.open(local).sha256 == held[2].get("bundle_sha256"):
+        local = Bundle.open(Path(held[2].get("folder", "")) / BUNDLE)
+        if local.sha256 == held[2].get("bundle_sha256"):
             return local
     except BundleError:
         pass
-    return Path(tracking.client().download_artifacts(held[1], BUNDLE))
+    try:
+        return Bundle.open(Path(tracking.client().download_artifacts(held[1], BUNDLE)))
+    except (MlflowException, OSError) as error:
+        raise BundleError(f"its files are not in MLflow any more ({type(error).__name__}).") from error

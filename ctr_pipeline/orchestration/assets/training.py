@@ -2,15 +2,17 @@
 
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterator, Mapping
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
 
 from ctr_pipeline import __version__
-from ctr_pipeline.orchestration.checks.gradient_health import check_gradients, gradient_check_specs
+from ctr_pipeline.orchestration.checks.gradient_health import BLOCKING, check_gradients, gradient_check_specs
 from ctr_pipeline.orchestration.files import RUN_FILE, read_json, write_json
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots
@@ -18,7 +20,7 @@ from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import TrackingResource, TrainerResource
 from ctr_pipeline.orchestration.settings import PipelineSettings, model_spec_hash
 
-LOGGED_FILES = ("steps.jsonl", "validation.jsonl", "gradients.parquet", "result.json", "job.json", "spec.yaml")
+LOGGED_FILES = ("steps.jsonl", "validation.jsonl", "gradients.parquet", "result.json", "spec.yaml")
 
 
 def training_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
@@ -44,7 +46,7 @@ def training_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         run_id = tracking.start_run(f"{settings.spec.name} {day}", _tags(context, settings), _params(settings))
         write_json(
             folder / RUN_FILE,
-            {"run_id": run_id, "tracking_uri": tracking.tracking_uri, "url": tracking.url(run_id)},
+            {"run_id": run_id, "tracking_uri": without_password(tracking.tracking_uri), "url": tracking.url(run_id)},
         )
         _write_job(settings, day, tracking.tracking_uri, run_id)
         with tracking.closing(run_id):
@@ -57,13 +59,9 @@ def training_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 if (folder / name).is_file():
                     tracking.log(run_id, {}, {"": folder / name})
             checks = check_gradients("ranker", result["findings"]) if "findings" in result else []
-            if result["status"] != "finished":
+            if (refusal := refusal_of(result)) is not None:
                 yield from checks
-                raise dg.Failure(
-                    f"Training {result['status']}: {result.get('cause', {}).get('message', 'no cause was given')}",
-                    metadata={"files": dg.MetadataValue.path(str(folder))},
-                    allow_retries=False,
-                )
+                raise dg.Failure(refusal, metadata={"files": dg.MetadataValue.path(str(folder))}, allow_retries=False)
         url = tracking.url(run_id)
         yield dg.MaterializeResult(
             metadata={
@@ -82,11 +80,26 @@ def training_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 **({"warnings": "; ".join(result["warnings"])} if result["warnings"] else {}),
                 **plots(images),
             },
-            tags={TAG: retrain_fingerprint(settings)},
+            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
             check_results=checks,
         )  # fmt: skip
 
     return [ranker]
+
+
+def without_password(address: str) -> str:
+    """An address of the tracking store as it may be shown."""
+    return re.sub(r"//[^/@]*@", "//", address)
+
+
+def refusal_of(result: Mapping[str, Any]) -> str | None:
+    """Why the model of a training must not be used; None when it may."""
+    if result["status"] != "finished":
+        return f"Training {result['status']}: {result.get('cause', {}).get('message', 'no cause was given')}"
+    for finding in result["findings"]:
+        if finding["name"] in BLOCKING and finding["severity"] == "error":
+            return f"Training finished, but {finding['message']}"
+    return None
 
 
 def code_version() -> str:

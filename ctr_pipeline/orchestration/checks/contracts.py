@@ -37,26 +37,44 @@ def check_rows_conserved(asset: str, rows_in: int, kept: int, quarantined: int, 
 
 
 def check_quarantine_share(
-    asset: str, rows_in: int, quarantined: int, reasons: Mapping[str, int], limit: float
+    asset: str,
+    rows_in: Mapping[date, int],
+    quarantined: Mapping[date, int],
+    reasons: Mapping[str, int],
+    limit: float,
 ) -> dg.AssetCheckResult:
-    """Blocking error above ``limit``; a warning while there is only a trickle."""
-    share = quarantined / rows_in if rows_in else 0.0
-    flood = share > limit
+    """Blocking error when a day is above ``limit``; a warning while there is only a trickle.
+
+    Args:
+        asset: The table.
+        rows_in: Rows read, by day.
+        quarantined: Rows quarantined, by day.
+        reasons: Rows quarantined, by reason.
+        limit: Largest share of a day's rows.
+    """
+    floods = {day: rows for day, rows in quarantined.items() if rows > limit * rows_in.get(day, 0)}
+    total, broken = sum(rows_in.values()), sum(quarantined.values())
     listed = ", ".join(f"{reason}: {rows}" for reason, rows in reasons.items())
+    shown = ", ".join(f"{day} {floods[day]} of {rows_in.get(day, 0)}" for day in sorted(floods)[:5])
+    description = f"{broken} of {total} rows were quarantined ({listed}); see table {asset}_quarantine."
+    if floods:
+        description += (
+            f" Above quality.max_quarantine_share = {limit:.2%}: {shown}"
+            + (f" and {len(floods) - 5} more days" if len(floods) > 5 else "")
+            + ". Mend the log or raise the limit."
+        )
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=QUARANTINE_SHARE,
-        passed=quarantined == 0,
-        severity=dg.AssetCheckSeverity.ERROR if flood else dg.AssetCheckSeverity.WARN,
-        metadata={"share": share, "limit": limit, **{f"reason/{reason}": rows for reason, rows in reasons.items()}},
-        description=None
-        if quarantined == 0
-        else f"{quarantined} of {rows_in} rows were quarantined ({listed}); see table {asset}_quarantine. "
-        + (
-            f"That is above quality.max_quarantine_share = {limit:.2%}: mend the log or raise the limit."
-            if flood
-            else ""
-        ),
+        passed=broken == 0,
+        severity=dg.AssetCheckSeverity.ERROR if floods else dg.AssetCheckSeverity.WARN,
+        metadata={
+            "share": broken / total if total else 0.0,
+            "limit": limit,
+            "days_above": len(floods),
+            **{f"reason/{reason}": rows for reason, rows in reasons.items()},
+        },
+        description=description if broken else None,
     )
 
 

@@ -1,12 +1,15 @@
 """Where alerts go: a file of JSON lines, and a webhook where one is set."""
 
 import json
+import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import dagster as dg
+
+POST_ATTEMPTS = 3
 
 
 class NotifierResource(dg.ConfigurableResource):
@@ -33,26 +36,39 @@ class NotifierResource(dg.ConfigurableResource):
         fresh = list({a["key"]: {**a, "sent_at": now} for a in alerts if a["key"] not in recent}.values())
         if not fresh:
             return 0
+        delivered = self._post(fresh) if self.webhook_url else True
         file = Path(self.path)
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as lines:
-            lines.writelines(json.dumps(alert, sort_keys=True) + "\n" for alert in fresh)
-        if self.webhook_url:
-            self._post(fresh)
-        return len(fresh)
+            # What the webhook did not take may be sent again.
+            kept = fresh if delivered else [{**alert, "sent_at": 0.0, "undelivered": True} for alert in fresh]
+            lines.writelines(json.dumps(alert, sort_keys=True) + "\n" for alert in kept)
+        return len(fresh) if delivered else 0
 
     def _recent_keys(self, now: float) -> set[str]:
         file = Path(self.path)
         if not file.exists():
             return set()
-        with file.open(encoding="utf-8") as lines:
-            past = [json.loads(line) for line in lines if line.strip()]
-        return {alert["key"] for alert in past if now - alert["sent_at"] < self.repeat_after_seconds}
+        recent = set()
+        for line in file.read_text(encoding="utf-8").splitlines():
+            try:
+                alert = json.loads(line)
+                if now - alert["sent_at"] < self.repeat_after_seconds:
+                    recent.add(alert["key"])
+            except (ValueError, KeyError, TypeError):
+                # A line cut short by a full disk must not silence the alerts that follow.
+                continue
+        return recent
 
-    def _post(self, alerts: list[dict[str, Any]]) -> None:
+    def _post(self, alerts: list[dict[str, Any]]) -> bool:
         body = json.dumps({"text": "\n".join(alert["message"] for alert in alerts), "alerts": alerts}).encode()
         request = urllib.request.Request(
             self.webhook_url, data=body, headers={"Content-Type": "application/json"}, method="POST"
         )
-        with urllib.request.urlopen(request, timeout=10):
-            pass
+        for attempt in range(POST_ATTEMPTS):
+            try:
+                with urllib.request.urlopen(request, timeout=10):
+                    return True
+            except OSError:
+                time.sleep(2**attempt)
+        return False

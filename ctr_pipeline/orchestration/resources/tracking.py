@@ -110,8 +110,11 @@ class TrackingResource(dg.ConfigurableResource):
 
         try:
             version = self.client().get_model_version_by_alias(name, "champion")
-        except MlflowException:
-            return None
+        except MlflowException as error:
+            # The SQL store answers with the second code where the model exists, but not the alias.
+            if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
+                return None
+            raise
         return str(version.version), str(version.run_id), dict(version.tags)
 
     def promote(self, name: str, version: str) -> None:
