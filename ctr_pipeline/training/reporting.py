@@ -29,46 +29,51 @@ class ProgressLog:
     Args:
         epochs: Epochs of the run.
         clock: Seconds from an arbitrary start.
+        say: Takes a line.
     """
 
-    def __init__(self, epochs: int, clock: Callable[[], float]) -> None:
-        self._epochs, self._clock = epochs, clock
+    def __init__(self, epochs: int, clock: Callable[[], float], say: Callable[[str], None] = _log.info) -> None:
+        self._epochs, self._clock, self._say = epochs, clock, say
         self._last, self._rows = clock(), 0
 
     def on_step(self, record: StepRecord, steps: int) -> None:
-        """Log where the run is, when two seconds have passed."""
+        """Say where the run is, when two seconds have passed."""
         self._rows += record.rows
         now = self._clock()
         if now - self._last < LOG_SECONDS:
             return
         speed = self._rows / (now - self._last)
-        _log.info(
-            "epoch %d/%d, step %d/%d: loss %.4f, gradient norm %.3g, %s rows/s",
-            record.epoch + 1, self._epochs, record.step + 1, steps, record.loss, record.grad_norm, f"{speed:,.0f}",
-        )  # fmt: skip
+        self._say(
+            f"epoch {record.epoch + 1}/{self._epochs}, step {record.step + 1}/{steps}: loss {record.loss:.4f}, "
+            f"gradient norm {record.grad_norm:.3g}, {speed:,.0f} rows/s"
+        )
         self._last, self._rows = now, 0
 
     def on_epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Log the validation."""
-        _log.info("%s", describe_epoch(metrics))
+        """Say what the validation found."""
+        self._say(describe_epoch(metrics))
 
 
 class PipesReport:
-    """Reports each epoch to the Dagster step that waits for this process.
+    """Reports to the Dagster step that waits for this process: progress as log lines, epochs also for code to read.
 
     Args:
         pipes: The opened context.
+        epochs: Epochs of the run.
+        clock: Seconds from an arbitrary start.
     """
 
-    def __init__(self, pipes: PipesContext) -> None:
+    def __init__(self, pipes: PipesContext, epochs: int, clock: Callable[[], float]) -> None:
         self._pipes = pipes
+        self._progress = ProgressLog(epochs, clock, pipes.log.info)
 
     def on_step(self, record: StepRecord, steps: int) -> None:
-        """Steps are too many to report."""
+        """Log where the run is, now and then."""
+        self._progress.on_step(record, steps)
 
     def on_epoch(self, metrics: Mapping[str, Any]) -> None:
         """Report the validation as a log line and as a message that code can read."""
-        self._pipes.log.info(describe_epoch(metrics))
+        self._progress.on_epoch(metrics)
         self._pipes.report_custom_message({"kind": "epoch", **metrics})
 
 

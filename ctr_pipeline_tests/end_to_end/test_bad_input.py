@@ -164,3 +164,21 @@ def test_a_missing_file_is_named(shop: Shop) -> None:
 def test_a_spec_with_an_unknown_key_names_it_and_the_likely_one(shop: Shop, log: pl.DataFrame) -> None:
     said = shop.run(log, {**SPEC, "trainning": {}}, expect=2)
     assert "trainning: unknown key; did you mean `training`?" in said
+
+
+def test_an_outcome_log_that_stopped_is_refused_however_often_one_asks(shop: Shop, log: pl.DataFrame) -> None:
+    """Its silence would count as negatives. A refusal must not pass for a finished step the second time."""
+    clicks = log.filter((pl.col("clicked") == 1) & (pl.col("time").dt.day() <= 5))
+    clicks.select(impression_id="id", event_type=pl.lit("click"), event_ts="time").write_parquet(
+        shop.folder / "events.parquet"
+    )
+    spec = {
+        **SPEC,
+        "source": {**SPEC["source"], "events": [{"paths": ["events.parquet"]}]},
+        "tasks": [{"name": "click", "window": "24h", "label": {"event": "click"}}],
+        "features": {"dense": [{"name": "price", "minimum": 0}]},
+    }
+    for _ in range(2):
+        said = shop.run(log, spec, expect=2)
+        assert "test_rows_mature: Only 0.00% of the test labels are past their maturity" in said
+    assert not (shop.folder / "data" / "training").exists()

@@ -67,6 +67,7 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 frame = labelled.order("day, ts, impression_id, task").pl()
                 stretch = [first + timedelta(days=n) for n in range((last - first).days + 1)]
                 version = store.replace_days("labels", frame, stretch)
+                context.log.info(f"Labelled up to {last}")
         counts = state_counts(store.scan("labels", version, days[0], days[-1]))
         late = {task: of["LATE_POSITIVE"] for task, of in counts.items()}
         positives = {task: of["POSITIVE"] + of["LATE_POSITIVE"] for task, of in counts.items()}
