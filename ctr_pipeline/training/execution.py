@@ -107,7 +107,7 @@ def _observers(job: TrainingJob, place: Place, stack: ExitStack) -> tuple[list[O
         return [], None
     observers: list[Observer] = []
     if place.under_pipes:
-        observers.append(PipesReport(stack.enter_context(open_dagster_pipes()), job.training.epochs, time.monotonic))
+        observers.append(PipesReport(stack.enter_context(open_dagster_pipes()), job.training.epochs, place.clock))
     else:
         observers.append(ProgressLog(job.training.epochs, place.clock))
     if job.mlflow is None:
