@@ -72,7 +72,7 @@ _SHARES = (
     ("duplicate_delivery", "repeats", "deliveries", "of {name} are repeats"),
     ("missing_values", "missing", "values", "of the rows have no {name}"),
     ("suspicious_users", "heaviest", "clients", "of the rows belong to ten {name}s"),
-    ("suspicious_users", "suspicious", "same_day", "of the outcomes belong to users that no person is"),
+    ("suspicious_users", "suspicious", "same_day", "of the outcomes come from users who respond as no person does"),
 )
 
 
