@@ -1,7 +1,7 @@
 """The trainer's process: ``python -m ctr_pipeline.training.job --job job.json``, alone or under torchrun.
 
 The only place of the room that reads the environment and the clock. Exit codes: 0 finished, 1 failed, 2 wrong job
-file, 3 stopped by the guard, 130 and 143 cancelled by SIGINT and SIGTERM. Whatever happens, short of SIGKILL,
+file, 3 stopped by the guard, 130 and 143 cancelled by SIGINT and SIGTERM (alone under torchrun, 0 for 1 and 3). Whatever happens, short of SIGKILL,
 result.json in the output directory says it.
 
 torch is imported after the signals are set up: a process that is cancelled in its first seconds ends as properly.
@@ -22,7 +22,7 @@ from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR
 from ctr_pipeline.training.process import StopRequest, die_with_launcher, die_with_parent
 from ctr_pipeline.training.settings import TrainingError, TrainingJob
 
-FAILED, WRONG_JOB = 1, 2
+FAILED, WRONG_JOB, STOPPED = 1, 2, 3
 
 LIBRARY_SETTINGS = {
     # Idle OpenMP threads would spin and take the cores from others.
@@ -120,5 +120,13 @@ def _finite(value: Any) -> Any:
     return str(value) if isinstance(value, float) and value - value != 0 else value
 
 
+def _exit_code(code: int) -> int:
+    """The process's exit code. Alone under torchrun, a refusal that result.json explains is no crash: torchrun would
+    put a page of its own on top of it. Of several processes, one that ends must take the others with it.
+    """
+    alone = "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE") == "1"
+    return 0 if alone and code in (FAILED, STOPPED) else code
+
+
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(_exit_code(main()))

@@ -182,3 +182,18 @@ def test_an_outcome_log_that_stopped_is_refused_however_often_one_asks(shop: Sho
         said = shop.run(log, spec, expect=2)
         assert "test_rows_mature: Only 0.00% of the test labels are past their maturity" in said
     assert not (shop.folder / "data" / "training").exists()
+
+
+def test_a_training_that_breaks_says_why_and_leaves_no_model(shop: Shop, log: pl.DataFrame) -> None:
+    spec = {**SPEC, "training": {"batch_size": 512, "learning_rate": 1e30, "clip_norm": 1e30, "warmup_fraction": 0}}
+    said = shop.run(log, spec, expect=2)
+    assert "ranker: Training stopped:" in said
+    assert "step" in said
+    assert "torch.distributed" not in said
+    alerts = [
+        json.loads(line) for line in (shop.folder / "data" / "notifications.jsonl").read_text("utf-8").splitlines()
+    ]
+    assert ("ranker", "nonfinite", "ERROR") in {(a.get("asset"), a.get("check"), a["severity"]) for a in alerts}
+    [folder] = (shop.folder / "data" / "training").iterdir()
+    assert (folder / "bad_step" / "explanation.json").is_file()
+    assert not (folder / "bundle").exists()
