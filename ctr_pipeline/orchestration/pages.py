@@ -56,6 +56,8 @@ def start_pages(
         TRACKING_PAGE_VARIABLE: f"http://{HOST}:{mlflow_port}",
         DAGSTER_PAGE_VARIABLE: f"http://{HOST}:{port}",
         "MLFLOW_DISABLE_TELEMETRY": "true",
+        # Its job runners, which serve features that are not used here, take half a core even when idle.
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
     }
     logs.mkdir(parents=True, exist_ok=True)
     processes = {}
