@@ -10,7 +10,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from ctr_pipeline.orchestration.automation.jobs import INGEST, TABLES
+from ctr_pipeline.orchestration.automation.jobs import INGEST
 from ctr_pipeline_tests.end_to_end.fixtures import Servers
 
 CHROMIUM = shutil.which("chromium")
@@ -54,7 +54,8 @@ def _text(browser: webdriver.Chrome, url: str, *expected: str, folder: Path, nam
     ("group", "assets"),
     [
         ("ingest", INGEST),
-        ("tables", TABLES),
+        ("monitoring", ("profile",)),
+        ("tables", ("labels", "history")),
         ("dataset", ("examples", "position_propensity", "vocabulary", "training_dataset")),
         ("model", ("ranker", "calibrated_ranker", "evaluation")),
         ("release", ("serving_bundle", "champion")),
@@ -68,7 +69,7 @@ def test_the_asset_graph_is_complete_and_materialised(
     filled = [int(share) for share in re.findall(r"(\d+)% filled", text)]
     assert len(filled) == len(assets)
     # Tables have every day, what belongs to a retrain has the last day.
-    assert all(share == 100 if group in {"ingest", "tables"} else share > 0 for share in filled)
+    assert all(share == 100 if group in {"ingest", "monitoring", "tables"} else share > 0 for share in filled)
 
 
 def test_the_evaluation_shows_metrics_plots_and_checks(
