@@ -6,6 +6,8 @@ SPEC ?= specs/ads.yaml
 DATA_ROOT ?= data/ads
 PORT ?= 3000
 MLFLOW_PORT ?= 5000
+# Test files run side by side in this many processes.
+WORKERS ?= 2
 BENCHMARK ?=
 
 BIN := $(VENV)/bin
@@ -39,7 +41,7 @@ ui: install ## Web pages of Dagster (PORT=3000) and MLflow (MLFLOW_PORT=5000) on
 	$(BIN)/ctr ui --spec $(SPEC) --data-root $(DATA_ROOT) --port $(PORT) --mlflow-port $(MLFLOW_PORT)
 
 test: install ## All tests but the nightly ones; ARGS='-k words' narrows them
-	$(BIN)/python -m pytest -m 'not nightly' $(ARGS)
+	$(BIN)/python -m pytest -m 'not nightly' -n $(WORKERS) --dist loadfile $(ARGS)
 
 test-nightly: install ## The slow suites
 	$(BIN)/python -m pytest -m nightly $(ARGS)
