@@ -4,7 +4,8 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -53,21 +54,11 @@ def run(
     ] = None,
 ) -> None:
     """Run the whole pipeline in this process, doing only what is missing."""
-    from ctr_pipeline.orchestration.runner import PipelineError
-
     if json_out is not None and (json_out.is_dir() or not _is_writable(json_out)):
         _fail(f"--json {json_out}: cannot be written. Name a file in a folder that can.")
-    try:
+    with _plain_errors():
         report = _run(spec, inputs or [], data_root, _day(first, "--from"), _day(last, "--to"))
-    except (SpecError, PipelineError) as error:
-        _fail(str(error))
-    except ValueError as error:
-        if not type(error).__module__.startswith("ctr_pipeline."):
-            raise
-        _fail(str(error))
-    if json_out is not None:
-        json_out.parent.mkdir(parents=True, exist_ok=True)
-        json_out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _write_json(report, json_out)
     from ctr_pipeline.orchestration.report import print_report
 
     print_report(report, _console())
@@ -184,16 +175,10 @@ def truth(
         _fail(f"{spec}: source.simulator is absent, so the truth is not known. Use specs/ads.yaml.")
     settings, _ = _settings(spec, [], data_root)
     begin, end = _day(first, "--from"), _day(last, "--to")
-    try:
+    with _plain_errors():
         scored = known.read_scores(scores) if scores else known.latest_test_scores(settings)
         report = known.truth_of(settings, begin, end, scored, os.environ, Console(stderr=True).print)
-    except ValueError as error:
-        if not type(error).__module__.startswith("ctr_pipeline."):
-            raise
-        _fail(str(error))
-    if json_out is not None:
-        json_out.parent.mkdir(parents=True, exist_ok=True)
-        json_out.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+    _write_json(report, json_out)
     known.print_truth(report, _console())
 
 
@@ -218,12 +203,9 @@ def _settings(
     from ctr_pipeline.orchestration.deployment import bind
 
     spec = _spec(spec_path)
-    try:
-        return bind(spec, spec_path, inputs, data_root, start)
-    except ValueError as error:
-        if not type(error).__module__.startswith("ctr_pipeline."):
-            raise
-        _fail(str(error))
+    with _plain_errors():
+        bound = bind(spec, spec_path, inputs, data_root, start)
+    return bound
 
 
 def _is_writable(path: Path) -> bool:
@@ -235,6 +217,23 @@ def _console() -> Console:
     """Standard output; wide enough for the tables where it is no terminal."""
     console = Console()
     return console if console.is_terminal else Console(width=max(console.width, 130))
+
+
+@contextmanager
+def _plain_errors() -> Iterator[None]:
+    """Within it, an error class of the project, which is written for users, ends the command with its message."""
+    try:
+        yield
+    except ValueError as error:
+        if not type(error).__module__.startswith("ctr_pipeline."):
+            raise
+        _fail(str(error))
+
+
+def _write_json(content: Mapping[str, object], path: Path | None) -> None:
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(content, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
 
 def _spec(path: Path) -> Spec:

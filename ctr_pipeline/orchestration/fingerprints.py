@@ -14,6 +14,7 @@ from typing import Any
 import dagster as dg
 
 from ctr_pipeline import __version__
+from ctr_pipeline.orchestration.metadata import newest_materializations
 from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
 from ctr_pipeline.orchestration.sources import impression_files, key_fingerprint, outcome_files
 
@@ -69,17 +70,7 @@ def retrain_fingerprint(settings: PipelineSettings, instance: dg.DagsterInstance
 
 def newest_tags(instance: dg.DagsterInstance, asset: str, tag: str) -> dict[date, str]:
     """Value of ``tag`` of the newest materialisation of each day; empty where it has none."""
-    newest: dict[date, str] = {}
-    cursor: str | None = None
-    while True:
-        page = instance.fetch_materializations(dg.AssetKey(asset), limit=1000, cursor=cursor)
-        for record in page.records:
-            found = record.asset_materialization
-            if found is not None and found.partition is not None:
-                newest.setdefault(date.fromisoformat(found.partition), (found.tags or {}).get(tag, ""))
-        if not page.has_more:
-            return newest
-        cursor = page.cursor
+    return {day: (found.tags or {}).get(tag, "") for day, found in newest_materializations(instance, asset).items()}
 
 
 def fresh_days(instance: dg.DagsterInstance, asset: str, days: Sequence[date], fingerprint: str) -> set[date]:

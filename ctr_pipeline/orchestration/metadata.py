@@ -40,20 +40,27 @@ def state_rows(counts: Mapping[str, Mapping[str, int]]) -> Sequence[dict[str, An
     return [{"task": task, **{state: of_task.get(state, 0) for state in states}} for task, of_task in counts.items()]
 
 
-def newest_metadata(instance: dg.DagsterInstance, asset: str) -> dict[date, dict[str, Any]]:
-    """Metadata of the newest materialisation of each day."""
-    newest: dict[date, dict[str, Any]] = {}
+def newest_materializations(instance: dg.DagsterInstance, asset: str) -> dict[date, dg.AssetMaterialization]:
+    """The newest materialisation of each day."""
+    newest: dict[date, dg.AssetMaterialization] = {}
     cursor: str | None = None
     while True:
         page = instance.fetch_materializations(dg.AssetKey(asset), limit=1000, cursor=cursor)
         for record in page.records:
             found = record.asset_materialization
             if found is not None and found.partition is not None:
-                values = {key: entry.value for key, entry in found.metadata.items()}
-                newest.setdefault(date.fromisoformat(found.partition), values)
+                newest.setdefault(date.fromisoformat(found.partition), found)
         if not page.has_more:
             return newest
         cursor = page.cursor
+
+
+def newest_metadata(instance: dg.DagsterInstance, asset: str) -> dict[date, dict[str, Any]]:
+    """Metadata of the newest materialisation of each day."""
+    return {
+        day: {key: entry.value for key, entry in found.metadata.items()}
+        for day, found in newest_materializations(instance, asset).items()
+    }
 
 
 def _cell(value: Any) -> str | int | float | bool:
