@@ -33,7 +33,7 @@ from numpy.typing import NDArray
 from ctr_pipeline.datasets import PackedDataset, SplitBounds, Tables, fit_vocabulary, pack_dataset, split_bounds
 from ctr_pipeline.evaluation import evaluate
 from ctr_pipeline.features import history_for_days, history_reach
-from ctr_pipeline.labels import label_impressions
+from ctr_pipeline.labels import TABLE_ORDER, label_table
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.simulator import truth_report, write_days
 from ctr_pipeline.sources import Pseudonymiser, read_events, read_impressions
@@ -124,14 +124,14 @@ def make_examples(spec: Spec, count: int, root: Path) -> Made:
     reach = timedelta(days=history_reach(spec))
     for stretch in _stretches(days):
         first, last = stretch[0], stretch[-1]
-        labelled = label_impressions(
+        labelled = label_table(
             lake.scan("impressions", first=first, last=last).select("day", "impression_id", "ts", "ingest_ts"),
             lake.scan("outcome_events", first=first),
             spec.tasks,
             as_of,
             spec.split.ingest_lag,
         )
-        lake.replace_days("labels", labelled.collect().sort("day", "ts", "impression_id"), stretch)
+        lake.replace_days("labels", labelled.collect().sort("day", *TABLE_ORDER), stretch)
         past = [lake.scan(table, first=first - reach, last=last) for table in ("impressions", "outcome_events")]
         lake.replace_days("history", history_for_days(spec, *past, stretch).collect(), stretch)
     step.done("labelled, history made")

@@ -1,6 +1,6 @@
 """Time splits with a maturity gap, and packed arrays for training."""
 
-from ctr_pipeline.datasets.examples import build_examples, fit_propensity, fit_vocabulary, label_column
+from ctr_pipeline.datasets.examples import build_examples, fit_propensity, fit_vocabulary
 from ctr_pipeline.datasets.pack import Tables, pack_dataset
 from ctr_pipeline.datasets.packed import SPLITS, DatasetError, PackedDataset, PackedSplit, create_split, write_split
 from ctr_pipeline.datasets.split import SplitBounds, split_bounds
@@ -16,7 +16,6 @@ __all__ = [
     "create_split",
     "fit_propensity",
     "fit_vocabulary",
-    "label_column",
     "pack_dataset",
     "split_bounds",
     "write_split",

@@ -1,7 +1,6 @@
 """Examples: impressions with their history and labels, as a lazy join that is computed only when packed."""
 
 from datetime import UTC, date, datetime, timedelta
-from typing import Any, TypeAlias
 
 import narwhals.stable.v2 as nw
 import polars as pl
@@ -9,16 +8,9 @@ from narwhals.stable.v2.typing import IntoLazyFrameT
 
 from ctr_pipeline.datasets.split import SplitBounds
 from ctr_pipeline.features import Layout, fit_layout, join_history
-from ctr_pipeline.labels import label_value, state_at
+from ctr_pipeline.labels import join_labels
 from ctr_pipeline.propensity import PropensityTable, position_propensity
 from ctr_pipeline.spec import Spec
-
-Frame: TypeAlias = nw.LazyFrame[Any]
-
-
-def label_column(task: str) -> str:
-    """Name of the column with the label of ``task``: 1, 0, or null while it is not settled."""
-    return f"y_{task}"
 
 
 def build_examples(
@@ -34,19 +26,13 @@ def build_examples(
         as_of: Instant as of which the labels are taken, microseconds.
 
     Returns:
-        The impressions' columns, a float64 column a history feature, and :func:`label_column` of each task (Int8).
+        The impressions' columns, a float64 column a history feature, and the column
+        :func:`~ctr_pipeline.labels.table.label_column` of each task (Int8).
     """
     shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
-    examples = nw.from_native(join_history(spec, shown.to_native(), history))
-    facts = nw.from_native(labels)
-    values = facts.select("day", "impression_id", "ts", "task", y=label_value(state_at(as_of)))
-    for task in spec.tasks:
-        own = values.filter(nw.col("task") == task.name).select(
-            "day", "impression_id", "ts", nw.col("y").alias(label_column(task.name))
-        )
-        examples = examples.join(own, on=["day", "impression_id", "ts"], how="left")
-    result: IntoLazyFrameT = examples.to_native()
-    return result
+    examples = join_history(spec, shown.to_native(), history)
+    names = [task.name for task in spec.tasks]
+    return join_labels(examples, labels, spec.tasks, names, as_of, spec.split.ingest_lag)
 
 
 def in_stretch(frame: pl.LazyFrame, start: int, end: int) -> pl.LazyFrame:
@@ -74,15 +60,16 @@ def fit_propensity(spec: Spec, bounds: SplitBounds, impressions: pl.LazyFrame, l
     as_of = bounds.label_as_of("train")
     responses = spec.propensity.responses or [task.name for task in spec.tasks]
     shown = in_stretch(impressions, bounds.train_start, bounds.train_end).filter(pl.col("ingest_ts") <= as_of)
-    rows = shown.select("day", "impression_id", "ts", "session", "position", "traffic")
-    facts = in_stretch(labels, bounds.train_start, bounds.train_end)
-    for response in responses:
-        own = nw.from_native(facts.filter(pl.col("task") == response))
-        values = own.select("day", "impression_id", "ts", y=label_value(state_at(as_of)))
-        column = values.to_native().select("day", "impression_id", "ts", pl.col("y").alias(label_column(response)))
-        rows = rows.join(column, on=["day", "impression_id", "ts"], how="left")
+    rows = join_labels(
+        shown.select("day", "impression_id", "ts", "ingest_ts", "session", "position", "traffic"),
+        in_stretch(labels, bounds.train_start, bounds.train_end),
+        spec.tasks,
+        responses,
+        as_of,
+        spec.split.ingest_lag,
+    )
     return position_propensity(
-        rows.drop("impression_id", "ts").collect(),
+        rows.drop("impression_id", "ts", "ingest_ts").collect(),
         responses,
         {task.name: task.parent for task in spec.tasks},
         smoothing=spec.propensity.smoothing,

@@ -13,11 +13,11 @@ import polars as pl
 import polars_hash as plh
 from numpy.typing import NDArray
 
-from ctr_pipeline.datasets.examples import build_examples, in_stretch, label_column, utc_day
+from ctr_pipeline.datasets.examples import build_examples, in_stretch, utc_day
 from ctr_pipeline.datasets.packed import SPLITS, DatasetError, PackedDataset, PackedSplit, array_files, create_split
 from ctr_pipeline.datasets.split import SplitBounds, iso
 from ctr_pipeline.features import Layout, encode_ids, numeric_matrix
-from ctr_pipeline.labels import state_counts, states_as_of
+from ctr_pipeline.labels import label_column, label_days, label_maturity, label_state_counts
 from ctr_pipeline.propensity import PropensityTable
 from ctr_pipeline.propensity.positions import PRODUCTION, RANDOM
 from ctr_pipeline.spec import Spec, spec_hash
@@ -128,25 +128,54 @@ class _Packer:
     def _label_summary(self, rows: int) -> dict[str, Any]:
         """States by task, after a check that every row has labels as old as they need to be."""
         start, end = self.bounds.stretches[self.name]
-        facts = in_stretch(self.tables.labels, start, end).filter(pl.col("ingest_ts") <= self._as_of)
-        mature = pl.col("mature_ts") <= self._as_of
-        stale = mature & (pl.col("as_of") < pl.col("mature_ts"))
-        days = facts.group_by("day").agg(stale=stale.sum()).filter(pl.col("stale") > 0).sort("day").collect()
-        if days.height:
-            raise DatasetError(
-                f"split {self.name}: labels of {days.height} days, the first {days['day'][0]}, were made before they "
-                f"matured. Materialise the asset `labels` of those days again, then pack."
+        self._check_label_days(utc_day(start), utc_day(end - 1))
+        shown = in_stretch(self.tables.impressions, start, end).filter(pl.col("ingest_ts") <= self._as_of)
+        facts = in_stretch(self.tables.labels, start, end)
+        states = label_state_counts(shown, facts, self.spec.tasks, self._as_of, self.spec.split.ingest_lag)
+        mature = pl.sum_horizontal(self._mature_ts(task) <= self._as_of for task in self.layout.tasks)
+        share = float(shown.select(mature.sum()).collect().item()) / (rows * len(self.layout.tasks))
+        return {"mature_share": share, "states": {task: states[task] for task in self.layout.tasks}}
+
+    def _mature_ts(self, task: str) -> pl.Expr:
+        maturity = label_maturity(self.spec.tasks, task) + self.spec.split.ingest_lag
+        return pl.max_horizontal(pl.col("ts") + maturity, pl.col("ingest_ts"))
+
+    def _check_label_days(self, first: date, last: date) -> None:
+        """Refuses labels that are absent, older than the split needs, or of other impressions than these.
+
+        An impression without facts is a negative once it is mature, so whether it was labelled is never guessed.
+        """
+        within = pl.col("day").is_between(first, last)
+        headers = label_days(self.tables.labels.filter(within))
+        labelled = pl.col("day").replace_strict({day: header.as_of for day, header in headers.items()}, default=None)
+        # Labels made after all windows of a day have closed are final, but for revisions.
+        needed = pl.max_horizontal(self._mature_ts(task) for task in self.layout.tasks)
+        arrived = pl.col("ingest_ts") <= self._as_of
+        found = (
+            self.tables.impressions.filter(within)
+            .group_by("day")
+            .agg(
+                needed=needed.filter(arrived).max().clip(upper_bound=self._as_of),
+                labelled=(pl.col("ingest_ts") <= labelled.cast(pl.Int64)).sum(),
             )
-        states = state_counts(states_as_of(facts, self._as_of))
-        for task in self.layout.tasks:
-            found = sum(states.get(task, {}).values())
-            if found != rows:
+            .drop_nulls("needed")
+            .sort("day")
+        )
+        again = "Materialise the asset `labels` of that day again, then pack."
+        for day, instant, rows in found.collect().iter_rows():
+            header = headers.get(day)
+            if header is None:
+                raise DatasetError(f"split {self.name}: labels of {day} are absent. {again}")
+            if header.as_of < instant:
                 raise DatasetError(
-                    f"split {self.name}: {rows} impressions, but {found} labels of task {task}. "
-                    f"Materialise the asset `labels` of the days {utc_day(start)} to {utc_day(end - 1)}, then pack."
+                    f"split {self.name}: labels of {day} were made as of {iso(header.as_of)}, before they matured and "
+                    f"before {iso(self._as_of)}, the instant as of which this split is labelled. {again}"
                 )
-        total = facts.select(mature.mean()).collect().item()
-        return {"mature_share": float(total), "states": {task: states[task] for task in self.layout.tasks}}
+            if header.impressions != rows:
+                raise DatasetError(
+                    f"split {self.name}: labels of {day} are those of {header.impressions} impressions, but {rows} "
+                    f"had arrived by then: the impressions were read again since. {again}"
+                )
 
     def _write_day(self, split: PackedSplit, at: slice, day: date) -> None:
         start, end = self.bounds.stretches[self.name]

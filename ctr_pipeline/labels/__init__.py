@@ -1,23 +1,50 @@
 """What is known of each impression's outcomes as of an instant: windows, maturity, censoring, revisions."""
 
-from ctr_pipeline.labels.impressions import LABEL_COLUMNS, label_impressions
+from ctr_pipeline.labels.impressions import FACT_COLUMNS, LABEL_COLUMNS, label_facts, label_impressions, labels_of
 from ctr_pipeline.labels.states import (
     LabelState,
     label_maturity,
     label_value,
+    mature_ts,
+    settles_without_events,
     state_at,
     state_counts,
     states_as_of,
 )
+from ctr_pipeline.labels.table import (
+    TABLE_COLUMNS,
+    TABLE_ORDER,
+    LabelDay,
+    facts_in,
+    join_labels,
+    label_column,
+    label_days,
+    label_state_counts,
+    label_table,
+)
 from ctr_pipeline.labels.watermark import arrival_watermark
 
 __all__ = [
+    "FACT_COLUMNS",
     "LABEL_COLUMNS",
+    "TABLE_COLUMNS",
+    "TABLE_ORDER",
+    "LabelDay",
     "LabelState",
     "arrival_watermark",
+    "facts_in",
+    "join_labels",
+    "label_column",
+    "label_days",
+    "label_facts",
     "label_impressions",
     "label_maturity",
+    "label_state_counts",
+    "label_table",
     "label_value",
+    "labels_of",
+    "mature_ts",
+    "settles_without_events",
     "state_at",
     "state_counts",
     "states_as_of",

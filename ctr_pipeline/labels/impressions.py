@@ -1,12 +1,19 @@
 """Labels as a pure function of impressions, events and an instant."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import narwhals.stable.v2 as nw
 from narwhals.stable.v2.typing import IntoLazyFrameT
 
-from ctr_pipeline.labels.states import label_maturity, state_at
+from ctr_pipeline.labels.states import (
+    NEVER,
+    mature_ts,
+    revision_at,
+    settles_without_events,
+    state_at,
+    value_at,
+)
 from ctr_pipeline.spec.tasks import Task
 
 LABEL_COLUMNS = (
@@ -24,15 +31,43 @@ LABEL_COLUMNS = (
     "mature_ts",
     "settled_ts",
     "state",
+    "elapsed",
+    "revision",
     "as_of",
 )
-"""Columns of the labels table, in order."""
+"""Columns of labels, in order."""
+
+FACT_COLUMNS = (
+    "day",
+    "impression_id",
+    "ts",
+    "ingest_ts",
+    "task",
+    "event_ts",
+    "known_ts",
+    "closed_ts",
+    "unknown_ts",
+    "out_of_window_ts",
+    "out_of_window_known_ts",
+    "settled_ts",
+    "as_of",
+)
+"""Columns of label facts, in order."""
 
 Frame: TypeAlias = nw.LazyFrame[Any]
 
-_NEVER = nw.lit(None).cast(nw.Int64)
 _ROW = ["impression_id", "ts"]
 _FACTS = ("event_ts", "known_ts", "closed_ts", "unknown_ts", "out_of_window_ts", "out_of_window_known_ts")
+_KNOWN_WITH = {
+    "event_ts": "known_ts",
+    "known_ts": "known_ts",
+    "closed_ts": "closed_ts",
+    "unknown_ts": "unknown_ts",
+    "out_of_window_ts": "out_of_window_known_ts",
+    "out_of_window_known_ts": "out_of_window_known_ts",
+    "settled_ts": "settled_ts",
+}
+"""When each fact came to be known."""
 
 
 def label_impressions(
@@ -49,7 +84,9 @@ def label_impressions(
     of impressions that are not in ``impressions``, never count.
 
     *When it is known.* ``known_ts`` is the first instant at which impression, outcome, window start and parent had all
-    arrived. ``event_ts`` is the time of the outcome that was known first, so neither changes when more events arrive.
+    arrived. ``event_ts`` is the time of the outcome that was known first, so neither changes when more events arrive;
+    likewise ``out_of_window_known_ts`` and ``out_of_window_ts`` of an outcome after its window (with several starts,
+    after any of the windows: a start that arrives later cannot take back what was known).
 
     *When a negative is settled.* ``mature_ts`` is ``ts`` plus :func:`label_maturity` plus ``ingest_lag``, or the
     arrival of the impression if that is later. It is the same stretch for every impression: a conversion label of an
@@ -67,36 +104,109 @@ def label_impressions(
         ingest_lag: Microseconds added to every maturity.
 
     Returns:
-        Rows with :data:`LABEL_COLUMNS`, on the engine of the inputs. Of these, ``known_ts``, ``settled_ts``,
-        ``mature_ts`` and ``out_of_window_known_ts`` determine the state at every instant up to ``as_of``
-        (:func:`~ctr_pipeline.labels.states.states_as_of`).
+        Rows with :data:`LABEL_COLUMNS`, on the engine of the inputs. ``elapsed`` is the time since the impression
+        while the label is censored (null once it is settled); ``revision`` is 1 once a label has changed after it was
+        settled, else 0. ``known_ts``, ``settled_ts``, ``mature_ts`` and ``out_of_window_known_ts`` determine the state
+        at every instant up to ``as_of`` (:func:`~ctr_pipeline.labels.states.states_as_of`).
+    """
+    facts = label_facts(impressions, events, tasks, as_of, ingest_lag)
+    return labels_of(impressions, facts, tasks, as_of, ingest_lag)
+
+
+def label_facts(
+    impressions: IntoLazyFrameT, events: IntoLazyFrameT, tasks: Sequence[Task], as_of: int, ingest_lag: int = 0
+) -> IntoLazyFrameT:
+    """What is known about those impressions of which something is known: a row for each of them and each task.
+
+    All other impressions are settled by time alone, so that these few rows and the impressions determine all labels
+    (:func:`labels_of`).
+
+    Args:
+        impressions: As for :func:`label_impressions`.
+        events: As for :func:`label_impressions`.
+        tasks: Tasks of the spec, parents first.
+        as_of: Microseconds since 1970-01-01 UTC.
+        ingest_lag: Microseconds added to every maturity.
+
+    Returns:
+        Rows with :data:`FACT_COLUMNS`, on the engine of the inputs.
     """
     shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
     shown = shown.select("day", "impression_id", "ts", "ingest_ts")
-    seen = _visible(shown, nw.from_native(events), as_of)
+    seen = _visible(shown, nw.from_native(events), tasks, as_of)
+    wide = seen.select("day", "impression_id", "ts", "ingest_ts").unique()
     hits: dict[str, Frame] = {}
     facts: dict[str, Frame] = {}
-    wide = shown
     for task in tasks:
         placed = _placed(seen.filter(nw.col("event") == task.name), task, hits, facts)
         hits[task.name] = placed.filter(~nw.col("hit_ts").is_null())
         facts[task.name] = _facts(placed)
         wide = wide.join(facts[task.name].rename(_columns_of(task)), on=_ROW, how="left")
-        mature = nw.col("ts") + label_maturity(tasks, task.name) + ingest_lag
-        wide = wide.with_columns(nw.max_horizontal(mature, nw.col("ingest_ts")).alias(f"mature_ts:{task.name}"))
+        wide = wide.with_columns(mature_ts(tasks, task.name, ingest_lag).alias(f"mature_ts:{task.name}"))
         wide = wide.with_columns(_settled(task, as_of).alias(f"settled_ts:{task.name}"))
-    labels: IntoLazyFrameT = _long(wide, tasks, as_of).to_native()
+    long = {
+        name: _of_task(tasks, {task.name: nw.col(f"{name}:{task.name}") for task in tasks})
+        for name in (*_FACTS, "settled_ts")
+    }
+    rows = _each_task(wide, tasks).select("day", "impression_id", "ts", "ingest_ts", "task", **long)
+    found: IntoLazyFrameT = (
+        rows.with_columns(as_of=nw.lit(as_of).cast(nw.Int64)).select(FACT_COLUMNS).to_native()
+    )  # fmt: skip
+    return found
+
+
+def labels_of(
+    impressions: IntoLazyFrameT, facts: IntoLazyFrameT, tasks: Sequence[Task], as_of: int, ingest_lag: int = 0
+) -> IntoLazyFrameT:
+    """The labels of ``impressions`` as of ``as_of``, from facts that were found as of that instant or later.
+
+    Args:
+        impressions: Rows of the impressions table.
+        facts: What :func:`label_facts` found about them, with the same tasks and lag.
+        tasks: Tasks of the spec, parents first.
+        as_of: Microseconds since 1970-01-01 UTC, no later than that of ``facts``.
+        ingest_lag: Microseconds added to every maturity.
+
+    Returns:
+        The same rows as :func:`label_impressions` as of ``as_of``.
+    """
+    shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
+    rows = _each_task(shown.select("day", "impression_id", "ts", "ingest_ts"), tasks)
+    mature = _of_task(tasks, {task.name: mature_ts(tasks, task.name, ingest_lag) for task in tasks})
+    told = nw.from_native(facts).select(*_ROW, "task", *_FACTS, "settled_ts", fact_task=nw.col("task"))
+    rows = rows.with_columns(mature_ts=mature).join(told, on=[*_ROW, "task"], how="left")
+    by_time = _of_task(
+        tasks, {t.name: nw.col("mature_ts") if settles_without_events(tasks, t.name) else NEVER for t in tasks}
+    )
+    settled = nw.when(nw.col("fact_task").is_null()).then(by_time).otherwise(nw.col("settled_ts"))
+    rows = rows.with_columns(settled_ts=settled)
+    # What became known later is not known yet.
+    rows = rows.with_columns(
+        **{name: nw.when(nw.col(with_ts) <= as_of).then(nw.col(name)).otherwise(NEVER)
+           for name, with_ts in _KNOWN_WITH.items()}
+    )  # fmt: skip
+    censored = value_at(as_of).is_null()
+    labels: IntoLazyFrameT = (
+        rows.with_columns(
+            unknown=~nw.col("unknown_ts").is_null(),
+            state=state_at(as_of),
+            elapsed=nw.when(censored).then(as_of - nw.col("ts")).otherwise(NEVER),
+            revision=revision_at(as_of),
+            as_of=nw.lit(as_of).cast(nw.Int64),
+        )
+        .select(LABEL_COLUMNS)
+        .to_native()
+    )
     return labels
 
 
-def _visible(shown: Frame, events: Frame, as_of: int) -> Frame:
+def _visible(shown: Frame, events: Frame, tasks: Sequence[Task], as_of: int) -> Frame:
     """Events that had arrived, each with its impression; ``known_ts`` = when both had."""
-    arrived = events.filter(nw.col("ingest_ts") <= as_of)
-    arrived = arrived.select("impression_id", "event", "kind", "event_ts", known_ts=nw.col("ingest_ts"))
-    rows = shown.select("impression_id", "ts", shown_ts=nw.col("ingest_ts"))
-    joined = arrived.join(rows, on="impression_id", how="inner")
+    arrived = events.filter(nw.col("ingest_ts") <= as_of, nw.col("event").is_in([task.name for task in tasks]))
+    arrived = arrived.select("impression_id", "event", "kind", "event_ts", arrived_ts=nw.col("ingest_ts"))
+    joined = arrived.join(shown, on="impression_id", how="inner")
     joined = joined.filter((nw.col("kind") == "unknown") | (nw.col("event_ts") >= nw.col("ts")))
-    return joined.with_columns(known_ts=nw.max_horizontal("known_ts", "shown_ts")).drop("shown_ts")
+    return joined.with_columns(known_ts=nw.max_horizontal("arrived_ts", "ingest_ts")).drop("arrived_ts")
 
 
 def _placed(events: Frame, task: Task, hits: dict[str, Frame], facts: dict[str, Frame]) -> Frame:
@@ -123,8 +233,8 @@ def _placed(events: Frame, task: Task, hits: dict[str, Frame], facts: dict[str, 
         "kind",
         "event_ts",
         "known_ts",
-        hit_ts=nw.when(outcome & inside & parent_known).then(hit).otherwise(_NEVER),
-        after_ts=nw.when(outcome & ~inside).then(known).otherwise(_NEVER),
+        hit_ts=nw.when(outcome & inside & parent_known).then(hit).otherwise(NEVER),
+        after_ts=nw.when(outcome & ~inside).then(known).otherwise(NEVER),
     )
 
 
@@ -132,16 +242,18 @@ def _facts(placed: Frame) -> Frame:
     """One row an impression that has any event of the task; a fact that is absent is null."""
 
     def when(condition: nw.Expr, column: str) -> nw.Expr:
-        return nw.when(condition).then(nw.col(column)).otherwise(_NEVER).min()
+        return nw.when(condition).then(nw.col(column)).otherwise(NEVER).min()
 
-    # Of the outcomes that count, the one known first (of several, the earliest): later arrivals cannot change it.
-    first = placed.with_columns(first_ts=nw.col("hit_ts").min().over(*_ROW))
+    # Of several outcomes, the one known first (of several, the earliest): later arrivals cannot change it.
+    first = placed.with_columns(
+        first_ts=nw.col("hit_ts").min().over(*_ROW), first_after_ts=nw.col("after_ts").min().over(*_ROW)
+    )
     return first.group_by(_ROW).agg(
         event_ts=when(nw.col("hit_ts") == nw.col("first_ts"), "event_ts"),
         known_ts=nw.col("hit_ts").min(),
         closed_ts=when(nw.col("kind") == "closed", "known_ts"),
         unknown_ts=when(nw.col("kind") == "unknown", "known_ts"),
-        out_of_window_ts=when(~nw.col("after_ts").is_null(), "event_ts"),
+        out_of_window_ts=when(nw.col("after_ts") == nw.col("first_after_ts"), "event_ts"),
         out_of_window_known_ts=nw.col("after_ts").min(),
     )
 
@@ -156,33 +268,29 @@ def _settled(task: Task, as_of: int) -> nw.Expr:
     own = mature
     if task.label.closed_by:
         decided = nw.min_horizontal(fact("closed_ts"), fact("out_of_window_known_ts"))
-        own = nw.when(~decided.is_null()).then(nw.max_horizontal(mature, decided)).otherwise(_NEVER)
-    settled = nw.when(unknown <= own).then(_NEVER).otherwise(own)
+        own = nw.when(~decided.is_null()).then(nw.max_horizontal(mature, decided)).otherwise(NEVER)
+    settled = nw.when(unknown <= own).then(NEVER).otherwise(own)
     if task.parent is not None:
         parent = fact("settled_ts", task.parent)
-        inherited = nw.when(~parent.is_null()).then(nw.max_horizontal(mature, parent)).otherwise(_NEVER)
+        inherited = nw.when(~parent.is_null()).then(nw.max_horizontal(mature, parent)).otherwise(NEVER)
         settled = nw.min_horizontal(settled, inherited)
     was_negative = (settled <= as_of) & (known.is_null() | (known > settled))
-    return nw.when(was_negative).then(settled).otherwise(_NEVER)
+    return nw.when(was_negative).then(settled).otherwise(NEVER)
 
 
 def _columns_of(task: Task) -> dict[str, str]:
     return {fact: f"{fact}:{task.name}" for fact in _FACTS}
 
 
-def _long(wide: Frame, tasks: Sequence[Task], as_of: int) -> Frame:
-    """One row an impression and task, of one row an impression."""
-    # A list that is exploded reads `wide` once; a union of one selection a task would compute it once a task.
-    rows = wide.with_columns(task=nw.lit(",".join(task.name for task in tasks)).str.split(",")).explode("task")
+def _each_task(rows: Frame, tasks: Sequence[Task]) -> Frame:
+    """Each row once for each task, with its name in the column ``task``."""
+    # A list that is exploded reads `rows` once; a union of one selection a task would compute it once a task.
+    return rows.with_columns(task=nw.lit(",".join(task.name for task in tasks)).str.split(",")).explode("task")
 
-    def of_task(name: str) -> nw.Expr:
-        value = _NEVER
-        for task in tasks:
-            value = nw.when(nw.col("task") == task.name).then(nw.col(f"{name}:{task.name}")).otherwise(value)
-        return value
 
-    facts = {name: of_task(name) for name in (*_FACTS, "mature_ts", "settled_ts")}
-    rows = rows.select("day", "impression_id", "ts", "ingest_ts", "task", **facts)
-    return rows.with_columns(
-        unknown=~nw.col("unknown_ts").is_null(), state=state_at(as_of), as_of=nw.lit(as_of).cast(nw.Int64)
-    ).select(LABEL_COLUMNS)
+def _of_task(tasks: Sequence[Task], values: Mapping[str, nw.Expr]) -> nw.Expr:
+    """The value of the row's own task."""
+    value = NEVER
+    for task in tasks:
+        value = nw.when(nw.col("task") == task.name).then(values[task.name]).otherwise(value)
+    return value

@@ -8,6 +8,9 @@ from narwhals.stable.v2.typing import IntoLazyFrameT
 
 from ctr_pipeline.spec.tasks import Task, maturity
 
+NEVER = nw.lit(None).cast(nw.Int64)
+"""An instant that has not come."""
+
 
 class LabelState(StrEnum):
     """What is known, as of an instant, about the outcome of a task after an impression."""
@@ -35,6 +38,25 @@ def label_maturity(tasks: Sequence[Task], name: str) -> int:
     return own if task.parent is None else max(own, label_maturity(tasks, task.parent))
 
 
+def mature_ts(tasks: Sequence[Task], name: str, ingest_lag: int) -> nw.Expr:
+    """When the label of a row (columns ts, ingest_ts) can be settled: its maturity and lag after the impression.
+
+    Never before the impression itself arrived.
+    """
+    return nw.max_horizontal(nw.col("ts") + (label_maturity(tasks, name) + ingest_lag), nw.col("ingest_ts"))
+
+
+def settles_without_events(tasks: Sequence[Task], name: str) -> bool:
+    """Whether time alone settles the label of an impression of which nothing more is heard.
+
+    It does not where a case must be closed first, unless the parent's label is settled by time.
+    """
+    task = next(t for t in tasks if t.name == name)
+    if not task.label.closed_by:
+        return True
+    return task.parent is not None and settles_without_events(tasks, task.parent)
+
+
 def state_at(as_of: int) -> nw.Expr:
     """State as of ``as_of`` of a row with the fact columns of the labels table.
 
@@ -53,6 +75,17 @@ def state_at(as_of: int) -> nw.Expr:
     )
     unsettled = nw.when(settled <= as_of).then(negative).otherwise(nw.lit(LabelState.CENSORED.value))
     return nw.when(known <= as_of).then(positive).otherwise(unsettled)
+
+
+def value_at(as_of: int) -> nw.Expr:
+    """The label as of ``as_of``: 1, 0, or null while it is not settled (Int8)."""
+    return label_value(state_at(as_of))
+
+
+def revision_at(as_of: int) -> nw.Expr:
+    """How often the label had changed, by ``as_of``, after it was settled: 1 for a late positive, else 0 (Int8)."""
+    late = (nw.col("known_ts") <= as_of) & (nw.col("known_ts") > nw.col("settled_ts"))
+    return nw.when(late).then(nw.lit(1)).otherwise(nw.lit(0)).cast(nw.Int8)
 
 
 def label_value(state: nw.Expr) -> nw.Expr:

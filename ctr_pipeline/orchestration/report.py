@@ -10,6 +10,7 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
+from ctr_pipeline.orchestration.assets.labels import stored_states
 from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
 from ctr_pipeline.orchestration.metadata import newest_metadata
 from ctr_pipeline.orchestration.runner import FinishedRun
@@ -26,8 +27,11 @@ def build_report(
     settings: PipelineSettings, instance: dg.DagsterInstance, runs: Sequence[FinishedRun], first: date, last: date
 ) -> dict[str, Any]:
     """Collects the report of the days ``first`` to ``last`` from the lake, Dagster and the training folder."""
+    from ctr_pipeline.lake import Lake
+
     training = settings.training_folder(last.isoformat())
     dataset = settings.dataset_folder(last.isoformat())
+    lake = Lake(settings.lake_root)
     evaluation = _read(training / "evaluation.json")
     release = _read(training / "release.json")
     result = _read(training / "result.json")
@@ -38,7 +42,7 @@ def build_report(
         "as_of": datetime.fromtimestamp(end_of_day_us(last) / 1e6, UTC).isoformat(),
         "tables": _tables(settings),
         "rows": {table: _rows(settings, instance, table, first, last) for table in INGEST},
-        "labels": _label_states(settings, first, last),
+        "labels": stored_states(settings, lake, first, last),
         "split": _read(settings.packed_folder(last.isoformat()) / "manifest.json").get("splits", {}),
         "propensity": _read(dataset / "position_propensity.json"),
         "metrics": evaluation.get("metrics", {}),
@@ -232,14 +236,6 @@ def _rows(
         "ignored": ignored,
         "reasons": by_reason,
     }
-
-
-def _label_states(settings: PipelineSettings, first: date, last: date) -> dict[str, dict[str, int]]:
-    from ctr_pipeline.labels import state_counts
-    from ctr_pipeline.lake import Lake
-
-    counts = state_counts(Lake(settings.lake_root).scan("labels", first=first, last=last))
-    return {task.name: counts.get(task.name, {}) for task in settings.spec.tasks}
 
 
 def _checks(settings: PipelineSettings, instance: dg.DagsterInstance) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from ctr_pipeline.datasets import (
     split_bounds,
 )
 from ctr_pipeline.features import history_for_days
-from ctr_pipeline.labels import label_impressions
+from ctr_pipeline.labels import label_table
 from ctr_pipeline.spec import Spec, parse_spec
 
 DAY = 86_400_000_000
@@ -70,7 +70,7 @@ class Log:
 
     def tables(self, spec: Spec, as_of: int | None = None) -> Tables:
         frames = self.impressions.lazy(), self.events.lazy()
-        labels = label_impressions(*frames, spec.tasks, as_of or self.end, spec.split.ingest_lag)
+        labels = label_table(*frames, spec.tasks, as_of or self.end, spec.split.ingest_lag)
         days = [FIRST + timedelta(days=number) for number in range(DAYS)]
         history = history_for_days(spec, *frames, days)
         return Tables(impressions=frames[0], labels=labels.collect().lazy(), history=history.collect().lazy())

@@ -1,6 +1,7 @@
 import hashlib
 import json
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import duckdb
@@ -20,7 +21,7 @@ from ctr_pipeline.datasets import (
     pack_dataset,
 )
 from ctr_pipeline.labels import label_impressions
-from ctr_pipeline_tests.datasets.logs import DAY, HOUR, SPEC, START, Log, a_log, a_spec, pack
+from ctr_pipeline_tests.datasets.logs import DAY, FIRST, HOUR, SPEC, START, Log, a_log, a_spec, pack
 
 TASKS = ("click", "buy")
 
@@ -195,8 +196,14 @@ def test_labels_made_before_they_matured_are_refused(log: Log, tmp_path: Path) -
 
 def test_absent_labels_are_refused(log: Log, tmp_path: Path) -> None:
     tables = log.tables(a_spec())
-    absent = replace(tables, labels=tables.labels.filter(pl.col("task") != "buy"))
-    refused(tmp_path, log, absent, "but 0 labels of task buy")
+    gone = FIRST + timedelta(days=2)
+    refused(tmp_path, log, replace(tables, labels=tables.labels.filter(pl.col("day") != gone)), f"{gone} are absent")
+
+
+def test_labels_of_other_impressions_are_refused(log: Log, tmp_path: Path) -> None:
+    tables = log.tables(a_spec())
+    fewer = tables.impressions.filter(pl.col("impression_id") != log.impressions["impression_id"][100])
+    refused(tmp_path, log, replace(tables, impressions=fewer), "read again since")
 
 
 def test_absent_impressions_are_refused(log: Log, tmp_path: Path) -> None:

@@ -3,12 +3,25 @@
 import random
 from dataclasses import replace
 
+import polars as pl
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from ctr_pipeline.labels import states_as_of
+from ctr_pipeline.labels import (
+    LabelDay,
+    LabelState,
+    facts_in,
+    join_labels,
+    label_column,
+    label_days,
+    label_state_counts,
+    label_table,
+    labels_of,
+    state_counts,
+    states_as_of,
+)
 from ctr_pipeline.spec.tasks import Task
 from ctr_pipeline_tests.labels.worlds import FUNNELS, Event, oracle, random_world, states, worlds
 
@@ -17,6 +30,7 @@ few = settings(max_examples=4, deadline=None, suppress_health_check=[HealthCheck
 funnel = pytest.mark.parametrize("tasks", FUNNELS, ids=lambda tasks: "-".join(task.name for task in tasks))
 POSITIVE = ("POSITIVE", "LATE_POSITIVE")
 NEGATIVE = ("NEGATIVE", "OUT_OF_WINDOW")
+VALUES = {**dict.fromkeys(POSITIVE, 1), **dict.fromkeys(NEGATIVE, 0), "CENSORED": None}
 
 
 @funnel
@@ -103,3 +117,40 @@ def test_the_worlds_reach_every_state() -> None:
             for (_, name), state in oracle(world, tasks, as_of).items():
                 reached.setdefault(f"{tasks[0].name}/{name}", set()).add(state)
     assert all(len(found) == 5 for found in reached.values()), reached
+
+
+@funnel
+@few
+@given(data=st.data())
+def test_stored_facts_give_the_labels_of_any_earlier_instant(tasks: tuple[Task, ...], data: st.DataObject) -> None:
+    world, lag = data.draw(worlds(tasks)), data.draw(st.sampled_from([0, 2]))
+    earlier, later = sorted((data.draw(st.integers(0, END)), data.draw(st.integers(0, END))))
+    shown, events = world.frames()
+    table = label_table(shown.lazy(), events.lazy(), tasks, later, lag)
+    scratch = world.label(tasks, earlier, lag)
+    derived = labels_of(shown.lazy(), facts_in(table), tasks, earlier, lag).collect().sort("task", "impression_id")
+    assert_frame_equal(derived, scratch)
+    assert label_state_counts(shown.lazy(), table, tasks, earlier, lag) == {
+        task.name: state_counts(scratch.lazy()).get(task.name, dict.fromkeys(LabelState, 0)) for task in tasks
+    }
+    arrived = shown.lazy().filter(pl.col("ingest_ts") <= earlier)
+    joined = join_labels(arrived, table, tasks, [task.name for task in tasks], earlier, lag).collect()
+    for task in tasks:
+        expected = {
+            row["impression_id"]: VALUES[row["state"]]
+            for row in scratch.filter(pl.col("task") == task.name).iter_rows(named=True)
+        }
+        assert dict(zip(joined["impression_id"], joined[label_column(task.name)], strict=True)) == expected
+
+
+@funnel
+def test_only_impressions_of_which_something_is_known_are_stored(tasks: tuple[Task, ...]) -> None:
+    shown, events = random_world(tasks, 100, 5).frames()
+    table = label_table(shown.lazy(), events.lazy(), tasks, 12).collect()
+    arrived = shown.filter(pl.col("ingest_ts") <= 12)
+    known = events.filter(pl.col("ingest_ts") <= 12)["impression_id"].unique()
+    facts = table.drop_nulls("impression_id")
+    assert set(facts["impression_id"]) <= set(known)
+    assert 0 < facts["impression_id"].n_unique() < arrived.height
+    assert facts.height == facts["impression_id"].n_unique() * len(tasks)
+    assert label_days(table.lazy()) == {shown["day"][0]: LabelDay(12, arrived.height)}

@@ -1,6 +1,7 @@
 """`labels`: what is known of each impression's outcomes, made again while it matures."""
 
-from datetime import timedelta
+from datetime import date, timedelta
+from typing import TYPE_CHECKING
 
 import dagster as dg
 
@@ -18,6 +19,9 @@ from ctr_pipeline.orchestration.partitions import arrival_days, daily_partitions
 from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
+
+if TYPE_CHECKING:
+    from ctr_pipeline.lake import Lake
 
 STRETCH_DAYS = 7
 """Days labelled in one query: bounds memory."""
@@ -39,7 +43,7 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         description="State of each impression and task: positive, negative, censored, late or out of window.",
     )
     def labels(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        from ctr_pipeline.labels import label_impressions, state_counts
+        from ctr_pipeline.labels import TABLE_ORDER, label_table
 
         days = partition_days(context)
         watermark = arrival_day_watermark(arrivals(context.instance, settings), settings.first_day)
@@ -57,18 +61,18 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
             for first, last in stretches_of(days, STRETCH_DAYS):
                 shown = relation(session, store, "impressions", first=first, last=last)
                 arrived = relation(session, store, "outcome_events", events_version, first, watermark)
-                labelled = label_impressions(
+                labelled = label_table(
                     shown.select("day, impression_id, ts, ingest_ts"),
                     arrived,
                     settings.spec.tasks,
                     end_of_day_us(watermark),
                     settings.spec.split.ingest_lag,
                 )
-                frame = labelled.order("day, ts, impression_id, task").pl()
+                frame = labelled.order(", ".join(("day", *TABLE_ORDER))).pl()
                 stretch = [first + timedelta(days=n) for n in range((last - first).days + 1)]
                 version = store.replace_days("labels", frame, stretch)
                 context.log.info(f"Labelled up to {last}")
-        counts = state_counts(store.scan("labels", version, days[0], days[-1]))
+        counts = stored_states(settings, store, days[0], days[-1])
         late = {task: of["LATE_POSITIVE"] for task, of in counts.items()}
         positives = {task: of["POSITIVE"] + of["LATE_POSITIVE"] for task, of in counts.items()}
         return dg.MaterializeResult(
@@ -87,3 +91,25 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         )
 
     return [labels]
+
+
+def stored_states(settings: PipelineSettings, lake: "Lake", first: date, last: date) -> dict[str, dict[str, int]]:
+    """Number of impressions by task and state, each day as of the instant as of which it was labelled."""
+    import polars as pl
+
+    from ctr_pipeline.labels import LabelState, label_days, label_state_counts
+
+    spec = settings.spec
+    stored = lake.scan("labels", first=first, last=last)
+    shown = lake.scan("impressions", first=first, last=last).select("day", "ts", "ingest_ts")
+    by_instant: dict[int, list[date]] = {}
+    for day, header in label_days(stored).items():
+        by_instant.setdefault(header.as_of, []).append(day)
+    counts = {task.name: {state.value: 0 for state in LabelState} for task in spec.tasks}
+    for as_of, days in by_instant.items():
+        mine = pl.col("day").is_in(days)
+        found = label_state_counts(shown.filter(mine), stored.filter(mine), spec.tasks, as_of, spec.split.ingest_lag)
+        for task, states in found.items():
+            for state, rows in states.items():
+                counts[task][state] += rows
+    return counts

@@ -1,0 +1,166 @@
+"""The stored labels: facts of the few impressions of which something is known, and one header row a day.
+
+Beside immutable impressions this table is small: rewriting a day while it matures costs little, and all labels, as of
+any instant up to the newest, follow from the two tables.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date
+from typing import Any, TypeAlias
+
+import narwhals.stable.v2 as nw
+from narwhals.stable.v2.typing import IntoLazyFrameT
+
+from ctr_pipeline.labels.impressions import FACT_COLUMNS, label_facts
+from ctr_pipeline.labels.states import (
+    NEVER,
+    LabelState,
+    mature_ts,
+    settles_without_events,
+    state_at,
+    value_at,
+)
+from ctr_pipeline.spec.tasks import Task
+
+TABLE_COLUMNS = (*FACT_COLUMNS, "impressions")
+"""Columns of the labels table, in order."""
+
+TABLE_ORDER = ("ts", "impression_id", "task")
+"""Order of the rows of a day."""
+
+Frame: TypeAlias = nw.LazyFrame[Any]
+
+_KEY = ["day", "impression_id", "ts"]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelDay:
+    """What the header of a day says."""
+
+    as_of: int
+    """Instant as of which the day was labelled, microseconds since 1970-01-01 UTC."""
+    impressions: int
+    """Number of its impressions that had arrived by then."""
+
+
+def label_column(task: str) -> str:
+    """Name of the column with the label of ``task``: 1, 0, or null while it is not settled."""
+    return f"y_{task}"
+
+
+def label_table(
+    impressions: IntoLazyFrameT, events: IntoLazyFrameT, tasks: Sequence[Task], as_of: int, ingest_lag: int = 0
+) -> IntoLazyFrameT:
+    """The rows of the labels table for the days of ``impressions``.
+
+    Returns:
+        Rows with :data:`TABLE_COLUMNS`: the facts, and for each day with impressions a header whose impression_id, ts
+        and task are null. Without headers, a day that was never labelled would look like one without outcomes.
+    """
+    facts = nw.from_native(label_facts(impressions, events, tasks, as_of, ingest_lag))
+    days = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of).group_by("day").agg(impressions=nw.len())
+    text = nw.lit(None).cast(nw.String)
+    header = days.select(
+        "day",
+        **{name: text if name in ("impression_id", "task") else NEVER for name in FACT_COLUMNS[1:-1]},
+        as_of=nw.lit(as_of).cast(nw.Int64),
+        impressions=nw.col("impressions").cast(nw.Int64),
+    )
+    rows: IntoLazyFrameT = nw.concat(
+        [header.select(TABLE_COLUMNS), facts.with_columns(impressions=NEVER).select(TABLE_COLUMNS)], how="vertical"
+    ).to_native()
+    return rows
+
+
+def facts_in(table: IntoLazyFrameT) -> IntoLazyFrameT:
+    """The rows of a labels table that are facts of impressions."""
+    facts: IntoLazyFrameT = nw.from_native(table).filter(~nw.col("impression_id").is_null()).to_native()
+    return facts
+
+
+def label_days(table: IntoLazyFrameT) -> dict[date, LabelDay]:
+    """The headers of a labels table, by day; days without impressions have none."""
+    headers = nw.from_native(table).filter(nw.col("impression_id").is_null()).select("day", "as_of", "impressions")
+    rows = headers.collect(backend="polars").iter_rows()
+    return {day: LabelDay(int(as_of), int(impressions)) for day, as_of, impressions in sorted(rows)}
+
+
+def join_labels(
+    impressions: IntoLazyFrameT,
+    table: IntoLazyFrameT,
+    tasks: Sequence[Task],
+    names: Sequence[str],
+    as_of: int,
+    ingest_lag: int = 0,
+) -> IntoLazyFrameT:
+    """``impressions`` with the label of each of the tasks ``names`` as of ``as_of``.
+
+    Args:
+        impressions: Rows of the impressions table that had arrived by ``as_of``.
+        table: Rows of the labels table for the same days, labelled as of ``as_of`` or later (or once all their
+            windows had closed).
+        tasks: Tasks of the spec, parents first.
+        names: The tasks whose labels are wanted.
+        as_of: Microseconds since 1970-01-01 UTC.
+        ingest_lag: Microseconds added to every maturity.
+
+    Returns:
+        The columns of ``impressions`` and :func:`label_column` of each task (Int8).
+    """
+    joined = nw.from_native(impressions)
+    facts = nw.from_native(facts_in(table))
+    for name in names:
+        own = facts.filter(nw.col("task") == name)
+        values = own.with_columns(mature_ts=mature_ts(tasks, name, ingest_lag))
+        values = values.select(*_KEY, _value=value_at(as_of), _told=nw.lit(True))
+        by_time = nw.lit(None).cast(nw.Int8)
+        if settles_without_events(tasks, name):
+            by_time = nw.when(mature_ts(tasks, name, ingest_lag) <= as_of).then(nw.lit(0)).otherwise(nw.lit(None))
+            by_time = by_time.cast(nw.Int8)
+        label = nw.when(nw.col("_told").is_null()).then(by_time).otherwise(nw.col("_value"))
+        joined = joined.join(values, on=_KEY, how="left").with_columns(label.alias(label_column(name)))
+        joined = joined.drop("_value", "_told")
+    result: IntoLazyFrameT = joined.to_native()
+    return result
+
+
+def label_state_counts(
+    impressions: IntoLazyFrameT, table: IntoLazyFrameT, tasks: Sequence[Task], as_of: int, ingest_lag: int = 0
+) -> dict[str, dict[str, int]]:
+    """Number of impressions by task and state as of ``as_of``; states without any count 0.
+
+    Args:
+        impressions: Rows of the impressions table.
+        table: Rows of the labels table for the same impressions.
+        tasks: Tasks of the spec, parents first.
+        as_of: Microseconds since 1970-01-01 UTC, no later than that of ``table``.
+        ingest_lag: Microseconds added to every maturity.
+    """
+    shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
+    facts = nw.from_native(facts_in(table)).filter(nw.col("ingest_ts") <= as_of)
+    counts: dict[str, dict[str, int]] = {}
+    rows, mature = _rows_and_mature(shown, tasks, as_of, ingest_lag)
+    for task in tasks:
+        own = facts.filter(nw.col("task") == task.name)
+        told, told_mature = _rows_and_mature(own, [task], as_of, ingest_lag, tasks)
+        settled = mature[task.name] - told_mature[task.name] if settles_without_events(tasks, task.name) else 0
+        states = own.with_columns(mature_ts=mature_ts(tasks, task.name, ingest_lag)).select(state=state_at(as_of))
+        found = states.group_by("state").agg(rows=nw.len()).collect(backend="polars").iter_rows()
+        counts[task.name] = {state.value: 0 for state in LabelState} | {str(state): int(n) for state, n in found}
+        counts[task.name][LabelState.NEGATIVE.value] += settled
+        counts[task.name][LabelState.CENSORED.value] += rows - told - settled
+    return counts
+
+
+def _rows_and_mature(
+    rows: Frame, tasks: Sequence[Task], as_of: int, ingest_lag: int, of: Sequence[Task] | None = None
+) -> tuple[int, Mapping[str, int]]:
+    """Number of rows, and for each task the number of those that are mature."""
+    flags = {
+        task.name: nw.when(mature_ts(of or tasks, task.name, ingest_lag) <= as_of).then(nw.lit(1)).otherwise(nw.lit(0))
+        for task in tasks
+    }
+    counted = rows.select("ts", **flags).select(nw.col("ts").count().alias("rows"), *(nw.col(n).sum() for n in flags))
+    found = counted.collect(backend="polars").row(0)
+    return int(found[0] or 0), {name: int(n or 0) for name, n in zip(flags, found[1:], strict=True)}
