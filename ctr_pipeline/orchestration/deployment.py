@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 
 from ctr_pipeline.orchestration.settings import SETTINGS_FILE, PipelineSettings, declared_last_day
-from ctr_pipeline.orchestration.sources import impression_files
+from ctr_pipeline.orchestration.sources import impression_files, reading_time
 from ctr_pipeline.spec import Spec, SpecError
 
 IMPRESSIONS = "impressions"
@@ -74,7 +74,7 @@ def _with_range(settings: PipelineSettings) -> tuple[PipelineSettings, date]:
     from ctr_pipeline.sources import log_range
 
     spec = settings.spec
-    first, last = log_range(spec, impression_files(settings))
+    first, last = log_range(spec, impression_files(settings), reading_time(settings))
     # A log whose first day is declared and whose last is not grows; its partitions go on.
     grows = spec.days.first is not None and spec.days.last is None
     return (

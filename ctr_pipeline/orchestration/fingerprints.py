@@ -33,7 +33,11 @@ def contract_fingerprint(settings: PipelineSettings) -> str:
 
 
 def ingest_fingerprint(settings: PipelineSettings) -> str:
-    """For the tables read from the raw logs: how they are read, and the files."""
+    """For the tables read from the raw logs: how they are read, the files, and the days that they have.
+
+    Of unchanged files the last day moves when a time of the future has come to pass: its row then leaves the
+    quarantine of the first day.
+    """
     from ctr_pipeline.sources import source_fingerprint
 
     if settings.spec.source.simulator is not None:
@@ -41,7 +45,9 @@ def ingest_fingerprint(settings: PipelineSettings) -> str:
     else:
         events = [path for _, paths in sorted(outcome_files(settings).items()) for path in paths]
         files = source_fingerprint([*impression_files(settings), *events])
-    return _digest("ingest", contract_fingerprint(settings), files, settings.first_day.isoformat())
+    return _digest(
+        "ingest", contract_fingerprint(settings), files, settings.first_day.isoformat(), str(settings.last_day)
+    )
 
 
 def label_fingerprint(settings: PipelineSettings, watermark: date) -> str:

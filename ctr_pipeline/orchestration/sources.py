@@ -1,6 +1,7 @@
 """Finds the raw logs of a deployment, and has the simulator write its own."""
 
 import hashlib
+import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -43,6 +44,11 @@ def outcome_files(settings: PipelineSettings) -> dict[str, tuple[Path, ...]]:
     return {
         log.name: log_files(log, settings.spec_folder, settings.event_inputs.get(log.name, ())) for log in source.events
     }
+
+
+def reading_time(settings: PipelineSettings) -> int | None:
+    """The present instant in microseconds, after which a log knows nothing; None for simulated logs."""
+    return time.time_ns() // 1_000 if settings.spec.source.simulator is None else None
 
 
 def ensure_logs(settings: PipelineSettings, last: date, progress: Callable[[str], None]) -> None:

@@ -10,18 +10,23 @@ from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.files import LogFile
 from ctr_pipeline.sources.rows import Schema, Select, raw, read_rows
 from ctr_pipeline.sources.text import ROW
-from ctr_pipeline.sources.times import day_start, within
-from ctr_pipeline.sources.values import Check, is_given, time_checks, time_value
+from ctr_pipeline.sources.times import LATEST, day_start, within
+from ctr_pipeline.sources.values import Check, future_check, is_given, time_checks, time_value
 from ctr_pipeline.spec import Spec
-from ctr_pipeline.spec.fields import DAY_US
-from ctr_pipeline.spec.source import Order, TimeUnit
+from ctr_pipeline.spec.fields import DAY_US, format_duration
+from ctr_pipeline.spec.source import EventLog, Order, TimeUnit
 
 TS = "__ts"
 INGEST = "__ingest"
 """Event and ingest time of a row in microseconds; null where unusable. Ingest is never before the event."""
 
 SKEWED = "__skewed"
-"""Whether the log gave an ingest time before the event time."""
+"""Whether the log gave an ingest time before the event time, by no more than the tolerance."""
+
+_FUTURE = "__future"
+"""Why a row's time is taken for none (one of the codes below); null where it is not of the future."""
+
+_AFTER_NOW, _INGEST_AFTER_NOW, _AFTER_INGEST = 0, 1, 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +72,10 @@ class Clock:
     ingest: str | None
     unit: TimeUnit
     zone: str
+    max_skew: int
+    """How long before the event the log may have received it, by the two clocks, in microseconds."""
+    latest: int | None
+    """Last instant that the log can know; None for no limit."""
 
     def columns(self, section: str) -> dict[str, str]:
         """Columns to read, with the fields of the spec that name them."""
@@ -80,44 +89,97 @@ class Clock:
             coarse = self._coarse(scope, schema, by)
             if coarse is not None:
                 lazy = lazy.filter(coarse)
-            return self._timed(lazy, schema, where).filter(scope.holds(pl.col(by)))
+            return self.timed(lazy, schema, where).filter(scope.holds(pl.col(by)))
 
         return select
 
     def checks(self, schema: Schema) -> tuple[Check, ...]:
-        """Each time column that the log declares has a usable time."""
-        found = time_checks(self.time, schema[self.time], pl.col(TS))
-        if self.ingest is None:
-            return found
-        return (*found, *time_checks(self.ingest, schema[self.ingest], pl.col(INGEST)))
+        """Each time column that the log declares has a usable time, which is not of the future."""
+        columns = [(self.time, TS)] if self.ingest is None else [(self.time, TS), (self.ingest, INGEST)]
+        usable = (check for name, parsed in columns for check in time_checks(name, schema[name], pl.col(parsed)))
+        return (*self._future_checks(), *usable)
 
-    def _timed(self, lazy: pl.LazyFrame, schema: Schema, where: str) -> pl.LazyFrame:
+    def timed(self, lazy: pl.LazyFrame, schema: Schema, where: str) -> pl.LazyFrame:
+        """Adds TS, INGEST and SKEWED to raw rows. A row of the future has neither time, and so no day."""
         event = time_value(self.time, schema[self.time], where, self.unit, self.zone)
+        codes = [pl.when(self.is_future(pl.col(TS))).then(_AFTER_NOW)]
         if self.ingest is None:
-            return lazy.with_columns(event.alias(TS)).with_columns(
-                pl.col(TS).alias(INGEST), pl.lit(False).alias(SKEWED)
-            )
-        ingest = time_value(self.ingest, schema[self.ingest], where, self.unit, self.zone)
+            lazy = lazy.with_columns(event.alias(TS)).with_columns(pl.col(TS).alias(INGEST))
+        else:
+            ingest = time_value(self.ingest, schema[self.ingest], where, self.unit, self.zone)
+            lazy = lazy.with_columns(event.alias(TS), ingest.alias(INGEST))
+            codes.append(pl.when(self.is_future(pl.col(INGEST))).then(_INGEST_AFTER_NOW))
+            codes.append(pl.when(pl.col(TS) - pl.col(INGEST) > self.max_skew).then(_AFTER_INGEST))
+        lazy = lazy.with_columns(pl.coalesce(codes).cast(pl.Int8).alias(_FUTURE))
+        lazy = lazy.with_columns(pl.when(pl.col(_FUTURE).is_null()).then(pl.col(TS, INGEST)))
         skewed = (pl.col(INGEST) < pl.col(TS)).fill_null(False)
-        return lazy.with_columns(event.alias(TS), ingest.alias(INGEST)).with_columns(
-            skewed.alias(SKEWED), pl.when(skewed).then(TS).otherwise(INGEST).alias(INGEST)
-        )
+        return lazy.with_columns(skewed.alias(SKEWED), pl.when(skewed).then(TS).otherwise(INGEST).alias(INGEST))
+
+    @property
+    def of_future(self) -> pl.Expr:
+        """Whether a row that :meth:`timed` has seen is of the future."""
+        return pl.col(_FUTURE).is_not_null()
+
+    def is_future(self, time: pl.Expr) -> pl.Expr:
+        """Whether a time (microseconds) is later than the log can know."""
+        return pl.lit(False) if self.latest is None else (time > self.latest).fill_null(False)
+
+    def _future_checks(self) -> tuple[Check, ...]:
+        found = [future_check(self.time, pl.col(_FUTURE) == _AFTER_NOW)]
+        if self.ingest is not None:
+            rule = (
+                f"`{self.time}` is at most {format_duration(self.max_skew)} after `{self.ingest}`, as "
+                "`source.max_clock_skew` says (are both in one time zone and unit?)"
+            )
+            found += [
+                future_check(self.ingest, pl.col(_FUTURE) == _INGEST_AFTER_NOW),
+                future_check(self.time, pl.col(_FUTURE) == _AFTER_INGEST, rule),
+            ]
+        return tuple(found)
 
     def _coarse(self, scope: Scope, schema: Schema, by: str) -> pl.Expr | None:
         """A condition on stored values that loses no row in scope, for Parquet's statistics."""
+        if scope.with_undated and self.ingest is not None:
+            # Any time may turn out to be of the future beside its ingest time, and then belongs to this scope.
+            return None
         # With clock skew the ingest time is the event time, so either column may put a row in scope.
         columns = [self.time] if by == TS or self.ingest is None else [self.time, self.ingest]
         conditions = [within(raw(name), schema[name], self.unit, scope.start, scope.end) for name in columns]
+        if self.latest is not None:
+            late = [within(raw(name), schema[name], self.unit, self.latest, LATEST) for name in columns]
+            conditions += late if scope.with_undated else []
         known = [condition for condition in conditions if condition is not None]
-        return pl.any_horizontal(known) if len(known) == len(columns) else None
+        return pl.any_horizontal(known) if len(known) == len(conditions) else None
 
 
-def clock_of(spec: Spec) -> Clock | None:
-    """The clock of the impression log; None when it has an order instead."""
+def clock_of(spec: Spec, now: int | None) -> Clock | None:
+    """The clock of the impression log; None when it has an order instead.
+
+    Args:
+        spec: Says which columns hold times.
+        now: The instant of reading in microseconds; None where the log's times are made up.
+    """
     declared = spec.impression
     if declared.time is None:
         return None
-    return Clock(time=declared.time, ingest=declared.ingest_time, unit=declared.time_unit, zone=spec.time_zone)
+    return _clock(spec, declared.time, declared.ingest_time, declared.time_unit, now)
+
+
+def event_clock(spec: Spec, log: EventLog, now: int | None) -> Clock:
+    """The clock of an event log; arguments as for :func:`clock_of`."""
+    return _clock(spec, log.time, log.ingest_time, log.time_unit, now)
+
+
+def _clock(spec: Spec, time: str, ingest: str | None, unit: TimeUnit, now: int | None) -> Clock:
+    return Clock(
+        time=time,
+        ingest=ingest,
+        unit=unit,
+        zone=spec.time_zone,
+        max_skew=spec.source.max_clock_skew,
+        # A day of grace: a time zone that was left out makes up to 14 hours.
+        latest=None if now is None else now + DAY_US,
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 from datetime import date
 from pathlib import Path
+from statistics import median
 
 import polars as pl
 
@@ -32,17 +33,25 @@ from ctr_pipeline.sources.times import READABLE, likely_unit
 from ctr_pipeline.sources.values import Check, Field
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
+from ctr_pipeline.spec.fields import DAY_US, LONGEST_DURATION_US
 from ctr_pipeline.spec.source import Order
 
+_LONGEST_LOG_DAYS = LONGEST_DURATION_US // DAY_US
 
-def log_range(spec: Spec, impression_files: Sequence[Path]) -> tuple[date, date]:
+
+def log_range(spec: Spec, impression_files: Sequence[Path], now: int | None = None) -> tuple[date, date]:
     """The first and last day (UTC) of the impressions that have a usable time.
 
+    Args:
+        spec: Says which columns mean what.
+        impression_files: The files of the impression log, all of them.
+        now: As for :func:`read_impressions`.
+
     Raises:
-        SourceError: a file cannot be read, or no row has a usable time.
+        SourceError: a file cannot be read, no row has a usable time, or the days are more than ten years.
     """
     files = open_log(spec.source.impressions, impression_files)
-    clock = clock_of(spec)
+    clock = clock_of(spec, now)
     if clock is None:
         ranks = rank_rows(declared_order(spec), files)
         if ranks.rows == 0:
@@ -52,7 +61,14 @@ def log_range(spec: Spec, impression_files: Sequence[Path]) -> tuple[date, date]
     known = [(low, high) for low, high in bounds if low is not None and high is not None]
     if not known:
         raise _no_rows(files, clock.time)
-    days = pl.Series([min(low for low, _ in known), max(high for _, high in known)]).cast(pl.Datetime("us")).dt.date()
+    low, high = min(low for low, _ in known), max(high for _, high in known)
+    days = pl.Series([low, high]).cast(pl.Datetime("us")).dt.date()
+    first, last = spec.days.first or days[0], spec.days.last or days[1]
+    if (last - first).days > _LONGEST_LOG_DAYS:
+        # A single wrong time; the one that lies farther from the middle of the log.
+        early = spec.days.first is None and (spec.days.last is not None or _is_early(known, low, high))
+        place = [ends[0 if early else 1] for ends in bounds].index(low if early else high)
+        raise _too_long(files[place], clock, low if early else high, days[0], days[1])
     return days[0], days[1]
 
 
@@ -63,6 +79,7 @@ def read_impressions(
     last: date,
     pseudonymiser: Pseudonymiser,
     log_first: date,
+    now: int | None = None,
 ) -> ReadResult:
     """The impressions of the days ``first`` to ``last`` (UTC, both included).
 
@@ -73,6 +90,8 @@ def read_impressions(
         last: Last day to read.
         pseudonymiser: Hashes ids.
         log_first: First day of the log; rows that no day can be given to count as rows of this day.
+        now: The instant of reading in microseconds: a time more than a day later is of the future, and none. None
+            for no limit, where times are made up.
 
     Returns:
         Impressions in order of (ts, impression_id). Of rows with the same id the earliest by (time, file, row) is
@@ -83,7 +102,7 @@ def read_impressions(
     """
     scope = Scope.of(first, last, log_first)
     opened = open_log(spec.source.impressions, files)
-    clock = clock_of(spec) or rank_rows(declared_order(spec), opened)
+    clock = clock_of(spec, now) or rank_rows(declared_order(spec), opened)
     parts = [_read_file(spec, file, scope, clock, pseudonymiser) for file in opened]
     rows = mark_repeated(spec, pl.concat(parts)).with_columns(
         pl.from_epoch(TS, time_unit="us").dt.date().fill_null(log_first).alias(DAY)
@@ -143,7 +162,7 @@ def mark_repeated(spec: Spec, rows: pl.DataFrame) -> pl.DataFrame:
 def _columns(spec: Spec) -> dict[str, str]:
     """Columns to read, with the fields of the spec that name them."""
     declared, found = spec.impression, dict[str, str]()
-    clock = clock_of(spec)
+    clock = clock_of(spec, None)
     if clock is not None:
         found |= clock.columns("impression")
     elif declared.order is not None:
@@ -176,7 +195,7 @@ def _read_file(
         *id_checks(spec, schema, where),
         *clock.checks(schema),
         *(check for field in fields for check in field.checks),
-        *_label_checks(spec, schema, where),
+        *_label_checks(spec, clock, schema, where),
     ]
     frame = diagnose(rows, checks, private, where).with_columns(field.value for field in fields)
     if scope.with_undated:
@@ -230,15 +249,18 @@ def id_checks(spec: Spec, schema: Schema, where: str) -> tuple[Check, ...]:
     return (Check(broken=missing, reason="missing_id", rule=f"each impression has an id in `{column}`", column=column),)
 
 
-def _label_checks(spec: Spec, schema: Schema, where: str) -> list[Check]:
+def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) -> list[Check]:
     """An unreadable label makes the whole row useless: without it, it would count as a negative."""
-    checks = []
+    checks: list[Check] = []
     for task in spec.tasks:
         if task.label.column is not None:
             checks.append(values.label(task.label.column, schema[task.label.column], where)[1])
         for column in (task.label.time_column, *task.label.closed_by):
             if column is not None:
                 parsed = values.time_value(column, schema[column], where, spec.impression.time_unit, spec.time_zone)
+                if column == task.label.time_column and isinstance(clock, Clock):
+                    # An outcome cannot be known ahead; a closing may be planned.
+                    checks.append(values.future_check(column, clock.is_future(parsed)))
                 checks.extend(values.time_checks(column, schema[column], parsed, required=False))
     return checks
 
@@ -247,18 +269,24 @@ def _time_bounds(file: LogFile, clock: Clock, private: Collection[str]) -> tuple
     """The earliest and latest usable time in a file."""
 
     def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
-        time = values.time_value(clock.time, schema[clock.time], str(file.path), clock.unit, clock.zone)
-        unusable = values.is_given(clock.time, schema[clock.time]) & time.is_null()
-        return lazy.select(
-            time.min().alias("low"),
-            time.max().alias("high"),
+        unusable = values.is_given(clock.time, schema[clock.time]) & pl.col(TS).is_null()
+        return clock.timed(lazy, schema, str(file.path)).select(
+            pl.col(TS).min().alias("low"),
+            pl.col(TS).max().alias("high"),
             unusable.sum().alias("unusable"),
+            clock.of_future.sum().alias("future"),
             raw(clock.time).filter(unusable).first().alias(RAW + clock.time),
         )
 
-    rows = read_rows(file, {clock.time: "impression.time"}, select)
+    rows = read_rows(file, clock.columns("impression"), select)
     low, high = rows.frame["low"].min(), rows.frame["high"].max()
-    unusable = int(rows.frame["unusable"].sum())
+    unusable, future = int(rows.frame["unusable"].sum()), int(rows.frame["future"].sum())
+    if low is None and future and future == unusable:
+        raise SourceError(
+            f"{file.path}: all {future} times of column `{clock.time}` lie in the future: more than a day after this "
+            "reading, or after their ingest time by more than `source.max_clock_skew`. Is the clock of this machine "
+            "right? Else name another column in `impression.time`, set `time_zone`, or correct the file."
+        )
     if low is None and unusable:
         examples = rows.frame[RAW + clock.time].drop_nulls()
         example = "" if clock.time in private else f" (such as {examples.cast(pl.String)[0]!r})"
@@ -270,6 +298,27 @@ def _time_bounds(file: LogFile, clock: Clock, private: Collection[str]) -> tuple
             "Name another column in `impression.time`, or correct the file."
         )
     return low, high  # type: ignore[return-value]
+
+
+def _is_early(known: Sequence[tuple[int, int]], low: int, high: int) -> bool:
+    """Whether the earliest time of a log is the odd one out, rather than the latest; by the middle of the files."""
+    middle = median(time for ends in known for time in ends)
+    return middle - low >= high - middle
+
+
+def _too_long(file: LogFile, clock: Clock, time: int, first: date, last: date) -> SourceError:
+    """Says which row makes the log so long."""
+
+    def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
+        return clock.timed(lazy, schema, str(file.path)).filter(pl.col(TS) == time).select(ROW)
+
+    row = int(read_rows(file, clock.columns("impression"), select).frame[ROW][0])
+    day = pl.Series([time]).cast(pl.Datetime("us")).dt.date()[0]
+    return SourceError(
+        f"{file.path}: row {row} of column `{clock.time}` is of {day}, so that the log reaches from {first} to {last}, "
+        f"more than {_LONGEST_LOG_DAYS // 366} years. Correct that row (a clock that was never set?), or set "
+        "`days.first` and `days.last` to the days to be read: rows of other days are then left out."
+    )
 
 
 def _no_rows(files: Sequence[LogFile], column: str) -> SourceError:

@@ -10,7 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from ctr_pipeline.sources import values
-from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, rank_rows
+from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, event_clock, rank_rows
 from ctr_pipeline.sources.contract import EVENT_SCHEMA, check_events
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.files import LogFile, open_log
@@ -73,6 +73,7 @@ def read_events(
     last: date,
     pseudonymiser: Pseudonymiser,
     log_first: date,
+    now: int | None = None,
 ) -> ReadResult:
     """What arrived about outcomes on the days ``first`` to ``last`` (UTC, both included).
 
@@ -84,6 +85,7 @@ def read_events(
         last: Last arrival day to read.
         pseudonymiser: Hashes ids.
         log_first: First day of the log; rows that no day can be given to count as rows of this day.
+        now: As for :func:`~ctr_pipeline.sources.impressions.read_impressions`.
 
     Returns:
         Rows in order of (ingest_ts, impression_id, event, kind, event_ts). ``rows_in`` counts statements, not lines:
@@ -105,8 +107,9 @@ def read_events(
                 )
             # The simulator's event log has the default column names, and says when it received each event.
             log = logs.get(name) or EventLog(name=name, ingest_time="ingest_ts")
-            parts += [_event_units(spec, log, file, scope, pseudonymiser) for file in open_log(log, paths)]
-    parts += _label_units(spec, impression_files, scope, pseudonymiser)
+            clock = event_clock(spec, log, now)
+            parts += [_event_units(spec, log, clock, file, scope, pseudonymiser) for file in open_log(log, paths)]
+    parts += _label_units(spec, impression_files, scope, pseudonymiser, now)
     units = pl.concat(parts).with_columns(pl.col(DAY).fill_null(log_first))
     broken, ignored = pl.col(REASON).is_not_null(), pl.col(_IGNORED)
     good = units.filter(~broken & ~ignored)
@@ -126,10 +129,11 @@ def read_events(
     )
 
 
-def _event_units(spec: Spec, log: EventLog, file: LogFile, scope: Scope, pseudonymiser: Pseudonymiser) -> pl.DataFrame:
+def _event_units(
+    spec: Spec, log: EventLog, clock: Clock, file: LogFile, scope: Scope, pseudonymiser: Pseudonymiser
+) -> pl.DataFrame:
     where = str(file.path)
     section = f"source.events.{log.name}"
-    clock = Clock(time=log.time, ingest=log.ingest_time, unit=log.time_unit, zone=spec.time_zone)
     columns = {log.impression_id: f"{section}.impression_id", log.type: f"{section}.type"} | clock.columns(section)
     rows = read_rows(file, columns, clock.selection(scope, INGEST, where))
     text = values.canonical_text(log.impression_id, rows.schema[log.impression_id], where)
@@ -166,14 +170,14 @@ def _event_units(spec: Spec, log: EventLog, file: LogFile, scope: Scope, pseudon
 
 
 def _label_units(
-    spec: Spec, impression_files: Sequence[Path], scope: Scope, pseudonymiser: Pseudonymiser
+    spec: Spec, impression_files: Sequence[Path], scope: Scope, pseudonymiser: Pseudonymiser, now: int | None
 ) -> list[pl.DataFrame]:
     flags = [task for task in spec.tasks if task.label.column is not None]
     timed = [task for task in spec.tasks if task.label.time_column is not None]
     if not flags and not timed:
         return []
     files = open_log(spec.source.impressions, impression_files)
-    clock = clock_of(spec) or rank_rows(declared_order(spec), files)
+    clock = clock_of(spec, now) or rank_rows(declared_order(spec), files)
     parts = []
     if flags:
         parts += _flag_units(spec, flags, files, clock, scope, pseudonymiser)
@@ -266,19 +270,21 @@ def _time_units(
             own = [str(task.label.time_column)] if kind == OUTCOME else task.label.closed_by
             times.append(pl.min_horizontal([parsed(column) for column in own]).alias(f"__{kind}_{task.name}"))
         in_scope = [dated.holds(pl.col(f"__{kind}_{task.name}")) for task, kind in names]
-        return lazy.with_columns(times).filter(pl.any_horizontal(in_scope))
+        kept = lazy.with_columns(times).filter(pl.any_horizontal(in_scope))
+        return clock.timed(kept, schema, where) if isinstance(clock, Clock) else kept
 
     rows = read_rows(file, columns, select)
     frame = rows.frame
     if isinstance(clock, Ranks):
         frame = frame.join(clock.times[file.index], on=ROW, how="left", maintain_order="left")
-    else:
-        time = values.time_value(clock.time, rows.schema[clock.time], where, unit, zone)
-        frame = frame.with_columns(time.alias(TS))
     frame = frame.with_columns(_identified(spec, file, rows.schema, pseudonymiser))
     parts = [pl.DataFrame(schema=_UNITS)]
     for task, kind in names:
         moment = pl.col(f"__{kind}_{task.name}")
+        # Set aside with their impressions.
+        useless = pl.col("impression_id").is_null() | pl.col(TS).is_null()
+        if kind == OUTCOME and isinstance(clock, Clock):
+            useless |= clock.is_future(moment)
         parts.append(
             _units(
                 frame.filter(dated.holds(moment)).with_columns(
@@ -289,7 +295,7 @@ def _time_units(
                     moment.alias("ingest_ts"),
                     pl.lit(False).alias(SKEWED),
                     *[pl.lit(None, pl.String).alias(name) for name in (REASON, RULE, COLUMN, VALUE)],
-                    (pl.col("impression_id").is_null() | pl.col(TS).is_null()).alias(_IGNORED),
+                    useless.alias(_IGNORED),
                 ),
                 file,
             )
@@ -308,7 +314,7 @@ def _units(frame: pl.DataFrame, file: LogFile) -> pl.DataFrame:
 
 def _identity_columns(spec: Spec) -> dict[str, str]:
     """Id and time of the impression, with the fields of the spec that name them."""
-    clock = clock_of(spec)
+    clock = clock_of(spec, None)
     columns = clock.columns("impression") if clock else {declared_order(spec).column: "impression.order.column"}
     return columns | ({spec.impression.id: "impression.id"} if spec.impression.id else {})
 

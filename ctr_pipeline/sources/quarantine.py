@@ -140,7 +140,7 @@ def _refuse_wrong_columns(
         # Rows may have failed an earlier check first: count this one by itself.
         if values.height < _ENOUGH_TO_JUDGE or not values.select(check.broken.fill_null(False).all()).item():
             continue
-        if check.reason == "bad_time" and rows.total > rows.frame.height:
+        if check.reason in ("bad_time", "future_time") and rows.total > rows.frame.height:
             # Only unusable times and those of the asked days were read; the others of the file are in order.
             continue
         example = "" if check.column in private else f" (such as {values[RAW + check.column].cast(pl.String)[0]!r})"

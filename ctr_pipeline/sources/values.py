@@ -140,6 +140,12 @@ def time_checks(column: str, kind: pl.DataType, parsed: pl.Expr, required: bool 
     return (missing, bad) if required else (bad,)
 
 
+def future_check(column: str, broken: pl.Expr, rule: str | None = None) -> Check:
+    """A time is not of the future; by default, not later than the instant of reading can explain."""
+    default = f"`{column}` is not later than one day after this reading (is the clock of this machine right?)"
+    return Check(broken=broken, reason="future_time", rule=rule or default, column=column, unreadable=True)
+
+
 def is_given(column: str, kind: pl.DataType) -> pl.Expr:
     """Whether a value is there: neither null nor NaN nor empty text."""
     value = raw(column)

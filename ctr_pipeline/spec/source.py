@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ctr_pipeline.spec.fields import Column, Name, Section
+from ctr_pipeline.spec.fields import MICROSECONDS, Column, Duration, Name, Section
 from ctr_pipeline.spec.simulator import SimulatorSettings
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -58,6 +58,10 @@ class Source(Section):
     simulator: SimulatorSettings | None = Field(
         default=None,
         description="Simulated marketplace instead of files; then `impressions` and `events` have no paths.",
+    )
+    max_clock_skew: Duration = Field(
+        default=5 * MICROSECONDS["m"],
+        description="How far a row's own time may lie after its ingest time; a row beyond it is quarantined.",
     )
 
     @model_validator(mode="after")

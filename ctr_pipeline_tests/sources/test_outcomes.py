@@ -84,15 +84,15 @@ def test_events_belong_to_the_day_on_which_they_arrive(make_spec: Maker, write: 
         events(
             impression_id=["a", "b", "c", "d", "e"],
             event_type=["7"] * 5,
-            happened=[START + timedelta(hours=h) for h in (1, 23, 30, 60, 200)],
-            got=[START + timedelta(hours=h) for h in (2, 25, 29, 300, 201)],
+            happened=[START + timedelta(hours=h) for h in (1, 23, 24 + 1 / 60, 60, 200)],
+            got=[START + timedelta(hours=h) for h in (2, 25, 24 - 1 / 60, 300, 201)],
         )
     )
     for day in DAYS:
         assert read(spec, events={"actions": [path]}, first=day, last=day).rows_in == {5: 1, 6: 2}.get(day.day, 0)
     result = read(spec, events={"actions": [path]})
     assert result.kept["day"].to_list() == [DAYS[0], DAYS[1], DAYS[1]]
-    assert result.kept["ingest_ts"].to_list() == [MIDNIGHT_US + h * HOUR_US for h in (2, 25, 30)]
+    assert result.kept["ingest_ts"].to_list() == [MIDNIGHT_US + h * HOUR_US // 60 for h in (120, 24 * 60 + 1, 25 * 60)]
     assert result.notices == {"clock_skew": 1, "duplicate_event": 0}
 
 

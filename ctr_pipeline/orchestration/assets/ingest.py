@@ -19,7 +19,13 @@ from ctr_pipeline.orchestration.partitions import daily_partitions, partition_da
 from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
-from ctr_pipeline.orchestration.sources import ensure_logs, impression_files, outcome_files, pseudonymiser
+from ctr_pipeline.orchestration.sources import (
+    ensure_logs,
+    impression_files,
+    outcome_files,
+    pseudonymiser,
+    reading_time,
+)
 
 if TYPE_CHECKING:
     from ctr_pipeline.sources import ReadResult
@@ -50,6 +56,7 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 last,
                 pseudonymiser(os.environ),
                 settings.first_day,
+                reading_time(settings),
             )
 
         yield from _ingest(context, settings, lake, "impressions", read)
@@ -74,6 +81,7 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 last,
                 pseudonymiser(os.environ),
                 settings.first_day,
+                reading_time(settings),
             )
 
         yield from _ingest(context, settings, lake, "outcome_events", read)
