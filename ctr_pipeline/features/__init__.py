@@ -1,7 +1,7 @@
 """History aggregates, vocabularies, statistics, and the layout of the model's inputs."""
 
 from ctr_pipeline.features.drift import REFERENCE_DAYS, SYMPTOMS, Finding, find_drift, judged_days
-from ctr_pipeline.features.history import HISTORY_COLUMNS, history_for_days, history_reach, join_history
+from ctr_pipeline.features.history import HISTORY_COLUMNS, HISTORY_ORDER, history_for_days, history_reach, join_history
 from ctr_pipeline.features.layout import (
     FIRST_VOCABULARY_ROW,
     MISSING_ROW,
@@ -17,6 +17,7 @@ from ctr_pipeline.features.vocabulary import VOCABULARY_SCHEMA, encode_ids, fit_
 __all__ = [
     "FIRST_VOCABULARY_ROW",
     "HISTORY_COLUMNS",
+    "HISTORY_ORDER",
     "MISSING_ROW",
     "PROFILE_SCHEMA",
     "REFERENCE_DAYS",

@@ -4,23 +4,29 @@ The values of day d use only what had arrived before d began (00:00 UTC), so eve
 serving can look them up in one table. Nothing of the current day is in them.
 """
 
-from collections.abc import Sequence
+import uuid
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeAlias
 
 import narwhals.stable.v2 as nw
 from narwhals.stable.v2.typing import IntoLazyFrameT
 
-from ctr_pipeline.labels import label_impressions, label_maturity
+from ctr_pipeline.labels import label_facts, label_maturity, settles_without_events
 from ctr_pipeline.spec import Spec
-from ctr_pipeline.spec.features import HistoryCount, HistoryRate, HistoryRecency
+from ctr_pipeline.spec.features import HistoryCount, HistoryFeature, HistoryFirstSeen, HistoryRate, HistoryRecency
 from ctr_pipeline.spec.fields import DAY_US
 
 HISTORY_COLUMNS = ("day", "feature", "key", "value")
 """Columns of the history table, in order."""
 
+HISTORY_ORDER = ("feature", "key")
+"""Order of the rows of a day."""
+
 Frame: TypeAlias = nw.LazyFrame[Any]
-HistoryFeature: TypeAlias = HistoryRate | HistoryCount | HistoryRecency
+
+_ZERO = nw.lit(0).cast(nw.Int64)
+_NONE = nw.lit(None).cast(nw.Int64)
 
 
 def history_reach(spec: Spec) -> int:
@@ -42,6 +48,10 @@ def history_for_days(
       before D. An outcome belongs to the time at which it happened.
     - *recency*: time of the last such impression or outcome of the last ``days`` days, in microseconds since
       1970-01-01 UTC (exact in a float64). :func:`join_history` turns it into seconds.
+    - *first_seen*: time of the first such impression or outcome of the last ``days`` days, likewise.
+
+    The rows are read once, and summed up by key, day and the day on which they became known; what each day's values
+    need is small sums of these.
 
     A day's values are the same whether it is computed alone or with others, and whatever arrives later.
 
@@ -52,7 +62,7 @@ def history_for_days(
         days: The days on which the values will be used, each once.
 
     Returns:
-        Rows with :data:`HISTORY_COLUMNS`, sorted by day, feature and key, on the engine of the inputs.
+        Rows with :data:`HISTORY_COLUMNS` in any order, on the engine of the inputs.
     """
     shown = nw.from_native(impressions)
     if not days or not spec.features.history:
@@ -60,9 +70,22 @@ def history_for_days(
         return nothing
     first, last = min(days) - timedelta(days=history_reach(spec)), max(days)
     shown = shown.filter((nw.col("day") >= nw.lit(first)) & (nw.col("day") < nw.lit(last)))
-    past = _past(spec, shown, events, _start(last) - 1)
-    pieces = [_values(spec, past[f.task], f, day) for day in days for f in spec.features.history]
-    history: IntoLazyFrameT = nw.concat(pieces, how="vertical").sort("day", "feature", "key").to_native()
+    known_by = _start(last) - 1
+    facts = _facts_with_keys(spec, shown, events, known_by)
+    arrived = shown.filter(nw.col("ingest_ts") <= known_by)
+    pieces = []
+    for key, task in sorted({(f.key, f.task) for f in spec.features.history}, key=str):
+        mine = [f for f in spec.features.history if (f.key, f.task) == (key, task)]
+        told = facts.get(task or "")
+        rates = [f for f in mine if isinstance(f, HistoryRate)]
+        if rates:
+            by_time = settles_without_events(spec.tasks, str(task))
+            cohorts = _held(_cohorts(key, arrived if by_time else None, told))
+            pieces.append(_rates(cohorts, rates, days, _lag_days(spec, task) * DAY_US))
+        others = [f for f in mine if not isinstance(f, HistoryRate)]
+        if others:
+            pieces.append(_aggregates(_moments(key, arrived if task is None else None, told), others, days))
+    history: IntoLazyFrameT = nw.concat(pieces, how="vertical").to_native()
     return history
 
 
@@ -70,7 +93,7 @@ def join_history(spec: Spec, impressions: IntoLazyFrameT, history: IntoLazyFrame
     """``impressions`` with one float64 column a history feature, the values of the impression's own day.
 
     A key without a past counts 0; its rate and recency are missing (null), and so is everything where the key itself
-    is missing. Recency is in seconds before the impression.
+    is missing. Recency and first-seen are in seconds before the impression.
     """
     joined = nw.from_native(impressions)
     values = nw.from_native(history)
@@ -83,89 +106,167 @@ def join_history(spec: Spec, impressions: IntoLazyFrameT, history: IntoLazyFrame
         if isinstance(feature, HistoryCount):
             missing = nw.when(~nw.col(feature.key).is_null()).then(nw.lit(0.0))
             value = nw.when(value.is_null()).then(missing).otherwise(value)
-        elif isinstance(feature, HistoryRecency):
-            value = (nw.col("ts").cast(nw.Float64) - value) / 1e6
+        elif isinstance(feature, HistoryRecency | HistoryFirstSeen):
+            # Not a division by a literal: engines round it differently.
+            value = (nw.col("ts").cast(nw.Float64) - value) * 1e-6
         joined = joined.with_columns(value.alias(feature.name))
     result: IntoLazyFrameT = joined.to_native()
     return result
 
 
-def _past(spec: Spec, shown: Frame, events: IntoLazyFrameT, known_by: int) -> dict[str | None, Frame]:
-    """What happened when and when it was known, by task; None holds the impressions themselves.
+def _facts_with_keys(spec: Spec, shown: Frame, events: IntoLazyFrameT, known_by: int) -> dict[str, Frame]:
+    """What is known of the outcomes of each counted task, beside the keys of the impression."""
+    features = [feature for feature in spec.features.history if feature.task is not None]
+    if not features:
+        return {}
+    keys = sorted({feature.key for feature in features})
+    tasks = sorted({str(feature.task) for feature in features})
+    found = nw.from_native(label_facts(shown.to_native(), events, spec.tasks, known_by, spec.split.ingest_lag))
+    wanted = found.filter(nw.col("task").is_in(tasks))
+    wanted = wanted.select("impression_id", "ts", "ingest_ts", "task", "event_ts", "known_ts", "settled_ts")
+    joined = _held(wanted.join(shown.select("impression_id", "ts", *keys), on=["impression_id", "ts"], how="inner"))
+    return {task: joined.filter(nw.col("task") == task) for task in tasks}
 
-    Held in memory, because each day and feature reads it again.
+
+def _moments(key: str, arrived: Frame | None, told: Frame | None) -> Frame:
+    """Impressions, or outcomes where there are none of those, by the day on which they happened and became known.
+
+    Columns: key, ``at`` and ``known`` (00:00 UTC of those days), ``n`` moments, the ``first`` and ``last`` of them.
     """
-    features = spec.features.history
-    past: dict[str | None, Frame] = {}
-    if any(feature.task is None for feature in features):
-        keys = sorted({feature.key for feature in features if feature.task is None})
-        arrived = shown.filter(nw.col("ingest_ts") <= known_by)
-        past[None] = _held(arrived.select("day", *keys, known_ts=nw.col("ingest_ts"), event_ts=nw.col("ts")))
-    counted = {feature.task for feature in features if feature.task is not None}
-    if not counted:
-        return past
-    labels = nw.from_native(label_impressions(shown.to_native(), events, spec.tasks, known_by, spec.split.ingest_lag))
-    for task in sorted(counted):
-        rates = any(isinstance(feature, HistoryRate) and feature.task == task for feature in features)
-        happened = ~nw.col("known_ts").is_null()
-        wanted = happened | ~nw.col("settled_ts").is_null() if rates else happened
-        facts = labels.filter((nw.col("task") == task) & wanted)
-        facts = facts.select("impression_id", "ts", "day", "known_ts", "event_ts", "settled_ts")
-        keys = sorted({feature.key for feature in features if feature.task == task})
-        joined = facts.join(shown.select("impression_id", "ts", *keys), on=["impression_id", "ts"], how="inner")
-        past[task] = _held(joined.drop("impression_id", "ts"))
-    return past
+    if arrived is not None:
+        rows = arrived.select(key=key, moment="ts", known_ts="ingest_ts")
+    else:
+        assert told is not None, "outcomes have facts"
+        rows = told.filter(~nw.col("known_ts").is_null()).select(key=key, moment="event_ts", known_ts="known_ts")
+    by_day = rows.filter(~nw.col("key").is_null()).with_columns(at=_midnight("moment"), known=_midnight("known_ts"))
+    cells = by_day.group_by("key", "at", "known").agg(
+        n=nw.len(), first=nw.col("moment").min(), last=nw.col("moment").max()
+    )
+    return cells.with_columns(n=nw.col("n").cast(nw.Int64))
+
+
+def _aggregates(moments: Frame, features: Sequence[HistoryFeature], days: Sequence[date]) -> Frame:
+    """Counts, recencies and first sights of one key and task on each of ``days``."""
+    longest = max(feature.days for feature in features) * DAY_US
+    since, start = nw.col("at") + longest, nw.col("start")
+    past = moments.join(_grid(moments, days), how="cross").filter(
+        since >= start, nw.col("at") < start, nw.col("known") < start
+    )
+    values = {}
+    for feature in features:
+        inside = nw.col("at") + feature.days * DAY_US >= start
+        if isinstance(feature, HistoryCount):
+            values[feature.name] = nw.when(inside).then(nw.col("n")).otherwise(_ZERO).sum().cast(nw.Int64)
+        elif isinstance(feature, HistoryRecency):
+            values[feature.name] = nw.when(inside).then(nw.col("last")).otherwise(_NONE).max()
+        else:
+            values[feature.name] = nw.when(inside).then(nw.col("first")).otherwise(_NONE).min()
+    summed = past.group_by("key", "start").agg(**values)
+    # A count of 0 is the same as no past; an instant is never 0.
+    return _long(summed, {name: nw.col(name).cast(nw.Float64) for name in values}, nw.col("value") > 0, days)
+
+
+def _cohorts(key: str, arrived: Frame | None, told: Frame | None) -> Frame:
+    """How the impressions and outcomes of a day grow as they become known.
+
+    Columns: key (null included: those rows are part of the overall rate), ``at`` (00:00 UTC of the impression's day),
+    ``known`` (00:00 UTC of the day from whose end on it counts), ``impressions`` and ``outcomes`` to be added.
+
+    Args:
+        key: Column of the key.
+        arrived: The impressions, where time settles those of which nothing is known; else None.
+        told: What is known of the others.
+    """
+    assert told is not None, "a rate has a task"
+    facts = told.with_columns(decided_ts=nw.min_horizontal("known_ts", "settled_ts"))
+    changes = [("decided_ts", 1, 0), ("known_ts", 0, 1)]
+    parts = []
+    if arrived is not None:
+        # Every impression as if nothing were known of it; those of which something is are taken out again.
+        base = arrived.select(key=key, at=_midnight("ts"), known=_midnight("ingest_ts")).group_by("key", "at", "known")
+        parts = [base.agg(impressions=nw.len()).with_columns(nw.col("impressions").cast(nw.Int64), outcomes=_ZERO)]
+        changes.append(("ingest_ts", -1, 0))
+    for instant, impressions, outcomes in changes:
+        rows = facts.filter(~nw.col(instant).is_null()).select(key=key, at=_midnight("ts"), known=_midnight(instant))
+        summed = rows.group_by("key", "at", "known").agg(n=nw.len()).with_columns(n=nw.col("n").cast(nw.Int64))
+        parts.append(
+            summed.select("key", "at", "known", impressions=nw.col("n") * impressions, outcomes=nw.col("n") * outcomes)
+        )
+    return nw.concat(
+        [part.select("key", "at", "known", "impressions", "outcomes") for part in parts], how="vertical"
+    )  # fmt: skip
+
+
+def _rates(cohorts: Frame, features: Sequence[HistoryRate], days: Sequence[date], lag: int) -> Frame:
+    """Smoothed rates of one key and task on each of ``days``, of cohorts that end ``lag`` microseconds before it."""
+    sums, values = {}, {}
+    for feature in features:
+        since = nw.col("at") + (feature.days * DAY_US + lag) >= nw.col("start")
+        for name in ("impressions", "outcomes"):
+            sums[f"{name}:{feature.name}"] = nw.when(since).then(nw.col(name)).otherwise(_ZERO).sum().cast(nw.Int64)
+        rows, outcomes, all_rows, all_outcomes = (
+            nw.col(f"{name}:{feature.name}").cast(nw.Float64)
+            for name in ("impressions", "outcomes", "all_impressions", "all_outcomes")
+        )
+        rate = (outcomes + all_outcomes / all_rows * feature.smoothing) / (rows + feature.smoothing)
+        values[feature.name] = nw.when(rows > 0).then(rate).otherwise(nw.lit(None).cast(nw.Float64))
+    longest = max(feature.days for feature in features) * DAY_US + lag
+    grid = _grid(cohorts, days)
+
+    def on_days(cells: Frame) -> Frame:
+        start = nw.col("start")
+        return cells.join(grid, how="cross").filter(
+            nw.col("at") + longest >= start, nw.col("at") + lag < start, nw.col("known") < start
+        )
+
+    totals = [nw.col(name).sum().cast(nw.Int64) for name in ("impressions", "outcomes")]
+    by_day = cohorts.group_by("at", "known").agg(*totals)
+    overall = on_days(by_day).group_by("start").agg(**{f"all_{name}": total for name, total in sums.items()})
+    each = on_days(cohorts.filter(~nw.col("key").is_null())).group_by("key", "start").agg(**sums)
+    return _long(each.join(overall, on="start", how="inner"), values, ~nw.col("value").is_null(), days)
+
+
+def _long(wide: Frame, values: Mapping[str, nw.Expr], there: nw.Expr, days: Sequence[date]) -> Frame:
+    """One row a feature, day and key of which a value is ``there``, of one row a day and key."""
+    rows = wide.with_columns(**{f"value:{name}": value for name, value in values.items()})
+    rows = rows.with_columns(feature=nw.lit(",".join(values)).str.split(",")).explode("feature")
+    value, day = nw.lit(None).cast(nw.Float64), nw.lit(None).cast(nw.Date)
+    for name in values:
+        value = nw.when(nw.col("feature") == name).then(nw.col(f"value:{name}")).otherwise(value)
+    for one in days:
+        day = nw.when(nw.col("start") == _start(one)).then(nw.lit(one)).otherwise(day)
+    return rows.with_columns(value=value).filter(there).select(
+        day=day, feature="feature", key="key", value="value"
+    )  # fmt: skip
+
+
+def _grid(beside: Frame, days: Sequence[date]) -> Frame:
+    """00:00 UTC of each of ``days``, on the engine of ``beside``."""
+    starts = nw.lit(",".join(str(_start(day)) for day in days)).str.split(",")
+    # The maximum of nothing is still one row.
+    one = beside.select(nw.col("at").max())
+    return one.with_columns(start=starts).explode("start").select(start=nw.col("start").cast(nw.Int64))
+
+
+def _midnight(instant: str) -> nw.Expr:
+    """00:00 UTC of the day of an instant."""
+    return nw.col(instant) - nw.col(instant) % DAY_US
 
 
 def _held(frame: Frame) -> Frame:
-    """``frame``, computed now, on its own engine."""
+    """``frame``, computed once, on its own engine, because it is read more than once."""
+    native: Any = frame.to_native()
     if frame.implementation.is_duckdb():
-        return frame.collect(backend="pyarrow").lazy(backend="duckdb")
-    return frame.collect().lazy()
-
-
-def _values(spec: Spec, past: Frame, feature: HistoryFeature, day: date) -> Frame:
-    start = _start(day)
-    known = nw.col("known_ts") < start
-    if isinstance(feature, HistoryRate):
-        values = _rate(past, feature, day - timedelta(days=_lag_days(spec, feature.task)), start)
+        # A table of the relation's own connection: it can be spilled to disk, and goes with the connection.
+        name = f"held_{uuid.uuid4().hex}"
+        native.create(name)
+        held = native.query("held", f"SELECT * FROM {name}")
+    elif frame.implementation.is_pyspark():
+        held = native.persist()
     else:
-        # The day of the impression bounds the files that are read; an outcome may be younger than its impression.
-        reach = feature.days + _lag_days(spec, feature.task)
-        recent = past.filter(
-            (nw.col("day") >= nw.lit(day - timedelta(days=reach))) & (nw.col("day") < nw.lit(day)),
-            (nw.col("event_ts") >= start - feature.days * DAY_US) & (nw.col("event_ts") < start) & known,
-            ~nw.col(feature.key).is_null(),
-        ).group_by(feature.key)
-        value = nw.len() if isinstance(feature, HistoryCount) else nw.col("event_ts").max()
-        values = recent.agg(value=value)
-    return values.select(
-        day=nw.lit(day).cast(nw.Date),
-        feature=nw.lit(feature.name),
-        key=nw.col(feature.key),
-        value=nw.col("value").cast(nw.Float64),
-    )
-
-
-def _rate(past: Frame, feature: HistoryRate, end: date, start: int) -> Frame:
-    """Smoothed rates of the cohort of the ``feature.days`` days before ``end``, as known before ``start``."""
-    known = nw.col("known_ts") < start
-    cohort = past.filter(
-        (nw.col("day") >= nw.lit(end - timedelta(days=feature.days))) & (nw.col("day") < nw.lit(end)),
-        known | (nw.col("settled_ts") < start),
-    ).with_columns(outcome=nw.when(known).then(nw.lit(1)).otherwise(nw.lit(0)))
-    overall = cohort.select(
-        all_outcomes=nw.col("outcome").sum().cast(nw.Int64), all_impressions=nw.col("outcome").count().cast(nw.Int64)
-    )
-    each = (
-        cohort.filter(~nw.col(feature.key).is_null())
-        .group_by(feature.key)
-        .agg(outcomes=nw.col("outcome").sum().cast(nw.Int64), impressions=nw.col("outcome").count().cast(nw.Int64))
-        .join(overall, how="cross")
-    )
-    rate = nw.col("all_outcomes").cast(nw.Float64) / nw.col("all_impressions").cast(nw.Float64)
-    outcomes, rows = nw.col("outcomes").cast(nw.Float64), nw.col("impressions").cast(nw.Float64)
-    return each.with_columns(value=(outcomes + rate * feature.smoothing) / (rows + feature.smoothing))
+        held = native.collect(engine="streaming").lazy()
+    found: Frame = nw.from_native(held)
+    return found
 
 
 def _nothing(shown: Frame) -> Frame:

@@ -18,9 +18,8 @@ from ctr_pipeline.features.layout import (
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
-    HistoryCount,
+    HistoryFeature,
     HistoryRate,
-    HistoryRecency,
     Missing,
     NumericFeature,
 )
@@ -35,8 +34,7 @@ VOCABULARY_SCHEMA = {
 }
 """Columns of the vocabulary table: embedding row of each value, its training rows, first and last training day."""
 
-_History: TypeAlias = HistoryRate | HistoryCount | HistoryRecency
-_Source: TypeAlias = NumericFeature | _History
+_Source: TypeAlias = NumericFeature | HistoryFeature
 
 
 def fit_layout(spec: Spec, training: pl.LazyFrame) -> tuple[Layout, pl.DataFrame]:

@@ -115,7 +115,22 @@ class HistoryRecency(Section):
     days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
 
 
-HistoryFeature = Annotated[HistoryRate | HistoryCount | HistoryRecency, Field(discriminator="kind")]
+class HistoryFirstSeen(Section):
+    """Seconds since a key's first impression (or first outcome of a task) that was known before the day began: its age.
+
+    Missing when there is none. A key seen before the stretch looked at is as old as its first sight within it.
+    """
+
+    kind: Literal["first_seen"] = "first_seen"
+    name: Name = Field(description="Name of the feature.")
+    key: Name = Field(description="`user`, or the name of a categorical feature.")
+    task: Name | None = Field(
+        default=None, description="Task whose first outcome counts; the first impression when absent."
+    )
+    days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
+
+
+HistoryFeature = Annotated[HistoryRate | HistoryCount | HistoryRecency | HistoryFirstSeen, Field(discriminator="kind")]
 ContextualFeature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="type")]
 
 

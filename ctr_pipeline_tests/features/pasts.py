@@ -27,6 +27,10 @@ features:
     - {name: bought, kind: count, key: user, task: buy, days: 5}
     - {name: last_seen, kind: recency, key: user, days: 4}
     - {name: last_click, kind: recency, key: ad, task: click, days: 2}
+    - {name: ad_rate_1d, kind: rate, key: ad, task: click, days: 1, smoothing: 3}
+    - {name: seen_1d, kind: count, key: user, days: 1}
+    - {name: age, kind: first_seen, key: user, days: 3}
+    - {name: first_buy, kind: first_seen, key: ad, task: buy, days: 3}
 tasks:
   - {name: click, window: 20h, label: {event: click}}
   - {name: buy, parent: click, window: 30h, window_from: click, label: {event: buy}}
@@ -67,7 +71,8 @@ class Past:
         return frame.with_columns(kind=pl.lit("outcome")).lazy()
 
     def history(self, days: list[date], spec: Spec = SPEC) -> pl.DataFrame:
-        return history_for_days(spec, self.impressions(), self.outcome_events(), days).collect()
+        history = history_for_days(spec, self.impressions(), self.outcome_events(), days).collect()
+        return history.sort("day", "feature", "key")
 
 
 def random_past(seed: int, size: int = 400, length: int = 12) -> Past:
@@ -97,6 +102,7 @@ def naive_history(past: Past, day: date) -> dict[tuple[str, str], float]:
     for name, key, task, days, smoothing in (
         ("ad_rate", "ad", "click", 3, 5.0),
         ("user_buy_rate", "user", "buy", 2, 0.0),
+        ("ad_rate_1d", "ad", "click", 1, 3.0),
     ):
         last = day - timedelta(days=RATE_LAG[task])
         cohort = [r for r in shown if start(last - timedelta(days=days)) <= r.ts < start(last)]
@@ -109,7 +115,13 @@ def naive_history(past: Past, day: date) -> dict[tuple[str, str], float]:
         if row.user is not None and now - 4 * DAY <= row.ts < now:
             values["seen", row.user] = values.get(("seen", row.user), 0) + 1
             values["last_seen", row.user] = max(values.get(("last_seen", row.user), 0), row.ts)
+        if row.user is not None and now - DAY <= row.ts < now:
+            values["seen_1d", row.user] = values.get(("seen_1d", row.user), 0) + 1
+        if row.user is not None and now - 3 * DAY <= row.ts < now:
+            values["age", row.user] = min(values.get(("age", row.user), now), row.ts)
         bought = _outcome(past, row, "buy", now)
+        if row.ad is not None and bought is not None and now - 3 * DAY <= bought < now:
+            values["first_buy", row.ad] = min(values.get(("first_buy", row.ad), now), bought)
         if row.user is not None and bought is not None and now - 5 * DAY <= bought < now:
             values["bought", row.user] = values.get(("bought", row.user), 0) + 1
         clicked = _outcome(past, row, "click", now)

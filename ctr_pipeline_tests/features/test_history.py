@@ -69,7 +69,7 @@ def test_engines_agree_to_the_bit() -> None:
     connection = duckdb.connect()
     impressions = connection.from_arrow(past.impressions().collect().to_arrow())
     events = connection.from_arrow(past.outcome_events().collect().to_arrow())
-    on_duckdb = history_for_days(SPEC, impressions, events, DAYS).pl()
+    on_duckdb = history_for_days(SPEC, impressions, events, DAYS).pl().sort("day", "feature", "key")
     assert_frame_equal(on_duckdb.cast({"feature": pl.String}), past.history(DAYS), check_exact=True)
 
 

@@ -32,7 +32,7 @@ def feature_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         description="Rates, counts and recencies of each key, from what had arrived before the day began.",
     )
     def history(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        from ctr_pipeline.features import history_for_days, history_reach
+        from ctr_pipeline.features import HISTORY_ORDER, history_for_days, history_reach
 
         days = partition_days(context)
         store = lake.open()
@@ -45,6 +45,7 @@ def feature_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 arrived = store.scan("outcome_events", first=max(settings.first_day, first - reach), last=last)
                 stretch = [first + timedelta(days=n) for n in range((last - first).days + 1)]
                 frame = history_for_days(settings.spec, shown, arrived, stretch).collect()
+                frame = frame.sort("day", *HISTORY_ORDER)
                 version = store.replace_days("history", frame, stretch)
             rows += frame.height
             context.log.info(f"History up to {last}: {rows:,} values")
