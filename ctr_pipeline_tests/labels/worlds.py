@@ -76,6 +76,11 @@ FUNNEL = (
     Task(name="cart", parent="click", window=4, window_from="click", label=Label(event="cart")),
     Task(name="buy", parent="cart", window=5, window_from="click", label=Label(event="buy")),
 )
+CREDIT = (
+    *FUNNEL[:2],
+    Task(name="application", parent="cart", window=5, window_from="click", label=Label(event="application")),
+    Task(name="approval", parent="application", window=4, window_from="click", label=Label(event="approval")),
+)
 NESTED = (
     *CLICKS,
     Task(name="cart", parent="click", window=2, window_from="click", label=Label(event="cart")),
@@ -93,7 +98,7 @@ COLUMNS = (
     Task(name="click", window=0, label=Label(column="click")),
     Task(name="buy", parent="click", window=0, label=Label(column="buy")),
 )
-FUNNELS = (CLICKS, FUNNEL, NESTED, SHORT_CHILD, CASES, COLUMNS)
+FUNNELS = (CLICKS, FUNNEL, CREDIT, NESTED, SHORT_CHILD, CASES, COLUMNS)
 
 
 @st.composite
@@ -109,9 +114,9 @@ def random_world(tasks: Sequence[Task], size: int, seed: int) -> World:
         ts = pick.randint(2, 8)
         shown = Impression(f"i{number:03}", ts, ts + pick.choice([0, 0, 0, 1, 5, 12]))
         impressions.append(shown)
-        for _ in range(pick.choice([0, 1, 2, 3, 4, 6, 9])):
+        for _ in range(pick.choice([0, 1, 2, 3, 4, 6, 9, 4 * len(tasks)])):
             # Any time, so also before the impression, late and out of order; "zz" is no impression.
-            event_ts = pick.randint(0, 24)
+            event_ts = pick.choice([pick.randint(0, 24), ts + pick.randint(0, 6)])
             event = Event(
                 impression=pick.choice([shown.name] * 9 + ["zz"]),
                 task=pick.choice(tasks).name,
