@@ -13,6 +13,7 @@ from typing import Any
 
 import dagster as dg
 
+from ctr_pipeline.orchestration.abandoned import COMMAND_TAG, close_abandoned
 from ctr_pipeline.orchestration.automation.alerts import alerts_of_run
 from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
 from ctr_pipeline.orchestration.automation.sensors import arrival_day_watermark, arrivals, days_of
@@ -24,7 +25,7 @@ from ctr_pipeline.orchestration.fingerprints import (
     profile_fingerprint,
     retrain_fingerprint,
 )
-from ctr_pipeline.orchestration.resources import NotifierResource
+from ctr_pipeline.orchestration.resources import NotifierResource, TrackingResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
 
 INSTANCE_CONFIG = Path(__file__).resolve().parents[2] / "dagster.yaml"
@@ -118,7 +119,9 @@ def run_and_report(settings: PipelineSettings, first: date, last: date) -> dict[
         settings.save()
         os.environ.update(dagster_environment(settings))
         with dg.DagsterInstance.get() as instance:
-            runs = run_pipeline(settings, build_definitions(settings), instance, first, last)
+            defs = build_definitions(settings)
+            _close_abandoned(defs, instance)
+            runs = run_pipeline(settings, defs, instance, first, last)
             report = build_report(settings, instance, runs, first, last)
     save_report(settings, report)
     return report
@@ -159,17 +162,26 @@ def _run_days(
             raise_on_error=False,
             run_config={"loggers": {"console": {}}},
             partition_key=first.isoformat() if one_day else None,
-            tags={}
-            if one_day
-            else {
-                "dagster/asset_partition_range_start": first.isoformat(),
-                "dagster/asset_partition_range_end": last.isoformat(),
-            },
+            tags={COMMAND_TAG: "run"} | ({} if one_day else _range_tags(first, last)),
         )
         runs.append(FinishedRun(result.run_id, tuple(assets), first, last))
         _alert(defs, instance, result.run_id)
         if not result.success:
             raise PipelineError(_why(result))
+
+
+def _range_tags(first: date, last: date) -> dict[str, str]:
+    return {
+        "dagster/asset_partition_range_start": first.isoformat(),
+        "dagster/asset_partition_range_end": last.isoformat(),
+    }
+
+
+def _close_abandoned(defs: dg.Definitions, instance: dg.DagsterInstance) -> None:
+    """Ends what an earlier command, whose process was killed, left open."""
+    tracking = (defs.resources or {}).get("tracking")
+    for run_id in close_abandoned(instance, tracking if isinstance(tracking, TrackingResource) else None):
+        _alert(defs, instance, run_id)
 
 
 def _alert(defs: dg.Definitions, instance: dg.DagsterInstance, run_id: str) -> None:

@@ -1,5 +1,6 @@
 """Writes the logs of simulated days: a file a day and log, the same bytes whenever and in whatever order."""
 
+import fcntl
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -32,6 +33,10 @@ from ctr_pipeline.spec.simulator import SimulatorSettings
 
 SESSIONS_AT_ONCE = 20_000
 """Pages simulated together: bounds the memory, and is part of the world, since each chunk has its own random numbers."""
+
+
+PARTIAL = ".partial"
+"""Ending of a file that is being written."""
 
 
 def log_paths(root: Path) -> tuple[Path, Path]:
@@ -83,9 +88,12 @@ def write_days(
 ) -> None:
     """Writes those of ``days`` that are not yet written, some at a time.
 
+    Parts of files that a killed process left in these folders are removed.
+
     ``progress`` is called in the calling thread with each of ``days``, in order, once its files are there.
     """
     make_world(settings, seed)
+    _sweep(root)
 
     def write_missing(day: date) -> date:
         if not all(file.exists() for file in (*day_files(root, day), truth_file(root, day))):
@@ -142,8 +150,9 @@ def _simulate(world: World, day: date) -> Iterator[_Chunk]:
 def _parquet(path: Path) -> Iterator[Callable[[pa.Table], None]]:
     """Gives a function that appends a table to ``path``; the file takes its place when all went well."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, partial = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=".partial", dir=path.parent)
-    os.close(handle)
+    handle, partial = tempfile.mkstemp(prefix=f".{path.stem}-", suffix=PARTIAL, dir=path.parent)
+    # Held until the file has its place; the kernel lets go of it however the process ends.
+    fcntl.flock(handle, fcntl.LOCK_EX)
     writer: pq.ParquetWriter | None = None
 
     def append(table: pa.Table) -> None:
@@ -167,3 +176,15 @@ def _parquet(path: Path) -> Iterator[Callable[[pa.Table], None]]:
         os.replace(partial, path)
     finally:
         Path(partial).unlink(missing_ok=True)
+        os.close(handle)
+
+
+def _sweep(root: Path) -> None:
+    """Removes the parts of files whose writer is dead: nobody holds their lock any more."""
+    for partial in root.glob(f"*/.*{PARTIAL}"):
+        try:
+            with partial.open("rb") as file:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                partial.unlink()
+        except (FileNotFoundError, BlockingIOError):
+            continue

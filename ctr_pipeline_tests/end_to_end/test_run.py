@@ -2,12 +2,10 @@
 
 import hashlib
 import json
-import os
 import sqlite3
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 import pytest
@@ -15,7 +13,7 @@ import yaml
 
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.serving import Bundle
-from ctr_pipeline_tests.end_to_end.fixtures import CTR, Finished, environment
+from ctr_pipeline_tests.end_to_end.fixtures import Finished
 
 Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
 
@@ -179,30 +177,6 @@ def test_raw_user_ids_are_nowhere_under_the_data_root(
         if path.suffix == ".parquet":
             texts = pl.read_parquet(path, hive_partitioning=False).select(pl.col(pl.String))
             assert not any(texts[name].str.contains(canary, literal=True).any() for name in texts.columns), path
-
-
-def test_a_killed_run_is_taken_up_again_and_only_what_is_missing_is_read(
-    small_spec: Path, config_home: Path, ctr: Ctr, tmp_path: Path
-) -> None:
-    root = tmp_path / "data"
-    process = subprocess.Popen(
-        [str(CTR), "run", "--spec", str(small_spec), "--data-root", str(root), "--to", "2026-01-15"],
-        env=environment(config_home),
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "Labelling" in line:
-            os.killpg(process.pid, 9)
-            break
-    process.wait()
-    ctr("run", "--spec", small_spec, "--data-root", root, "--json", tmp_path / "out.json")
-    report: dict[str, Any] = json.loads((tmp_path / "out.json").read_text(encoding="utf-8"))
-    ingest = [run for run in report["dagster_runs"] if "impressions" in run["assets"]]
-    assert [(run["first"], run["last"]) for run in ingest] == [("2026-01-16", "2026-01-16")]
-    assert report["metrics"]["click"]["test"]["auc"] is not None
 
 
 @pytest.mark.parametrize(

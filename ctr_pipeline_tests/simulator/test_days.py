@@ -1,5 +1,6 @@
 """Files of simulated days: columns, order, determinism, completeness."""
 
+import fcntl
 from concurrent.futures import ProcessPoolExecutor
 from datetime import date, timedelta
 from functools import partial
@@ -124,6 +125,18 @@ def test_a_failed_day_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     with pytest.raises(RuntimeError, match="disk full"):
         write_day(SMALL, 1, FIRST, tmp_path)
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == []
+
+
+def test_parts_that_a_killed_process_left_are_removed_and_those_of_a_living_one_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "impressions"
+    folder.mkdir()
+    dead, living = folder / ".2026-01-01-abc.partial", folder / ".2026-01-02-def.partial"
+    dead.write_bytes(b"PAR1")
+    with living.open("wb") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        write_days(SMALL, 1, [FIRST], tmp_path)
+        assert living.exists()
+        assert not dead.exists()
 
 
 def test_days_outside_the_period_are_refused(tmp_path: Path) -> None:

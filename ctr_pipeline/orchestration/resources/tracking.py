@@ -86,6 +86,15 @@ class TrackingResource(dg.ConfigurableResource):
             raise
         self.client().set_terminated(run_id, "FINISHED")
 
+    def close_killed(self, dagster_run: str) -> None:
+        """Closes as KILLED what a Dagster run, whose process was killed, left running."""
+        client = self.client()
+        found = client.search_runs(
+            [self._experiment_id(client)], f"tags.`dagster.run_id` = '{dagster_run}' and attributes.status = 'RUNNING'"
+        )
+        for run in found:
+            client.set_terminated(run.info.run_id, "KILLED")
+
     def url(self, run_id: str) -> str:
         """Link to the run's page, or an empty text when the page's address is not known."""
         experiment = self._experiment_id(self.client())

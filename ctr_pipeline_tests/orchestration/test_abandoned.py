@@ -1,0 +1,52 @@
+"""Runs left open by a killed process are closed; runs of others are not."""
+
+from pathlib import Path
+
+import dagster as dg
+from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
+from dagster._core.test_utils import create_run_for_test
+from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+
+from ctr_pipeline.orchestration.abandoned import COMMAND_TAG, RETRAIN_JOB, close_abandoned
+from ctr_pipeline.orchestration.resources import TrackingResource
+
+OURS = {COMMAND_TAG: "run"}
+STARTED = dg.DagsterRunStatus.STARTED
+
+
+def test_runs_of_a_killed_process_fail_and_finished_ones_stay() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        statuses = (STARTED, dg.DagsterRunStatus.NOT_STARTED, dg.DagsterRunStatus.SUCCESS)
+        started, waiting, done = (
+            create_run_for_test(instance, job_name="daily_ingest", status=status, tags=OURS).run_id
+            for status in statuses
+        )
+        assert set(close_abandoned(instance, None)) == {started, waiting}
+        found = {run.run_id: run.status for run in instance.get_runs()}
+        assert found == {
+            started: dg.DagsterRunStatus.FAILURE,
+            waiting: dg.DagsterRunStatus.FAILURE,
+            done: dg.DagsterRunStatus.SUCCESS,
+        }
+        assert close_abandoned(instance, None) == []
+
+
+def test_runs_that_others_launched_are_left_alone() -> None:
+    location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="ctr_pipeline.definitions"))
+    launched = RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), "daily_ingest")
+    with dg.DagsterInstance.ephemeral() as instance:
+        create_run_for_test(instance, job_name="daily_ingest", status=STARTED)
+        create_run_for_test(instance, "daily_ingest", status=STARTED, tags=OURS, remote_job_origin=launched)
+        assert close_abandoned(instance, None) == []
+
+
+def test_the_mlflow_run_of_a_killed_training_is_closed(tmp_path: Path) -> None:
+    tracking = TrackingResource(
+        tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifact_root=str(tmp_path / "artifacts"), experiment="ads"
+    )
+    with dg.DagsterInstance.ephemeral() as instance:
+        run = create_run_for_test(instance, job_name=RETRAIN_JOB, status=STARTED, tags=OURS)
+        killed, other = (tracking.start_run("ads", {"dagster.run_id": name}, {}) for name in (run.run_id, "another"))
+        assert close_abandoned(instance, tracking) == [run.run_id]
+        statuses = {name: tracking.client().get_run(name).info.status for name in (killed, other)}
+    assert statuses == {killed: "KILLED", other: "RUNNING"}
