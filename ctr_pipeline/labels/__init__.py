@@ -1,6 +1,7 @@
 """What is known of each impression's outcomes as of an instant: windows, maturity, censoring, revisions."""
 
 from ctr_pipeline.labels.impressions import FACT_COLUMNS, LABEL_COLUMNS, label_facts, label_impressions, labels_of
+from ctr_pipeline.labels.revisions import REVISION_COLUMNS, revisions
 from ctr_pipeline.labels.states import (
     LabelState,
     label_maturity,
@@ -27,6 +28,7 @@ from ctr_pipeline.labels.watermark import arrival_watermark
 __all__ = [
     "FACT_COLUMNS",
     "LABEL_COLUMNS",
+    "REVISION_COLUMNS",
     "TABLE_COLUMNS",
     "TABLE_ORDER",
     "LabelDay",
@@ -44,6 +46,7 @@ __all__ = [
     "label_value",
     "labels_of",
     "mature_ts",
+    "revisions",
     "settles_without_events",
     "state_at",
     "state_counts",
