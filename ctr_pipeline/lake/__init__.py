@@ -1,5 +1,5 @@
 """The pipeline's tables: Delta Lake over Parquet, partitioned by day, one commit a write."""
 
-from ctr_pipeline.lake.tables import Lake, LakeError
+from ctr_pipeline.lake.tables import STORED_TYPES, Lake, LakeError, refuse_other_days
 
-__all__ = ["Lake", "LakeError"]
+__all__ = ["STORED_TYPES", "Lake", "LakeError", "refuse_other_days"]

@@ -3,18 +3,25 @@
 delta-rs writes the commits. It is not fork-safe: processes that use a lake must be spawned.
 """
 
+import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
+from urllib.parse import unquote
 
 import polars as pl
-from deltalake import DeltaTable, WriterProperties, write_deltalake
+import pyarrow.parquet as pq
+from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction
 
 DAY = "day"
 """The partition column of every table."""
+
+STORED_TYPES = (pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Float32, pl.Float64, pl.String, pl.Date)
+"""Types of columns that Delta and every engine hold alike."""
 
 _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
@@ -57,17 +64,40 @@ class Lake:
         """
         rows = frame if isinstance(frame, pl.DataFrame) else pl.concat(frame)
         wanted = sorted(set(days))
-        self._check_rows(table, rows, wanted)
-        for attempt in range(_ATTEMPTS):
-            try:
-                return self._commit(table, rows, wanted)
-            except CommitFailedError:
-                # Another process committed first: start again from its version.
-                time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
-        raise LakeError(
-            f"table {table}: another process kept changing {_span(wanted)} while this one tried to replace them "
-            f"({_ATTEMPTS} attempts). Let only one process write a day at a time, then run this step again."
-        )
+        found = rows.schema.get(DAY)
+        if found != pl.Date:
+            raise LakeError(f"table {table}: expected a column {DAY} of dates, found {found or 'none'}. Add it.")
+        refuse_other_days(table, rows[DAY].unique().to_list(), wanted)
+        return _retried(table, wanted, lambda: self._commit(table, rows, wanted))
+
+    def commit_files(self, table: str, files: Mapping[date, Path], days: Sequence[date]) -> int:
+        """Makes Parquet files that an engine has written the content of ``days``, in one atomic commit.
+
+        The table is made when absent, and new columns are added to it, as by :meth:`replace_days`. Until the commit
+        nobody sees the files. Where the process ends before it, they stay behind, unused.
+
+        Args:
+            table: Name of the table.
+            files: One file a day, ``<root>/<table>/day=<day>/<any name>.parquet``, without the column ``day``.
+            days: The days to replace; those without a file become empty.
+
+        Returns:
+            The Delta version that this commit made.
+
+        Raises:
+            LakeError: a file is of a day that is not to be replaced, lies elsewhere, or has columns of other types
+                than the table; or another writer kept changing the table.
+        """
+        wanted = sorted(set(days))
+        refuse_other_days(table, list(files), wanted)
+        schemas = {day: self._schema_of_file(table, day, files[day]) for day in sorted(files)}
+        for day, schema in schemas.items():
+            first = next(iter(schemas))
+            if schema != schemas[first]:
+                raise LakeError(f"table {table}: the new files of {first} and {day} differ in their columns.")
+        adds = [_add_action(day, path) for day, path in sorted(files.items())]
+        made = next(iter(schemas.values()), None)
+        return _retried(table, wanted, lambda: self._commit_files(table, adds, made, wanted))
 
     def scan(
         self, table: str, version: int | None = None, first: date | None = None, last: date | None = None
@@ -120,6 +150,10 @@ class Lake:
         return self.version(table) is not None
 
     def _path(self, table: str) -> str:
+        if set("[]%") & set(str(self.root)):
+            raise LakeError(
+                f"{self.root}: Delta tables cannot lie below a folder with [, ] or % in its name. Choose another."
+            )
         return str(self.root / table)
 
     def _open(self, table: str, version: int | None) -> DeltaTable:
@@ -134,20 +168,6 @@ class Lake:
                 f"Name one of those, or none for the newest."
             ) from error
 
-    def _check_rows(self, table: str, rows: pl.DataFrame, days: list[date]) -> None:
-        if not days:
-            raise LakeError(f"table {table}: no days to replace. Name at least one.")
-        found = rows.schema.get(DAY)
-        if found != pl.Date:
-            raise LakeError(f"table {table}: expected a column {DAY} of dates, found {found or 'none'}. Add it.")
-        others = rows.lazy().filter(~pl.col(DAY).is_in(days).fill_null(False)).select(DAY).unique().sort(DAY).collect()
-        if others.height:
-            shown = ", ".join(str(day) for day in others[DAY].head(3))
-            raise LakeError(
-                f"table {table}: has rows of {shown}, but {_span(days)} are to be replaced. "
-                f"Filter the rows or name those days too."
-            )
-
     def _commit(self, table: str, rows: pl.DataFrame, days: list[date]) -> int:
         self.root.mkdir(parents=True, exist_ok=True)
         # One batch: the writer spreads several over its threads, in no fixed order.
@@ -156,12 +176,7 @@ class Lake:
             self._path(table), arrow.schema, mode="ignore", partition_by=[DAY], configuration=_CONFIGURATION
         )
         before = _schema(delta)
-        for name, kind in rows.schema.items():
-            if name in before and before[name] != kind:
-                raise LakeError(
-                    f"table {table}: column {name} holds {before[name]}, but the new rows have {kind}. "
-                    f"Use another column name, or start a new data root."
-                )
+        _refuse_other_types(table, before, rows.schema)
         write_deltalake(
             delta,
             arrow,
@@ -172,11 +187,105 @@ class Lake:
         )
         return int(delta.version())
 
+    def _commit_files(self, table: str, adds: Sequence[AddAction], schema: pl.Schema | None, days: list[date]) -> int:
+        if schema is None:
+            delta = self._open(table, None)
+            merged = delta.schema()
+        else:
+            self.root.mkdir(parents=True, exist_ok=True)
+            made = {DAY: pl.Date(), **schema}
+            delta = DeltaTable.create(
+                self._path(table), _delta_schema(made), mode="ignore", partition_by=[DAY], configuration=_CONFIGURATION
+            )
+            before = _schema(delta)
+            _refuse_other_types(table, before, made)
+            added = {name: kind for name, kind in made.items() if name not in before}
+            merged = _delta_schema({**before, **added}) if added else delta.schema()
+        version = int(delta.version())
+        delta.create_write_transaction(
+            list(adds),
+            mode="overwrite",
+            schema=merged,
+            partition_by=[DAY],
+            partition_filters=[(DAY, "in", [day.isoformat() for day in days])],
+            # Without this, two writers that both found a day empty would both succeed.
+            commit_properties=CommitProperties(max_commit_retries=0),
+        )
+        return version + 1
+
+    def _schema_of_file(self, table: str, day: date, path: Path) -> pl.Schema:
+        expected = Path(self._path(table)) / f"{DAY}={day}"
+        if path.parent.resolve() != expected.resolve():
+            raise LakeError(f"table {table}: {path} was to hold {day}, so it must lie in {expected}.")
+        schema = pl.read_parquet_schema(path)
+        if DAY in schema:
+            raise LakeError(f"table {table}: {path} has a column {DAY}, which its folder says already. Leave it out.")
+        for name, kind in schema.items():
+            if kind not in STORED_TYPES:
+                known = ", ".join(str(known) for known in STORED_TYPES)
+                raise LakeError(f"table {table}: column {name} has type {kind}. Cast it to one of {known}.")
+        return pl.Schema(schema)
+
+
+def refuse_other_days(table: str, found: Sequence[date | None], days: Sequence[date]) -> None:
+    """Refuses rows of days that are not among ``days``.
+
+    Raises:
+        LakeError: ``days`` is empty, or ``found`` has others, or a null.
+    """
+    if not days:
+        raise LakeError(f"table {table}: no days to replace. Name at least one.")
+    others = sorted({str(day) for day in set(found) - set(days)})
+    if others:
+        raise LakeError(
+            f"table {table}: has rows of {', '.join(others[:3])}, but {_span(sorted(days))} are to be replaced. "
+            f"Filter the rows or name those days too."
+        )
+
+
+def _retried(table: str, days: list[date], commit: Callable[[], int]) -> int:
+    for attempt in range(_ATTEMPTS):
+        try:
+            return commit()
+        except CommitFailedError:
+            # Another process committed first: start again from its version.
+            time.sleep(_FIRST_PAUSE_SECONDS * 2**attempt)
+    raise LakeError(
+        f"table {table}: another process kept changing {_span(days)} while this one tried to replace them "
+        f"({_ATTEMPTS} attempts). Let only one process write a day at a time, then run this step again."
+    )
+
+
+def _refuse_other_types(table: str, before: pl.Schema, rows: Mapping[str, pl.DataType]) -> None:
+    for name, kind in rows.items():
+        if name in before and before[name] != kind:
+            raise LakeError(
+                f"table {table}: column {name} holds {before[name]}, but the new rows have {kind}. "
+                f"Use another column name, or start a new data root."
+            )
+
+
+def _add_action(day: date, path: Path) -> AddAction:
+    found = path.stat()
+    return AddAction(
+        path=f"{DAY}={day}/{path.name}",
+        size=found.st_size,
+        partition_values={DAY: day.isoformat()},
+        modification_time=found.st_mtime_ns // 1_000_000,
+        data_change=True,
+        stats=json.dumps({"numRecords": pq.read_metadata(path).num_rows}),
+    )
+
+
+def _delta_schema(schema: Mapping[str, pl.DataType]) -> Schema:
+    return Schema.from_arrow(pl.DataFrame(schema=schema).to_arrow(compat_level=pl.CompatLevel.oldest()).schema)
+
 
 def _files(delta: DeltaTable, first: date | None, last: date | None) -> list[str]:
     bounds = [(">=", first), ("<=", last)]
     filters = [(DAY, sign, day.isoformat()) for sign, day in bounds if day is not None]
-    return sorted(delta.file_uris(partition_filters=filters or None))
+    # Delta names files as parts of a URL.
+    return sorted(unquote(file) for file in delta.file_uris(partition_filters=filters or None))
 
 
 def _schema(delta: DeltaTable) -> pl.Schema:

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from ctr_pipeline.spec import Spec, SpecError, load_spec, parse_spec, spec_hash
 
 SETTINGS_FILE = "pipeline.json"
+EngineName: TypeAlias = Literal["duckdb", "polars", "spark"]
 DEFAULT_SPEC = Path(__file__).resolve().parents[2] / "specs" / "ads.yaml"
 
 
@@ -30,6 +32,8 @@ class PipelineSettings:
     first_day: date
     last_day: date | None = None
     """Last daily partition; None for a log that grows."""
+    engine: EngineName = "duckdb"
+    """What computes labels and history; the result is the same to the bit."""
 
     @property
     def lake_root(self) -> Path:
@@ -43,11 +47,13 @@ class PipelineSettings:
 
     @property
     def simulation_hash(self) -> str:
-        """Identifies the simulated world: its settings and seed."""
+        """Identifies the simulated world: its settings, seed and laws."""
         import hashlib
 
+        from ctr_pipeline.simulator.laws import LAWS
+
         simulator = self.spec.source.simulator
-        content = f"{self.spec.seed}:{simulator.model_dump_json() if simulator else ''}"
+        content = f"{self.spec.seed}:{simulator.model_dump_json() if simulator else ''}:{LAWS!r}"
         return hashlib.sha256(content.encode()).hexdigest()[:12]
 
     def dataset_folder(self, day: str) -> Path:
@@ -87,6 +93,7 @@ class PipelineSettings:
             "event_inputs": {name: [str(path) for path in paths] for name, paths in self.event_inputs.items()},
             "first_day": self.first_day.isoformat(),
             "last_day": self.last_day.isoformat() if self.last_day else None,
+            "engine": self.engine,
         }
         temporary = self.data_root / f".{SETTINGS_FILE}.{os.getpid()}"
         temporary.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -113,6 +120,8 @@ class PipelineSettings:
             event_inputs={name: tuple(Path(p) for p in paths) for name, paths in content["event_inputs"].items()},
             first_day=date.fromisoformat(content["first_day"]),
             last_day=date.fromisoformat(content["last_day"]) if content["last_day"] else None,
+            # Data roots of earlier versions do not say it.
+            engine=content.get("engine", "duckdb"),
         )
 
     @classmethod
