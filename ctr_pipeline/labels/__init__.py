@@ -1,6 +1,7 @@
 """What is known of each impression's outcomes as of an instant: windows, maturity, censoring, revisions."""
 
 from ctr_pipeline.labels.impressions import FACT_COLUMNS, LABEL_COLUMNS, label_facts, label_impressions, labels_of
+from ctr_pipeline.labels.quality import KeyQuality, QualityTable, TaskQuality, Verdict, label_quality
 from ctr_pipeline.labels.revisions import REVISION_COLUMNS, revisions
 from ctr_pipeline.labels.states import (
     LabelState,
@@ -31,8 +32,12 @@ __all__ = [
     "REVISION_COLUMNS",
     "TABLE_COLUMNS",
     "TABLE_ORDER",
+    "KeyQuality",
     "LabelDay",
     "LabelState",
+    "QualityTable",
+    "TaskQuality",
+    "Verdict",
     "arrival_watermark",
     "facts_in",
     "join_labels",
@@ -41,6 +46,7 @@ __all__ = [
     "label_facts",
     "label_impressions",
     "label_maturity",
+    "label_quality",
     "label_state_counts",
     "label_table",
     "label_value",

@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from ctr_pipeline.spec.features import CategoricalFeature, Features, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section
-from ctr_pipeline.spec.learning import Model, Propensity, Quality, Split, Training
+from ctr_pipeline.spec.learning import LabelQuality, Model, Propensity, Quality, Split, Training
 from ctr_pipeline.spec.source import Days, ImpressionColumns, Privacy, Source
 from ctr_pipeline.spec.tasks import Task, maturity
 
@@ -29,6 +29,9 @@ class Spec(Section):
     tasks: list[Task] = Field(min_length=1, description="What to predict, parents before children.")
     split: Split = Field(default=Split(), description="How time is divided.")
     propensity: Propensity = Field(default=Propensity(), description="Weights from randomised traffic.")
+    label_quality: LabelQuality | None = Field(
+        default=None, description="Whose labels are judged for plausibility; nobody's when absent."
+    )
     model: Model = Field(default=Model(), description="The ranker.")
     training: Training = Field(default=Training(), description="The training loop.")
     quality: Quality = Field(default=Quality(), description="Limits of the checks.")
@@ -96,6 +99,28 @@ class Spec(Section):
             raise ValueError(
                 f"tasks {', '.join(needs_events)} read events, which join by `impression.id`: name that column, not null"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _label_quality(self) -> Self:
+        section = self.label_quality
+        if section is None:
+            return self
+        keys = sorted(feature.name for feature in self.features.embedded)
+        if section.key not in keys:
+            raise ValueError(
+                f"`label_quality.key` is {section.key!r}, which is no categorical feature; "
+                + (f"use one of {', '.join(keys)}, or declare it" if keys else "declare it")
+                + " under `features.categorical`"
+            )
+        unknown = [name for name in section.tasks if name not in {task.name for task in self.tasks}]
+        if unknown:
+            raise ValueError(
+                f"`label_quality.tasks` names {', '.join(unknown)}, which is no task; "
+                f"use {', '.join(task.name for task in self.tasks)}"
+            )
+        if not section.judged(self.tasks):
+            raise ValueError("`label_quality` judges tasks with a parent, and there is none: name them in its `tasks`")
         return self
 
     @model_validator(mode="after")

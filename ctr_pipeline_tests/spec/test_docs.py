@@ -22,7 +22,7 @@ from ctr_pipeline.spec.features import (
     NumericFeature,
 )
 from ctr_pipeline.spec.fields import DAY_US, format_duration
-from ctr_pipeline.spec.learning import Model, Propensity, Quality, Slice, Split, Training
+from ctr_pipeline.spec.learning import LabelQuality, Model, Propensity, Quality, Slice, Split, Training
 from ctr_pipeline.spec.simulator import (
     BotCampaign,
     ClickLogOutage,
@@ -74,6 +74,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Split: "split",
     Slice: "split.test",
     Propensity: "propensity",
+    LabelQuality: "label_quality",
     Model: "model",
     Training: "training",
     Quality: "quality",
