@@ -6,6 +6,7 @@ import signal
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from ctr_pipeline.orchestration.settings import EngineName
 from ctr_pipeline.spec import Spec, SpecError, load_spec, spec_hash
 
 if TYPE_CHECKING:
@@ -52,12 +54,15 @@ def run(
     json_out: Annotated[
         Path | None, typer.Option("--json", help="Write the run's report here; see docs/report.md.")
     ] = None,
+    engine: Annotated[
+        EngineName, typer.Option("--engine", help="What computes labels and history; the result is the same.")
+    ] = "duckdb",
 ) -> None:
     """Run the whole pipeline in this process, doing only what is missing."""
     if json_out is not None and (json_out.is_dir() or not _is_writable(json_out)):
         _fail(f"--json {json_out}: cannot be written. Name a file in a folder that can.")
     with _plain_errors():
-        report = _run(spec, inputs or [], data_root, _day(first, "--from"), _day(last, "--to"))
+        report = _run(spec, inputs or [], data_root, _day(first, "--from"), _day(last, "--to"), engine)
     _write_json(report, json_out)
     from ctr_pipeline.orchestration.report import print_report
 
@@ -183,11 +188,19 @@ def truth(
 
 
 def _run(
-    spec_path: Path, inputs: Sequence[str], data_root: Path | None, first: date | None, last: date | None
+    spec_path: Path,
+    inputs: Sequence[str],
+    data_root: Path | None,
+    first: date | None,
+    last: date | None,
+    engine: EngineName,
 ) -> dict[str, object]:
+    from ctr_pipeline.orchestration.engine import require_engine
     from ctr_pipeline.orchestration.runner import run_and_report
 
+    require_engine(engine, os.environ)
     settings, log_last = _settings(spec_path, inputs, data_root, first)
+    settings = replace(settings, engine=engine)
     first, last = first or settings.first_day, last or log_last
     if not settings.first_day <= first <= last:
         _fail(f"--from {first} --to {last}: expected days in order, from {settings.first_day} on.")

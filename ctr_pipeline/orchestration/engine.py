@@ -80,6 +80,18 @@ class Engine(Protocol):
         ...
 
 
+def require_engine(name: EngineName, environment: Mapping[str, str]) -> None:
+    """Looks for what the engine needs, without starting it.
+
+    Raises:
+        EngineError: something is not installed.
+    """
+    if name == "spark":
+        from ctr_pipeline.orchestration.spark import require_spark
+
+        require_spark(environment)
+
+
 @contextmanager
 def engine_session(settings: PipelineSettings) -> Iterator[Engine]:
     """The engine that the settings name, until the end of the block.
