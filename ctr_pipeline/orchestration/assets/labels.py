@@ -12,7 +12,7 @@ from ctr_pipeline.orchestration.automation.sensors import (
     arrivals,
 )
 from ctr_pipeline.orchestration.checks.maturity import check_late_rate, late_rate_spec
-from ctr_pipeline.orchestration.engine import duckdb_session, relation, stretches_of
+from ctr_pipeline.orchestration.engine import engine_session, stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, label_fingerprint
 from ctr_pipeline.orchestration.metadata import state_rows, table
 from ctr_pipeline.orchestration.partitions import arrival_days, daily_partitions, partition_days
@@ -39,7 +39,7 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         backfill_policy=dg.BackfillPolicy.single_run(),
         check_specs=[late_rate_spec("labels")],
         group_name="tables",
-        kinds={"duckdb", "deltalake"},
+        kinds={settings.engine, "deltalake"},
         description="State of each impression and task: positive, negative, censored, late or out of window.",
     )
     def labels(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
@@ -57,20 +57,17 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         events_version = store.version("outcome_events")
         context.log.info(f"Labelling {len(days)} days with what had arrived by the end of {watermark}")
         version = -1
-        with duckdb_session(settings) as session, refusals():
+        with refusals(), engine_session(settings) as engine:
             for first, last in stretches_of(days, STRETCH_DAYS):
-                shown = relation(session, store, "impressions", first=first, last=last)
-                arrived = relation(session, store, "outcome_events", events_version, first, watermark)
                 labelled = label_table(
-                    shown.select("day, impression_id, ts, ingest_ts"),
-                    arrived,
+                    engine.scan(store, "impressions", None, first, last),
+                    engine.scan(store, "outcome_events", events_version, first, watermark),
                     settings.spec.tasks,
                     end_of_day_us(watermark),
                     settings.spec.split.ingest_lag,
                 )
-                frame = labelled.order(", ".join(("day", *TABLE_ORDER))).pl()
                 stretch = [first + timedelta(days=n) for n in range((last - first).days + 1)]
-                version = store.replace_days("labels", frame, stretch)
+                version = engine.replace_days(store, "labels", labelled, stretch, TABLE_ORDER)
                 context.log.info(f"Labelled up to {last}")
         counts = stored_states(settings, store, days[0], days[-1])
         late = {task: of["LATE_POSITIVE"] for task, of in counts.items()}
