@@ -32,6 +32,7 @@ InputOption = Annotated[
 DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", help="Folder for everything made; by default data/<name of the spec>.")
 ]
+RootOption = Annotated[Path, typer.Option("--data-root", help="Data root of the run.")]
 
 
 def main() -> None:
@@ -141,7 +142,7 @@ def ui(
 @app.command()
 def report(
     run: Annotated[str, typer.Argument(help="Report file, MLflow run id, day (YYYY-MM-DD) or `latest`.")],
-    data_root: Annotated[Path, typer.Option("--data-root", help="Data root of the run.")] = Path("data/ads"),
+    data_root: RootOption = Path("data/ads"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the documented JSON instead.")] = False,
 ) -> None:
     """Show what a run did and how good its model is."""
@@ -155,6 +156,35 @@ def report(
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
         print_report(found, _console())
+
+
+@app.command()
+def labels(
+    data_root: RootOption = Path("data/ads"),
+    as_of: Annotated[
+        str | None, typer.Option("--as-of", help="Day at whose end (UTC) the labels are wanted; by default the newest.")
+    ] = None,
+    impression: Annotated[
+        str | None,
+        typer.Option("--impression", help="Id of an impression, as the log has it; - reads it from standard input."),
+    ] = None,
+    impression_hash: Annotated[str | None, typer.Option("--impression-hash", help="Or its hash, as stored.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write everything here; see docs/labels.md.")] = None,
+) -> None:
+    """Show what was believed of the outcomes on a day, of all impressions or of one."""
+    from ctr_pipeline.orchestration import beliefs
+    from ctr_pipeline.orchestration.identities import identity_hash
+
+    day = _day(as_of, "--as-of")
+    with _plain_errors():
+        settings = _held(data_root)
+        if impression is None and impression_hash is None:
+            found = beliefs.label_overview(settings, day)
+        else:
+            hashed = identity_hash(impression, impression_hash, "impression", os.environ)
+            found = beliefs.impression_beliefs(settings, hashed, day)
+    _write_json(found, json_out)
+    (beliefs.print_beliefs if "impression" in found else beliefs.print_overview)(found, _console())
 
 
 @app.command()
@@ -219,6 +249,13 @@ def _settings(
     with _plain_errors():
         bound = bind(spec, spec_path, inputs, data_root, start)
     return bound
+
+
+def _held(data_root: Path) -> "PipelineSettings":
+    """The deployment that a data root holds."""
+    from ctr_pipeline.orchestration.settings import PipelineSettings
+
+    return PipelineSettings.load(data_root.resolve())
 
 
 def _is_writable(path: Path) -> bool:

@@ -75,7 +75,7 @@ def pseudonymiser(environment: Mapping[str, str]) -> "Pseudonymiser":
     from ctr_pipeline.sources import Pseudonymiser, load_or_create_key
 
     key = environment.get(KEY_VARIABLE)
-    return Pseudonymiser(key.encode() if key else load_or_create_key(_key_path(environment)))
+    return Pseudonymiser(key.encode() if key else load_or_create_key(key_path(environment)))
 
 
 def key_fingerprint(environment: Mapping[str, str]) -> str:
@@ -84,11 +84,12 @@ def key_fingerprint(environment: Mapping[str, str]) -> str:
     if not key:
         from ctr_pipeline.sources import load_or_create_key
 
-        key = load_or_create_key(_key_path(environment))
+        key = load_or_create_key(key_path(environment))
     return hashlib.blake2b(b"fingerprint", key=hashlib.sha256(key).digest(), digest_size=8).hexdigest()
 
 
-def _key_path(environment: Mapping[str, str]) -> Path:
+def key_path(environment: Mapping[str, str]) -> Path:
+    """Where the key file lies, unless ``CTR_PSEUDONYM_KEY`` gives the key itself."""
     named = environment.get(KEY_FILE_VARIABLE)
     if named:
         return Path(named)
