@@ -165,7 +165,8 @@ class SparkEngine:
         if not files:
             return self.session.createDataFrame([], schema)
         reader = self.session.read.schema(schema).option("basePath", _address(lake.root / table))
-        return reader.parquet(*(_pattern(file) for file in files))
+        # Spark puts the column of the folders last.
+        return reader.parquet(*(_pattern(file) for file in files)).select(*map(_quoted, types))
 
     def hold(self, frame: "DataFrame") -> "DataFrame":
         """See :meth:`~ctr_pipeline.orchestration.engine.Engine.hold`."""
