@@ -77,7 +77,7 @@ class LabelQuality(Section):
         default=[], description="Tasks whose rates are judged; every task with a parent when empty."
     )
     min_trials: int = Field(
-        default=20, gt=0, description="Parent outcomes (impressions, for a first step) below which a key is not judged."
+        default=10, gt=0, description="Parent outcomes (impressions, for a first step) below which a key is not judged."
     )
     threshold: float = Field(default=2.5, gt=0, description="Largest plausible distance |z| from the other keys.")
     weighting: Literal["none", "down_weight"] = Field(
