@@ -22,6 +22,7 @@ from ctr_pipeline.datasets import (
     fit_vocabulary,
     pack_dataset,
 )
+from ctr_pipeline.datasets.quality import fit_label_quality
 from ctr_pipeline.spec import Spec
 from ctr_pipeline_tests.datasets.logs import DAY, SPEC, Log, a_log, a_spec
 from ctr_pipeline_tests.features import leaks
@@ -52,6 +53,7 @@ LOG = a_log(rows_per_day=40)
 BOUNDS = LOG.bounds(a_spec())
 # The test begins at its first instant; what arrives with it is still known then.
 FUTURE = BOUNDS.test_start + 1
+LATER = replace(BOUNDS, test_start=BOUNDS.test_start + DAY)
 # A dataset must have a test, even where all of the future was deleted.
 TEST_ROW = LOG.impressions.filter(pl.col("ts").is_between(BOUNDS.test_start + DAY, BOUNDS.test_end)).head(1)
 WORLDS = [(leaks.Log(LOG.impressions, LOG.events), FUTURE)]
@@ -81,7 +83,21 @@ def test_nothing_that_is_fitted_or_packed_before_the_gap_knows_the_test() -> Non
     assert_future_invariant(fitted, WORLDS)
 
 
-LATER = replace(BOUNDS, test_start=BOUNDS.test_start + DAY)
+def judged(log: leaks.Log, instant: int, bounds: SplitBounds = BOUNDS) -> pl.DataFrame:
+    """Whose labels are implausible, and what was counted of everybody."""
+    spec = a_spec(SPEC + "label_quality: {key: ad, min_trials: 5}\n")
+    tables = Log(log.impressions, log.events).tables(spec)
+    table, keys = fit_label_quality(spec, bounds, tables.impressions, tables.labels)
+    return keys.with_columns(table=pl.lit(table.to_json()))
+
+
+def test_label_quality_does_not_know_the_test() -> None:
+    assert_future_invariant(judged, WORLDS)
+    for leaky in (LATER, replace(BOUNDS, train_end=BOUNDS.test_end, test_start=BOUNDS.as_of)):
+        with pytest.raises(LeakError, match="future was"):
+            assert_future_invariant(partial(judged, bounds=leaky), WORLDS)
+
+
 PLANTED: Mapping[str, tuple[dict[str, SplitBounds], str]] = {
     "vocabulary and means of rows that arrived after the test began": ({"vocabulary_of": LATER}, "layout.json"),
     "vocabulary and means of the test's rows": (

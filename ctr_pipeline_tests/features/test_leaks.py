@@ -15,6 +15,7 @@ from ctr_pipeline.labels import (
     label_maturity,
     label_table,
     labels_of,
+    revisions,
 )
 from ctr_pipeline.spec import Spec
 from ctr_pipeline_tests.features.leaks import (
@@ -168,6 +169,12 @@ def derived(log: Log, instant: int) -> pl.DataFrame:
     return labels_of(shown, facts, TASKS, instant - 1, LAG).collect()
 
 
+def timeline(log: Log, instant: int) -> pl.DataFrame:
+    shown = log.impressions.lazy()
+    facts = label_facts(shown, log.events.lazy(), TASKS, instant + 10 * DAY, LAG)
+    return revisions(shown, facts, TASKS, instant - 1, LAG).collect()
+
+
 def as_examples(log: Log, instant: int) -> pl.DataFrame:
     shown = log.impressions.lazy()
     table = label_table(shown, log.events.lazy(), TASKS, instant + 10 * DAY, LAG)
@@ -175,7 +182,13 @@ def as_examples(log: Log, instant: int) -> pl.DataFrame:
     return join_labels(arrived, table, TASKS, [task.name for task in TASKS], instant - 1, LAG).collect()
 
 
-LABELS = {"labels": dense, "table": stored, "labels of later facts": derived, "examples of a later table": as_examples}
+LABELS = {
+    "labels": dense,
+    "table": stored,
+    "labels of later facts": derived,
+    "timeline of later facts": timeline,
+    "examples of a later table": as_examples,
+}
 
 
 @pytest.mark.parametrize("table", LABELS)
