@@ -55,10 +55,6 @@ class Engine(Protocol):
         """
         ...
 
-    def hold(self, frame: Any) -> Any:
-        """``frame``, computed once, for steps that read it several times. Where memory is short it lies on disk."""
-        ...
-
     def replace_days(self, lake: "Lake", table: str, frame: Any, days: Sequence[date], order: Sequence[str]) -> int:
         """Replaces ``days`` of a lake table by the rows of a lazy frame, in one commit.
 
@@ -101,7 +97,7 @@ def engine_session(settings: PipelineSettings) -> Iterator[Engine]:
     """
     scratch = settings.data_root / "spill"
     if settings.engine == "duckdb":
-        with duckdb_session(settings) as connection:
+        with _duckdb_session(settings) as connection:
             yield DuckDBEngine(connection)
     elif settings.engine == "polars":
         scratch.mkdir(parents=True, exist_ok=True)
@@ -114,7 +110,7 @@ def engine_session(settings: PipelineSettings) -> Iterator[Engine]:
 
 
 @contextmanager
-def duckdb_session(settings: PipelineSettings) -> "Iterator[duckdb.DuckDBPyConnection]":
+def _duckdb_session(settings: PipelineSettings) -> "Iterator[duckdb.DuckDBPyConnection]":
     """An in-memory database that spills into the data root when memory runs short."""
     import duckdb
 
@@ -138,33 +134,6 @@ def duckdb_session(settings: PipelineSettings) -> "Iterator[duckdb.DuckDBPyConne
         connection.close()
 
 
-def relation(
-    connection: "duckdb.DuckDBPyConnection",
-    lake: "Lake",
-    table: str,
-    version: int | None = None,
-    first: date | None = None,
-    last: date | None = None,
-) -> "duckdb.DuckDBPyRelation":
-    """The rows of a lake table from ``first`` to ``last``, as of ``version``, without reading them yet."""
-    files = lake.files(table, version, first, last)
-    rows = lake.scan(table, version, first, last)
-    if not files:
-        return connection.from_arrow(rows.collect().to_arrow())
-    # Not as a parameter: two relations with a parameter of the same name cannot be joined.
-    listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
-    found = connection.sql(
-        f"SELECT * FROM read_parquet([{listed}], hive_partitioning = true, union_by_name = true, "
-        "hive_types = {'day': DATE})"
-    )
-    # A column that none of these files has, because all are older than it.
-    columns = [
-        _quoted(name) if name in found.columns else f"NULL::{kind} AS {_quoted(name)}"
-        for name, kind in sql_types(rows.collect_schema()).items()
-    ]
-    return found.select(", ".join(columns))
-
-
 @dataclass(frozen=True, slots=True)
 class DuckDBEngine:
     """One process, little memory: what does not fit is spilled."""
@@ -181,13 +150,22 @@ class DuckDBEngine:
         last: date | None = None,
     ) -> "duckdb.DuckDBPyRelation":
         """See :meth:`Engine.scan`."""
-        return relation(self.connection, lake, table, version, first, last)
-
-    def hold(self, frame: "duckdb.DuckDBPyRelation") -> "duckdb.DuckDBPyRelation":
-        """See :meth:`Engine.hold`. The table lives as long as the session."""
-        name = f"held_{uuid4().hex}"
-        frame.create(name)
-        return self.connection.table(name)
+        files = lake.files(table, version, first, last)
+        rows = lake.scan(table, version, first, last)
+        if not files:
+            return self.connection.from_arrow(rows.collect().to_arrow())
+        # Not as a parameter: two relations with a parameter of the same name cannot be joined.
+        listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
+        found = self.connection.sql(
+            f"SELECT * FROM read_parquet([{listed}], hive_partitioning = true, union_by_name = true, "
+            "hive_types = {'day': DATE})"
+        )
+        # A column that none of these files has, because all are older than it.
+        columns = [
+            _quoted(name) if name in found.columns else f"NULL::{kind} AS {_quoted(name)}"
+            for name, kind in sql_types(rows.collect_schema()).items()
+        ]
+        return found.select(", ".join(columns))
 
     def replace_days(
         self,
@@ -236,10 +214,6 @@ class PolarsEngine:
     ) -> "pl.LazyFrame":
         """See :meth:`Engine.scan`."""
         return lake.scan(table, version, first, last)
-
-    def hold(self, frame: "pl.LazyFrame") -> "pl.LazyFrame":
-        """See :meth:`Engine.hold`. It lies in memory."""
-        return frame.collect(engine="streaming").lazy()
 
     def replace_days(
         self, lake: "Lake", table: str, frame: "pl.LazyFrame", days: Sequence[date], order: Sequence[str]

@@ -168,10 +168,6 @@ class SparkEngine:
         # Spark puts the column of the folders last.
         return reader.parquet(*(_pattern(file) for file in files)).select(*map(_quoted, types))
 
-    def hold(self, frame: "DataFrame") -> "DataFrame":
-        """See :meth:`~ctr_pipeline.orchestration.engine.Engine.hold`."""
-        return frame.persist()
-
     def replace_days(
         self, lake: "Lake", table: str, frame: "DataFrame", days: Sequence[date], order: Sequence[str]
     ) -> int:
