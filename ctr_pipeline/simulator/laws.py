@@ -39,20 +39,20 @@ class Appeal:
     """Standard deviations and coefficients of the click logit.
 
     Navigational queries are the heavy tail without which no AUC near .8 goes with an average precision near .2 at this
-    click rate: .7 % of the impressions, clicked at over 40 %, give a quarter of all clicks.
+    click rate: .6 % of the impressions, more than a third of them clicked, give a fifth of all clicks.
     """
 
     user: float = 0.45
     ad: float = 0.45
     advertiser: float = 0.25
-    user_ad: float = 0.55
-    query_ad: float = 0.60
+    user_ad: float = 0.60
+    query_ad: float = 0.65
     device_category: float = 0.40
     drift_memory: float = 0.9
     drift_step: float = 0.12
     hour: float = 0.2
-    navigational: float = 6.2
-    navigational_share: float = 0.007
+    navigational: float = 5.7
+    navigational_share: float = 0.0062
     category_share: float = 0.5
     """Share of the variance of an ad's latent vector that its category explains."""
 
