@@ -3,6 +3,7 @@
 from ctr_pipeline.datasets.examples import build_examples, fit_propensity, fit_vocabulary
 from ctr_pipeline.datasets.pack import Tables, pack_dataset
 from ctr_pipeline.datasets.packed import SPLITS, DatasetError, PackedDataset, PackedSplit, create_split, write_split
+from ctr_pipeline.datasets.quality import fit_label_quality
 from ctr_pipeline.datasets.split import SplitBounds, split_bounds
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "Tables",
     "build_examples",
     "create_split",
+    "fit_label_quality",
     "fit_propensity",
     "fit_vocabulary",
     "pack_dataset",

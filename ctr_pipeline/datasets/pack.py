@@ -17,7 +17,7 @@ from ctr_pipeline.datasets.examples import build_examples, in_stretch, utc_day
 from ctr_pipeline.datasets.packed import SPLITS, DatasetError, PackedDataset, PackedSplit, array_files, create_split
 from ctr_pipeline.datasets.split import SplitBounds, iso
 from ctr_pipeline.features import Layout, encode_ids, numeric_matrix
-from ctr_pipeline.labels import label_column, label_days, label_maturity, label_state_counts
+from ctr_pipeline.labels import QualityTable, label_column, label_days, label_maturity, label_state_counts
 from ctr_pipeline.propensity import PropensityTable
 from ctr_pipeline.propensity.positions import PRODUCTION, RANDOM
 from ctr_pipeline.spec import Spec, spec_hash
@@ -43,6 +43,7 @@ def pack_dataset(
     vocabulary: pl.DataFrame,
     propensity: PropensityTable | None,
     versions: Mapping[str, int | str],
+    quality: QualityTable | None = None,
 ) -> PackedDataset:
     """Writes the examples of all four splits to ``directory`` and opens them.
 
@@ -58,6 +59,7 @@ def pack_dataset(
         vocabulary: Vocabulary fitted with it.
         propensity: Position propensities; used with ``weighting: ips`` only.
         versions: Whatever identifies the inputs, such as table versions; recorded in the manifest.
+        quality: Label quality; used with ``weighting: down_weight`` only.
 
     Raises:
         DatasetError: the directory holds something, a split has no rows, or labels are older than their maturity.
@@ -67,8 +69,11 @@ def pack_dataset(
     directory.mkdir(parents=True, exist_ok=True)
     summaries: dict[str, Any] = {}
     scales = np.ones(len(layout.tasks))
+    weighting = spec.label_quality.weighting if spec.label_quality is not None and quality is not None else "none"
+    doubts = quality if weighting == "down_weight" else None
     for name in SPLITS:
-        split, summaries[name] = _Packer(spec, bounds, tables, layout, vocabulary, propensity, name).write(directory)
+        packer = _Packer(spec, bounds, tables, layout, vocabulary, propensity, doubts, name)
+        split, summaries[name] = packer.write(directory)
         if name == "train":
             scales = _scales(split)
         split.weights[:] = split.weights / scales
@@ -83,6 +88,7 @@ def pack_dataset(
         "bounds": bounds.describe(),
         "versions": dict(sorted(versions.items())),
         "weighting": spec.propensity.weighting if propensity is not None else "none",
+        "label_weighting": weighting,
         "splits": summaries,
         "sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in array_files(directory)},
     }
@@ -100,6 +106,7 @@ class _Packer:
     layout: Layout
     vocabulary: pl.DataFrame
     propensity: PropensityTable | None
+    quality: QualityTable | None
     name: str
 
     @property
@@ -210,6 +217,13 @@ class _Packer:
             split.weights[at, column] = 1.0
             if self.propensity is not None and self.spec.propensity.weighting == "ips":
                 split.weights[at, column] = self.propensity.raw_weights(task, split.position[at], production)
+            if self.quality is not None and self.quality.key is not None:
+                split.weights[at, column] *= self.quality.row_weights(self._chain(task), rows[self.quality.key])
+
+    def _chain(self, task: str) -> list[str]:
+        """The task and the steps above it."""
+        parent = self.spec.task(task).parent
+        return [task] if parent is None else [task, *self._chain(parent)]
 
 
 def _clusters(rows: pl.DataFrame) -> NDArray[np.int64]:

@@ -10,6 +10,7 @@ from ctr_pipeline.orchestration.assets.datasets import dataset_assets
 from ctr_pipeline.orchestration.assets.evaluation import evaluation_assets
 from ctr_pipeline.orchestration.assets.features import feature_assets
 from ctr_pipeline.orchestration.assets.ingest import ingest_assets
+from ctr_pipeline.orchestration.assets.label_quality import label_quality_assets
 from ctr_pipeline.orchestration.assets.labels import label_assets
 from ctr_pipeline.orchestration.assets.monitoring import monitoring_assets
 from ctr_pipeline.orchestration.assets.propensity import propensity_assets
@@ -57,6 +58,7 @@ def build_definitions(settings: PipelineSettings | None = None) -> dg.Definition
             *feature_assets(settings),
             *dataset_assets(settings),
             *propensity_assets(settings),
+            *label_quality_assets(settings),
             *training_assets(settings),
             *evaluation_assets(settings),
             *release_assets(settings),

@@ -16,6 +16,7 @@ RUN_FILE = "run.json"
 CALIBRATION_FILE = "calibration.json"
 EVALUATION_FILE = "evaluation.json"
 RELEASE_FILE = "release.json"
+QUALITY_FILE = "advertiser_quality.json"
 SCORED_SPLITS = ("validation", "calibration", "test")
 """Splits that the trainer scores with the best epoch's weights."""
 

@@ -9,14 +9,18 @@ from typing import Any
 import dagster as dg
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from ctr_pipeline.orchestration.assets.labels import stored_states
 from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
+from ctr_pipeline.orchestration.files import QUALITY_FILE
 from ctr_pipeline.orchestration.metadata import newest_metadata
 from ctr_pipeline.orchestration.runner import FinishedRun
 from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us, model_spec_hash
 
 FORMAT = 1
+MOST_OFFENDERS, OFFENDERS_SHOWN = 100, 10
+"""Keys with implausible labels that the report lists, and that are printed."""
 
 
 class ReportError(ValueError):
@@ -45,6 +49,7 @@ def build_report(
         "labels": stored_states(settings, lake, first, last),
         "split": _read(settings.packed_folder(last.isoformat()) / "manifest.json").get("splits", {}),
         "propensity": _read(dataset / "position_propensity.json"),
+        "label_quality": _label_quality(dataset / QUALITY_FILE),
         "metrics": evaluation.get("metrics", {}),
         "checks": _checks(settings, instance),
         "model": {
@@ -121,6 +126,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
                 f"{response['ess_positives']:.1%} of the outcomes",
                 highlight=False,
             )
+    _print_label_quality(report.get("label_quality", {}), console)
     _print_checks(report, console)
     model, mlflow = report["model"], report["mlflow"]
     verdict = "champion" if model["promoted"] else "not promoted"
@@ -183,6 +189,33 @@ def _propensity_table(report: dict[str, Any]) -> Table:
             f"{row['weight']:.3f}",
         )
     return table
+
+
+def _label_quality(path: Path) -> dict[str, Any]:
+    """Verdicts on keys; of those that are flagged the worst."""
+    content = _read(path)
+    return {**content, "flagged": content.get("flagged", [])[:MOST_OFFENDERS]}
+
+
+def _print_label_quality(found: dict[str, Any], console: Console) -> None:
+    offenders = found.get("flagged", [])[:OFFENDERS_SHOWN]
+    if offenders:
+        columns = (str(found["key"]), "task", "trials", "outcomes", "rate", "expected", "z", "verdict", "weight")
+        table = Table(*columns, title="Implausible outcome rates", title_justify="left")
+        for row in offenders:
+            expected, z = row["expected_rate"], row["z"]
+            table.add_row(
+                Text(row["key"]), row["task"], f"{row['trials']:,}", f"{row['positives']:,}", f"{row['rate']:.1%}",
+                "–" if expected is None else f"{expected:.1%}", "–" if z is None else f"{z:+.1f}",
+                row["verdict"], f"{row['weight']:.2f}",
+            )  # fmt: skip
+        console.print(table)
+    for task in found.get("tasks", []):
+        console.print(
+            f"  {task['task']}: {task['inflated']} inflated, {task['dropped']} dropped, {task['late']} late of "
+            f"{task['judged']:,} judged and {task['keys']:,} known by {found['key']}",
+            highlight=False,
+        )
 
 
 def _print_checks(report: dict[str, Any], console: Console) -> None:

@@ -74,6 +74,7 @@ class PipelineSettings:
         return {
             "examples": dataset / "examples.json",
             "position_propensity": dataset / "position_propensity.json",
+            "advertiser_quality": dataset / "advertiser_quality.json",
             "vocabulary": dataset / "fitted" / "vocabulary.parquet",
             "training_dataset": self.packed_folder(day) / "manifest.json",
             "ranker": training / "model.pt",

@@ -56,7 +56,7 @@ def _text(browser: webdriver.Chrome, url: str, *expected: str, folder: Path, nam
         ("ingest", INGEST),
         ("monitoring", ("profile",)),
         ("tables", ("labels", "history")),
-        ("dataset", ("examples", "position_propensity", "vocabulary", "training_dataset")),
+        ("dataset", ("examples", "position_propensity", "advertiser_quality", "vocabulary", "training_dataset")),
         ("model", ("ranker", "calibrated_ranker", "evaluation")),
         ("release", ("serving_bundle", "champion")),
     ],

@@ -10,7 +10,7 @@ import dagster as dg
 
 from ctr_pipeline.orchestration.automation.sensors import arrivals, days_of, labels_seen, stale_label_days
 from ctr_pipeline.orchestration.checks.maturity import check_test_maturity, test_maturity_spec
-from ctr_pipeline.orchestration.files import read_json, write_json
+from ctr_pipeline.orchestration.files import QUALITY_FILE, read_json, write_json
 from ctr_pipeline.orchestration.fingerprints import (
     CONTRACT_TAG,
     TAG,
@@ -112,7 +112,7 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         )  # fmt: skip
 
     @dg.asset(
-        deps=["examples", "vocabulary", "position_propensity"],
+        deps=["examples", "vocabulary", "position_propensity", "advertiser_quality"],
         partitions_def=partitions,
         check_specs=[test_maturity_spec("training_dataset")],
         group_name="dataset",
@@ -126,13 +126,14 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
 
         from ctr_pipeline.datasets import pack_dataset
         from ctr_pipeline.features import Layout
+        from ctr_pipeline.labels import QualityTable
         from ctr_pipeline.propensity import PropensityTable
 
         day = context.partition_key
         folder = settings.dataset_folder(day)
         packed = settings.packed_folder(day)
         view = read_json(folder / EXAMPLES_FILE, "examples")
-        weights = folder / PROPENSITY_FILE
+        weights, quality = folder / PROPENSITY_FILE, folder / QUALITY_FILE
         shutil.rmtree(packed, ignore_errors=True)
         with refusals():
             bounds, tables = view_of(settings, lake.open(), day)
@@ -145,6 +146,7 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 pl.read_parquet(folder / FITTED / "vocabulary.parquet"),
                 PropensityTable.from_json(weights.read_text(encoding="utf-8")) if weights.is_file() else None,
                 {name: version for name, version in view["versions"].items() if version is not None},
+                QualityTable.from_json(quality.read_text(encoding="utf-8")) if quality.is_file() else None,
             )
         check = check_test_maturity(
             "training_dataset",

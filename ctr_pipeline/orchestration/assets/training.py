@@ -13,7 +13,7 @@ import dagster as dg
 
 from ctr_pipeline import __version__
 from ctr_pipeline.orchestration.checks.gradient_health import BLOCKING, check_gradients, gradient_check_specs
-from ctr_pipeline.orchestration.files import RUN_FILE, read_json, write_json
+from ctr_pipeline.orchestration.files import QUALITY_FILE, RUN_FILE, read_json, write_json
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots
 from ctr_pipeline.orchestration.partitions import daily_partitions
@@ -58,6 +58,8 @@ def training_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
             for name in LOGGED_FILES:
                 if (folder / name).is_file():
                     tracking.log(run_id, {}, {"": folder / name})
+            if settings.spec.label_quality is not None:
+                tracking.log(run_id, {}, {"": settings.dataset_folder(day) / QUALITY_FILE})
             checks = check_gradients("ranker", result["findings"]) if "findings" in result else []
             if (refusal := refusal_of(result)) is not None:
                 yield from checks
@@ -133,6 +135,7 @@ def _params(settings: PipelineSettings) -> dict[str, Any]:
         **{f"{section}.{key}": value for section in ("model", "training") for key, value in spec[section].items()},
         **{f"split.{key}": json.dumps(value) for key, value in spec["split"].items()},
         "propensity.weighting": spec["propensity"]["weighting"],
+        "label_quality.weighting": (spec["label_quality"] or {}).get("weighting", "none"),
         "tasks": ",".join(task["name"] for task in spec["tasks"]),
     }
 

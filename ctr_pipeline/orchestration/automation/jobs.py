@@ -11,6 +11,7 @@ TABLES = ("profile", "labels", "history")
 RETRAIN = (
     "examples",
     "position_propensity",
+    "advertiser_quality",
     "vocabulary",
     "training_dataset",
     "ranker",

@@ -1,0 +1,146 @@
+"""`advertiser_quality`: who reports far more or fewer outcomes than the others, and what their labels weigh."""
+
+from collections.abc import Sequence
+from datetime import date
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from ctr_pipeline.orchestration.assets.datasets import view_of
+from ctr_pipeline.orchestration.checks.label_quality import advertiser_labels_spec, check_advertiser_labels
+from ctr_pipeline.orchestration.files import QUALITY_FILE
+from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
+from ctr_pipeline.orchestration.metadata import plots, table
+from ctr_pipeline.orchestration.partitions import daily_partitions
+from ctr_pipeline.orchestration.refusals import refusals
+from ctr_pipeline.orchestration.resources import LakeResource
+from ctr_pipeline.orchestration.settings import PipelineSettings
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ctr_pipeline.labels import KeyQuality, QualityTable
+    from ctr_pipeline.spec.learning import LabelQuality
+
+LISTED = 30
+"""Offenders in the asset's metadata; the file has all."""
+
+NOT_DECLARED = "Not declared: the spec has no section `label_quality`, so nobody is judged and all weights are 1."
+
+
+def label_quality_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
+    """The verdicts of a retrain."""
+
+    @dg.asset(
+        deps=["examples"],
+        partitions_def=daily_partitions(settings),
+        check_specs=[advertiser_labels_spec("advertiser_quality")],
+        group_name="dataset",
+        kinds={"numpy"},
+        description="Advertisers, or other keys, whose outcome rates are implausible among the others, with weights.",
+    )
+    def advertiser_quality(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        from ctr_pipeline.datasets import fit_label_quality
+        from ctr_pipeline.labels import QualityTable
+
+        day = context.partition_key
+        section = settings.spec.label_quality
+        path = settings.dataset_folder(day) / QUALITY_FILE
+        found, shown = QualityTable(key=None, tasks=(), flagged=()), {}
+        if section is not None:
+            with refusals():
+                bounds, tables = view_of(settings, lake.open(), day)
+                found, keys = fit_label_quality(settings.spec, bounds, tables.impressions, tables.labels)
+            keys.write_parquet(path.with_suffix(".parquet"), compression="zstd", statistics=False)
+            shown = plots(_plots(found, keys, section))
+        path.write_text(found.to_json(), encoding="utf-8")
+        misstated = {
+            task.task: (
+                task.flagged_share,
+                [entry.key for entry in found.flagged if entry.task == task.task and entry.verdict != "late"],
+            )
+            for task in found.tasks
+        }
+        return dg.MaterializeResult(
+            metadata={
+                "offenders": dg.MetadataValue.md(offender_table(found) if section is not None else NOT_DECLARED),
+                "tasks": table(_task_rows(found)),
+                "weighting": section.weighting if section is not None else "none",
+                **shown,
+            },
+            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
+            check_results=[
+                check_advertiser_labels(
+                    "advertiser_quality", misstated, section.max_flagged_share if section is not None else 1.0
+                )
+            ],
+        )
+
+    return [advertiser_quality]
+
+
+def offender_table(found: "QualityTable", most: int = LISTED) -> str:
+    """The worst offenders as a Markdown table."""
+    if not found.flagged:
+        return "No key is flagged."
+    parents = {task.task: task.parent or "impression" for task in found.tasks}
+    names = (found.key, "step", "trials", "outcomes", "rate", "expected", "z", "delay (h)", "verdict", "weight")
+    rows: list[Sequence[str]] = [[str(name) for name in names], ["---"] * len(names)]
+    rows += [_cells(entry, parents[entry.task]) for entry in found.flagged[:most]]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    if len(found.flagged) > most:
+        lines += ["", f"{len(found.flagged) - most} more are in {QUALITY_FILE}."]
+    return "\n".join(lines)
+
+
+def _cells(entry: "KeyQuality", parent: str) -> list[str]:
+    plain = entry.key.replace("|", "\\|").replace("`", "'").replace("\n", " ")
+    return [
+        f"`{plain}`",
+        f"{parent} → {entry.task}",
+        f"{entry.trials:,}",
+        f"{entry.positives:,}",
+        f"{entry.rate:.1%}",
+        "–" if entry.expected_rate is None else f"{entry.expected_rate:.1%}",
+        "–" if entry.z is None else f"{entry.z:+.1f}",
+        "–" if entry.delay_hours is None else f"{entry.delay_hours:.1f}",
+        entry.verdict,
+        f"{entry.weight:.2f}",
+    ]
+
+
+def _task_rows(found: "QualityTable") -> list[dict[str, object]]:
+    return [
+        {
+            "task": task.task,
+            "parent": task.parent,
+            "keys": task.keys,
+            "judged": task.judged,
+            "expected_rate": task.expected_rate,
+            "spread": task.spread,
+            "inflated": task.inflated,
+            "dropped": task.dropped,
+            "late": task.late,
+            "flagged_share": task.flagged_share,
+            "reason": task.reason,
+        }
+        for task in found.tasks
+    ]
+
+
+def _plots(found: "QualityTable", keys: "pl.DataFrame", section: "LabelQuality") -> dict[str, bytes]:
+    from ctr_pipeline.evaluation.funnel_plot import funnel_plot
+
+    images = {}
+    for task in found.tasks:
+        own = keys.filter(keys["task"] == task.task)
+        images[f"rates_{task.task}"] = funnel_plot(
+            own["trials"].to_numpy(),
+            own["positives"].to_numpy(),
+            task.population,
+            threshold=section.threshold,
+            least=section.min_trials,
+            counted=task.parent or "impression",
+            title=f"{task.task} per {task.parent or 'impression'}, by {found.key}",
+        )
+    return images
