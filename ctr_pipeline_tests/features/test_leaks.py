@@ -6,6 +6,8 @@ from datetime import UTC, date, datetime, timedelta
 
 import polars as pl
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from ctr_pipeline.features import history_for_days, join_history
 from ctr_pipeline.labels import (
@@ -90,8 +92,10 @@ def test_no_feature_knows_the_future(family: str) -> None:
     assert_future_invariant(history_of(FAMILIES[family]), MIDNIGHTS)
 
 
-def test_no_joined_feature_knows_the_future() -> None:
-    assert_future_invariant(joined, MIDNIGHTS)
+@settings(max_examples=5)
+@given(seed=st.integers(0, 2**32), number=st.integers(5, 11))
+def test_no_joined_feature_knows_the_future(seed: int, number: int) -> None:
+    assert_future_invariant(joined, [(a_log(seed), on(number))])
 
 
 # What a feature of impressions alone cannot get wrong.
@@ -194,6 +198,12 @@ LABELS = {
 @pytest.mark.parametrize("table", LABELS)
 def test_no_label_knows_the_future(table: str) -> None:
     assert_future_invariant(LABELS[table], INSTANTS)
+
+
+@settings(max_examples=5)
+@given(seed=st.integers(0, 2**32), since=st.integers(5 * DAY, 11 * DAY))
+def test_no_label_of_a_random_world_knows_the_future(seed: int, since: int) -> None:
+    assert_future_invariant(dense, [(a_log(seed), on(0) + since)])
 
 
 @pytest.mark.parametrize("leak", LEAKS)
