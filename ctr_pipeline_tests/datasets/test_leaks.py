@@ -38,6 +38,7 @@ def packed(
     bounds: SplitBounds,
     vocabulary_of: SplitBounds,
     propensity_of: SplitBounds,
+    quality_of: SplitBounds | None = None,
     days_ahead: int = 0,
 ) -> PackedDataset:
     """The dataset of ``log``; with other bounds for what is fitted, or with the history of later days, a leaky one."""
@@ -46,13 +47,30 @@ def packed(
     tables = replace(tables, history=ahead)
     layout, vocabulary = fit_vocabulary(spec, vocabulary_of, tables.impressions, tables.history)
     propensity = fit_propensity(spec, propensity_of, tables.impressions, tables.labels)
-    return pack_dataset(directory, spec, bounds, tables, layout, vocabulary, propensity, {})
+    quality = None
+    if quality_of is not None:
+        quality, _ = fit_label_quality(spec, quality_of, tables.impressions, tables.labels)
+    return pack_dataset(directory, spec, bounds, tables, layout, vocabulary, propensity, {}, quality)
 
 
-LOG = a_log(rows_per_day=40)
+def a_log_of_ads(seed: int, rows_per_day: int, ads: int, users: int) -> Log:
+    log, draw = a_log(seed, rows_per_day), np.random.default_rng(seed)
+    size = log.impressions.height
+    shown = log.impressions.with_columns(
+        ad=pl.Series([f"ad{number}" for number in draw.integers(0, ads, size)]),
+        user=pl.Series([f"u{number}" for number in draw.integers(0, users, size)]),
+    )
+    return replace(log, impressions=shown)
+
+
+LOG = a_log_of_ads(1, rows_per_day=40, ads=20, users=20)
 BOUNDS = LOG.bounds(a_spec())
 # The test begins at its first instant; what arrives with it is still known then.
 FUTURE = BOUNDS.test_start + 1
+# Suspicious of everybody, so that there are weights to compare.
+JUDGING = a_spec(
+    SPEC + "label_quality: {key: ad, tasks: [click], min_trials: 5, threshold: 0.3, weighting: down_weight}\n"
+)
 LATER = replace(BOUNDS, test_start=BOUNDS.test_start + DAY)
 # A dataset must have a test, even where all of the future was deleted.
 TEST_ROW = LOG.impressions.filter(pl.col("ts").is_between(BOUNDS.test_start + DAY, BOUNDS.test_end)).head(1)
@@ -65,12 +83,15 @@ def fitted(
     bounds: SplitBounds = BOUNDS,
     vocabulary_of: SplitBounds = BOUNDS,
     propensity_of: SplitBounds = BOUNDS,
+    quality_of: SplitBounds = BOUNDS,
 ) -> pl.DataFrame:
     """Digests of layout, vocabulary and propensities, and of each array before the gap."""
     rows = []
     with tempfile.TemporaryDirectory() as folder:
         shown = pl.concat([log.impressions, TEST_ROW.with_columns(impression_id=pl.lit("test row"))])
-        dataset = packed(Path(folder) / "d", Log(shown, log.events), a_spec(), bounds, vocabulary_of, propensity_of)
+        dataset = packed(
+            Path(folder) / "d", Log(shown, log.events), JUDGING, bounds, vocabulary_of, propensity_of, quality_of
+        )
         for name in ("layout.json", "vocabulary.parquet"):
             rows.append((name, hashlib.sha256((dataset.directory / name).read_bytes()).hexdigest()))
         for split in BEFORE_THE_GAP:
@@ -85,9 +106,8 @@ def test_nothing_that_is_fitted_or_packed_before_the_gap_knows_the_test() -> Non
 
 def judged(log: leaks.Log, instant: int, bounds: SplitBounds = BOUNDS) -> pl.DataFrame:
     """Whose labels are implausible, and what was counted of everybody."""
-    spec = a_spec(SPEC + "label_quality: {key: ad, min_trials: 5}\n")
-    tables = Log(log.impressions, log.events).tables(spec)
-    table, keys = fit_label_quality(spec, bounds, tables.impressions, tables.labels)
+    tables = Log(log.impressions, log.events).tables(JUDGING)
+    table, keys = fit_label_quality(JUDGING, bounds, tables.impressions, tables.labels)
     return keys.with_columns(table=pl.lit(table.to_json()))
 
 
@@ -109,6 +129,7 @@ PLANTED: Mapping[str, tuple[dict[str, SplitBounds], str]] = {
         {"propensity_of": replace(BOUNDS, train_end=BOUNDS.test_end, test_start=BOUNDS.as_of)},
         "train weights",
     ),
+    "label quality of later labels": ({"quality_of": LATER}, "train weights"),
     "labels of a day later": ({"bounds": LATER}, "train labels"),
 }
 
@@ -134,12 +155,8 @@ CANARY = a_spec(SPEC[: SPEC.index("  history:")] + HISTORY.lstrip("\n") + SPEC[S
 
 def a_log_with_taste() -> Log:
     """A log in which some ads and some users are clicked far more than others."""
-    log, draw = a_log(seed=3, rows_per_day=400), np.random.default_rng(3)
-    size = log.impressions.height
-    shown = log.impressions.with_columns(
-        ad=pl.Series([f"ad{number}" for number in draw.integers(0, 40, size)]),
-        user=pl.Series([f"u{number}" for number in draw.integers(0, 60, size)]),
-    )
+    log = a_log_of_ads(3, rows_per_day=400, ads=40, users=60)
+    shown = log.impressions
     dull = shown.filter(pl.col("ad").str.ends_with("0") | pl.col("ad").str.ends_with("5"))
     bored = shown.filter(pl.col("user").str.ends_with("7"))
     unclicked = pl.concat([dull, bored])["impression_id"].implode()
