@@ -16,6 +16,13 @@ from ctr_pipeline.orchestration.settings import EngineName, PipelineSettings
 from ctr_pipeline.orchestration.spark import require_spark
 from ctr_pipeline.spec import parse_spec
 
+# For many small queries, not for large ones.
+SPARK_DEFAULTS = """\
+spark.master local[2]
+spark.sql.shuffle.partitions 2
+spark.driver.extraJavaOptions -XX:TieredStopAtLevel=1 -XX:+UseSerialGC
+"""
+
 ENGINES: tuple[EngineName, ...] = ("duckdb", "polars", "spark")
 
 SPEC_TEXT = """
@@ -57,6 +64,7 @@ def engine_sessions(root: Path) -> Iterator[Session]:
     The working folder while they start is ``root/cwd``.
     """
     (root / "cwd").mkdir(parents=True)
+    (root / "spark-defaults.conf").write_text(SPARK_DEFAULTS, encoding="utf-8")
     started: dict[EngineName, Engine] = {}
     with ExitStack() as stack:
 
@@ -67,12 +75,10 @@ def engine_sessions(root: Path) -> Iterator[Session]:
                 except EngineError as error:
                     pytest.skip(str(error))
             if name not in started:
-                before = Path.cwd()
-                os.chdir(root / "cwd")
-                try:
+                with pytest.MonkeyPatch.context() as patch:
+                    patch.chdir(root / "cwd")
+                    patch.setenv("SPARK_CONF_DIR", str(root))
                     started[name] = stack.enter_context(engine_session(settings_for(root / name, name)))
-                finally:
-                    os.chdir(before)
             return started[name]
 
         yield session

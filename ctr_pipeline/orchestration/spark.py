@@ -93,7 +93,7 @@ def _started(scratch: Path, environment: Mapping[str, str]) -> "SparkSession":
     log_settings.write_text(_LOG_SETTINGS, encoding="utf-8")
     settings = {
         "spark.app.name": "ctr",
-        "spark.driver.extraJavaOptions": f"-Djava.io.tmpdir={_word(temporary)} "
+        "spark.driver.defaultJavaOptions": f"-Djava.io.tmpdir={_word(temporary)} "
         f"-Dlog4j2.configurationFile={_word(log_settings)}",
         # Otherwise each call of the Python API looks up its line in the source.
         "spark.python.sql.dataFrameDebugging.enabled": "false",
