@@ -1,6 +1,7 @@
 """Packed arrays on disk: one file a column group, memory-mapped."""
 
 import json
+import mmap
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -104,6 +105,15 @@ def create_split(directory: Path, name: str, rows: int, layout: Layout) -> Packe
     for array, shape in _shapes(rows, layout).items():
         arrays[array] = np.lib.format.open_memmap(folder / f"{array}.npy", mode="w+", dtype=_TYPES[array], shape=shape)
     return PackedSplit(**arrays)
+
+
+def release(split: PackedSplit) -> None:
+    """Writes what was filled to disk and gives its memory back; the arrays stay usable."""
+    for array in split.arrays().values():
+        mapped = array.base
+        if isinstance(mapped, mmap.mmap):
+            mapped.flush()
+            mapped.madvise(mmap.MADV_DONTNEED)
 
 
 def write_split(directory: Path, name: str, split: PackedSplit) -> None:

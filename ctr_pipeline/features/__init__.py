@@ -12,7 +12,15 @@ from ctr_pipeline.features.layout import (
     NumericColumn,
 )
 from ctr_pipeline.features.profile import PROFILE_SCHEMA, profile_days, profiled_columns
-from ctr_pipeline.features.vocabulary import VOCABULARY_SCHEMA, encode_ids, fit_layout, numeric_matrix, signed_log1p
+from ctr_pipeline.features.vocabulary import (
+    VOCABULARY_SCHEMA,
+    embedding_rows,
+    encode_ids,
+    fit_layout,
+    id_matrix,
+    numeric_matrix,
+    signed_log1p,
+)
 
 __all__ = [
     "FIRST_VOCABULARY_ROW",
@@ -29,11 +37,13 @@ __all__ = [
     "Layout",
     "LayoutError",
     "NumericColumn",
+    "embedding_rows",
     "encode_ids",
     "find_drift",
     "fit_layout",
     "history_for_days",
     "history_reach",
+    "id_matrix",
     "join_history",
     "judged_days",
     "numeric_matrix",

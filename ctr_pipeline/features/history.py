@@ -5,7 +5,7 @@ serving can look them up in one table. Nothing of the current day is in them.
 """
 
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeAlias
 
@@ -89,15 +89,19 @@ def history_for_days(
     return history
 
 
-def join_history(spec: Spec, impressions: IntoLazyFrameT, history: IntoLazyFrameT) -> IntoLazyFrameT:
+def join_history(
+    spec: Spec, impressions: IntoLazyFrameT, history: IntoLazyFrameT, names: Collection[str] | None = None
+) -> IntoLazyFrameT:
     """``impressions`` with one float64 column a history feature, the values of the impression's own day.
 
     A key without a past counts 0; its rate and recency are missing (null), and so is everything where the key itself
-    is missing. Recency and first-seen are in seconds before the impression.
+    is missing. Recency and first-seen are in seconds before the impression. With ``names``, only these features.
     """
     joined = nw.from_native(impressions)
     values = nw.from_native(history)
     for feature in spec.features.history:
+        if names is not None and feature.name not in names:
+            continue
         own = values.filter(nw.col("feature") == feature.name).select(
             "day", nw.col("key").alias(feature.key), nw.col("value").alias(feature.name)
         )

@@ -1,5 +1,7 @@
 """Vocabularies and statistics, from training rows only, and the arrays that they define."""
 
+import math
+from collections.abc import Callable
 from typing import TypeAlias
 
 import numpy as np
@@ -34,33 +36,36 @@ VOCABULARY_SCHEMA = {
 }
 """Columns of the vocabulary table: embedding row of each value, its training rows, first and last training day."""
 
+_PIECE = 1 << 20
 _Source: TypeAlias = NumericFeature | HistoryFeature
 
 
-def fit_layout(spec: Spec, training: pl.LazyFrame) -> tuple[Layout, pl.DataFrame]:
+def fit_layout(
+    spec: Spec, training: pl.LazyFrame, with_history: Callable[[str], pl.LazyFrame] | None = None
+) -> tuple[Layout, pl.DataFrame]:
     """Layout and vocabulary of the training rows ``training``; nothing else may be in it.
 
     A value enters the vocabulary of its feature with ``min_count`` training rows. Rows 0 and 1 are those of missing
     and of unknown or rare values; from row 2 on, the values are in order of falling count, then of their text.
-    Mean and standard deviation are those of float32 values after fill and transform. Holds the numbers in memory:
-    4 bytes a row and number.
+    Mean and standard deviation are those of float32 values after fill and transform. One number is in memory at a
+    time: some 8 bytes a row.
 
     Args:
         spec: Features, tasks and embedding widths.
-        training: Columns ``day``, every numeric and embedded feature, and every history feature
-            (:func:`~ctr_pipeline.features.history.join_history`).
+        training: Columns ``day``, every numeric and embedded feature and, without ``with_history``, every history
+            feature (:func:`~ctr_pipeline.features.history.join_history`).
+        with_history: The training rows with the history feature of that name.
 
     Returns:
         The layout, and rows with :data:`VOCABULARY_SCHEMA`, sorted by feature (in the layout's order) and row.
     """
-    sources = _numeric_sources(spec)
-    numbers = training.select(pl.col(name).cast(pl.Float32) for _, name, _ in sources) if sources else None
-    counts = [_counts(training, feature) for feature in spec.features.embedded]
-    collected = pl.collect_all([*counts, *([numbers] if numbers is not None else [])])
-    vocabulary = pl.concat([pl.DataFrame(schema=VOCABULARY_SCHEMA), *collected[: len(counts)]])
-    numeric = tuple(
-        _fit_numeric(group, source, _to_array(collected[-1].get_column(name))) for group, name, source in sources
-    )
+    counts = [_counts(training, feature).collect(engine="streaming") for feature in spec.features.embedded]
+    vocabulary = pl.concat([pl.DataFrame(schema=VOCABULARY_SCHEMA), *counts])
+    numeric = []
+    for group, name, source in _numeric_sources(spec):
+        rows = with_history(name) if group == "history" and with_history is not None else training
+        column = rows.select(pl.col(name).cast(pl.Float32)).collect(engine="streaming").get_column(name)
+        numeric.append(_fit_numeric(group, source, _to_array(column)))
     ids = tuple(
         IdColumn(
             name=feature.name,
@@ -68,11 +73,11 @@ def fit_layout(spec: Spec, training: pl.LazyFrame) -> tuple[Layout, pl.DataFrame
             rows=FIRST_VOCABULARY_ROW + frame.height,
             dim=feature.embedding_dim or spec.model.embedding_dim,
         )
-        for number, (feature, frame) in enumerate(zip(spec.features.embedded, collected, strict=False))
+        for number, (feature, frame) in enumerate(zip(spec.features.embedded, counts, strict=True))
     )
     names = [task.name for task in spec.tasks]
     parents = tuple(-1 if task.parent is None else names.index(task.parent) for task in spec.tasks)
-    return Layout(numeric=numeric, ids=ids, tasks=tuple(names), parents=parents), vocabulary
+    return Layout(numeric=tuple(numeric), ids=ids, tasks=tuple(names), parents=parents), vocabulary
 
 
 def numeric_matrix(layout: Layout, frame: pl.DataFrame) -> NDArray[np.float32]:
@@ -84,18 +89,31 @@ def numeric_matrix(layout: Layout, frame: pl.DataFrame) -> NDArray[np.float32]:
 
 
 def encode_ids(layout: Layout, vocabulary: pl.DataFrame, frame: pl.DataFrame) -> NDArray[np.int32]:
-    """[N, F] int32 embedding rows of the layout's id columns, looked up in ``vocabulary`` by join, never by number."""
-    matrix = np.empty((frame.height, len(layout.ids)), dtype=np.int32)
-    for number, column in enumerate(layout.ids):
-        rows = vocabulary.filter(pl.col("feature") == column.name).select("key", pl.col("row").cast(pl.Int32))
-        values = frame.select(key=pl.col(column.name).cast(pl.String))
-        row = (
-            pl.when(pl.col("key").is_null())
-            .then(pl.lit(MISSING_ROW, dtype=pl.Int32))
-            .otherwise(pl.col("row").fill_null(UNKNOWN_ROW))
+    """[N, F] int32 embedding rows of the layout's id columns, looked up in ``vocabulary``."""
+    return id_matrix(layout, frame.select(embedding_rows(layout, vocabulary)))
+
+
+def embedding_rows(layout: Layout, vocabulary: pl.DataFrame) -> list[pl.Expr]:
+    """For each id column, the embedding rows (int32, by the column's name) of its values, looked up as text."""
+    found = []
+    for column in layout.ids:
+        words = vocabulary.filter(pl.col("feature") == column.name)
+        text, rows = pl.col(column.name).cast(pl.String), words["row"].cast(pl.Int32)
+        known = (
+            text.replace_strict(words["key"], rows, default=UNKNOWN_ROW, return_dtype=pl.Int32)
+            if words.height
+            else pl.lit(UNKNOWN_ROW, dtype=pl.Int32)
         )
-        found = values.join(rows, on="key", how="left", maintain_order="left").select(row.alias("row"))
-        matrix[:, number] = found.get_column("row").to_numpy()
+        missing = pl.lit(MISSING_ROW, dtype=pl.Int32)
+        found.append(pl.when(text.is_null()).then(missing).otherwise(known).alias(column.name))
+    return found
+
+
+def id_matrix(layout: Layout, rows: pl.DataFrame) -> NDArray[np.int32]:
+    """[N, F] int32 of the :func:`embedding_rows` in ``rows``."""
+    matrix = np.empty((rows.height, len(layout.ids)), dtype=np.int32)
+    for number, column in enumerate(layout.ids):
+        matrix[:, number] = rows.get_column(column.name).to_numpy()
     return matrix
 
 
@@ -122,14 +140,10 @@ def _fit_numeric(group: Group, source: _Source, values: NDArray[np.float32]) -> 
         # Counts and durations have heavy tails; rates do not.
         missing, transform = Missing(), "none" if isinstance(source, HistoryRate) else "signed_log1p"
     # Sorted, because a join returns its rows in any order and the rounding of a sum depends on the order.
-    exact = np.sort(values.astype(np.float64))
-    absent = np.isnan(exact)
-    fill = _fill(missing, exact[~absent])
-    exact[absent] = fill
-    if transform == "signed_log1p":
-        exact = signed_log1p(exact)
-    mean = float(exact.mean()) if exact.size else 0.0
-    std = float(exact.std()) if exact.size else 0.0
+    values.sort()
+    present = values[: values.size - int(np.isnan(values).sum())]
+    fill = _fill(missing, present)
+    mean, std = _moments(values, lambda raw: _transformed(raw, fill, transform))
     # A constant's spread is rounding error at most; dividing by it would blow up the first other value.
     constant = std <= 1e-6 * max(1.0, abs(mean))
     return NumericColumn(
@@ -143,12 +157,34 @@ def _fit_numeric(group: Group, source: _Source, values: NDArray[np.float32]) -> 
     )
 
 
-def _fill(missing: Missing, present: NDArray[np.float64]) -> float:
+def _transformed(raw: NDArray[np.float32], fill: float, transform: str) -> NDArray[np.float64]:
+    exact = raw.astype(np.float64)
+    exact[np.isnan(exact)] = fill
+    return signed_log1p(exact) if transform == "signed_log1p" else exact
+
+
+def _fill(missing: Missing, present: NDArray[np.float32]) -> float:
+    """Value of a missing number; ``present`` ascends."""
     if missing.value is not None:
         return missing.value
     if not present.size:
         return 0.0
-    return float(np.median(present) if missing.fill == "median" else present.mean())
+    if missing.fill == "median":
+        middle = present[[(present.size - 1) // 2, present.size // 2]].astype(np.float64)
+        return float(middle.mean())
+    return _moments(present, lambda raw: raw.astype(np.float64))[0]
+
+
+def _moments(
+    values: NDArray[np.float32], exact: Callable[[NDArray[np.float32]], NDArray[np.float64]]
+) -> tuple[float, float]:
+    """Mean and population standard deviation of ``exact`` of the values, which are taken some at a time; 0 of none."""
+    if not values.size:
+        return 0.0, 0.0
+    pieces = [values[at : at + _PIECE] for at in range(0, values.size, _PIECE)]
+    mean = math.fsum(float(exact(piece).sum()) for piece in pieces) / values.size
+    square = math.fsum(float(np.square(exact(piece) - mean).sum()) for piece in pieces) / values.size
+    return mean, math.sqrt(square)
 
 
 def _counts(training: pl.LazyFrame, feature: CategoricalFeature) -> pl.LazyFrame:
