@@ -11,8 +11,7 @@ from ctr_pipeline.spec import Spec, parse_spec
 
 DAY = 86_400_000_000
 FIRST = date(2026, 3, 1)
-SPEC = parse_spec(
-    """
+SPEC_TEXT = """
 version: 1
 name: small
 source: {impressions: {paths: [x.parquet]}, events: [{paths: [y.parquet]}]}
@@ -35,9 +34,8 @@ tasks:
   - {name: click, window: 20h, label: {event: click}}
   - {name: buy, parent: click, window: 30h, window_from: click, label: {event: buy}}
 split: {ingest_lag: 3h}
-""",
-    "small.yaml",
-)
+"""
+SPEC = parse_spec(SPEC_TEXT, "small.yaml")
 RATE_LAG = {"click": 1, "buy": 3}  # 20 h + 3 h and 20 h + 30 h + 3 h, in whole days
 
 
