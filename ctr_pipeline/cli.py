@@ -188,6 +188,23 @@ def labels(
 
 
 @app.command()
+def repeat(
+    run: Annotated[str, typer.Argument(help="MLflow run id, day (YYYY-MM-DD) or `latest`.")],
+    data_root: RootOption = Path("data/ads"),
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write the comparison here.")] = None,
+) -> None:
+    """Train a recorded run again from its table versions, and say whether every bit is the same."""
+    from ctr_pipeline.orchestration.repeat import print_repetition, repeat_run
+
+    with _plain_errors():
+        found = repeat_run(_held(data_root), run)
+    _write_json(found, json_out)
+    print_repetition(found, _console())
+    if not found["identical"]:
+        raise typer.Exit(1)
+
+
+@app.command()
 def truth(
     spec: SpecOption,
     data_root: DataRootOption = None,

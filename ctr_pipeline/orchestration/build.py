@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 
 import dagster as dg
@@ -41,12 +42,15 @@ TRACKING_PAGE, DAGSTER_PAGE = "http://127.0.0.1:5000", "http://127.0.0.1:3000"
 """Where `make ui` serves the pages, so that links of a run made without it work once it is started."""
 
 
-def build_definitions(settings: PipelineSettings | None = None) -> dg.Definitions:
+def build_definitions(
+    settings: PipelineSettings | None = None, resources: Mapping[str, dg.ConfigurableResource] | None = None
+) -> dg.Definitions:
     """All of the pipeline for one deployment.
 
     Args:
         settings: The deployment; by default the one that the environment names (see
             :meth:`PipelineSettings.from_environment`).
+        resources: Resources to use instead of the deployment's own, by name.
     """
     settings = settings or PipelineSettings.from_environment(os.environ)
     jobs = pipeline_jobs(settings)
@@ -66,7 +70,7 @@ def build_definitions(settings: PipelineSettings | None = None) -> dg.Definition
         jobs=list(jobs.values()),
         schedules=pipeline_schedules(settings, jobs),
         sensors=[late_label_sensor(settings, jobs["label_refresh"]), *alert_sensors()],
-        resources=_resources(settings),
+        resources={**_resources(settings), **(resources or {})},
         # Light steps share a process; the training has one of its own all the same.
         executor=dg.in_process_executor,
         loggers={"console": progress_logger},
@@ -80,15 +84,21 @@ def _resources(settings: PipelineSettings) -> dict[str, dg.ConfigurableResource]
         "notifier": NotifierResource(
             path=str(root / "notifications.jsonl"), webhook_url=os.environ.get(WEBHOOK_VARIABLE, "")
         ),
-        "tracking": TrackingResource(
-            tracking_uri=os.environ.get(TRACKING_VARIABLE) or default_tracking_uri(root),
-            artifact_root=str(root / "mlflow-artifacts"),
-            experiment=settings.spec.name,
-            ui_url=os.environ.get(TRACKING_PAGE_VARIABLE, TRACKING_PAGE),
-            dagster_url=os.environ.get(DAGSTER_PAGE_VARIABLE, DAGSTER_PAGE),
-        ),
+        "tracking": tracking_of(settings),
         "trainer": TrainerResource(processes=settings.spec.training.processes),
     }
+
+
+def tracking_of(settings: PipelineSettings) -> TrackingResource:
+    """MLflow as the environment names it, by default inside the data root."""
+    root = settings.data_root
+    return TrackingResource(
+        tracking_uri=os.environ.get(TRACKING_VARIABLE) or default_tracking_uri(root),
+        artifact_root=str(root / "mlflow-artifacts"),
+        experiment=settings.spec.name,
+        ui_url=os.environ.get(TRACKING_PAGE_VARIABLE, TRACKING_PAGE),
+        dagster_url=os.environ.get(DAGSTER_PAGE_VARIABLE, DAGSTER_PAGE),
+    )
 
 
 def default_tracking_uri(data_root: Path) -> str:

@@ -167,7 +167,7 @@ def _run_days(
         runs.append(FinishedRun(result.run_id, tuple(assets), first, last))
         _alert(defs, instance, result.run_id)
         if not result.success:
-            raise PipelineError(_why(result))
+            raise PipelineError(why(result))
 
 
 def _range_tags(first: date, last: date) -> dict[str, str]:
@@ -203,7 +203,7 @@ def _stretches(days: Sequence[date]) -> list[tuple[date, date]]:
     return stretches
 
 
-def _why(result: dg.ExecuteInProcessResult) -> str:
+def why(result: dg.ExecuteInProcessResult) -> str:
     """The failed step's own message, or the full error where the failure was not foreseen."""
     for event in result.all_events:
         if event.event_type == dg.DagsterEventType.STEP_FAILURE:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 import shutil
 from collections.abc import Iterator, Mapping
@@ -17,10 +18,12 @@ from ctr_pipeline.orchestration.files import QUALITY_FILE, RUN_FILE, read_json, 
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots
 from ctr_pipeline.orchestration.partitions import daily_partitions
+from ctr_pipeline.orchestration.provenance import PROVENANCE_FILE, SPEC_FILE, provenance
 from ctr_pipeline.orchestration.resources import TrackingResource, TrainerResource
 from ctr_pipeline.orchestration.settings import PipelineSettings, model_spec_hash
+from ctr_pipeline.orchestration.sources import key_fingerprint
 
-LOGGED_FILES = ("steps.jsonl", "validation.jsonl", "gradients.parquet", "result.json", "spec.yaml")
+LOGGED_FILES = ("steps.jsonl", "validation.jsonl", "gradients.parquet", "result.json", SPEC_FILE, PROVENANCE_FILE)
 
 
 def training_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
@@ -42,7 +45,7 @@ def training_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         folder = settings.training_folder(day)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
-        (folder / "spec.yaml").write_text(settings.spec_text, encoding="utf-8")
+        (folder / SPEC_FILE).write_text(settings.spec_text, encoding="utf-8")
         run_id = tracking.start_run(f"{settings.spec.name} {day}", _tags(context, settings), _params(settings))
         write_json(
             folder / RUN_FILE,
@@ -53,6 +56,7 @@ def training_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
             context.log.info(f"Training; metrics go to MLflow run {run_id}")
             code, _ = trainer.run(context, folder / "job.json", {"mlflow_run_id": run_id})
             result = _result(folder, code)
+            write_json(folder / PROVENANCE_FILE, provenance(settings, day, code_version(), result))
             images = _plots(settings, folder)
             tracking.log(run_id, _numbers(result), {"": folder / "result.json", "plots": folder / "plots"})
             for name in LOGGED_FILES:
@@ -124,6 +128,7 @@ def _tags(context: dg.AssetExecutionContext, settings: PipelineSettings) -> dict
         "spec.name": settings.spec.name,
         "spec.hash": model_spec_hash(settings),
         "code.version": code_version(),
+        "key.fingerprint": key_fingerprint(os.environ),
         **{f"delta.{table}": str(version) for table, version in examples["versions"].items()},
     }
 

@@ -32,6 +32,7 @@ class TrackingResource(dg.ConfigurableResource):
         # The client reads these when it loads: no usage reports, no log noise from the schema's creation.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         os.environ.setdefault("DO_NOT_TRACK", "true")
+        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
         import logging
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)
