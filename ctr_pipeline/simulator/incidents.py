@@ -137,11 +137,11 @@ def deliver_twice(table: pa.Table, twice: NDArray[np.bool_]) -> pa.Table:
 
 
 def incident_names(world: World, marks: Marks) -> pa.Array:
-    """The kinds of the incidents in ``marks`` [M], joined by ``+``; null where there is none."""
+    """The kinds of the incidents in ``marks`` [M], each once, joined by ``+``; null where there is none."""
     kinds = [incident.kind for incident in world.settings.incidents]
     present, code = np.unique(marks, return_inverse=True)
-    names = ["+".join(kind for n, kind in enumerate(kinds) if mark >> n & 1) for mark in present.tolist()]
-    return pa.array(names).dictionary_encode().dictionary.take(pa.array(code, mask=marks == 0))
+    found = [dict.fromkeys(kind for n, kind in enumerate(kinds) if mark >> n & 1) for mark in present.tolist()]
+    return pa.array(["+".join(names) for names in found]).take(pa.array(code, mask=marks == 0))
 
 
 def _in_hours(incident: HourlyIncident, start: NDArray[np.int64]) -> NDArray[np.bool_]:

@@ -45,6 +45,12 @@ def flagged(truth: pl.DataFrame, kind: str) -> pl.DataFrame:
     return truth.filter(pl.col("incidents") == kind)
 
 
+def test_two_incidents_of_one_kind_have_one_name(tmp_path: Path) -> None:
+    bursts = [{"kind": "late_burst", "day": DAY, "hours": hours} for hours in ([0, 9], [9, 24], [20, 24])]
+    _, _, truth = simulate(tmp_path, DAY, *bursts)
+    assert truth["incidents"].unique().sort().to_list() == [None, "late_burst"]
+
+
 def test_days_that_no_incident_touches_keep_their_bytes(tmp_path: Path) -> None:
     incidents = [
         {"kind": "unit_change", "day": DAY, "feature": "price", "last_day": DAY},
