@@ -223,15 +223,20 @@ class Ranks:
         )
 
 
-def rank_rows(order: Order, files: Sequence[LogFile]) -> Ranks:
+def rank_rows(order: Order, files: Sequence[LogFile], declared: Mapping[str, str]) -> Ranks:
     """Reads the order column of all files and gives each row its day and time.
+
+    Args:
+        order: Says which column orders the rows.
+        files: The files of the log.
+        declared: All columns that the spec names in this log.
 
     Raises:
         SourceError: the column cannot order rows, or a file cannot be read.
     """
     parts = []
     for file in files:
-        rows = read_rows(file, {order.column: "impression.order.column"}, lambda lazy, _: lazy)
+        rows = read_rows(file, {order.column: "impression.order.column"}, lambda lazy, _: lazy, declared)
         kind = rows.schema[order.column]
         if kind.is_nested() or kind in (pl.Boolean, pl.Object):
             raise SourceError(

@@ -2,6 +2,8 @@
 
 import glob
 import hashlib
+import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -10,6 +12,8 @@ from typing import Literal
 
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.spec.source import LogFiles
+
+_HIDDEN = (".", "_")
 
 Format = Literal["parquet", "csv", "ndjson"]
 
@@ -134,11 +138,8 @@ def _format(path: Path) -> Format | None:
 
 
 def _expand(pattern: Path, log: LogFiles) -> Iterator[Path]:
-    if pattern.is_file():
-        yield pattern.absolute()
-        return
-    if pattern.is_dir():
-        yield from _below(pattern, log)
+    if os.path.lexists(pattern):
+        yield from _at(pattern, log)
         return
     if not glob.has_magic(str(pattern)):
         raise SourceError(f"{pattern}: no such file or folder.{_neighbours(pattern)} Correct the path.")
@@ -146,21 +147,41 @@ def _expand(pattern: Path, log: LogFiles) -> Iterator[Path]:
     if not matches:
         raise SourceError(f"{pattern}: no file matches this pattern. Correct it, or put the log there.")
     for match in matches:
-        if match.is_dir():
-            yield from _below(match, log)
-        else:
-            yield match.absolute()
+        yield from _at(match, log)
+
+
+def _at(path: Path, log: LogFiles) -> list[Path]:
+    """The log file at ``path``, or those below it."""
+    try:
+        mode = path.stat().st_mode
+    except OSError as error:
+        raise _unreachable(path, error) from None
+    if stat.S_ISDIR(mode):
+        return _below(path, log)
+    if not stat.S_ISREG(mode):
+        raise SourceError(f"{path}: this is a device, pipe or socket. Name a file or a folder.")
+    return [path.absolute()]
+
+
+def _unreachable(path: Path, error: OSError) -> SourceError:
+    if path.is_symlink():
+        return SourceError(
+            f"{path}: this link leads to no file ({error.strerror}). Restore what it pointed to, or correct the path."
+        )
+    return SourceError(f"{path}: this user may not look into it ({error.strerror}). Change its permissions.")
 
 
 def _below(folder: Path, log: LogFiles) -> list[Path]:
-    """Log files in ``folder`` and its sub-folders."""
-    files = [
-        path
-        for path in folder.rglob("*")
-        if path.is_file()
-        and not any(part.startswith((".", "_")) for part in path.relative_to(folder).parts)
-        and (log.format is not None or _format(path) is not None)
-    ]
+    """Log files in ``folder`` and its sub-folders, linked ones too."""
+    files: list[Path] = []
+    seen: set[tuple[int, int]] = set()
+    _is_new(folder.resolve(), seen)
+    for place, names, found in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        names[:] = sorted(name for name in names if not name.startswith(_HIDDEN) and _is_new(Path(place, name), seen))
+        paths = [Path(place, name) for name in sorted(found) if not name.startswith(_HIDDEN)]
+        files += [
+            file for path in paths if log.format is not None or _format(path) is not None for file in _at(path, log)
+        ]
     if not files:
         raise SourceError(
             f"{folder}: no log file in this folder; looked for {', '.join(_ENDINGS)}, each also with .gz. "
@@ -169,8 +190,24 @@ def _below(folder: Path, log: LogFiles) -> list[Path]:
     return [path.absolute() for path in files]
 
 
+def _refuse_folder(error: OSError) -> None:
+    raise _unreachable(Path(str(error.filename)), error) from None
+
+
+def _is_new(folder: Path, seen: set[tuple[int, int]]) -> bool:
+    """Whether a folder is to be looked into: not reached before, through a link."""
+    status = folder.stat()
+    identity = (status.st_dev, status.st_ino)
+    known = identity in seen
+    seen.add(identity)
+    return not known
+
+
 def _neighbours(path: Path) -> str:
-    if not path.parent.is_dir():
+    try:
+        names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
+    except PermissionError:
+        return f" This user may not look into the folder {path.parent}."
+    except OSError:
         return f" The folder {path.parent} does not exist either."
-    names = sorted(entry.name for entry in path.parent.iterdir() if not entry.name.startswith("."))
     return near_miss(path.name, names) or (f" That folder has: {listed(names)}." if names else " That folder is empty.")

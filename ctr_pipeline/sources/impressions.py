@@ -1,6 +1,6 @@
 """The impression log → rows of the table `impressions`."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from statistics import median
@@ -53,14 +53,19 @@ def log_range(spec: Spec, impression_files: Sequence[Path], now: int | None = No
     files = open_log(spec.source.impressions, impression_files)
     clock = clock_of(spec, now)
     if clock is None:
-        ranks = rank_rows(declared_order(spec), files)
+        ranks = rank_rows(declared_order(spec), files, declared_columns(spec))
         if ranks.rows == 0:
-            raise _no_rows(files, ranks.order.column)
+            raise _no_rows(files, ranks.order.column, [])
         return ranks.order.first_day, ranks.last_day
-    bounds = [_time_bounds(file, clock, private_columns(spec)) for file in files]
+    bounds: list[tuple[int | None, int | None]] = []
+    malformed = []
+    for file in files:
+        low, high, lines = _time_bounds(file, clock, declared_columns(spec), private_columns(spec))
+        bounds.append((low, high))
+        malformed += lines
     known = [(low, high) for low, high in bounds if low is not None and high is not None]
     if not known:
-        raise _no_rows(files, clock.time)
+        raise _no_rows(files, clock.time, malformed)
     low, high = min(low for low, _ in known), max(high for _, high in known)
     days = pl.Series([low, high]).cast(pl.Datetime("us")).dt.date()
     first, last = spec.days.first or days[0], spec.days.last or days[1]
@@ -102,7 +107,7 @@ def read_impressions(
     """
     scope = Scope.of(first, last, log_first)
     opened = open_log(spec.source.impressions, files)
-    clock = clock_of(spec, now) or rank_rows(declared_order(spec), opened)
+    clock = clock_of(spec, now) or rank_rows(declared_order(spec), opened, declared_columns(spec))
     parts = [_read_file(spec, file, scope, clock, pseudonymiser) for file in opened]
     rows = mark_repeated(spec, pl.concat(parts)).with_columns(
         pl.from_epoch(TS, time_unit="us").dt.date().fill_null(log_first).alias(DAY)
@@ -159,8 +164,8 @@ def mark_repeated(spec: Spec, rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def _columns(spec: Spec) -> dict[str, str]:
-    """Columns to read, with the fields of the spec that name them."""
+def declared_columns(spec: Spec) -> dict[str, str]:
+    """All columns of the impression log that the spec names, with the fields that name them."""
     declared, found = spec.impression, dict[str, str]()
     clock = clock_of(spec, None)
     if clock is not None:
@@ -188,7 +193,7 @@ def _read_file(
     """Canonical columns, TS, INGEST, SKEWED, and reason, rule, column and value of what is wrong with a row."""
     where = str(file.path)
     select = clock.selection(scope, TS, where) if isinstance(clock, Clock) else clock.selection(file, scope)
-    rows = read_rows(file, _columns(spec), select)
+    rows = read_rows(file, declared_columns(spec), select)
     schema, private = rows.schema, private_columns(spec)
     fields = _fields(spec, file, schema, pseudonymiser)
     checks = [
@@ -223,7 +228,8 @@ def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymi
     fields = [Field(impression_key(spec, file, schema, pseudonymiser).alias("impression_id"))]
     for name, column in (("user", declared.user), ("session", declared.session)):
         if column is not None:
-            fields.append(Field(values.identity(column, schema[column], where, pseudonymiser).alias(name)))
+            value = values.identity(column, schema[column], where, pseudonymiser)
+            fields.append(Field(value.alias(name), values.exact_id(column, schema[column])))
     if declared.position is not None:
         fields.append(values.position(declared.position, schema[declared.position], where))
     if declared.traffic is not None:
@@ -245,8 +251,12 @@ def id_checks(spec: Spec, schema: Schema, where: str) -> tuple[Check, ...]:
     column = spec.impression.id
     if column is None:
         return ()
-    missing = values.canonical_text(column, schema[column], where).is_null()
-    return (Check(broken=missing, reason="missing_id", rule=f"each impression has an id in `{column}`", column=column),)
+    missing = values.id_text(column, schema[column], where).is_null()
+    rule = f"each impression has an id in `{column}`"
+    return (
+        Check(broken=missing, reason="missing_id", rule=rule, column=column),
+        *values.exact_id(column, schema[column]),
+    )
 
 
 def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) -> list[Check]:
@@ -265,8 +275,10 @@ def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) 
     return checks
 
 
-def _time_bounds(file: LogFile, clock: Clock, private: Collection[str]) -> tuple[int | None, int | None]:
-    """The earliest and latest usable time in a file."""
+def _time_bounds(
+    file: LogFile, clock: Clock, declared: Mapping[str, str], private: Collection[str]
+) -> tuple[int | None, int | None, list[str]]:
+    """The earliest and latest usable time in a file, and the rule that each malformed line breaks."""
 
     def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
         unusable = values.is_given(clock.time, schema[clock.time]) & pl.col(TS).is_null()
@@ -278,7 +290,7 @@ def _time_bounds(file: LogFile, clock: Clock, private: Collection[str]) -> tuple
             raw(clock.time).filter(unusable).first().alias(RAW + clock.time),
         )
 
-    rows = read_rows(file, clock.columns("impression"), select)
+    rows = read_rows(file, clock.columns("impression"), select, declared)
     low, high = rows.frame["low"].min(), rows.frame["high"].max()
     unusable, future = int(rows.frame["unusable"].sum()), int(rows.frame["future"].sum())
     if low is None and future and future == unusable:
@@ -297,7 +309,7 @@ def _time_bounds(file: LogFile, clock: Clock, private: Collection[str]) -> tuple
             f"expected {READABLE}, between 1980 and 2200. {hint}"
             "Name another column in `impression.time`, or correct the file."
         )
-    return low, high  # type: ignore[return-value]
+    return low, high, rows.malformed["rule"].to_list()  # type: ignore[return-value]
 
 
 def _is_early(known: Sequence[tuple[int, int]], low: int, high: int) -> bool:
@@ -321,9 +333,10 @@ def _too_long(file: LogFile, clock: Clock, time: int, first: date, last: date) -
     )
 
 
-def _no_rows(files: Sequence[LogFile], column: str) -> SourceError:
+def _no_rows(files: Sequence[LogFile], column: str, malformed: Sequence[str]) -> SourceError:
     names = listed([file.name for file in files])
+    lines = f", but {len(malformed)} lines that are none ({malformed[0]})" if malformed else ""
     return SourceError(
-        f"the impression log has no row with a value in `{column}` (files: {names}). "
+        f"the impression log has no row with a value in `{column}`{lines} (files: {names}). "
         "Check that the paths in `source.impressions` lead to the right files, and that they have rows."
     )

@@ -14,7 +14,13 @@ from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, 
 from ctr_pipeline.sources.contract import EVENT_SCHEMA, check_events
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.files import LogFile, open_log
-from ctr_pipeline.sources.impressions import declared_order, impression_key, mark_repeated, private_columns
+from ctr_pipeline.sources.impressions import (
+    declared_columns,
+    declared_order,
+    impression_key,
+    mark_repeated,
+    private_columns,
+)
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import (
     COLUMN,
@@ -30,7 +36,7 @@ from ctr_pipeline.sources.quarantine import (
     quarantine,
     with_malformed,
 )
-from ctr_pipeline.sources.rows import Schema, Select, read_rows
+from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, Schema, Select, read_rows
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.values import Check
 from ctr_pipeline.spec import Spec
@@ -40,6 +46,7 @@ from ctr_pipeline.spec.tasks import Task
 OUTCOME, CLOSED, UNKNOWN = "outcome", "closed", "unknown"
 """Kinds of rows: it happened; the case was closed without it; the log does not say."""
 
+_SHOWN_TYPES = 20
 _IGNORED = "__ignored"
 _TYPE = "__type"
 
@@ -98,6 +105,7 @@ def read_events(
     scope = Scope.of(first, last, log_first)
     logs = {log.name: log for log in spec.source.events}
     parts = [pl.DataFrame(schema=_UNITS)]
+    foreign: dict[str, None] = {}
     if any(task.label.event is not None for task in spec.tasks):
         for name, paths in event_files.items():
             if name not in logs and spec.source.simulator is None:
@@ -108,7 +116,11 @@ def read_events(
             # The simulator's event log has the default column names, and says when it received each event.
             log = logs.get(name) or EventLog(name=name, ingest_time="ingest_ts")
             clock = event_clock(spec, log, now)
-            parts += [_event_units(spec, log, clock, file, scope, pseudonymiser) for file in open_log(log, paths)]
+            for file in open_log(log, paths):
+                units, unused = _event_units(spec, log, clock, file, scope, pseudonymiser)
+                parts.append(units)
+                foreign |= dict.fromkeys(unused)
+        _refuse_foreign_types(spec, pl.concat(parts), list(foreign), scope)
     parts += _label_units(spec, impression_files, scope, pseudonymiser, now)
     units = pl.concat(parts).with_columns(pl.col(DAY).fill_null(log_first))
     broken, ignored = pl.col(REASON).is_not_null(), pl.col(_IGNORED)
@@ -131,12 +143,13 @@ def read_events(
 
 def _event_units(
     spec: Spec, log: EventLog, clock: Clock, file: LogFile, scope: Scope, pseudonymiser: Pseudonymiser
-) -> pl.DataFrame:
+) -> tuple[pl.DataFrame, list[str]]:
+    """The statements of a file of events, and types in it that no task uses."""
     where = str(file.path)
     section = f"source.events.{log.name}"
     columns = {log.impression_id: f"{section}.impression_id", log.type: f"{section}.type"} | clock.columns(section)
     rows = read_rows(file, columns, clock.selection(scope, INGEST, where))
-    text = values.canonical_text(log.impression_id, rows.schema[log.impression_id], where)
+    text = values.id_text(log.impression_id, rows.schema[log.impression_id], where)
     kind = values.canonical_text(log.type, rows.schema[log.type], where)
     checks = (
         Check(
@@ -145,6 +158,7 @@ def _event_units(
             rule=f"each event has the id of its impression in `{log.impression_id}`",
             column=log.impression_id,
         ),
+        *values.exact_id(log.impression_id, rows.schema[log.impression_id]),
         Check(
             broken=kind.is_null(), reason="missing_type", rule=f"each event has a type in `{log.type}`", column=log.type
         ),
@@ -166,7 +180,26 @@ def _event_units(
         pl.from_epoch(INGEST, time_unit="us").dt.date().alias(DAY),
     )
     # An event of no task's concern is ignored, whatever else is wrong with it.
-    return _units(frame.with_columns(pl.when(~pl.col(_IGNORED)).then(REASON).alias(REASON)), file)
+    units = _units(frame.with_columns(pl.when(~pl.col(_IGNORED)).then(REASON).alias(REASON)), file)
+    found = frame.filter(_IGNORED)[_TYPE].unique().sort()
+    # Many different values are no types; they may be ids, and are not to be shown.
+    return units, found.to_list() if len(found) <= min(_SHOWN_TYPES, frame.height // 2) else []
+
+
+def _refuse_foreign_types(spec: Spec, units: pl.DataFrame, found: Sequence[str], scope: Scope) -> None:
+    """Raises when no event is of a type that a task uses: every label would be negative.
+
+    Judged where the log begins. A later day without outcomes is an outage, which the monitoring reports.
+    """
+    if not scope.with_undated or units.height < ENOUGH_TO_JUDGE or not units[_IGNORED].all():
+        return
+    wanted = [task.label.event for task in spec.tasks if task.label.event is not None]
+    types = f"Types found: {listed(found)}. " if found else ""
+    raise SourceError(
+        f"event logs {listed([log.name for log in spec.source.events])}: none of the {units.height} events is of a "
+        f"type that a task uses ({listed(wanted)}).{near_miss(wanted[0], found)} {types}Correct "
+        "`tasks[].label.event`, or `type` of the event log, in the spec."
+    )
 
 
 def _label_units(
@@ -177,7 +210,7 @@ def _label_units(
     if not flags and not timed:
         return []
     files = open_log(spec.source.impressions, impression_files)
-    clock = clock_of(spec, now) or rank_rows(declared_order(spec), files)
+    clock = clock_of(spec, now) or rank_rows(declared_order(spec), files, declared_columns(spec))
     parts = []
     if flags:
         parts += _flag_units(spec, flags, files, clock, scope, pseudonymiser)

@@ -7,7 +7,7 @@ from datetime import date
 import polars as pl
 
 from ctr_pipeline.sources.errors import SourceError
-from ctr_pipeline.sources.rows import RAW, Rows, raw
+from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, RAW, Rows, raw
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.times import likely_unit
 from ctr_pipeline.sources.values import Check, is_given
@@ -37,8 +37,6 @@ DAY = "__day"
 
 _PROBLEM = "__problem"
 _LONGEST_VALUE = 80
-# With fewer values, a column that fails throughout may as well be a handful of broken rows.
-_ENOUGH_TO_JUDGE = 10
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -134,11 +132,11 @@ def _refuse_wrong_columns(
     failing = broken[_PROBLEM].value_counts()
     for number, count in failing.iter_rows():
         check = checks[number]
-        if not check.unreadable or check.column is None or count < _ENOUGH_TO_JUDGE:
+        if not check.unreadable or check.column is None or count < ENOUGH_TO_JUDGE:
             continue
         values = rows.frame.filter(is_given(check.column, rows.schema[check.column]))
         # Rows may have failed an earlier check first: count this one by itself.
-        if values.height < _ENOUGH_TO_JUDGE or not values.select(check.broken.fill_null(False).all()).item():
+        if values.height < ENOUGH_TO_JUDGE or not values.select(check.broken.fill_null(False).all()).item():
             continue
         if check.reason in ("bad_time", "future_time") and rows.total > rows.frame.height:
             # Only unusable times and those of the asked days were read; the others of the file are in order.

@@ -19,11 +19,15 @@ from ctr_pipeline.sources.text import (
     csv_header,
     ndjson_batches,
     ndjson_keys,
+    refuse_other_kinds,
     utf8,
 )
 
 RAW = "raw:"
 """Prefix of the log's own columns, so that none is taken for one of the pipeline's."""
+
+ENOUGH_TO_JUDGE = 10
+"""With fewer values, a column or file that fails throughout may as well be a handful of broken rows."""
 
 _SAMPLED_LINES = 10_000
 
@@ -51,29 +55,35 @@ def raw(column: str) -> pl.Expr:
     return pl.col(RAW + column)
 
 
-def read_rows(file: LogFile, columns: Mapping[str, str], select: Select) -> Rows:
+def read_rows(
+    file: LogFile, columns: Mapping[str, str], select: Select, declared: Mapping[str, str] | None = None
+) -> Rows:
     """Reads the rows of ``file`` that ``select`` keeps.
 
     Args:
         file: The file.
         columns: The columns to read, and for each the field of the spec that names it.
         select: Keeps the rows in scope. For Parquet its conditions on raw columns reach the scan.
+        declared: All columns that the spec names in this log, where ``columns`` are some of them: a file that lacks
+            one is refused before it is read, and one without a header is told from one with a misspelt name.
 
     Raises:
         SourceError: the file is unreadable, empty or damaged, or lacks a column.
     """
+    declared = declared or columns
     with _explained(file):
         if file.path.stat().st_size == 0:
             raise SourceError(
                 f"{file.path}: the file is empty (0 bytes). Write it again, or take it out of the log's paths."
             )
-        return _read_parquet(file, columns, select) if file.format == "parquet" else _read_text(file, columns, select)
+        read = _read_parquet if file.format == "parquet" else _read_text
+        return read(file, columns, select, declared)
 
 
-def _read_parquet(file: LogFile, columns: Mapping[str, str], select: Select) -> Rows:
+def _read_parquet(file: LogFile, columns: Mapping[str, str], select: Select, declared: Mapping[str, str]) -> Rows:
     source = io.BytesIO(gzip.decompress(file.path.read_bytes())) if file.compressed else file.path
     stored = pl.read_parquet_schema(source)
-    _check_columns(file, columns, list(stored))
+    _check_columns(file, declared, list(stored))
     scan = pl.scan_parquet(source, row_index_name=ROW, glob=False, hive_partitioning=False)
     as_text = {
         name: pl.col(name).map_batches(utf8, return_dtype=pl.String)
@@ -88,15 +98,30 @@ def _read_parquet(file: LogFile, columns: Mapping[str, str], select: Select) -> 
     )
     schema = {name: pl.String() if name in as_text else stored[name] for name in columns}
     total = int(scan.select(pl.len()).collect().item())
-    return Rows(select(lazy, schema).collect(), pl.DataFrame(schema=MALFORMED), schema, total)
+    malformed = _undecodable(scan, [name for name in columns if stored[name] == pl.Binary])
+    if malformed.height:
+        _refuse_without_rows(file, malformed, total - malformed.height)
+        lazy = lazy.filter(~pl.col(ROW).is_in(malformed[ROW].implode()))
+    return Rows(select(lazy, schema).collect(), malformed, schema, total - malformed.height)
 
 
-def _read_text(file: LogFile, columns: Mapping[str, str], select: Select) -> Rows:
+def _undecodable(scan: pl.LazyFrame, columns: list[str]) -> pl.DataFrame:
+    """Rows of a Parquet file whose bytes in one of ``columns`` are no text."""
+    if not columns:
+        return pl.DataFrame(schema=MALFORMED)
+    decoded = [pl.col(name).map_batches(utf8, return_dtype=pl.String) for name in columns]
+    broken = [pl.col(name).is_not_null() & text.is_null() for name, text in zip(columns, decoded, strict=True)]
+    rule = "text is encoded as UTF-8; this row has other bytes (write binary ids as hex text)"
+    return scan.filter(pl.any_horizontal(broken)).select(ROW, rule=pl.lit(rule)).collect().cast(MALFORMED)
+
+
+def _read_text(file: LogFile, columns: Mapping[str, str], select: Select, declared: Mapping[str, str]) -> Rows:
+    refuse_other_kinds(file)
     names = list(columns)
     schema: Schema = dict.fromkeys(names, pl.String())
     if file.format == "csv":
         header = csv_header(file)
-        _check_columns(file, columns, header)
+        _check_columns(file, declared, header)
         batches = csv_batches(file, names)
     else:
         batches = ndjson_batches(file, names)
@@ -112,7 +137,18 @@ def _read_text(file: LogFile, columns: Mapping[str, str], select: Select) -> Row
         absent = {name for name in absent if batch.frame[name].null_count() == batch.frame.height}
     if file.format == "ndjson" and absent and total:
         _check_keys(file, {name: columns[name] for name in names if name in absent})
-    return Rows(pl.concat(kept), pl.concat(malformed), schema, total)
+    lines = pl.concat(malformed)
+    _refuse_without_rows(file, lines, total)
+    return Rows(pl.concat(kept), lines, schema, total)
+
+
+def _refuse_without_rows(file: LogFile, malformed: pl.DataFrame, total: int) -> None:
+    """Raises when a file has lines, but none of them is a row: then the file is wrong, and not its lines."""
+    if total == 0 and malformed.height >= ENOUGH_TO_JUDGE:
+        raise SourceError(
+            f"{file.path}: none of its {malformed.height} lines is a row. Expected: {malformed['rule'][0]}. "
+            "Write the file again, or set `format` and `separator` in the spec."
+        )
 
 
 def _check_keys(file: LogFile, columns: Mapping[str, str]) -> None:
@@ -138,11 +174,13 @@ def _check_columns(file: LogFile, columns: Mapping[str, str], found: list[str]) 
     name = missing[0]
     more = f" ({len(missing)} columns are missing: {listed(missing)}.)" if len(missing) > 1 else ""
     remedy = f"Correct `{columns[name]}` in the spec, or add the column to the file."
-    if len(missing) == len(columns) and len(columns) > 1 and file.format == "csv":
+    if 2 * len(missing) > len(columns) and file.format == "csv":
         # The first line may be data, and data may be ids: do not show it.
+        count = "none" if len(missing) == len(columns) else f"only {len(columns) - len(missing)}"
         raise SourceError(
-            f"{file.path}: the first line has none of the declared columns ({listed(missing)}). A CSV file starts "
-            f"with a header line; its separator here is {file.separator!r} (`separator` in the spec)."
+            f"{file.path}: the first line has {count} of the declared columns; missing are {listed(missing)}. A CSV "
+            f"file starts with a header line, and its separator here is {file.separator!r}. Correct the file, or "
+            "`separator` and the names of the columns in the spec."
         )
     where = "no line has the key" if file.format == "ndjson" else "there is no column"
     raise SourceError(
@@ -164,7 +202,7 @@ def _explained(file: LogFile) -> Iterator[None]:
         raise SourceError(f"{file.path}: this user may not read it. Change its permissions.") from None
     except (gzip.BadGzipFile, EOFError, zlib.error):
         raise SourceError(
-            f"{file.path}: ends in .gz, but is no complete gzip file. It may be truncated: copy or write it again."
+            f"{file.path}: ends in .gz, but is no complete gzip file; it may be truncated. Copy or write it again."
         ) from None
     except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError):
         kinds = {"parquet": "Parquet", "csv": "CSV", "ndjson": "NDJSON"}

@@ -36,6 +36,18 @@ class TextBatch:
     """Columns ROW and ``rule``: the lines that are no rows, and what a line should be."""
 
 
+_RECODE = "Convert it: iconv -f UTF-16 -t UTF-8."
+_KINDS = (
+    (b"\xff\xfe\0\0", "text in UTF-32", "Convert it: iconv -f UTF-32 -t UTF-8."),
+    (b"\xff\xfe", "text in UTF-16", _RECODE),
+    (b"\xfe\xff", "text in UTF-16", _RECODE),
+    (b"\x1f\x8b", "a gzip file", "Let its name end in .gz."),
+    (b"PAR1", "a Parquet file", "Let its name end in .parquet, or set `format: parquet` in the spec."),
+    (b"PK\x03\x04", "a zip file", "Unpack it."),
+    (b"\x28\xb5\x2f\xfd", "a zstd file", "Unpack it, or pack it with gzip."),
+)
+"""First bytes of files that are taken for text by mistake, what they are, and what to do."""
+
 MALFORMED = pl.Schema({ROW: pl.Int64, "rule": pl.String})
 
 
@@ -56,12 +68,26 @@ def open_binary(file: LogFile) -> IO[bytes]:
     return gzip.open(file.path) if file.compressed else file.path.open("rb")  # type: ignore[return-value]
 
 
+def refuse_other_kinds(file: LogFile) -> None:
+    """Raises SourceError when the first bytes say that a text file is something else, or in another encoding."""
+    with open_binary(file) as stream:
+        start = stream.read(4)
+    for magic, kind, remedy in _KINDS:
+        if start.startswith(magic):
+            raise SourceError(f"{file.path}: this is {kind}, and not text in UTF-8. {remedy}")
+    if start[1:2] == b"\0" or start[:1] == b"\0":
+        raise SourceError(f"{file.path}: this has zero bytes like UTF-16, and is not text in UTF-8. {_RECODE}")
+
+
 def csv_batches(file: LogFile, columns: Sequence[str]) -> Iterator[TextBatch]:
     """The rows of a CSV file whose header has ``columns``.
 
     Raises:
         SourceError: a quote is never closed, so that a part of the file is no rows.
     """
+    if not _has_rows(file):
+        # pyarrow takes a header without a line break for no file at all.
+        return
     invalid: list[tuple[int, str]] = []
 
     def set_apart(row: arrow_csv.InvalidRow) -> str:
@@ -72,7 +98,7 @@ def csv_batches(file: LogFile, columns: Sequence[str]) -> Iterator[TextBatch]:
 
     next_row = 0
     with open_binary(file) as stream, pa.PythonFile(stream, mode="r") as source:
-        for batch in _csv_reader(file, columns, source, set_apart):
+        for batch in _checked(file, _csv_reader(file, columns, source, set_apart)):
             skipped = np.array([row for row, _ in invalid], dtype=np.int64)
             rows = _numbers(next_row, batch.num_rows, skipped)
             # A line set apart after this batch's last row is reported with the next batch.
@@ -105,6 +131,22 @@ def _csv_reader(
     )
 
 
+def _checked(file: LogFile, reader: arrow_csv.CSVStreamingReader) -> Iterator[pa.RecordBatch]:
+    """The batches of ``reader``; where it gives up on a record that is longer than a block, quotes are looked at."""
+    try:
+        yield from reader
+    except pa.ArrowInvalid:
+        _check_quotes(file, records=1)
+        raise
+
+
+def _has_rows(file: LogFile) -> bool:
+    """Whether a line follows the header; lines may end in a bare carriage return."""
+    with open_binary(file) as stream:
+        start = stream.read(_BLOCK_BYTES).strip()
+    return b"\n" in start or b"\r" in start
+
+
 def _check_quotes(file: LogFile, records: int) -> None:
     """Refuses a file whose last record swallows lines through a quote that is never closed."""
     quotes, lines, previous = 0, 0, b"\n"
@@ -122,13 +164,25 @@ def _check_quotes(file: LogFile, records: int) -> None:
 
 
 def csv_header(file: LogFile) -> list[str]:
-    """The names in the first line of a CSV file."""
+    """The names in the first line of a CSV file that is not blank.
+
+    Raises:
+        SourceError: there is none, or it is not UTF-8.
+    """
     with open_binary(file) as stream:
-        line = stream.readline(_LONGEST_CSV_LINE)
-    if not line.strip():
-        return []
+        lines = iter(lambda: stream.readline(_LONGEST_CSV_LINE), b"")
+        line = next((line for line in lines if line.strip()), b"")
+    if not line:
+        raise SourceError(f"{file.path}: has only blank lines. Write it again, or take it out of the log's paths.")
+    try:
+        line.decode("utf-8")
+    except UnicodeDecodeError:
+        raise SourceError(
+            f"{file.path}: the first line, which holds the names of the columns, is not UTF-8. Convert the file, for "
+            "example with iconv -f LATIN1 -t UTF-8."
+        ) from None
     table = arrow_csv.read_csv(
-        pa.BufferReader(line),
+        pa.BufferReader(line.rstrip(b"\r\n") + b"\n"),
         parse_options=arrow_csv.ParseOptions(delimiter=file.separator),
     )
     return list(table.column_names)
@@ -167,13 +221,23 @@ def _numbers(start: int, count: int, skipped: np.ndarray) -> np.ndarray:
 def _decoded(frame: pl.DataFrame, columns: Sequence[str], invalid: Sequence[tuple[int, str]]) -> TextBatch:
     """Bytes → text; rows with bytes that are not UTF-8 are set apart too."""
     text = frame.with_columns(utf8(frame[column]) for column in columns)
-    broken = pl.any_horizontal(
-        [frame[column].is_not_null() & text[column].is_null() for column in columns] or [pl.lit(False)]
+    undecodable = [frame[column].is_not_null() & text[column].is_null() for column in columns]
+    lines = pl.DataFrame(list(invalid), schema=MALFORMED, orient="row")
+    return _set_apart(text, columns, pl.any_horizontal(undecodable or [pl.lit(False)]), lines)
+
+
+def _set_apart(text: pl.DataFrame, columns: Sequence[str], undecodable: pl.Expr, malformed: pl.DataFrame) -> TextBatch:
+    """Takes out rows that are not UTF-8, and those with a zero character, which a damaged block leaves behind."""
+    zero = pl.any_horizontal([pl.col(column).str.contains("\0", literal=True) for column in columns] or [pl.lit(False)])
+    rule = (
+        pl.when(undecodable)
+        .then(pl.lit("text is encoded as UTF-8; this line is not"))
+        .when(zero)
+        .then(pl.lit("text has no zero characters; this line has one: the file may be damaged"))
     )
-    text = text.with_columns(broken.alias("__broken"))
-    undecodable = text.filter("__broken").select(ROW, rule=pl.lit("text is encoded as UTF-8; this line is not"))
-    malformed = pl.concat([pl.DataFrame(list(invalid), schema=MALFORMED, orient="row"), undecodable.cast(MALFORMED)])
-    return TextBatch(text.filter(~pl.col("__broken")).drop("__broken"), malformed)
+    text = text.with_columns(rule.alias("rule"))
+    broken = text.filter(pl.col("rule").is_not_null()).select(ROW, "rule")
+    return TextBatch(text.filter(pl.col("rule").is_null()).drop("rule"), pl.concat([malformed, broken.cast(MALFORMED)]))
 
 
 def _line_blocks(file: LogFile) -> Iterator[pl.Series]:
@@ -194,6 +258,10 @@ def _lines(block: bytes) -> pl.Series:
     return utf8(pl.Series(block.split(b"\n"), dtype=pl.Binary)).str.strip_chars()
 
 
+_NO_OBJECT = "a line holds one JSON object in UTF-8; this one does not (an array, NaN and Infinity are none)"
+_NESTED = "a key that the spec names holds one text, number or boolean; in this line one holds a list or an object"
+
+
 def _objects(lines: pl.DataFrame, columns: Sequence[str], null_values: Sequence[str]) -> TextBatch:
     good = lines
     decoded = _decode(good["line"], columns)
@@ -201,16 +269,12 @@ def _objects(lines: pl.DataFrame, columns: Sequence[str], null_values: Sequence[
     if decoded is None:
         # Some line is no object: look at each one. An object's text starts with a brace; valid JSON has a root.
         valid = pl.col("line").str.starts_with("{") & pl.col("line").str.json_path_match("$").is_not_null()
-        good = lines.filter(valid.fill_null(False))
-        malformed = lines.filter(~valid.fill_null(False)).select(
-            ROW, rule=pl.lit("a line holds one JSON object in UTF-8; this one does not")
+        good, bad = lines.filter(valid.fill_null(False)), lines.filter(~valid.fill_null(False))
+        decoded, flat = _decode_each(good["line"], columns)
+        malformed = pl.concat(
+            [bad.select(ROW, rule=pl.lit(_NO_OBJECT)), good.filter(~flat).select(ROW, rule=pl.lit(_NESTED))]
         )
-        decoded = _decode(good["line"], columns)
-    if decoded is None:
-        # A wanted key holds a list or object somewhere; its JSON text stands for it.
-        decoded = good.select(
-            pl.col("line").str.json_path_match(f"$[{json.dumps(column)}]").alias(column) for column in columns
-        )
+        good = good.filter(flat)
     # 3.0 and 3 are the same JSON number, and writers differ in which they choose.
     frame = decoded.with_columns(
         pl.when(~pl.col(column).is_in(["", *null_values]))
@@ -218,7 +282,22 @@ def _objects(lines: pl.DataFrame, columns: Sequence[str], null_values: Sequence[
         .alias(column)
         for column in columns
     )
-    return TextBatch(frame.with_columns(good[ROW]), malformed.cast(MALFORMED))
+    return _set_apart(frame.with_columns(good[ROW]), columns, pl.lit(False), malformed.cast(MALFORMED))
+
+
+def _decode_each(lines: pl.Series, columns: Sequence[str]) -> tuple[pl.DataFrame, pl.Series]:
+    """The wanted keys of those lines that can be decoded, and which these are.
+
+    Never by another reader than that of whole blocks: the same id must give the same text whatever stands beside it.
+    """
+    decoded = _decode(lines, columns)
+    if decoded is not None:
+        return decoded, pl.repeat(True, len(lines), dtype=pl.Boolean, eager=True)
+    if len(lines) == 1:
+        return pl.DataFrame(schema=dict.fromkeys(columns, pl.String)), pl.Series([False])
+    half = len(lines) // 2
+    parts = [_decode_each(part, columns) for part in (lines[:half], lines[half:])]
+    return pl.concat([frame for frame, _ in parts]), pl.concat([good for _, good in parts])
 
 
 def _decode(lines: pl.Series, columns: Sequence[str]) -> pl.DataFrame | None:

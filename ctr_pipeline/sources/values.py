@@ -13,8 +13,10 @@ from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
 from ctr_pipeline.spec.source import TimeUnit, Traffic
 
 _TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
-# Beyond 2^53 neighbouring whole numbers share a float64.
-_EXACT = float(2**53)
+# From here on neighbouring whole numbers share a value.
+_EXACT, _EXACT_SINGLE = float(2**53), float(2**24)
+_LARGEST = 3.4e38
+"""Largest size of a number: what single precision holds, in which the model computes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,6 +62,33 @@ def canonical_text(column: str, kind: pl.DataType, where: str) -> pl.Expr:
     raise _wrong_type(where, column, kind, "text, whole numbers or booleans")
 
 
+def id_text(column: str, kind: pl.DataType, where: str) -> pl.Expr:
+    """The text of an id column; null where it is missing or blank.
+
+    Raises:
+        SourceError: as for :func:`canonical_text`.
+    """
+    text = canonical_text(column, kind, where)
+    return pl.when(text.str.strip_chars() != "").then(text) if kind == pl.String else text
+
+
+def exact_id(column: str, kind: pl.DataType) -> tuple[Check, ...]:
+    """An id or category is not a float so large that it stands for several whole numbers."""
+    if not kind.is_float():
+        return ()
+    limit = _EXACT_SINGLE if kind == pl.Float32 else _EXACT
+    size = raw(column).cast(pl.Float64).fill_nan(None).abs()
+    return (
+        Check(
+            broken=size >= limit,
+            reason="inexact_id",
+            rule=f"`{column}` holds whole numbers exactly, as integers or text; from {limit:.0f} on a {kind} does not",
+            column=column,
+            unreadable=True,
+        ),
+    )
+
+
 def number(column: str, kind: pl.DataType, where: str) -> tuple[pl.Expr, pl.Expr]:
     """A column as float64 that may hold NaN, and where a value is there but is no number.
 
@@ -89,7 +118,12 @@ def numeric_feature(feature: NumericFeature, kind: pl.DataType, where: str) -> F
             column=column,
             unreadable=True,
         ),
-        Check(broken=parsed.is_infinite(), reason="non_finite", rule=f"`{column}` holds finite numbers", column=column),
+        Check(
+            broken=parsed.fill_nan(None).abs() > _LARGEST,
+            reason="non_finite",
+            rule=f"`{column}` holds finite numbers, of at most {_LARGEST:g} in size",
+            column=column,
+        ),
     ]
     low, high = feature.minimum, feature.maximum
     if low is not None or high is not None:
@@ -106,13 +140,14 @@ def embedded_feature(
     feature: CategoricalFeature, kind: pl.DataType, where: str, pseudonymiser: Pseudonymiser | None
 ) -> Field:
     """A categorical feature as text, or as a pseudonym of it where ``pseudonymiser`` is given."""
-    text = canonical_text(feature.source_column, kind, where)
-    return Field((pseudonymiser.of(text) if pseudonymiser else text).alias(feature.name))
+    column = feature.source_column
+    value = identity(column, kind, where, pseudonymiser) if pseudonymiser else canonical_text(column, kind, where)
+    return Field(value.alias(feature.name), exact_id(column, kind))
 
 
 def identity(column: str, kind: pl.DataType, where: str, pseudonymiser: Pseudonymiser) -> pl.Expr:
     """The pseudonyms of an id column; equal ids of different types (3 and "3") have equal pseudonyms."""
-    return pseudonymiser.of(canonical_text(column, kind, where))
+    return pseudonymiser.of(id_text(column, kind, where))
 
 
 def time_value(column: str, kind: pl.DataType, where: str, unit: TimeUnit, zone: str) -> pl.Expr:

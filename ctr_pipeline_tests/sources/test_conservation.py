@@ -62,6 +62,8 @@ def test_no_row_is_lost_or_counted_twice(
     )
     times = {"2026-01-05T01:00:00Z": 1, "1767600000000000": 2, "2026-01-06": 3, "2026-01-20": 4}
     dated = frame.with_row_index().with_columns(time=pl.col("at").replace_strict(times, default=None))
+    if name != "log.parquet":  # a line with a zero character is no row
+        dated = dated.filter(~pl.col("item").str.contains("\0", literal=True).fill_null(False))
     earliest = (
         dated.filter(pl.col("time").is_not_null() & (pl.col("id") != ""))
         .sort("time", "index")
