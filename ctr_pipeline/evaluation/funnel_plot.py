@@ -34,7 +34,7 @@ def funnel_plot(
         counted: What a trial is, such as ``click``.
         title: Title of the picture.
     """
-    figure, axes = _figure(title, f"settled {counted}s", "rate", size=(6.4, 4.4))
+    figure, axes = _figure(title, f"trials ({counted})", "rate", size=(6.4, 4.4))
     enough = trials >= least
     if population is None or not enough.any():
         return _png(_empty(figure, axes, "No key has been judged."))
@@ -43,7 +43,9 @@ def funnel_plot(
     grid = np.unique(np.geomspace(least, max(int(n.max()), least + 1), 120).astype(np.int64))
     low, high = population.limits(grid, threshold)
     axes.fill_between(grid, low, high, color=BLUE, alpha=0.1, linewidth=0, label=f"|z| up to {threshold:g}")
-    axes.axhline(population.rate, color=GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"{_percent(population.rate)}")
+    axes.axhline(
+        population.rate, color=GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"expected {_percent(population.rate)}"
+    )
     plausible = np.flatnonzero(np.abs(z) <= threshold)
     plausible = plausible[np.argsort(-n[plausible], kind="stable")][:MOST_POINTS]
     for name, colour, chosen, size in (

@@ -90,17 +90,18 @@ def fit_rates(trials: Integers, positives: Integers) -> RatePopulation:
     pairs, copies = np.unique(np.stack([trials, positives]), axis=1, return_counts=True)
     ones, zeros = pairs[1].astype(np.float64), (pairs[0] - pairs[1]).astype(np.float64)
     times = copies.astype(np.float64)
+    ways = -np.log1p(pairs[0]) - special.betaln(ones + 1, zeros + 1)  # log of trials over positives
     outlier = special.betaln(ones + 0.5, zeros + 0.5) - special.betaln(0.5, 0.5)
     start = special.logit((positives.sum() + 0.5) / (trials.sum() + 1))
     fits = [
         optimize.minimize(
             _loss,
             np.array([start, math.log(precision), special.logit(0.05)]),
-            args=(ones, zeros, times, outlier),
+            args=(ones, zeros, times, ways, outlier),
             jac=True,
             method="L-BFGS-B",
             bounds=[(-20.0, 20.0), _LOG_PRECISION, (-20.0, 20.0)],
-            options={"maxiter": 1000, "ftol": 1e-13, "gtol": 1e-9},
+            options={"maxiter": 1000, "ftol": 1e-12, "gtol": 1e-8},
         )
         for precision in _STARTS
     ]
@@ -119,8 +120,10 @@ def _parameters(point: Floats) -> tuple[float, float, float]:
     )
 
 
-def _loss(point: Floats, ones: Floats, zeros: Floats, times: Floats, outlier: Floats) -> tuple[float, Floats]:
-    """Minus the log likelihood a key, less what does not depend on the point, and its gradient."""
+def _loss(
+    point: Floats, ones: Floats, zeros: Floats, times: Floats, ways: Floats, outlier: Floats
+) -> tuple[float, Floats]:
+    """Minus the log likelihood a key, and its gradient."""
     alpha, beta, share = _parameters(point)
     honest = special.betaln(ones + alpha, zeros + beta) - special.betaln(alpha, beta)
     log_honest, log_outlier = math.log1p(-share) + honest, math.log(share) + outlier
@@ -139,7 +142,7 @@ def _loss(point: Floats, ones: Floats, zeros: Floats, times: Floats, outlier: Fl
         ]
     )
     keys = float(times.sum())
-    return -float(times @ total) / keys, -gradient / keys
+    return -float(times @ (ways + total)) / keys, -gradient / keys
 
 
 @dataclass(frozen=True, slots=True)

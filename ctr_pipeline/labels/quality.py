@@ -199,12 +199,10 @@ def _unusable(own: pl.DataFrame, min_trials: int) -> str:
 
 def _delay_columns(own: pl.DataFrame, delays: pl.DataFrame) -> tuple[pl.Series, pl.Series]:
     """Median delay in hours and its z of each key of ``own``, null where there is none."""
-    number = {key: index for index, key in enumerate(own["key"].to_list())}
-    known = delays.filter(pl.col("key").is_in(list(number)))
-    codes = known["key"].replace_strict(number, return_dtype=pl.Int64).to_numpy()
+    known = delays.join(own.select("key").with_row_index("code"), on="key", how="inner")
     # Outcomes logged in the second of their parent differ in nothing that matters.
     hours = np.maximum(known["delay"].to_numpy().astype(np.float64), _SECOND) / _HOUR
-    found = compare_delays(codes, hours, len(number))
+    found = compare_delays(_integers(known, "code"), hours, own.height)
     return tuple(
         pl.Series(name, values, dtype=pl.Float64).fill_nan(None)
         for name, values in (("delay_hours", found.median), ("delay_z", found.z))
