@@ -15,6 +15,7 @@ from ctr_pipeline.orchestration.assets.label_quality import label_quality_assets
 from ctr_pipeline.orchestration.assets.labels import label_assets
 from ctr_pipeline.orchestration.assets.monitoring import monitoring_assets
 from ctr_pipeline.orchestration.assets.propensity import propensity_assets
+from ctr_pipeline.orchestration.assets.references import reference_assets
 from ctr_pipeline.orchestration.assets.release import release_assets
 from ctr_pipeline.orchestration.assets.training import training_assets
 from ctr_pipeline.orchestration.automation.alerts import alert_sensors
@@ -57,6 +58,7 @@ def build_definitions(
     return dg.Definitions(
         assets=[
             *ingest_assets(settings),
+            *reference_assets(settings),
             *monitoring_assets(settings),
             *label_assets(settings),
             *feature_assets(settings),

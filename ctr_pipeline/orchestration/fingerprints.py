@@ -60,6 +60,11 @@ def history_fingerprint(settings: PipelineSettings, first: date) -> str:
     return _digest("history", ingest_fingerprint(settings), settings.spec.split.ingest_lag, first.isoformat())
 
 
+def reference_fingerprint(settings: PipelineSettings) -> str:
+    """For the check of the events' impressions."""
+    return _digest("references", ingest_fingerprint(settings))
+
+
 def profile_fingerprint(settings: PipelineSettings) -> str:
     """For the profiles of the days."""
     return _digest("profile", ingest_fingerprint(settings))

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from ctr_pipeline.orchestration.assets.labels import stored_states
-from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
+from ctr_pipeline.orchestration.automation.jobs import INGEST, REFERENCES, RETRAIN, TABLES
 from ctr_pipeline.orchestration.files import QUALITY_FILE
 from ctr_pipeline.orchestration.metadata import newest_metadata
 from ctr_pipeline.orchestration.runner import FinishedRun
@@ -241,7 +241,7 @@ def _tables(settings: PipelineSettings) -> dict[str, dict[str, Any]]:
     from ctr_pipeline.lake import Lake
 
     lake = Lake(settings.lake_root)
-    names = [*INGEST, *(f"{table}_quarantine" for table in INGEST), *TABLES]
+    names = [*INGEST, *(f"{table}_quarantine" for table in (*INGEST, REFERENCES)), *TABLES]
     return {name: {"version": lake.version(name)} for name in names if lake.exists(name)}
 
 

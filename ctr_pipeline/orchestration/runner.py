@@ -15,7 +15,7 @@ import dagster as dg
 
 from ctr_pipeline.orchestration.abandoned import COMMAND_TAG, close_abandoned
 from ctr_pipeline.orchestration.automation.alerts import alerts_of_run
-from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
+from ctr_pipeline.orchestration.automation.jobs import INGEST, REFERENCES, RETRAIN, TABLES
 from ctr_pipeline.orchestration.automation.sensors import arrival_day_watermark, arrivals, days_of
 from ctr_pipeline.orchestration.fingerprints import (
     fresh_days,
@@ -23,6 +23,7 @@ from ctr_pipeline.orchestration.fingerprints import (
     ingest_fingerprint,
     label_fingerprint,
     profile_fingerprint,
+    reference_fingerprint,
     retrain_fingerprint,
 )
 from ctr_pipeline.orchestration.resources import NotifierResource, TrackingResource
@@ -72,6 +73,9 @@ def run_pipeline(
     ingested = [_fresh(settings, instance, asset, days, wanted) for asset in INGEST]
     _run_days(defs, instance, "daily_ingest", INGEST, [d for d in days if not all(d in f for f in ingested)], runs)
 
+    referenced = _fresh(settings, instance, REFERENCES, days, reference_fingerprint(settings))
+    _run_days(defs, instance, "daily_ingest", (REFERENCES,), [d for d in days if d not in referenced], runs)
+
     profiled = _fresh(settings, instance, "profile", days, profile_fingerprint(settings))
     _run_days(defs, instance, "daily_ingest", ("profile",), [d for d in days if d not in profiled], runs)
 
@@ -102,7 +106,8 @@ def _fresh(
 
     fresh = fresh_days(instance, asset, days, fingerprint)
     if asset in (*INGEST, *TABLES):
-        return fresh if Lake(settings.lake_root).exists(asset) else set()
+        table = f"{asset}_quarantine" if asset == REFERENCES else asset
+        return fresh if Lake(settings.lake_root).exists(table) else set()
     return {day for day in fresh if settings.result_file(asset, day.isoformat()).is_file()}
 
 

@@ -6,16 +6,21 @@ from ctr_pipeline.sources.impressions import log_range, read_impressions
 from ctr_pipeline.sources.outcomes import read_events
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser, load_or_create_key
 from ctr_pipeline.sources.quarantine import QUARANTINE_SCHEMA, ReadResult
+from ctr_pipeline.sources.references import find_broken_references, reference_quarantine, referring, refers
 
 __all__ = [
     "QUARANTINE_SCHEMA",
     "Pseudonymiser",
     "ReadResult",
     "SourceError",
+    "find_broken_references",
     "load_or_create_key",
     "log_files",
     "log_range",
     "read_events",
     "read_impressions",
+    "reference_quarantine",
+    "referring",
+    "refers",
     "source_fingerprint",
 ]

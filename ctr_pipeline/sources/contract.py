@@ -17,6 +17,8 @@ EVENT_SCHEMA = pl.Schema(
         "kind": pl.String,
         "event_ts": pl.Int64,
         "ingest_ts": pl.Int64,
+        "source_file": pl.String,
+        "source_row": pl.Int64,
     }
 )
 """Columns of the table `outcome_events`."""
@@ -77,6 +79,7 @@ def events_contract(spec: Spec) -> pa.DataFrameSchema:
         "kind": [pa.Check.isin(["outcome", "closed", "unknown"])],
         "event_ts": [_time_check()],
         "ingest_ts": [_time_check()],
+        "source_row": [pa.Check.ge(0)],
     }
     return _contract(EVENT_SCHEMA, checks, set(EVENT_SCHEMA), unique=None)
 

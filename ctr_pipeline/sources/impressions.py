@@ -109,7 +109,7 @@ def read_impressions(
     opened = open_log(spec.source.impressions, files)
     clock = clock_of(spec, now) or rank_rows(declared_order(spec), opened, declared_columns(spec))
     parts = [_read_file(spec, file, scope, clock, pseudonymiser) for file in opened]
-    rows = mark_repeated(spec, pl.concat(parts)).with_columns(
+    rows = mark_repeated(spec, pl.concat([frame for frame, _ in parts])).with_columns(
         pl.from_epoch(TS, time_unit="us").dt.date().fill_null(log_first).alias(DAY)
     )
     good = rows.filter(pl.col(REASON).is_null())
@@ -125,6 +125,8 @@ def read_impressions(
         rows_in=rows.height,
         ignored=0,
         rows_in_by_day=count_by_day(rows[DAY]),
+        undated=rows[TS].null_count(),
+        rows_in_log=sum(lines for _, lines in parts),
         notices={"clock_skew": int(good[SKEWED].sum())},
     )
 
@@ -189,8 +191,11 @@ def declared_columns(spec: Spec) -> dict[str, str]:
 
 def _read_file(
     spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, pseudonymiser: Pseudonymiser
-) -> pl.DataFrame:
-    """Canonical columns, TS, INGEST, SKEWED, and reason, rule, column and value of what is wrong with a row."""
+) -> tuple[pl.DataFrame, int]:
+    """The rows in scope, and the number of all rows in the file.
+
+    Canonical columns, TS, INGEST, SKEWED, and reason, rule, column and value of what is wrong with a row.
+    """
     where = str(file.path)
     select = clock.selection(scope, TS, where) if isinstance(clock, Clock) else clock.selection(file, scope)
     rows = read_rows(file, declared_columns(spec), select)
@@ -208,7 +213,7 @@ def _read_file(
     canonical = dict(impressions_schema(spec))
     names = [name for name in canonical if name not in ("day", "ts", "ingest_ts")]
     absent = [pl.lit(None, canonical[name]).alias(name) for name in names if name not in frame.columns]
-    return frame.with_columns(absent).select(
+    frame = frame.with_columns(absent).select(
         pl.lit(file.index, pl.Int32).alias(FILE),
         pl.lit(file.name).alias(NAME),
         ROW,
@@ -221,6 +226,7 @@ def _read_file(
         COLUMN,
         VALUE,
     )
+    return frame, rows.lines
 
 
 def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> list[Field]:

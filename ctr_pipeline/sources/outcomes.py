@@ -95,7 +95,7 @@ def read_events(
         now: As for :func:`~ctr_pipeline.sources.impressions.read_impressions`.
 
     Returns:
-        Rows in order of (ingest_ts, impression_id, event, kind, event_ts). ``rows_in`` counts statements, not lines:
+        Rows in order of (ingest_ts, impression_id, event, kind, event_ts), with the place where each was read. ``rows_in`` counts statements, not lines:
         an event that two tasks use counts twice, and an impression once for each task with a label column.
         Label values of 0 and events of types that no task uses are ``ignored``.
 
@@ -106,6 +106,7 @@ def read_events(
     logs = {log.name: log for log in spec.source.events}
     parts = [pl.DataFrame(schema=_UNITS)]
     foreign: dict[str, None] = {}
+    rows_in_log = 0
     if any(task.label.event is not None for task in spec.tasks):
         for name, paths in event_files.items():
             if name not in logs and spec.source.simulator is None:
@@ -117,19 +118,23 @@ def read_events(
             log = logs.get(name) or EventLog(name=name, ingest_time="ingest_ts")
             clock = event_clock(spec, log, now)
             for file in open_log(log, paths):
-                units, unused = _event_units(spec, log, clock, file, scope, pseudonymiser)
+                units, unused, lines = _event_units(spec, log, clock, file, scope, pseudonymiser)
                 parts.append(units)
                 foreign |= dict.fromkeys(unused)
+                rows_in_log += lines
         _refuse_foreign_types(spec, pl.concat(parts), list(foreign), scope)
     parts += _label_units(spec, impression_files, scope, pseudonymiser, now)
-    units = pl.concat(parts).with_columns(pl.col(DAY).fill_null(log_first))
+    units = pl.concat(parts)
+    undated = units.filter(pl.col(DAY).is_null() & pl.col(REASON).is_not_null()).height
+    units = units.with_columns(pl.col(DAY).fill_null(log_first))
     broken, ignored = pl.col(REASON).is_not_null(), pl.col(_IGNORED)
     good = units.filter(~broken & ~ignored)
     kept = (
-        good.with_columns(pl.col(DAY).alias("day"))
+        good.with_columns(pl.col(DAY).alias("day"), pl.col(NAME).alias("source_file"), pl.col(ROW).alias("source_row"))
+        .sort("ingest_ts", "impression_id", "event", "kind", "event_ts", FILE, ROW)
         .select(EVENT_SCHEMA.names())
-        .sort("ingest_ts", "impression_id", "event", "kind", "event_ts")
     )
+    distinct = kept.select(pl.exclude("source_file", "source_row")).n_unique()
     check_events(spec, kept)
     return ReadResult(
         kept=kept,
@@ -137,14 +142,16 @@ def read_events(
         rows_in=units.height,
         ignored=units.filter(~broken & ignored).height,
         rows_in_by_day=count_by_day(units[DAY]),
-        notices={"clock_skew": int(good[SKEWED].sum()), "duplicate_event": kept.height - kept.n_unique()},
+        undated=undated,
+        rows_in_log=rows_in_log,
+        notices={"clock_skew": int(good[SKEWED].sum()), "duplicate_event": kept.height - distinct},
     )
 
 
 def _event_units(
     spec: Spec, log: EventLog, clock: Clock, file: LogFile, scope: Scope, pseudonymiser: Pseudonymiser
-) -> tuple[pl.DataFrame, list[str]]:
-    """The statements of a file of events, and types in it that no task uses."""
+) -> tuple[pl.DataFrame, list[str], int]:
+    """The statements of a file of events, types in it that no task uses, and the number of all its rows."""
     where = str(file.path)
     section = f"source.events.{log.name}"
     columns = {log.impression_id: f"{section}.impression_id", log.type: f"{section}.type"} | clock.columns(section)
@@ -183,7 +190,7 @@ def _event_units(
     units = _units(frame.with_columns(pl.when(~pl.col(_IGNORED)).then(REASON).alias(REASON)), file)
     found = frame.filter(_IGNORED)[_TYPE].unique().sort()
     # Many different values are no types; they may be ids, and are not to be shown.
-    return units, found.to_list() if len(found) <= min(_SHOWN_TYPES, frame.height // 2) else []
+    return units, found.to_list() if len(found) <= min(_SHOWN_TYPES, frame.height // 2) else [], rows.lines
 
 
 def _refuse_foreign_types(spec: Spec, units: pl.DataFrame, found: Sequence[str], scope: Scope) -> None:

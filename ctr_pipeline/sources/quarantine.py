@@ -52,6 +52,10 @@ class ReadResult:
     """Rows that are in order, but of no use to any task."""
     rows_in_by_day: Mapping[date, int]
     """``rows_in`` by day of the partition; days without rows are absent."""
+    undated: int
+    """Quarantined rows that belong to no day, and are counted with the first day of the log."""
+    rows_in_log: int
+    """Rows of all days in the files that were read; for outcomes, in the event logs."""
     notices: Mapping[str, int] = field(default_factory=dict)
     """Number of kept rows by peculiarity: ``clock_skew`` (ingest time before event time; the event time is used for
     both), ``duplicate_event`` (exact repetitions, which no label depends on)."""

@@ -49,6 +49,11 @@ class Rows:
     total: int
     """Rows in the file, malformed lines not counted."""
 
+    @property
+    def lines(self) -> int:
+        """Rows in the file, malformed lines counted too."""
+        return self.total + self.malformed.height
+
 
 def raw(column: str) -> pl.Expr:
     """The log's own column ``column``."""

@@ -140,6 +140,9 @@ class Quality(Section):
     max_quarantine_share: float = Field(
         default=0.01, ge=0, le=1, description="Above this share of quarantined rows a day is refused."
     )
+    max_orphan_share: float = Field(
+        default=0.01, ge=0, le=1, description="Above this share of events without their impression a day is refused."
+    )
     min_mature_test_share: float = Field(
         default=0.995, ge=0, le=1, description="Below this share of mature test rows the evaluation is refused."
     )

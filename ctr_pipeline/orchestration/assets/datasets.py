@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ctr_pipeline.orchestration.automation.jobs import INGEST, REFERENCES
 from ctr_pipeline.orchestration.automation.sensors import arrivals, days_of, labels_seen, stale_label_days
 from ctr_pipeline.orchestration.checks.maturity import check_test_maturity, test_maturity_spec
 from ctr_pipeline.orchestration.files import QUALITY_FILE, read_json, write_json
@@ -191,7 +192,7 @@ def test_rows_for(
     from ctr_pipeline.features import encode_ids, numeric_matrix
 
     spec = settings.spec
-    known = {f.name for f in (*spec.features.numeric, *spec.features.embedded, *spec.features.history)}
+    known = set(spec.features.inputs)
     for name in (*(column.name for column in layout.numeric), *(column.name for column in layout.ids)):
         if name not in known:
             raise KeyError(name)
@@ -249,11 +250,11 @@ def _require_days(context: dg.AssetExecutionContext, settings: PipelineSettings,
     """
     instance = context.instance
     wanted = {settings.first_day + timedelta(days=n) for n in range((last - settings.first_day).days + 1)}
-    jobs = {"impressions": "daily_ingest", "outcome_events": "daily_ingest", "history": "daily_ingest"}
+    jobs = dict.fromkeys((*INGEST, REFERENCES, "history"), "daily_ingest")
     for asset, job in {**jobs, "labels": "label_refresh"}.items():
         _refuse(wanted - days_of(instance, asset, settings), f"{asset} is absent", f"run {job} of those days first")
     contract = contract_fingerprint(settings)
-    for asset in ("impressions", "outcome_events"):
+    for asset in INGEST:
         found = newest_tags(instance, asset, CONTRACT_TAG)
         _refuse(
             {day for day in wanted if found.get(day) != contract},

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ctr_pipeline.orchestration.checks.contracts import (
+    Share,
     check_days_not_empty,
     check_quarantine_share,
     check_rows_conserved,
@@ -115,7 +116,14 @@ def _ingest(
     rows_quarantined = result.quarantined.height
     checks = [
         check_rows_conserved(table, result.rows_in, result.kept.height, rows_quarantined, result.ignored),
-        check_quarantine_share(table, rows_in, quarantined, reasons, settings.spec.quality.max_quarantine_share),
+        check_quarantine_share(
+            table,
+            rows_in,
+            quarantined,
+            reasons,
+            settings.spec.quality.max_quarantine_share,
+            Share(result.undated, result.rows_in_log),
+        ),
         check_days_not_empty(table, kept),
     ]
     broken = [check for check in checks[:2] if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR]

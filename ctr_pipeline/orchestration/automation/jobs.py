@@ -7,7 +7,8 @@ from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.settings import PipelineSettings
 
 INGEST = ("impressions", "outcome_events")
-TABLES = ("profile", "labels", "history")
+REFERENCES = "event_references"
+TABLES = (REFERENCES, "profile", "labels", "history")
 RETRAIN = (
     "examples",
     "position_propensity",
@@ -28,8 +29,8 @@ def pipeline_jobs(settings: PipelineSettings) -> dict[str, UnresolvedAssetJobDef
     partitions = daily_partitions(settings)
     selections = {
         "daily_ingest": (
-            "Reads one day's logs, compares them with the days before, and computes history features.",
-            (*INGEST, "profile", "history"),
+            "Reads one day's logs, checks and compares them with the days before, and computes history features.",
+            (*INGEST, REFERENCES, "profile", "history"),
         ),
         "label_refresh": ("Labels the impressions of a day again with what has arrived since.", ("labels",)),
         "daily_retrain": ("Trains, evaluates, exports and compares a model as of the end of a day.", RETRAIN),
