@@ -52,7 +52,7 @@ def fit_vocabulary(
     """Layout and vocabulary of the training stretch: its rows that had arrived when the test began, and no others."""
     start, end = bounds.stretches["train"]
     shown = in_stretch(impressions, start, end).filter(pl.col("ingest_ts") <= bounds.label_as_of("train"))
-    keys = shown.select("day", "ts", *sorted({feature.key for feature in spec.features.history}))
+    keys = shown.select("day", "ts", "impression_id", *sorted({feature.key for feature in spec.features.history}))
     return fit_layout(spec, shown, lambda name: join_history(spec, keys, history, [name]))
 
 

@@ -24,13 +24,15 @@ from ctr_pipeline.datasets.packed import (
     release,
 )
 from ctr_pipeline.datasets.split import SplitBounds, iso
-from ctr_pipeline.features import Layout, embedding_rows, id_matrix, numeric_matrix
+from ctr_pipeline.features import Group, Layout, embedding_rows, id_matrix, numeric_matrix
 from ctr_pipeline.labels import QualityTable, label_column, label_days, label_maturity, label_state_counts
 from ctr_pipeline.propensity import PropensityTable
 from ctr_pipeline.propensity.positions import PRODUCTION, RANDOM
 from ctr_pipeline.spec import Spec, spec_hash
 
 _ROW = "__row"
+_LOGGED: tuple[Group, ...] = ("categorical", "contextual")
+_MADE: tuple[Group, ...] = ("history",)
 _PIECE = 1 << 20
 _LARGEST_POSITION = np.iinfo(np.int16).max
 
@@ -208,7 +210,7 @@ class _Packer:
         encoded = shown.with_columns(cluster=_cluster()).select(
             pl.struct(sorted(keys)).alias("keys"),
             pl.struct(pl.col(f.name).cast(pl.Float32) for f in features.numeric).alias("numbers"),
-            pl.struct(embedding_rows(self.layout, self.vocabulary)).alias("ids"),
+            pl.struct(embedding_rows(self.layout, self.vocabulary, _LOGGED)).alias("ids"),
             _code("cluster").alias("user"),
             pl.col("position").fill_null(0).clip(0, _LARGEST_POSITION),
             "traffic",
@@ -230,9 +232,11 @@ class _Packer:
                 f"An impression id of that day is not unique in `impressions`, `labels` or `history`."
             )
         numbers = rows["numbers"].struct.unnest() if features.numeric else pl.DataFrame()
-        numbers = numbers.hstack(examples.select(f.name for f in features.history))
+        numbers = numbers.hstack(examples.select(name for name, _ in features.history_numbers))
         split.numeric[at] = numeric_matrix(self.layout, numbers)
-        split.ids[at] = id_matrix(self.layout, rows["ids"].struct.unnest()) if self.layout.ids else 0
+        ids = rows["ids"].struct.unnest() if features.embedded else pl.DataFrame()
+        ids = ids.hstack(examples.select(embedding_rows(self.layout, self.vocabulary, _MADE)))
+        split.ids[at] = id_matrix(self.layout, ids)
         split.ts[at] = examples["ts"].to_numpy()
         split.user[at] = rows["user"].to_numpy()
         split.position[at] = rows["position"].to_numpy()

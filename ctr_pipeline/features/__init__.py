@@ -1,11 +1,13 @@
 """History aggregates, vocabularies, statistics, and the layout of the model's inputs."""
 
+from ctr_pipeline.features.daily_grid import HISTORY_COLUMNS
 from ctr_pipeline.features.drift import REFERENCE_DAYS, SYMPTOMS, Finding, find_drift, judged_days
-from ctr_pipeline.features.history import HISTORY_COLUMNS, HISTORY_ORDER, history_for_days, history_reach, join_history
+from ctr_pipeline.features.history import HISTORY_ORDER, history_for_days, history_reach, join_history
 from ctr_pipeline.features.layout import (
     FIRST_VOCABULARY_ROW,
     MISSING_ROW,
     UNKNOWN_ROW,
+    Group,
     IdColumn,
     Layout,
     LayoutError,
@@ -33,6 +35,7 @@ __all__ = [
     "UNKNOWN_ROW",
     "VOCABULARY_SCHEMA",
     "Finding",
+    "Group",
     "IdColumn",
     "Layout",
     "LayoutError",

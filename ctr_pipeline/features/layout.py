@@ -49,7 +49,7 @@ class IdColumn:
     name: str
     """Name of the feature."""
     group: Group
-    """Section of the spec that declares it: categorical or contextual."""
+    """Section of the spec that declares it: categorical, contextual or history."""
     rows: int
     """Height of the embedding table: row 0 = missing, row 1 = unknown or rare, from row 2 the vocabulary."""
     dim: int
@@ -60,7 +60,7 @@ class IdColumn:
 class Layout:
     """Inputs and outputs of a ranker, in the order of the packed arrays.
 
-    Numbers: dense, contextual, history. Ids: categorical, contextual. Tasks: as in the spec, parents first.
+    Numbers: dense, contextual, history. Ids: categorical, contextual, history. Tasks: as in the spec, parents first.
     """
 
     numeric: tuple[NumericColumn, ...]

@@ -1,7 +1,7 @@
 """Vocabularies and statistics, from training rows only, and the arrays that they define."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import TypeAlias
 
 import numpy as np
@@ -59,21 +59,32 @@ def fit_layout(
     Returns:
         The layout, and rows with :data:`VOCABULARY_SCHEMA`, sorted by feature (in the layout's order) and row.
     """
+
+    def rows_with(name: str) -> pl.LazyFrame:
+        return training if with_history is None else with_history(name)
+
+    made = spec.features.history_embedded
     counts = [_counts(training, feature).collect(engine="streaming") for feature in spec.features.embedded]
+    counts += [_counts(rows_with(source.name), feature).collect(engine="streaming") for feature, source in made]
     vocabulary = pl.concat([pl.DataFrame(schema=VOCABULARY_SCHEMA), *counts])
     numeric = []
     for group, name, source in _numeric_sources(spec):
-        rows = with_history(name) if group == "history" and with_history is not None else training
+        rows = rows_with(source.name) if group == "history" else training
         column = rows.select(pl.col(name).cast(pl.Float32)).collect(engine="streaming").get_column(name)
-        numeric.append(_fit_numeric(group, source, _to_array(column)))
+        numeric.append(_fit_numeric(name, group, source, _to_array(column)))
+    categories: list[tuple[Group, CategoricalFeature]] = [
+        ("categorical" if number < len(spec.features.categorical) else "contextual", feature)
+        for number, feature in enumerate(spec.features.embedded)
+    ]
+    categories += [("history", feature) for feature, _ in made]
     ids = tuple(
         IdColumn(
             name=feature.name,
-            group="categorical" if number < len(spec.features.categorical) else "contextual",
+            group=group,
             rows=FIRST_VOCABULARY_ROW + frame.height,
             dim=feature.embedding_dim or spec.model.embedding_dim,
         )
-        for number, (feature, frame) in enumerate(zip(spec.features.embedded, counts, strict=True))
+        for (group, feature), frame in zip(categories, counts, strict=True)
     )
     names = [task.name for task in spec.tasks]
     parents = tuple(-1 if task.parent is None else names.index(task.parent) for task in spec.tasks)
@@ -93,10 +104,12 @@ def encode_ids(layout: Layout, vocabulary: pl.DataFrame, frame: pl.DataFrame) ->
     return id_matrix(layout, frame.select(embedding_rows(layout, vocabulary)))
 
 
-def embedding_rows(layout: Layout, vocabulary: pl.DataFrame) -> list[pl.Expr]:
-    """For each id column, the embedding rows (int32, by the column's name) of its values, looked up as text."""
+def embedding_rows(layout: Layout, vocabulary: pl.DataFrame, groups: Collection[Group] | None = None) -> list[pl.Expr]:
+    """For each id column (of ``groups``), the embedding rows of its values (int32, by its name), looked up as text."""
     found = []
     for column in layout.ids:
+        if groups is not None and column.group not in groups:
+            continue
         words = vocabulary.filter(pl.col("feature") == column.name)
         text, rows = pl.col(column.name).cast(pl.String), words["row"].cast(pl.Int32)
         known = (
@@ -130,10 +143,10 @@ def _numeric_sources(spec: Spec) -> list[tuple[Group, str, _Source]]:
         ("dense" if number < dense else "contextual", feature.name, feature)
         for number, feature in enumerate(features.numeric)
     ]
-    return [*logged, *(("history", feature.name, feature) for feature in features.history)]
+    return [*logged, *(("history", name, feature) for name, feature in features.history_numbers)]
 
 
-def _fit_numeric(group: Group, source: _Source, values: NDArray[np.float32]) -> NumericColumn:
+def _fit_numeric(name: str, group: Group, source: _Source, values: NDArray[np.float32]) -> NumericColumn:
     if isinstance(source, NumericFeature):
         missing, transform = source.missing, source.transform
     else:
@@ -147,7 +160,7 @@ def _fit_numeric(group: Group, source: _Source, values: NDArray[np.float32]) -> 
     # A constant's spread is rounding error at most; dividing by it would blow up the first other value.
     constant = std <= 1e-6 * max(1.0, abs(mean))
     return NumericColumn(
-        name=source.name,
+        name=name,
         group=group,
         transform=transform,
         fill=fill,

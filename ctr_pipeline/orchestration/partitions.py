@@ -27,11 +27,12 @@ def past_days(days: int) -> dg.TimeWindowPartitionMapping:
 
 
 def history_days(settings: PipelineSettings) -> dg.TimeWindowPartitionMapping:
-    """The days before a partition's own from which its history features are computed."""
+    """The days from which a partition's history features are computed; its own only where they look back from it."""
     features = settings.spec.features.history
     reach = max((feature.days for feature in features), default=0) + window_days(settings)
+    exact = any(getattr(feature, "exact", False) for feature in features)
     return dg.TimeWindowPartitionMapping(
-        start_offset=-max(1, reach), end_offset=-1, allow_nonexistent_upstream_partitions=True
+        start_offset=-max(1, reach), end_offset=0 if exact else -1, allow_nonexistent_upstream_partitions=True
     )
 
 

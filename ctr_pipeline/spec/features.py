@@ -88,6 +88,10 @@ class HistoryRate(Section):
     task: Name = Field(description="Task whose outcomes are counted.")
     days: int = Field(gt=0, le=365, description="Length of the cohort in days.")
     smoothing: float = Field(default=20.0, ge=0, description="Weight, in impressions, of the overall rate.")
+    exact: bool = Field(
+        default=False,
+        description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
+    )
 
 
 class HistoryCount(Section):
@@ -98,6 +102,10 @@ class HistoryCount(Section):
     key: Name = Field(description="`user`, or the name of a categorical feature, whose past is counted.")
     task: Name | None = Field(default=None, description="Task whose outcomes are counted; impressions when absent.")
     days: int = Field(gt=0, le=365, description="Length of the window in days.")
+    exact: bool = Field(
+        default=False,
+        description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
+    )
 
 
 class HistoryRecency(Section):
@@ -113,6 +121,10 @@ class HistoryRecency(Section):
         default=None, description="Task whose last outcome counts; the last impression when absent."
     )
     days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
+    exact: bool = Field(
+        default=False,
+        description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
+    )
 
 
 class HistoryFirstSeen(Section):
@@ -130,7 +142,36 @@ class HistoryFirstSeen(Section):
     days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
 
 
-HistoryFeature = Annotated[HistoryRate | HistoryCount | HistoryRecency | HistoryFirstSeen, Field(discriminator="kind")]
+class HistorySequence(Section):
+    """What a key's last impressions (or outcomes of a task) were of, and how long ago, as known before the day began.
+
+    Gives a category ``<name>_1`` and a number ``<name>_1_age`` (seconds before the impression) for the latest, and so
+    on up to ``length``; missing where the past is shorter.
+    """
+
+    kind: Literal["sequence"] = "sequence"
+    name: Name = Field(description="Name of the feature; its inputs are called by it and their place.")
+    key: Name = Field(description="`user`, or the name of a categorical feature.")
+    task: Name | None = Field(
+        default=None, description="Task whose outcomes are listed; the impressions themselves when absent."
+    )
+    item: Name = Field(description="Categorical feature of the past impression that is listed.")
+    length: int = Field(default=5, gt=0, le=50, description="How many are listed, the latest first.")
+    days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
+
+    @property
+    def items(self) -> tuple[str, ...]:
+        """Names of the categories, the latest first."""
+        return tuple(f"{self.name}_{place}" for place in range(1, self.length + 1))
+
+    @property
+    def ages(self) -> tuple[str, ...]:
+        """Names of the numbers, the latest first."""
+        return tuple(f"{item}_age" for item in self.items)
+
+
+HistoryNumber = HistoryRate | HistoryCount | HistoryRecency | HistoryFirstSeen
+HistoryFeature = Annotated[HistoryNumber | HistorySequence, Field(discriminator="kind")]
 ContextualFeature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="type")]
 
 
@@ -149,6 +190,7 @@ class Features(Section):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [f.name for group in (self.dense, self.categorical, self.contextual, self.history) for f in group]
+        names += [name for f in self.sequences for name in (*f.items, *f.ages)]
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"each feature needs a name of its own; used twice: {', '.join(twice)}")
@@ -165,3 +207,34 @@ class Features(Section):
     def embedded(self) -> tuple[CategoricalFeature, ...]:
         """Every category read from the log: categorical, then contextual ones."""
         return (*self.categorical, *(f for f in self.contextual if isinstance(f, CategoricalFeature)))
+
+    @property
+    def sequences(self) -> tuple[HistorySequence, ...]:
+        """The history features that list the past."""
+        return tuple(f for f in self.history if isinstance(f, HistorySequence))
+
+    @property
+    def history_numbers(self) -> tuple[tuple[str, HistoryNumber | HistorySequence], ...]:
+        """Every number made of the past, with its feature."""
+        found: list[tuple[str, HistoryNumber | HistorySequence]] = []
+        for feature in self.history:
+            names = feature.ages if isinstance(feature, HistorySequence) else (feature.name,)
+            found.extend((name, feature) for name in names)
+        return tuple(found)
+
+    @property
+    def history_embedded(self) -> tuple[tuple[CategoricalFeature, HistorySequence], ...]:
+        """Every category made of the past, as its item is embedded, with its feature."""
+        declared = {feature.name: feature for feature in self.embedded}
+        return tuple(
+            (declared[feature.item].model_copy(update={"name": name, "column": None}), feature)
+            for feature in self.sequences
+            for name in feature.items
+        )
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of all inputs of the model."""
+        logged = (*(f.name for f in self.numeric), *(f.name for f in self.embedded))
+        made = (*(name for name, _ in self.history_numbers), *(f.name for f, _ in self.history_embedded))
+        return (*logged, *made)

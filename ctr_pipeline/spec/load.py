@@ -91,7 +91,7 @@ _EXPECTED = {
 
 _TAGS = {
     "contextual": ("numeric", "categorical"),
-    "history": ("rate", "count", "recency", "first_seen"),
+    "history": ("rate", "count", "recency", "first_seen", "sequence"),
     "incidents": INCIDENT_KINDS,
 }
 """Lists whose items come in several kinds, and the words that tell the kinds apart."""

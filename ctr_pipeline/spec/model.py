@@ -6,7 +6,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
-from ctr_pipeline.spec.features import CategoricalFeature, Features, NumericFeature
+from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section
 from ctr_pipeline.spec.learning import LabelQuality, Model, Propensity, Quality, Split, Training
 from ctr_pipeline.spec.source import Days, ImpressionColumns, Privacy, Source
@@ -66,7 +66,8 @@ class Spec(Section):
     @model_validator(mode="after")
     def _references(self) -> Self:
         tasks = {task.name for task in self.tasks}
-        keys = {"user"} | {feature.name for feature in self.features.embedded}
+        categories = {feature.name for feature in self.features.embedded}
+        keys = {"user"} | categories
         for history in self.features.history:
             if history.key not in keys:
                 raise ValueError(
@@ -75,6 +76,11 @@ class Spec(Section):
             if history.key == "user" and self.impression.user is None:
                 raise ValueError(
                     f"history feature {history.name!r} has key 'user', but `impression.user` names no column: add it"
+                )
+            if isinstance(history, HistorySequence) and history.item not in categories:
+                raise ValueError(
+                    f"history feature {history.name!r} lists item {history.item!r}, which is no categorical feature; "
+                    f"use one of {', '.join(sorted(categories))}"
                 )
             if history.task is not None and history.task not in tasks:
                 raise ValueError(

@@ -30,6 +30,12 @@ features:
     - {name: seen_1d, kind: count, key: user, days: 1}
     - {name: age, kind: first_seen, key: user, days: 3}
     - {name: first_buy, kind: first_seen, key: ad, task: buy, days: 3}
+    - {name: ads_seen, kind: sequence, key: user, item: ad, length: 3, days: 4}
+    - {name: ads_clicked, kind: sequence, key: user, task: click, item: ad, length: 2, days: 3}
+    - {name: seen_before, kind: count, key: user, days: 2, exact: true}
+    - {name: clicked_before, kind: count, key: ad, task: click, days: 3, exact: true}
+    - {name: last_buy_before, kind: recency, key: user, task: buy, days: 4, exact: true}
+    - {name: ad_rate_before, kind: rate, key: ad, task: click, days: 3, smoothing: 5, exact: true}
 tasks:
   - {name: click, window: 20h, label: {event: click}}
   - {name: buy, parent: click, window: 30h, window_from: click, label: {event: buy}}
@@ -125,7 +131,66 @@ def naive_history(past: Past, day: date) -> dict[tuple[str, str], float]:
         clicked = _outcome(past, row, "click", now)
         if row.ad is not None and clicked is not None and now - 2 * DAY <= clicked < now:
             values["last_click", row.ad] = max(values.get(("last_click", row.ad), 0), clicked)
+    for name, task, days, length in (("ads_seen", None, 4, 3), ("ads_clicked", "click", 3, 2)):
+        for user in {row.user for row in shown} - {None}:
+            moments = [(_moment(past, row, task, now), row) for row in shown if row.user == user and row.ad is not None]
+            there = [(-at, row.name, row.ad) for at, row in moments if at is not None and now - days * DAY <= at < now]
+            for place, (at, _, ad) in enumerate(sorted(there)[:length], start=1):
+                values[f"{name}_{place}", user] = (-at, ad)  # type: ignore[assignment]
     return values
+
+
+def _moment(past: Past, row: Row, task: str | None, now: int) -> int | None:
+    return row.ts if task is None else _outcome(past, row, task, now)
+
+
+def naive_exact(past: Past) -> dict[str, dict[str, float]]:
+    """Features that look back from each impression: what became known in a window just before it."""
+    known = {task: [(row, *_first(past, row, task)) for row in past.rows] for task in ("click", "buy")}
+    return {probe.name: _before(past, probe, known) for probe in past.rows}
+
+
+def _before(past: Past, probe: Row, known: dict[str, list[tuple[Row, int | None, int | None]]]) -> dict[str, float]:
+    now, values = probe.ts, dict[str, float]()
+    if probe.user is not None:
+        seen = [r for r in past.rows if r.user == probe.user and now - 2 * DAY <= r.ingest_ts < now]
+        if seen:
+            values["seen_before"] = len(seen)
+        bought = [
+            at
+            for row, at, when in known["buy"]
+            if at is not None and when is not None and row.user == probe.user and now - 4 * DAY <= when < now
+        ]
+        if bought:
+            values["last_buy_before"] = max(bought)
+    if probe.ad is None:
+        return values
+    clicks = [(row, when) for row, _, when in known["click"]]
+    mine = [row for row, when in clicks if row.ad == probe.ad and when is not None and now - 3 * DAY <= when < now]
+    if mine:
+        values["clicked_before"] = len(mine)
+    began = now - now % DAY
+    settled = []
+    for row, when in clicks:
+        mature = max(row.ts + 23 * DAY // 24, row.ingest_ts)
+        # A label that became positive later was settled as negative when it matured.
+        settled.append((row.ad, mature, when is not None and when <= mature))
+    overall = [hit for _, at, hit in settled if began - 3 * DAY <= at < began]
+    own = [hit for ad, at, hit in settled if ad == probe.ad and now - 3 * DAY <= at < now]
+    if own:
+        lean = 5 * sum(overall) / len(overall) if overall else 0.0
+        values["ad_rate_before"] = (sum(own) + lean) / (len(own) + (5 if overall else 0))
+    return values
+
+
+def _first(past: Past, row: Row, task: str) -> tuple[int | None, int | None]:
+    """Time of the outcome that was known first, and when it was."""
+    instants = sorted({max(known, row.ingest_ts) for i, _, _, known in past.events if i == row.name})
+    for instant in instants:
+        at = _outcome(past, row, task, instant + 1)
+        if at is not None:
+            return at, instant
+    return None, None
 
 
 def _outcome(past: Past, row: Row, task: str, now: int) -> int | None:

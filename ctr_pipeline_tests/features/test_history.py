@@ -10,15 +10,29 @@ from polars.testing import assert_frame_equal
 
 from ctr_pipeline.features import HISTORY_COLUMNS, history_for_days, history_reach, join_history
 from ctr_pipeline.spec import Spec, load_spec
-from ctr_pipeline_tests.features.pasts import DAY, FIRST, SPEC, Past, Row, naive_history, random_past, start
+from ctr_pipeline_tests.features.pasts import (
+    DAY,
+    FIRST,
+    SPEC,
+    Past,
+    Row,
+    naive_exact,
+    naive_history,
+    random_past,
+    start,
+)
 
 DAYS = [FIRST + timedelta(days=number) for number in range(14)]
 HOUR = DAY // 24
+EXACT = pl.col("feature").is_in([f.name for f in SPEC.features.history if getattr(f, "exact", False)])
 
 
 def values(history: pl.DataFrame, day: date) -> dict[tuple[str, str], float]:
-    today = history.filter(pl.col("day") == day)
-    return {(row["feature"], row["key"]): row["value"] for row in today.iter_rows(named=True)}
+    today = history.filter(pl.col("day") == day, ~EXACT)
+    found = {}
+    for row in today.iter_rows(named=True):
+        found[row["feature"], row["key"]] = row["value"] if row["item"] is None else (row["value"], row["item"])
+    return found
 
 
 @pytest.mark.parametrize("seed", [1, 2, 3])
@@ -30,8 +44,28 @@ def test_values_equal_those_of_a_naive_count(seed: int) -> None:
     for day in DAYS:
         expected = naive_history(past, day)
         features |= {feature for feature, _ in expected}
-        assert values(history, day) == pytest.approx(expected, rel=1e-12)
-    assert features == {feature.name for feature in SPEC.features.history}
+        found = values(history, day)
+        assert found.keys() == expected.keys()
+        for which, value in expected.items():
+            assert found[which] == (value if isinstance(value, tuple) else pytest.approx(value, rel=1e-12)), which
+    grid = [f for f in SPEC.features.history if not getattr(f, "exact", False)]
+    sequences = {name for feature in SPEC.features.sequences for name in feature.items}
+    assert features == {f.name for f in grid if f not in SPEC.features.sequences} | sequences
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_exact_values_equal_those_of_a_naive_count(seed: int) -> None:
+    past = random_past(seed, 150)
+    history = past.history(DAYS)
+    rows = history.filter(pl.col("feature").str.ends_with("_before"))
+    found: dict[str, dict[str, float]] = {row.name: {} for row in past.rows}
+    for row in rows.iter_rows(named=True):
+        found[row["key"]][row["feature"]] = row["value"]
+    expected = naive_exact(past)
+    for name, values_before in expected.items():
+        assert found[name] == pytest.approx(values_before, rel=1e-12), name
+    reached = {feature for values_before in expected.values() for feature in values_before}
+    assert reached == {"seen_before", "clicked_before", "last_buy_before", "ad_rate_before"}
 
 
 @settings(max_examples=8, deadline=None)
@@ -45,7 +79,22 @@ def test_what_arrives_after_the_day_began_changes_nothing(seed: int, number: int
         [*known.rows, *(Row(f"x{r.name}", r.ts, max(r.ingest_ts, began), r.user, r.ad) for r in other.rows)],
         [*known.events, *((i, task, at, max(arrived, began)) for i, task, at, arrived in other.events)],
     )
-    assert_frame_equal(known.history([day]), later.history([day]))
+    assert_frame_equal(*(past.history([day]).filter(~EXACT) for past in (known, later)))
+
+
+@settings(max_examples=4, deadline=None)
+@given(seed=st.integers(0, 2**32), number=st.integers(60, 119))
+def test_what_arrives_from_an_impression_on_changes_none_of_its_exact_values(seed: int, number: int) -> None:
+    past, other = random_past(seed, 120), random_past(seed + 1, 120)
+    probe = sorted(past.rows, key=lambda row: row.ts)[number]
+    day, now = FIRST + timedelta(days=(probe.ts - start(FIRST)) // DAY), probe.ts
+    known = Past([r for r in past.rows if r.ingest_ts < now or r == probe], [e for e in past.events if e[3] < now])
+    later = Past(
+        [*known.rows, *(Row(f"x{r.name}", r.ts, max(r.ingest_ts, now), r.user, r.ad) for r in other.rows)],
+        [*known.events, *((i, task, at, max(arrived, now)) for i, task, at, arrived in past.events)],
+    )
+    mine = EXACT & (pl.col("key") == probe.name)
+    assert_frame_equal(*(world.history([day]).filter(mine) for world in (known, later)))
 
 
 def test_a_day_has_the_same_values_alone_and_in_a_backfill() -> None:
@@ -122,6 +171,15 @@ def test_joined_values_are_those_of_the_impressions_day() -> None:
         assert row["ad_rate"] == today.get(("ad_rate", row["ad"]))
         count = None if row["user"] is None else today.get(("seen", row["user"]), 0.0)
         assert row["seen"] == count
+        listed = [today.get((f"ads_seen_{place}", row["user"]), (None, None)) for place in (1, 2, 3)]
+        assert [row[f"ads_seen_{place}"] for place in (1, 2, 3)] == [item for _, item in listed]
+        for place, (at, _) in enumerate(listed, start=1):
+            age = row[f"ads_seen_{place}_age"]
+            assert age == (None if at is None else pytest.approx((row["ts"] - at) / 1e6, rel=1e-15))
+        own = history.filter(EXACT, pl.col("key") == row["impression_id"])
+        exact = dict(zip(own["feature"], own["value"], strict=True))
+        assert row["seen_before"] == (None if row["user"] is None else exact.get("seen_before", 0.0))
+        assert row["ad_rate_before"] == exact.get("ad_rate_before")
         last = today.get(("last_seen", row["user"]))
         assert row["last_seen"] == (None if last is None else pytest.approx((row["ts"] - last) / 1e6, rel=1e-15))
     assert joined["last_seen"].min() >= 0

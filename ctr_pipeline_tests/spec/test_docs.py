@@ -18,6 +18,7 @@ from ctr_pipeline.spec.features import (
     HistoryFirstSeen,
     HistoryRate,
     HistoryRecency,
+    HistorySequence,
     Missing,
     NumericFeature,
 )
@@ -69,6 +70,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     HistoryCount: "features.history[]",
     HistoryRecency: "features.history[]",
     HistoryFirstSeen: "features.history[]",
+    HistorySequence: "features.history[]",
     Task: "tasks[]",
     Label: "tasks[].label",
     Split: "split",

@@ -1,0 +1,98 @@
+"""What the features of the past share: days as instants, and their grid on any engine."""
+
+import uuid
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, TypeAlias
+
+import narwhals.stable.v2 as nw
+from narwhals.stable.v2.typing import IntoLazyFrameT
+
+from ctr_pipeline.labels import label_facts
+from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.fields import DAY_US
+
+HISTORY_COLUMNS = ("day", "feature", "key", "value", "item")
+"""Columns of the history table, in order."""
+
+Frame: TypeAlias = nw.LazyFrame[Any]
+
+NO_ITEM = nw.lit(None).cast(nw.String)
+
+
+def start_of(day: date) -> int:
+    """00:00 UTC of ``day`` in microseconds."""
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    return int((datetime(day.year, day.month, day.day, tzinfo=UTC) - epoch) / timedelta(microseconds=1))
+
+
+def midnight(instant: str) -> nw.Expr:
+    """00:00 UTC of the day of an instant."""
+    return nw.col(instant) - nw.col(instant) % DAY_US
+
+
+def on_grid(cells: Frame, days: Sequence[date], reach: int, lag: int = 0) -> Frame:
+    """Each cell beside the ``start`` (00:00 UTC) of those of ``days`` that may look at it.
+
+    Args:
+        cells: Rows with ``at`` and ``known``: 00:00 UTC of the days on which they happened and became known.
+        days: The days.
+        reach: Microseconds before the start of a day that it looks back to, from ``lag`` before it on.
+        lag: Microseconds before the start of a day at which its look begins.
+    """
+    starts = nw.lit(",".join(str(start_of(day)) for day in days)).str.split(",")
+    # The maximum of nothing is still one row: a frame of the same engine to hold the days.
+    grid = cells.select(nw.col("at").max()).with_columns(start=starts).explode("start")
+    start = nw.col("start")
+    return cells.join(grid.select(start=start.cast(nw.Int64)), how="cross").filter(
+        nw.col("at") + (reach + lag) >= start, nw.col("at") + lag < start, nw.col("known") < start
+    )
+
+
+def day_of_start(days: Sequence[date]) -> nw.Expr:
+    """The day that begins at ``start``."""
+    day = nw.lit(None).cast(nw.Date)
+    for one in days:
+        day = nw.when(nw.col("start") == start_of(one)).then(nw.lit(one)).otherwise(day)
+    return day
+
+
+def long_values(wide: Frame, values: Mapping[str, nw.Expr], there: nw.Expr, days: Sequence[date]) -> Frame:
+    """Rows with HISTORY_COLUMNS for each day, key and feature of which a value is ``there``, of one row a day and key."""
+    rows = wide.with_columns(**{f"value:{name}": value for name, value in values.items()})
+    rows = rows.with_columns(feature=nw.lit(",".join(values)).str.split(",")).explode("feature")
+    value = nw.lit(None).cast(nw.Float64)
+    for name in values:
+        value = nw.when(nw.col("feature") == name).then(nw.col(f"value:{name}")).otherwise(value)
+    found = rows.with_columns(value=value).filter(there)
+    return found.select(day=day_of_start(days), feature="feature", key="key", value="value", item=NO_ITEM)
+
+
+def facts_with_keys(
+    spec: Spec, shown: Frame, events: IntoLazyFrameT, tasks: Collection[str], columns: Collection[str], known_by: int
+) -> dict[str, Frame]:
+    """What is known by ``known_by`` of the outcomes of each of ``tasks``, beside ``columns`` of the impression."""
+    if not tasks:
+        return {}
+    found = nw.from_native(label_facts(shown.to_native(), events, spec.tasks, known_by, spec.split.ingest_lag))
+    wanted = found.filter(nw.col("task").is_in(sorted(tasks)))
+    wanted = wanted.select("impression_id", "ts", "ingest_ts", "task", "event_ts", "known_ts", "settled_ts")
+    beside = shown.select("impression_id", "ts", *sorted(columns))
+    joined = held(wanted.join(beside, on=["impression_id", "ts"], how="inner"))
+    return {task: joined.filter(nw.col("task") == task) for task in sorted(tasks)}
+
+
+def held(frame: Frame) -> Frame:
+    """``frame``, computed once, on its own engine, because it is read more than once."""
+    native: Any = frame.to_native()
+    if frame.implementation.is_duckdb():
+        # A table of the relation's own connection: it can be spilled to disk, and goes with the connection.
+        name = f"held_{uuid.uuid4().hex}"
+        native.create(name)
+        kept = native.query("held", f"SELECT * FROM {name}")
+    elif frame.implementation.is_pyspark():
+        kept = native.persist()
+    else:
+        kept = native.collect(engine="streaming").lazy()
+    found: Frame = nw.from_native(kept)
+    return found
