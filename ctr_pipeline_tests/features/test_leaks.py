@@ -1,6 +1,6 @@
 """Labels and features must not know the future; and a leak that is planted must be found."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 
@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctr_pipeline.features import history_for_days, join_history
+from ctr_pipeline.features import exact_windows, history_for_days, join_history
 from ctr_pipeline.labels import (
     join_labels,
     label_facts,
@@ -19,7 +19,6 @@ from ctr_pipeline.labels import (
     labels_of,
     revisions,
 )
-from ctr_pipeline.spec import Spec
 from ctr_pipeline_tests.features.leaks import (
     DAY,
     HOUR,
@@ -32,6 +31,8 @@ from ctr_pipeline_tests.features.leaks import (
 )
 from ctr_pipeline_tests.features.pasts import FIRST, SPEC, random_past, start
 
+FEATURES = {feature.name: feature for feature in SPEC.features.history}
+COUNTS = {name for name, feature in FEATURES.items() if feature.kind == "count"}
 TASKS, LAG = SPEC.tasks, SPEC.split.ingest_lag
 
 
@@ -48,73 +49,99 @@ def on(number: int) -> int:
     return start(FIRST + timedelta(days=number))
 
 
-MIDNIGHTS = [(a_log(seed), on(5 + seed)) for seed in range(6)]
+MIDNIGHTS = [(a_log(seed), on(5 + seed)) for seed in range(4)]
 INSTANTS = [(a_log(seed), on(5 + seed) + seed * 7 * HOUR) for seed in range(4)]
+
+
+def is_exact(name: str) -> bool:
+    return getattr(FEATURES[name], "exact", False)
+
+
+def worlds_of(names: Collection[str]) -> list[tuple[Log, int]]:
+    """What a day's features may know ends as it begins; what exact ones may, at the impression."""
+    return INSTANTS if all(is_exact(name) for name in names) else MIDNIGHTS
+
+
+def probes(instant: int) -> pl.DataFrame:
+    """One impression of each pair of keys, shown and arrived at the instant."""
+    keys = pl.DataFrame({"user": ["u1", "u2", "u3", None]}).join(
+        pl.DataFrame({"ad": ["a", "b", "c", None]}), how="cross"
+    )
+    return keys.with_columns(
+        impression_id=pl.format("probe {}", pl.int_range(pl.len())),
+        ts=pl.lit(instant),
+        ingest_ts=pl.lit(instant),
+        day=pl.lit(day_of(instant)),
+        price=pl.lit(1.0),
+    )
 
 
 def day_of(instant: int) -> date:
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=instant)).date()
 
 
-def history_of(spec: Spec, backfill: int = 3) -> Build:
-    """The values of the day that begins at the instant, computed together with those of some days after it.
+def values_of(names: Collection[str], backfill: int = 3) -> Build:
+    """The features' values for an impression of each key at the instant, of those that have a past.
 
-    In a backfill the later arrivals are at hand, so that each day has to leave them out by itself.
+    They are computed together with those of some days after it: in a backfill the later arrivals are at hand, so that
+    each day has to leave them out by itself.
     """
+    history = [feature for name, feature in FEATURES.items() if name in names]
+    spec = SPEC.model_copy(update={"features": SPEC.features.model_copy(update={"history": history})})
 
     def build(log: Log, instant: int) -> pl.DataFrame:
-        day = day_of(instant)
-        days = [day + timedelta(days=number) for number in range(backfill + 1)]
-        history = history_for_days(spec, log.impressions.lazy(), log.events.lazy(), days).collect()
-        return history.filter(pl.col("day") == day).drop("day")
+        asked = probes(instant)
+        days = [day_of(instant) + timedelta(days=number) for number in range(backfill + 1)]
+        shown = pl.concat([log.impressions, asked.select(log.impressions.columns)])
+        found = history_for_days(spec, shown.lazy(), log.events.lazy(), days).collect()
+        joined = join_history(spec, asked.lazy(), found.lazy()).collect()
+        # A count says 0 of no past, the others nothing.
+        past = [pl.col(name) > 0 if name in COUNTS else pl.col(name).is_not_null() for name in joined.columns]
+        there = [is_there for name, is_there in zip(joined.columns, past, strict=True) if name not in asked.columns]
+        return joined.filter(pl.any_horizontal(there))
 
     return build
 
 
-def joined(log: Log, instant: int) -> pl.DataFrame:
-    """All features of one impression of each key, on the day that begins at the instant."""
-    day = day_of(instant)
-    keys = pl.LazyFrame({"user": ["u1", "u2", "u3", None]}).join(
-        pl.LazyFrame({"ad": ["a", "b", "c", None]}), how="cross"
-    )
-    shown = keys.with_columns(day=pl.lit(day), ts=pl.lit(on(20)))
-    return join_history(SPEC, shown, history_of(SPEC)(log, instant).with_columns(day=pl.lit(day)).lazy()).collect()
-
-
-def only(names: set[str]) -> Spec:
-    history = [feature for feature in SPEC.features.history if feature.name in names]
-    return SPEC.model_copy(update={"features": SPEC.features.model_copy(update={"history": history})})
-
-
-FAMILIES = {
-    kind: only({feature.name for feature in SPEC.features.history if feature.kind == kind})
-    for kind in sorted({feature.kind for feature in SPEC.features.history})
-}
+FAMILIES: dict[str, list[str]] = {}
+for feature_name, feature in FEATURES.items():
+    FAMILIES.setdefault(("exact " if is_exact(feature_name) else "") + feature.kind, []).append(feature_name)
 
 
 @pytest.mark.parametrize("backfill", [0, 3])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_no_feature_knows_the_future(family: str, backfill: int) -> None:
-    assert_future_invariant(history_of(FAMILIES[family], backfill), MIDNIGHTS)
+    names = FAMILIES[family]
+    assert_future_invariant(values_of(names, backfill), worlds_of(names))
 
 
-@settings(max_examples=5)
+@settings(max_examples=3)
 @given(seed=st.integers(0, 2**32), number=st.integers(5, 11))
-def test_no_joined_feature_knows_the_future(seed: int, number: int) -> None:
-    assert_future_invariant(joined, [(a_log(seed), on(number))])
+def test_no_feature_of_a_random_world_knows_the_future(seed: int, number: int) -> None:
+    assert_future_invariant(values_of(FEATURES), [(a_log(seed), on(number))])
 
 
 # What a feature of impressions alone cannot get wrong.
-HARMLESS = {(feature.name, "event time for arrival") for feature in SPEC.features.history if feature.task is None}
+HARMLESS = {(name, "event time for arrival") for name, feature in FEATURES.items() if feature.task is None}
 
 
 @pytest.mark.parametrize(
     ("name", "leak"),
-    [(f.name, leak) for f in SPEC.features.history for leak in LEAKS if (f.name, leak) not in HARMLESS],
+    [(name, leak) for name in FEATURES for leak in LEAKS if (name, leak) not in HARMLESS],
 )
 def test_a_leak_planted_in_a_feature_is_found(name: str, leak: str) -> None:
     with pytest.raises(LeakError, match="future was"):
-        assert_future_invariant(LEAKS[leak](history_of(only({name}))), MIDNIGHTS)
+        assert_future_invariant(LEAKS[leak](values_of([name])), worlds_of([name]))
+
+
+@pytest.mark.parametrize("name", [name for name in FEATURES if is_exact(name)])
+def test_an_exact_window_that_includes_its_own_instant_is_found(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the impression itself is in it, and so is whatever else arrives at that microsecond."""
+    text = exact_windows._SQL
+    assert "1 PRECEDING" in text
+    monkeypatch.setattr(exact_windows, "_SQL", text.replace("1 PRECEDING", "CURRENT ROW"))
+    with pytest.raises(LeakError, match="future was"):
+        assert_future_invariant(values_of([name]), worlds_of([name]))
 
 
 def young(log: Log, since: int) -> Iterator[tuple[str, Log]]:
@@ -149,14 +176,15 @@ def early_positives(build: Build, lag: int) -> Build:
     return biased
 
 
-@pytest.mark.parametrize("name", ["ad_rate", "ad_rate_1d", "user_buy_rate"])
+@pytest.mark.parametrize("name", [name for name, feature in FEATURES.items() if feature.kind == "rate"])
 def test_a_rate_is_of_mature_impressions_only(name: str) -> None:
-    rate = next(feature for feature in SPEC.features.history if feature.name == name)
-    lag = -(-(label_maturity(TASKS, str(rate.task)) + LAG) // DAY) * DAY
-    for log, instant in MIDNIGHTS:
-        assert_same(history_of(only({name})), log, instant, young(log, instant - lag))
-    biased = early_positives(history_of(only({name})), lag)
-    log, instant = MIDNIGHTS[0]
+    lag = label_maturity(TASKS, str(FEATURES[name].task)) + LAG
+    if not is_exact(name):
+        lag = -(-lag // DAY) * DAY
+    for log, instant in worlds_of([name]):
+        assert_same(values_of([name]), log, instant, young(log, instant - lag))
+    biased = early_positives(values_of([name]), lag)
+    log, instant = worlds_of([name])[0]
     with pytest.raises(LeakError, match="young"):
         assert_same(biased, log, instant, young(log, instant - lag))
 
