@@ -266,6 +266,7 @@ def measured(command: list[str]) -> dict[str, Any]:
             marks.append((found["step"], sum(seconds.values())))
             steps[found["step"]] = found["seconds"]
         time.sleep(0.1)
+    os.set_blocking(process.stdout.fileno(), True)
     for line in process.stdout.read().splitlines():
         found = json.loads(line)
         marks.append((found["step"], sum(seconds.values())))
