@@ -121,6 +121,19 @@ def test_no_feature_of_a_random_world_knows_the_future(seed: int, number: int) -
     assert_future_invariant(values_of(FEATURES), [(a_log(seed), on(number))])
 
 
+@settings(max_examples=3)
+@given(seed=st.integers(0, 2**32))
+def test_order_and_repeated_events_do_not_matter(seed: int) -> None:
+    log = a_log(seed)
+    shown, events = (
+        log.impressions.sample(fraction=1, shuffle=True, seed=1),
+        log.events.sample(fraction=1, shuffle=True, seed=2),
+    )
+    others = [("other order", Log(shown, events)), ("events twice", Log(shown, pl.concat([events, log.events])))]
+    assert_same(values_of(FEATURES), log, on(9), others)
+    assert_same(dense, log, on(9), others)
+
+
 # What a feature of impressions alone cannot get wrong.
 HARMLESS = {(name, "event time for arrival") for name, feature in FEATURES.items() if feature.task is None}
 
