@@ -13,6 +13,7 @@ import polars as pl
 import polars_hash as plh
 from numpy.typing import NDArray
 
+from ctr_pipeline.datasets.contract import check_examples, weight_column
 from ctr_pipeline.datasets.examples import build_examples, in_stretch, utc_day
 from ctr_pipeline.datasets.packed import (
     SPLITS,
@@ -249,6 +250,16 @@ class _Packer:
                 split.weights[at, column] = self.propensity.raw_weights(task, split.position[at], production)
             if self.quality is not None and self.quality.key is not None:
                 split.weights[at, column] *= self.quality.row_weights(self._chain(task), examples[self.quality.key])
+        self._check(examples, rows, numbers, split.weights[at])
+
+    def _check(
+        self, examples: pl.DataFrame, rows: pl.DataFrame, numbers: pl.DataFrame, weights: NDArray[np.float32]
+    ) -> None:
+        """Holds what was packed of a day to the contract of examples."""
+        labels = (label_column(task) for task in self.layout.tasks)
+        weighted = (pl.Series(weight_column(task), weights[:, n]) for n, task in enumerate(self.layout.tasks))
+        frame = examples.select("day", "impression_id", "ts", *labels).hstack([rows["position"]]).hstack(numbers)
+        check_examples(self.spec, frame.hstack(list(weighted)))
 
     def _chain(self, task: str) -> list[str]:
         """The task and the steps above it."""

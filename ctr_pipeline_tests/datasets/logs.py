@@ -95,7 +95,7 @@ def a_log(seed: int = 1, rows_per_day: int = 60) -> Log:
             "price": np.where(draw.random(size) < 0.1, np.nan, draw.normal(5, 2, size)),
             "ad": [None if x == 9 else f"ad{x}" for x in draw.integers(0, 10, size)],
         }
-    ).with_columns(day=pl.from_epoch("ts", "us").dt.date())
+    ).with_columns(pl.col("price").fill_nan(None), day=pl.from_epoch("ts", "us").dt.date())
     clicked = np.flatnonzero(draw.random(size) < 0.4)
     bought = clicked[draw.random(len(clicked)) < 0.4]
     click_ts = ts[clicked] + draw.integers(0, 14 * HOUR, len(clicked))
