@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from datetime import date, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, NoReturn
 
@@ -201,6 +201,28 @@ def repeat(
     _write_json(found, json_out)
     print_repetition(found, _console())
     if not found["identical"]:
+        raise typer.Exit(1)
+
+
+@app.command()
+def forget(
+    data_root: RootOption = Path("data/ads"),
+    user: Annotated[
+        str | None, typer.Option("--user", help="Id of a user, as the log has it; - reads it from standard input.")
+    ] = None,
+    user_hash: Annotated[str | None, typer.Option("--user-hash", help="Or its hash, as stored.")] = None,
+    json_out: Annotated[Path | None, typer.Option("--json", help="Write what was removed here.")] = None,
+) -> None:
+    """Remove a user from tables, datasets and vocabularies for good, and leave them out from now on."""
+    from ctr_pipeline.orchestration.forget import forget_user, print_forgotten
+    from ctr_pipeline.orchestration.identities import identity_hash
+
+    with _plain_errors():
+        settings = _held(data_root)
+        found = forget_user(settings, identity_hash(user, user_hash, "user", os.environ), datetime.now(UTC).date())
+    _write_json(found, json_out)
+    print_forgotten(found, _console())
+    if found["left"]:
         raise typer.Exit(1)
 
 

@@ -10,13 +10,14 @@ from ctr_pipeline.lake.tables import DAY, Lake
 def versions_that_changed(lake: Lake, table: str, day: date) -> list[int]:
     """Versions of ``table``, ascending, whose commit added or removed rows of ``day``; none where there is no table.
 
-    Between two of them the day did not change. Read from the table's log, one small file a commit, since opening each
-    version takes a hundred times as long.
+    Between two of them the day did not change. Where earlier versions were purged, the oldest that is left stands for
+    them. Read from the table's log, one small file a commit, since opening each version takes a hundred times as long.
     """
     found = []
-    for commit in sorted(_log_folder(lake, table).glob("*.json")):
+    for number, commit in enumerate(sorted(_log_folder(lake, table).glob("*.json"))):
+        purged_before = number == 0 and int(commit.stem) > 0
         with commit.open(encoding="utf-8") as actions:
-            if any(_concerns(json.loads(action), day) for action in actions):
+            if any(_concerns(json.loads(action), day) for action in actions) or purged_before:
                 found.append(int(commit.stem))
     return found
 

@@ -176,14 +176,13 @@ def _require_versions(settings: PipelineSettings, versions: Mapping[str, int], f
     lake = Lake(settings.lake_root)
     for table, version in versions.items():
         try:
-            files = lake.files(table, version, first, last)
+            whole = all(Path(file).is_file() for file in lake.files(table, version, first, last))
         except LakeError:
-            files = [""]
-        missing = [file for file in files if not Path(file).is_file()]
-        if missing:
+            whole = False
+        if not whole:
             raise RepeatError(
-                f"table {table}: version {version} is gone, since {len(missing)} of its {len(files)} files were "
-                "removed, as `ctr forget` does. The run cannot be repeated any more."
+                f"table {table}: version {version} is gone, or files of it are: `ctr forget` removes earlier versions "
+                "with the rows of the user. The run cannot be repeated any more."
             )
 
 

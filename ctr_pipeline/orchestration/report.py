@@ -260,11 +260,14 @@ def _rows(
     )
     by_reason = {str(reason): int(rows) for reason, rows in reasons.iter_rows()}
     days = {day: found for day, found in newest_metadata(instance, table).items() if first <= day <= last}
-    ignored = sum(int(found.get("rows_ignored_day", 0)) for found in days.values())
+    kept = int(lake.scan(table, first=first, last=last).select(pl.len()).collect().item())
+    # Rows of users who were forgotten since count as those that ingest leaves out.
+    erased = sum(int(found.get("rows_kept_day", 0)) for found in days.values()) - kept
+    ignored = sum(int(found.get("rows_ignored_day", 0)) for found in days.values()) + max(0, erased)
     return {
         # What the reader counted; that it is all accounted for is what the check rows_conserved proves.
         "in": sum(int(found.get("rows_in_day", 0)) for found in days.values()) - ignored,
-        "kept": int(lake.scan(table, first=first, last=last).select(pl.len()).collect().item()),
+        "kept": kept,
         "quarantined": sum(by_reason.values()),
         "ignored": ignored,
         "reasons": by_reason,

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable
@@ -14,6 +13,7 @@ import pytest
 import yaml
 
 from ctr_pipeline.lake import Lake
+from ctr_pipeline_tests.end_to_end.copies import copy_root
 from ctr_pipeline_tests.end_to_end.fixtures import Finished
 
 Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -31,8 +31,7 @@ class Revised:
 @pytest.fixture(scope="module")
 def revised(finished: Finished, ctr: Ctr, tmp_path_factory: pytest.TempPathFactory) -> Revised:
     folder = tmp_path_factory.mktemp("revised")
-    shutil.copytree(finished.data_root.parent, folder / "run")
-    root = folder / "run" / finished.data_root.name
+    root = copy_root(finished.data_root, folder / "run")
     content = yaml.safe_load(finished.spec.read_text(encoding="utf-8"))
     # The outcomes of two days of the training stretch come late after all.
     content["source"]["simulator"]["incidents"] = [
@@ -82,17 +81,12 @@ def test_the_first_run_is_repeated_bit_for_bit_after_the_log_was_revised(
 
 def test_a_difference_is_named_and_is_no_success(revised: Revised, ctr: Ctr, tmp_path: Path) -> None:
     """The record of the second run is changed to name the labels of the first: its arrays are then not the same."""
-    root = tmp_path / "run" / revised.data_root.name
-    shutil.copytree(revised.data_root, root)
+    root = copy_root(revised.data_root, tmp_path / "run")
     [record] = (root / "mlflow-artifacts" / revised.second["mlflow"]["run_id"]).rglob("provenance.json")
     facts = json.loads(record.read_text(encoding="utf-8"))
     facts["examples"]["versions"]["labels"] = revised.first["tables"]["labels"]["version"]
     facts["surroundings"]["torch"] = "0.0.1"
     record.write_text(json.dumps(facts), encoding="utf-8")
-    with sqlite3.connect(root / "mlflow.db") as database:
-        database.execute(
-            "update runs set artifact_uri = replace(artifact_uri, ?, ?)", (str(revised.data_root), str(root))
-        )
     out = tmp_path / "repeat.json"
     done = ctr("repeat", "latest", "--data-root", root, "--json", out, expect=1)
     found = json.loads(out.read_text(encoding="utf-8"))
@@ -106,8 +100,7 @@ def test_a_difference_is_named_and_is_no_success(revised: Revised, ctr: Ctr, tmp
 
 
 def test_a_version_that_is_gone_is_said_plainly(revised: Revised, ctr: Ctr, tmp_path: Path) -> None:
-    root = tmp_path / "run" / revised.data_root.name
-    shutil.copytree(revised.data_root, root)
+    root = copy_root(revised.data_root, tmp_path / "run")
     lake = Lake(root / "lake")
     old, new = (
         set(lake.files("history", run["tables"]["history"]["version"])) for run in (revised.first, revised.second)

@@ -15,6 +15,7 @@ from ctr_pipeline.orchestration.checks.contracts import (
     ingest_check_specs,
 )
 from ctr_pipeline.orchestration.fingerprints import CONTRACT_TAG, TAG, contract_fingerprint, ingest_fingerprint
+from ctr_pipeline.orchestration.forgotten import leave_out_forgotten
 from ctr_pipeline.orchestration.metadata import column_schema
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days
 from ctr_pipeline.orchestration.refusals import refusals
@@ -107,6 +108,7 @@ def _ingest(
     with refusals():
         result = read(days[0], days[-1])
     store = lake.open()
+    result = leave_out_forgotten(store, settings.spec, table, result, context.log.warning)
     quarantine_version = store.replace_days(f"{table}_quarantine", result.quarantined, days)
 
     kept = _rows_by_day(result.kept, days)
