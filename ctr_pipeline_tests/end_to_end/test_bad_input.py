@@ -1,9 +1,10 @@
 """Broken logs and specs end in a plain message or in the quarantine, never in a traceback or a lost row."""
 
+import gzip
 import json
 import subprocess
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,11 @@ def test_broken_rows_are_quarantined_each_for_its_reason_and_an_empty_day_is_nam
     broken = log.with_columns(
         price=price,
         id=pl.when(number == 20).then(pl.lit("i19")).when(number == 21).then(None).otherwise(pl.col("id")),
-        time=pl.when(number == 30).then(None).otherwise(pl.col("time")),
+        time=pl.when(number == 30)
+        .then(None)
+        .when(number == 31)
+        .then(datetime(2150, 1, 1, tzinfo=UTC))
+        .otherwise(pl.col("time")),
         clicked=pl.when(number == 40).then(7).otherwise(pl.col("clicked")),
     ).filter((pl.col("time").dt.day() != 4) | pl.col("time").is_null())
 
@@ -103,6 +108,7 @@ def test_broken_rows_are_quarantined_each_for_its_reason_and_an_empty_day_is_nam
     assert rows["reasons"] == {
         "bad_label": 1,
         "duplicate_id": 1,
+        "future_time": 1,
         "missing_id": 1,
         "missing_time": 1,
         "non_finite": 1,
@@ -114,10 +120,12 @@ def test_broken_rows_are_quarantined_each_for_its_reason_and_an_empty_day_is_nam
     assert (stored["not_a_number"]["value"], stored["not_a_number"]["source_row"]) == ("cheap", 13)
     assert {row["source_file"] for row in stored.values()} == {"log.parquet"}
     assert stored["duplicate_id"]["value"] is None
+    assert stored["future_time"]["day"] == stored["missing_time"]["day"] == date(2026, 3, 1)
     report = json.loads((shop.folder / "out.json").read_text(encoding="utf-8"))
     [check] = [c for c in report["checks"] if (c["asset"], c["check"]) == ("impressions", "days_not_empty")]
     assert not check["passed"]
     assert "2026-03-04" in check["description"]
+    assert report["days"]["last"] == "2026-03-10"  # not 2150
     assert "belongs to the spec 'shop', not to 'other'" in shop.run(log, {**SPEC, "name": "other"}, expect=2)
 
 
@@ -154,6 +162,50 @@ def test_an_unreadable_file_is_named(shop: Shop) -> None:
     (shop.folder / "log.parquet").write_bytes(b"PAR1 this is no Parquet file")
     said = shop.run(None, expect=2)
     assert "log.parquet" in said
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("log.csv", lambda text: text.split(b"\n", 1)[1], "the first line has none of the declared columns"),
+        ("log.csv", lambda text: text.decode().encode("utf-16"), "this is text in UTF-16, and not text in UTF-8"),
+        ("log.csv.gz", lambda text: gzip.compress(text)[:-9], "is no complete gzip file"),
+        ("log.csv", lambda text: text.replace(b",red,", b',"red,', 1), "a quote is opened and never closed"),
+        ("log.ndjson", lambda text: text, "none of its 6001 lines is a row"),
+    ],
+    ids=["no header", "UTF-16", "truncated gzip", "unclosed quote", "CSV named NDJSON"],
+)
+def test_a_file_that_cannot_be_read_is_refused_without_a_word_of_its_ids(
+    shop: Shop, log: pl.DataFrame, name: str, content: Callable[[bytes], bytes], words: str
+) -> None:
+    text = log.with_columns(pl.col("id").str.replace("^i", "secret-")).write_csv().encode()
+    (shop.folder / name).write_bytes(content(text))
+    said = shop.run(None, {**SPEC, "source": {"impressions": {"paths": [name]}}}, expect=2)
+    assert f"{name}: " in said
+    assert words in said
+    assert "secret-" not in said
+
+
+def test_events_of_no_impression_are_refused_as_a_flood_and_listed(shop: Shop, log: pl.DataFrame) -> None:
+    clicks = log.filter(pl.col("clicked") == 1)
+    ids = pl.when(pl.int_range(pl.len()) % 5 == 0).then(pl.concat_str(pl.lit("secret-"), "id")).otherwise("id")
+    clicks.select(impression_id=ids, event_type=pl.lit("click"), event_ts="time").write_parquet(
+        shop.folder / "events.parquet"
+    )
+    spec = {
+        **SPEC,
+        "source": {**SPEC["source"], "events": [{"paths": ["events.parquet"]}]},
+        "tasks": [{"name": "click", "window": "24h", "label": {"event": "click"}}],
+    }
+    said = shop.run(log, spec, expect=2)
+    lost = -(-len(clicks) // 5)
+    assert f"event_references: Of {len(clicks)} events, {lost} have no impression in the log" in said
+    assert "above quality.max_orphan_share = 1.00%" in said
+    lake = Lake(shop.folder / "data" / "lake")
+    listed = lake.scan("event_references_quarantine").collect()
+    assert (listed["reason"].unique().to_list(), listed.height) == (["orphan_event"], lost)
+    assert "secret-" not in said + listed.write_ndjson()
+    assert not lake.exists("labels")
 
 
 def test_a_missing_file_is_named(shop: Shop) -> None:
