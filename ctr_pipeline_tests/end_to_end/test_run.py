@@ -63,6 +63,7 @@ def test_every_check_ran_and_the_summary_says_what_a_person_needs(finished: Fini
         "outcome_events.quarantine_share",
         "labels.late_positive_rate",
         "training_dataset.test_rows_mature",
+        "advertiser_quality.advertiser_labels",
         "ranker.nonfinite",
         "serving_bundle.export_parity",
         "champion.not_worse_than_champion",
@@ -88,6 +89,27 @@ def test_mlflow_holds_one_finished_run_with_everything(finished: Finished) -> No
     assert models == [("ads", 1)]
     artifacts = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
     assert {"spec.yaml", "steps.jsonl", "plots/reliability.png", "bundle/model.onnx"} <= artifacts
+    assert "advertiser_quality.json" in artifacts
+
+
+def test_each_advertiser_is_counted_and_judged_before_the_gap(finished: Finished) -> None:
+    found = finished.report["label_quality"]
+    keys = pl.read_parquet(finished.data_root / "datasets" / "2026-01-16" / "advertiser_quality.parquet")
+    assert found["key"] == "advertiser_id"
+    assert [(task["task"], task["parent"]) for task in found["tasks"]] == [
+        ("add_to_cart", "click"),
+        ("checkout", "add_to_cart"),
+    ]
+    split = finished.report["split"]
+    for task in found["tasks"]:
+        own = keys.filter(pl.col("task") == task["task"])
+        counts = (own["trials"].sum(), own["positives"].sum(), own.height)
+        assert counts == (task["trials"], task["positives"], task["keys"])
+        # Each row before the gap whose parent step happened is a trial of somebody.
+        for step, count in ((task["parent"], task["trials"]), (task["task"], task["positives"])):
+            states = [split[name]["states"][step] for name in ("train", "validation", "calibration")]
+            assert count == sum(state["POSITIVE"] + state["LATE_POSITIVE"] for state in states)
+        assert f"{task['task']}: {task['inflated']} inflated" in finished.stdout
 
 
 def test_the_bundle_opens_and_scores_raw_values(finished: Finished) -> None:
