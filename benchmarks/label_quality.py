@@ -8,6 +8,7 @@ outcomes instead of the logged ones, where every flag is false.
 Run from the checkout::
 
     python benchmarks/label_quality.py [--funnel credit] [--worlds 8] [--days 20] [--sessions 40000] [--min-trials 10]
+        [--threshold 2.5]
 
 Files go to a temporary folder, one world at a time.
 """
@@ -43,13 +44,14 @@ def main() -> None:
     parser.add_argument("--days", type=int, default=20)
     parser.add_argument("--sessions", type=int, default=40_000)
     parser.add_argument("--min-trials", type=int, default=10)
+    parser.add_argument("--threshold", type=float, default=2.5)
     arguments = parser.parse_args()
     logged, true = [], []
     for seed in range(arguments.worlds):
         settings = SimulatorSettings(
             funnel=arguments.funnel, days=arguments.days, sessions_per_day=arguments.sessions, users=20_000, ads=6_000
         )
-        spec = judging_spec(arguments.funnel, arguments.min_trials)
+        spec = judging_spec(arguments.funnel, arguments.min_trials, arguments.threshold)
         with tempfile.TemporaryDirectory() as folder:
             days = [settings.first_day + timedelta(days=number) for number in range(settings.days)]
             write_days(settings, seed, days, Path(folder))
@@ -59,20 +61,20 @@ def main() -> None:
             found = judge(spec, impressions, rows).with_columns(world=pl.lit(seed))
             verdicts.append(found.join(kinds, on="key", how="left"))
     print(f"{arguments.worlds} worlds of {arguments.days} days with {arguments.sessions:,} pages a day, ", end="")
-    print(f"funnel {arguments.funnel}, at least {arguments.min_trials} trials\n")
-    print("\n".join(found_table(pl.concat(logged))))
+    print(f"funnel {arguments.funnel}, at least {arguments.min_trials} trials, |z| above {arguments.threshold:g}\n")
+    print("\n".join(found_table(pl.concat(logged), arguments.threshold)))
     print("\nWithout misreporting:\n")
-    print("\n".join(false_table(pl.concat(true))))
+    print("\n".join(false_table(pl.concat(true), arguments.threshold)))
 
 
-def judging_spec(funnel: str, min_trials: int) -> Spec:
+def judging_spec(funnel: str, min_trials: int, threshold: float) -> Spec:
     """The bundled spec of the funnel, which judges advertisers."""
     path = Path(__file__).resolve().parent.parent / "specs" / f"{SPECS[funnel]}.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     names = [feature["name"] for feature in content["features"]["categorical"]]
     if "advertiser_id" not in names:
         content["features"]["categorical"].append({"name": "advertiser_id"})
-    content["label_quality"] = {"key": "advertiser_id", "min_trials": min_trials}
+    content["label_quality"] = {"key": "advertiser_id", "min_trials": min_trials, "threshold": threshold}
     return parse_spec(yaml.safe_dump(content), where=path.name)
 
 
@@ -134,7 +136,7 @@ def judge(spec: Spec, impressions: pl.DataFrame, events: pl.DataFrame) -> pl.Dat
     return fit_label_quality(spec, bounds, impressions.lazy(), labels.collect().lazy())[1]
 
 
-def found_table(rows: pl.DataFrame) -> Iterator[str]:
+def found_table(rows: pl.DataFrame, threshold: float) -> Iterator[str]:
     """Markdown: of the advertisers of each class of clicks, how many misreport and how many were found."""
     yield (
         "| clicks | advertisers | inflating | found | dropping | found | flagged | precision | weight if right "
@@ -147,7 +149,7 @@ def found_table(rows: pl.DataFrame) -> Iterator[str]:
         inflated=(pl.col("verdict") == "inflated").any(),
         flagged=pl.col("verdict").is_in(["inflated", "dropped"]).any(),
         weight=pl.col("weight").min(),
-        late=(pl.col("delay_z") > 2.5).any(),
+        late=(pl.col("delay_z") > threshold).any(),
     )  # fmt: skip
     for number, low in enumerate(EDGES):
         high = EDGES[number + 1] - 1 if number + 1 < len(EDGES) else None
@@ -166,12 +168,12 @@ def found_table(rows: pl.DataFrame) -> Iterator[str]:
         yield "| " + " | ".join(str(cell) for cell in cells) + " |"
 
 
-def false_table(rows: pl.DataFrame) -> Iterator[str]:
+def false_table(rows: pl.DataFrame, threshold: float) -> Iterator[str]:
     """Markdown: of the judged advertisers, how many are flagged though all report truly."""
     yield "| task | judged | flagged | share | deviation of z |"
     yield "|---|---|---|---|---|"
     for (task,), own in rows.filter(pl.col("verdict") != "not judged").group_by("task", maintain_order=True):
-        flagged = int((own["z"].abs() > 2.5).sum())
+        flagged = int((own["z"].abs() > threshold).sum())
         z = own["z"].to_numpy()
         yield f"| {task} | {own.height} | {flagged} | {flagged / own.height:.2%} | {np.std(z):.2f} |"
 

@@ -87,6 +87,12 @@ def spec_check(file: Annotated[Path, typer.Argument(help="Spec file to check.")]
         console.print(
             f"  task: {task.name}{parent}, settled {spec.maturity(task.name) / 86.4e9:g} d after the impression"
         )
+    if spec.label_quality is not None:
+        console.print(
+            f"  label quality: each {spec.label_quality.key}, by its {', '.join(spec.label_quality.judged(spec.tasks))}; "
+            f"weighting {spec.label_quality.weighting}",
+            highlight=False,
+        )
 
 
 @app.command()
