@@ -31,7 +31,8 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make install PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serving]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serving,spark]'
+	@command -v java >/dev/null || [ -x "$$JAVA_HOME/bin/java" ] || echo "No Java: the tests of the engine spark will skip. It needs Java 17."
 	touch $(STAMP)
 
 demo: install ## Simulated logs to evaluated model: SPEC=specs/ads.yaml DATA_ROOT=data/ads
