@@ -68,7 +68,7 @@ def purge_history(lake: Lake, table: str) -> int:
     delta = DeltaTable(str(path))
     delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
     # What vacuum keeps, such as the folder of a day that has no rows any more.
-    needed = {Path(uri).resolve() for uri in DeltaTable(str(path)).file_uris()}
+    needed = {Path(file).resolve() for file in lake.files(table)}
     for file in _data_files(path):
         if file.resolve() not in needed:
             file.unlink()

@@ -106,7 +106,7 @@ def engine_session(settings: PipelineSettings) -> Iterator[Engine]:
         from ctr_pipeline.orchestration.spark import SparkEngine, spark_session
 
         with spark_session(scratch / "spark", os.environ) as session:
-            yield SparkEngine(session)
+            yield SparkEngine(session, scratch)
 
 
 @contextmanager

@@ -148,6 +148,8 @@ class SparkEngine:
     """One machine or a cluster; the files of the lake must be visible under one path on all of it."""
 
     session: "SparkSession"
+    scratch: Path
+    """Folder for rows between being sorted and being in their table."""
     name: EngineName = "spark"
 
     def scan(
@@ -176,8 +178,7 @@ class SparkEngine:
 
         from ctr_pipeline.lake import LakeError, refuse_other_days
 
-        # Inside the table's folder, so that the files need only be renamed. Delta ignores the underscore's folder.
-        pending = lake.root / table / f"_pending_{uuid4().hex}"
+        pending = self.scratch / f"pending_{uuid4().hex}"
         try:
             # All rows of a day in one partition, so in one file.
             sorted_rows = frame.repartition("day").sortWithinPartitions("day", *order)
@@ -196,7 +197,7 @@ class SparkEngine:
                         f"table {table}: Spark wrote {len(parts)} files for {day}, expected one. "
                         "Remove spark.sql.files.maxRecordsPerFile from the Spark settings."
                     )
-                parts[0].rename(files[day])
+                shutil.move(parts[0], files[day])
             return commit(lake, table, files, days)
         finally:
             shutil.rmtree(pending, ignore_errors=True)
