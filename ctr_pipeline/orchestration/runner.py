@@ -1,6 +1,7 @@
 """Runs the Dagster definitions in this process, doing only what is missing."""
 
 import fcntl
+import logging
 import os
 import shutil
 import time
@@ -28,6 +29,9 @@ from ctr_pipeline.orchestration.fingerprints import (
 )
 from ctr_pipeline.orchestration.resources import NotifierResource, TrackingResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.orchestration.sources import key_has_changed
+
+_log = logging.getLogger(__name__)
 
 INSTANCE_CONFIG = Path(__file__).resolve().parents[2] / "dagster.yaml"
 
@@ -122,6 +126,11 @@ def run_and_report(settings: PipelineSettings, first: date, last: date) -> dict[
 
     with exclusive(settings.data_root):
         settings.save()
+        if key_has_changed(settings.data_root, os.environ):
+            _log.warning(
+                "The key of the hashes is another one than that of the tables: every day is read again, and models made "
+                "so far know none of the new hashes (docs/privacy.md)."
+            )
         os.environ.update(dagster_environment(settings))
         with dg.DagsterInstance.get() as instance:
             defs = build_definitions(settings)

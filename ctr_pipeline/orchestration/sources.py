@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 KEY_VARIABLE = "CTR_PSEUDONYM_KEY"
 KEY_FILE_VARIABLE = "CTR_PSEUDONYM_KEY_FILE"
+KEY_NOTE = "key_fingerprint"
+"""File in the data root that tells under which key its tables were read."""
 
 
 def impression_files(settings: PipelineSettings) -> tuple[Path, ...]:
@@ -86,6 +88,15 @@ def key_fingerprint(environment: Mapping[str, str]) -> str:
 
         key = load_or_create_key(key_path(environment))
     return hashlib.blake2b(b"fingerprint", key=hashlib.sha256(key).digest(), digest_size=8).hexdigest()
+
+
+def key_has_changed(data_root: Path, environment: Mapping[str, str]) -> bool:
+    """Whether the key is another one than at the last call for this data root; notes the key in use."""
+    note, fingerprint = data_root / KEY_NOTE, key_fingerprint(environment)
+    before = note.read_text(encoding="ascii").strip() if note.is_file() else fingerprint
+    if before != fingerprint or not note.is_file():
+        note.write_text(fingerprint + "\n", encoding="ascii")
+    return before != fingerprint
 
 
 def key_path(environment: Mapping[str, str]) -> Path:

@@ -16,6 +16,7 @@ from polars.testing import assert_frame_equal
 
 from ctr_pipeline.labels import TABLE_ORDER, label_days, label_table
 from ctr_pipeline.lake import Lake
+from ctr_pipeline.orchestration.assets.release import KEY_TAG, key_reasons
 from ctr_pipeline.orchestration.forget import ForgetError, forget_user
 from ctr_pipeline.orchestration.forgotten import FORGOTTEN_TABLE, forgotten, leave_out_forgotten
 from ctr_pipeline.orchestration.runner import PipelineError, exclusive, prepare_instance_home
@@ -211,6 +212,14 @@ def test_a_user_forgotten_under_another_key_is_told(
     assert result.kept.height == 1
     [warning] = warnings
     assert "1 users were forgotten under another key" in warning
+
+
+def test_a_champion_of_another_key_is_said_to_know_nobody() -> None:
+    assert key_reasons(None, "new") == []
+    assert key_reasons(("3", "run", {}), "new") == []
+    assert key_reasons(("3", "run", {KEY_TAG: "new"}), "new") == []
+    [reason] = key_reasons(("3", "run", {KEY_TAG: "old"}), "new")
+    assert "The champion (version 3) was made under another key" in reason
 
 
 def test_nobody_else_may_be_at_work(deployment: PipelineSettings) -> None:

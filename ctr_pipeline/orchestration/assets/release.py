@@ -1,6 +1,7 @@
 """`serving_bundle` → `champion`: what is served, and whether it may take over."""
 
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from datetime import date
@@ -22,6 +23,7 @@ from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.refusals import refusals, require
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.orchestration.sources import key_fingerprint
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +32,9 @@ if TYPE_CHECKING:
     from ctr_pipeline.serving import Bundle
 
 BUNDLE = "bundle"
+KEY_TAG = "key.fingerprint"
+"""Tag of a model version: two models under different keys know different ids."""
+
 PARITY_ROWS = 2000
 """Test rows on which the exported graph is compared with the trained model."""
 
@@ -128,15 +133,16 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         newer = held is not None and held[2].get("partition", "") > day
         # Nothing is promoted unseen: where the two cannot be compared, a person decides.
         promoted = decision.promote and not newer and obstacle is None
-        version = tracking.register(
-            name, run["run_id"], BUNDLE, {"bundle_sha256": bundle.sha256, "partition": day, "folder": str(folder)}
-        )
+        key = key_fingerprint(os.environ)
+        tags = {"bundle_sha256": bundle.sha256, "partition": day, "folder": str(folder), KEY_TAG: key}
+        version = tracking.register(name, run["run_id"], BUNDLE, tags)
         tracking.set_challenger(name, version)
         if promoted:
             tracking.promote(name, version)
         reasons = [
             *([f"{obstacle} To promote the new one all the same, give it the alias champion."] if obstacle else []),
             *([f"The champion is of a later day, {held[2]['partition']}, and stays."] if held and newer else []),
+            *key_reasons(held, key),
             *([] if obstacle else decision.reasons),
         ]
         write_json(
@@ -159,6 +165,13 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         )
 
     return [serving_bundle, champion]
+
+
+def key_reasons(held: tuple[str, str, dict[str, str]] | None, fingerprint: str) -> list[str]:
+    """What a comparison must say where the champion ``held`` and the new model know different ids."""
+    if held is None or held[2].get(KEY_TAG, fingerprint) == fingerprint:
+        return []
+    return [f"The champion (version {held[0]}) was made under another key of the hashes: it knows none of the ids."]
 
 
 def _calibrated(settings: PipelineSettings, day: str) -> "NDArray[np.float64]":
