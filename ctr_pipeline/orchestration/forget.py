@@ -4,10 +4,10 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import dagster as dg
 from rich.console import Console
@@ -16,17 +16,13 @@ from rich.table import Table
 from ctr_pipeline.orchestration.assets.datasets import EXAMPLES_FILE
 from ctr_pipeline.orchestration.assets.training import without_password
 from ctr_pipeline.orchestration.build import TRACKING_VARIABLE, default_tracking_uri, tracking_of
+from ctr_pipeline.orchestration.erasing import erase_user, impressions_of, listed_users
 from ctr_pipeline.orchestration.files import RELEASE_FILE, RUN_FILE, write_json
 from ctr_pipeline.orchestration.forgotten import FORGOTTEN_TABLE, IMPRESSION, USER, forgotten, remember
 from ctr_pipeline.orchestration.provenance import PROVENANCE_FILE
 from ctr_pipeline.orchestration.repeat import REPEAT_FOLDER
 from ctr_pipeline.orchestration.scrub import Scrubbed, holders, scrub
 from ctr_pipeline.orchestration.settings import PipelineSettings
-
-if TYPE_CHECKING:
-    import polars as pl
-
-    from ctr_pipeline.lake import Lake
 
 FORMAT = 1
 
@@ -108,16 +104,16 @@ def _forget(settings: PipelineSettings, hashed: str, today: date) -> dict[str, A
     known_before = digests([hashed])[0] in forgotten(lake).users
     # First of all, so that nothing comes back however this ends.
     remember(lake, USER, pl.DataFrame({"day": [today], "hash": [hashed]}))
-    shown = _impressions(lake, columns, hashed)
+    shown = impressions_of(lake, columns, hashed)
     remember(lake, IMPRESSION, shown.select("day", hash="impression_id").unique())
-    removed = _erase(settings, lake, hashed, shown) if lake.exists("impressions") else {}
+    removed = erase_user(settings.spec, lake, hashed, shown) if lake.exists("impressions") else {}
     stored = not shown.is_empty() or any(found["rows"] for found in removed.values())
     tables = [name for name in tables_of(lake) if name != FORGOTTEN_TABLE] if stored else []
     models = _models(settings, shown["ts"].to_list())
     datasets, views = _drop_datasets(settings, shown["ts"].to_list(), bool(tables))
     for folder in (settings.data_root / REPEAT_FOLDER, settings.data_root / "spill"):
         shutil.rmtree(folder, ignore_errors=True)
-    scrubbed = scrub(settings.data_root, [settings.lake_root], hashed, columns)
+    scrubbed = scrub(settings.data_root, [settings.lake_root], hashed, [*columns, *listed_users(settings.spec)])
     _renew_identities(settings, scrubbed)
     # The impressions last: as long as one of their files names the user, another call finds out what is left to do.
     for name in sorted(tables, key=lambda table: (table == "impressions", table)):
@@ -156,86 +152,6 @@ def _refuse_launched_runs(settings: PipelineSettings) -> None:
             f"the Dagster page has {len(launched)} runs at work, the first {launched[0].run_id}. Wait for them or "
             "cancel them: they could write what is being removed."
         )
-
-
-def _impressions(lake: "Lake", columns: Sequence[str], hashed: str) -> "pl.DataFrame":
-    """Day, id and time of every impression of the user in any file of any version."""
-    import polars as pl
-
-    from ctr_pipeline.lake.erasure import stored_values
-
-    rows = stored_values(lake, "impressions", [*columns, "impression_id", "ts"])
-    held = [column for column in columns if column in rows.columns]
-    if not held:
-        return pl.DataFrame(schema={"day": pl.Date, "impression_id": pl.String, "ts": pl.Int64})
-    return rows.filter(_is_user(held, hashed)).select("day", "impression_id", "ts").unique().sort("ts", "impression_id")
-
-
-def _is_user(columns: Sequence[str], hashed: str) -> "pl.Expr":
-    import polars as pl
-
-    return pl.any_horizontal((pl.col(column) == hashed).fill_null(False) for column in columns)
-
-
-def _erase(settings: PipelineSettings, lake: "Lake", hashed: str, shown: "pl.DataFrame") -> dict[str, dict[str, int]]:
-    """Removes the user's rows from the newest version of every table; the impressions, which name the user, last."""
-    import polars as pl
-
-    from ctr_pipeline.lake.erasure import erase_rows, tables_of
-    from ctr_pipeline.sources.forgotten import user_columns
-
-    columns = user_columns(settings.spec)
-    ids = shown["impression_id"].unique().implode()
-    theirs = pl.lit(hashed)
-    keyed = {"user", *columns}
-    of_user = [feature.name for feature in settings.spec.features.history if feature.key in keyed]
-    declared = [feature.name for feature in settings.spec.features.history]
-    removed: dict[str, dict[str, int]] = {}
-    for table in sorted(tables_of(lake), key=lambda name: (name == "impressions", name)):
-        if table == FORGOTTEN_TABLE:
-            continue
-        present = lake.scan(table).collect_schema().names()
-        tests = [pl.col(column) == theirs for column in ("user", *columns) if column in present]
-        if "impression_id" in present:
-            tests.append(pl.col("impression_id").is_in(ids))
-        if table == "history":
-            # Values of features that the spec no longer has may be a user's too.
-            tests.append(
-                (pl.col("key") == theirs) & (pl.col("feature").is_in(of_user) | ~pl.col("feature").is_in(declared))
-            )
-        if table == "profile":
-            tests.append((pl.col("bin") == theirs) & pl.col("name").is_in(columns))
-        if not tests:
-            continue
-        doomed = pl.any_horizontal(test.fill_null(False) for test in tests)
-        if table == "labels":
-            found = erase_rows(lake, table, doomed, _recount(lake, ids), shown["day"].unique().to_list())
-        else:
-            found = erase_rows(lake, table, doomed)
-        if found.rows:
-            removed[table] = {"rows": found.rows, "days": len(found.days)}
-    return removed
-
-
-def _recount(lake: "Lake", ids: "pl.Series") -> "Callable[[pl.DataFrame], pl.DataFrame]":
-    """Corrects the header of a day of labels, which says of how many impressions they are."""
-    import polars as pl
-
-    def mend(rows: pl.DataFrame) -> pl.DataFrame:
-        header = rows.filter(pl.col("impression_id").is_null())
-        if header.is_empty():
-            return rows
-        day, as_of, held = header.select("day", "as_of", "impressions").row(0)
-        theirs = pl.col("impression_id").is_in(ids)
-        arrived = lake.scan("impressions", first=day, last=day).filter(pl.col("ingest_ts") <= as_of)
-        doomed, every = arrived.select(theirs.sum(), pl.len().alias("rows")).collect().row(0)
-        # A call that was interrupted may have corrected it already.
-        count = held if held == every - doomed else held - doomed
-        is_header = pl.col("impression_id").is_null()
-        mended = rows.with_columns(impressions=pl.when(is_header).then(count).otherwise(pl.col("impressions")))
-        return mended.filter(~is_header | (pl.col("impressions") > 0))
-
-    return mend
 
 
 def _bounds(dataset: Path) -> dict[str, int] | None:
