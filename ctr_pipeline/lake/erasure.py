@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 from deltalake import DeltaTable
 
-from ctr_pipeline.lake.tables import DAY, Lake
+from ctr_pipeline.lake.tables import DAY, Lake, LakeError
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +62,9 @@ def purge_history(lake: Lake, table: str) -> int:
 
     Returns:
         The number of data files that were removed.
+
+    Raises:
+        LakeError: files of the newest version are absent.
     """
     path = lake.root / table
     before = len(_data_files(path))
@@ -69,6 +72,9 @@ def purge_history(lake: Lake, table: str) -> int:
     delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
     # What vacuum keeps, such as the folder of a day that has no rows any more.
     needed = {Path(file).resolve() for file in lake.files(table)}
+    found = {file.resolve() for file in _data_files(path)}
+    if not needed <= found:
+        raise LakeError(f"table {table}: {len(needed - found)} of its files are absent. Restore them.")
     for file in _data_files(path):
         if file.resolve() not in needed:
             file.unlink()

@@ -111,3 +111,12 @@ def test_a_table_without_such_rows_gets_no_new_version(lake: Lake) -> None:
     before = lake.version("impressions")
     assert erase_rows(lake, "impressions", pl.col("user") == "nobody").rows == 0
     assert lake.version("impressions") == before
+
+
+def test_a_table_that_lost_files_is_left_as_it_is(lake: Lake) -> None:
+    Path(lake.files("impressions", first=DAYS[0], last=DAYS[0])[0]).unlink()
+    before = sorted((lake.root / "impressions").rglob("*.parquet"))
+    with pytest.raises(LakeError, match="1 of its files are absent"):
+        purge_history(lake, "impressions")
+    assert sorted((lake.root / "impressions").rglob("*.parquet")) <= before
+    assert lake.scan("impressions", first=DAYS[1]).collect().height > 0
