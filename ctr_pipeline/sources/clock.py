@@ -177,9 +177,14 @@ def _clock(spec: Spec, time: str, ingest: str | None, unit: TimeUnit, now: int |
         unit=unit,
         zone=spec.time_zone,
         max_skew=spec.source.max_clock_skew,
-        # A day of grace: a time zone that was left out makes up to 14 hours.
-        latest=None if now is None else now + DAY_US,
+        latest=None if now is None else _latest(spec, now),
     )
+
+
+def _latest(spec: Spec, now: int) -> int:
+    """A day of grace, since a time zone that was left out makes up to 14 hours; or the end of the declared days."""
+    declared = spec.days.last
+    return max(now + DAY_US, day_start(declared) + DAY_US - 1) if declared is not None else now + DAY_US
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,7 @@ from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
 from ctr_pipeline.spec.fields import DAY_US, LONGEST_DURATION_US
 from ctr_pipeline.spec.source import Order
 
+_KNOWN = "__known"
 _LONGEST_LOG_DAYS = LONGEST_DURATION_US // DAY_US
 
 
@@ -85,6 +86,7 @@ def read_impressions(
     pseudonymiser: Pseudonymiser,
     log_first: date,
     now: int | None = None,
+    known: pl.LazyFrame | None = None,
 ) -> ReadResult:
     """The impressions of the days ``first`` to ``last`` (UTC, both included).
 
@@ -95,8 +97,10 @@ def read_impressions(
         last: Last day to read.
         pseudonymiser: Hashes ids.
         log_first: First day of the log; rows that no day can be given to count as rows of this day.
-        now: The instant of reading in microseconds: a time more than a day later is of the future, and none. None
-            for no limit, where times are made up.
+        now: The instant of reading in microseconds: a time more than a day later, and after `days.last`, is of the
+            future, and none. None for no limit, where times are made up.
+        known: Columns ``impression_id`` and ``ts`` of the impressions of earlier days, where these were read before: a
+            row that repeats an id of them is quarantined.
 
     Returns:
         Impressions in order of (ts, impression_id). Of rows with the same id the earliest by (time, file, row) is
@@ -109,7 +113,7 @@ def read_impressions(
     opened = open_log(spec.source.impressions, files)
     clock = clock_of(spec, now) or rank_rows(declared_order(spec), opened, declared_columns(spec))
     parts = [_read_file(spec, file, scope, clock, pseudonymiser) for file in opened]
-    rows = mark_repeated(spec, pl.concat([frame for frame, _ in parts])).with_columns(
+    rows = mark_repeated(spec, pl.concat([frame for frame, _ in parts]), known).with_columns(
         pl.from_epoch(TS, time_unit="us").dt.date().fill_null(log_first).alias(DAY)
     )
     good = rows.filter(pl.col(REASON).is_null())
@@ -150,11 +154,25 @@ def declared_order(spec: Spec) -> Order:
     return spec.impression.order
 
 
-def mark_repeated(spec: Spec, rows: pl.DataFrame) -> pl.DataFrame:
-    """Sorts by (time, file, row) and marks each row whose impression id came before, even if that row is broken."""
+def mark_repeated(spec: Spec, rows: pl.DataFrame, known: pl.LazyFrame | None) -> pl.DataFrame:
+    """Sorts by (time, file, row) and marks each row whose impression id came before, even if that row is broken.
+
+    Args:
+        spec: Names the column.
+        rows: What was read.
+        known: Columns ``impression_id`` and ``ts`` of impressions that were read before.
+    """
     rows = rows.sort(TS, FILE, ROW, nulls_last=True)
     identified = pl.col(TS).is_not_null() & pl.col("impression_id").is_not_null()
-    repeated = identified & ~pl.col("impression_id").is_first_distinct()
+    repeated = ~pl.col("impression_id").is_first_distinct()
+    if known is not None:
+        wanted = rows.lazy().select("impression_id").drop_nulls()
+        earlier = known.select("impression_id", pl.col("ts").alias(_KNOWN)).join(wanted, on="impression_id", how="semi")
+        first = earlier.collect(engine="streaming").group_by("impression_id").agg(pl.col(_KNOWN).min())
+        rows = rows.join(first, on="impression_id", how="left", maintain_order="left")
+        # A label that arrives the day after its impression finds the impression itself among those of earlier days.
+        repeated |= (pl.col(_KNOWN) < pl.col(TS)).fill_null(False)
+    repeated &= identified
     return rows.with_columns(
         pl.when(repeated).then(pl.lit("duplicate_id")).otherwise(REASON).alias(REASON),
         pl.when(repeated)
@@ -303,7 +321,8 @@ def _time_bounds(
         raise SourceError(
             f"{file.path}: all {future} times of column `{clock.time}` lie in the future: more than a day after this "
             "reading, or after their ingest time by more than `source.max_clock_skew`. Is the clock of this machine "
-            "right? Else name another column in `impression.time`, set `time_zone`, or correct the file."
+            "right? Else name another column in `impression.time`, set `time_zone`, or correct the file. Made-up times may "
+            "go up to `days.last`: set it."
         )
     if low is None and unusable:
         examples = rows.frame[RAW + clock.time].drop_nulls()

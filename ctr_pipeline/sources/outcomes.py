@@ -81,6 +81,7 @@ def read_events(
     pseudonymiser: Pseudonymiser,
     log_first: date,
     now: int | None = None,
+    known: pl.LazyFrame | None = None,
 ) -> ReadResult:
     """What arrived about outcomes on the days ``first`` to ``last`` (UTC, both included).
 
@@ -93,6 +94,7 @@ def read_events(
         pseudonymiser: Hashes ids.
         log_first: First day of the log; rows that no day can be given to count as rows of this day.
         now: As for :func:`~ctr_pipeline.sources.impressions.read_impressions`.
+        known: As there; the label of a repeated row is ignored.
 
     Returns:
         Rows in order of (ingest_ts, impression_id, event, kind, event_ts), with the place where each was read. ``rows_in`` counts statements, not lines:
@@ -123,7 +125,7 @@ def read_events(
                 foreign |= dict.fromkeys(unused)
                 rows_in_log += lines
         _refuse_foreign_types(spec, pl.concat(parts), list(foreign), scope)
-    parts += _label_units(spec, impression_files, scope, pseudonymiser, now)
+    parts += _label_units(spec, impression_files, scope, pseudonymiser, now, known)
     units = pl.concat(parts)
     undated = units.filter(pl.col(DAY).is_null() & pl.col(REASON).is_not_null()).height
     units = units.with_columns(pl.col(DAY).fill_null(log_first))
@@ -210,7 +212,12 @@ def _refuse_foreign_types(spec: Spec, units: pl.DataFrame, found: Sequence[str],
 
 
 def _label_units(
-    spec: Spec, impression_files: Sequence[Path], scope: Scope, pseudonymiser: Pseudonymiser, now: int | None
+    spec: Spec,
+    impression_files: Sequence[Path],
+    scope: Scope,
+    pseudonymiser: Pseudonymiser,
+    now: int | None,
+    known: pl.LazyFrame | None,
 ) -> list[pl.DataFrame]:
     flags = [task for task in spec.tasks if task.label.column is not None]
     timed = [task for task in spec.tasks if task.label.time_column is not None]
@@ -220,7 +227,7 @@ def _label_units(
     clock = clock_of(spec, now) or rank_rows(declared_order(spec), files, declared_columns(spec))
     parts = []
     if flags:
-        parts += _flag_units(spec, flags, files, clock, scope, pseudonymiser)
+        parts += _flag_units(spec, flags, files, clock, scope, pseudonymiser, known)
     for file in files if timed else ():
         parts.append(_time_units(spec, timed, file, clock, scope, pseudonymiser))
     return parts
@@ -233,6 +240,7 @@ def _flag_units(
     clock: Clock | Ranks,
     scope: Scope,
     pseudonymiser: Pseudonymiser,
+    known: pl.LazyFrame | None,
 ) -> list[pl.DataFrame]:
     """Labels of 0, 1 or null: one unit for each impression that arrived and each task."""
     # Rows without a time are quarantined with their impression, and belong to no arrival day.
@@ -259,7 +267,7 @@ def _flag_units(
         for t in tasks:
             frame = frame.join(diagnosed[t.name], on=ROW, how="left", maintain_order="left")
         frames.append(frame.select(pl.exclude("^raw:.*$")))
-    rows_seen = mark_repeated(spec, pl.concat(frames))
+    rows_seen = mark_repeated(spec, pl.concat(frames), known)
     units = []
     for task in tasks:
         label, problem = pl.col(f"__label_{task.name}"), pl.col(f"__problem_{task.name}").struct

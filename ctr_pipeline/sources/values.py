@@ -177,7 +177,7 @@ def time_checks(column: str, kind: pl.DataType, parsed: pl.Expr, required: bool 
 
 def future_check(column: str, broken: pl.Expr, rule: str | None = None) -> Check:
     """A time is not of the future; by default, not later than the instant of reading can explain."""
-    default = f"`{column}` is not later than one day after this reading (is the clock of this machine right?)"
+    default = f"`{column}` is not later than one day after this reading (is the clock of this machine right?), or than `days.last`"
     return Check(broken=broken, reason="future_time", rule=rule or default, column=column, unreadable=True)
 
 

@@ -47,6 +47,18 @@ def test_one_row_of_the_far_future_does_not_lengthen_the_log(
     assert "later than one day after this reading" in whole.quarantined["rule"][0]
 
 
+def test_declared_days_are_no_future(
+    make_spec: Maker, make_log: Maker, write: Maker, pseudonymiser: Pseudonymiser
+) -> None:
+    """Who declares the last day knows of it: times that were made up may lie ahead of the clock."""
+    last = FIRST + timedelta(days=30)
+    path = write(make_log(rows=4, at=[*hours(1, 24 * 30 + 23.9, 24 * 31), FAR]))
+    spec = make_spec(days={"last": last})
+    assert log_range(spec, [path], NOW) == (FIRST, last)
+    result = read_impressions(spec, [path], FIRST, last, pseudonymiser, FIRST, NOW)
+    assert (result.kept.height, result.quarantined["source_row"].to_list()) == (2, [2, 3])
+
+
 def test_made_up_times_have_no_limit(make_spec: Maker, make_log: Maker, write: Maker) -> None:
     path = write(make_log(rows=2, at=hours(1, 24 * 400)))
     assert log_range(make_spec(), [path], NOW)[1] == FIRST

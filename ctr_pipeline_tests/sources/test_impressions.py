@@ -12,7 +12,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ctr_pipeline.sources import QUARANTINE_SCHEMA, Pseudonymiser, ReadResult, log_range, read_impressions
+from ctr_pipeline.sources import QUARANTINE_SCHEMA, Pseudonymiser, ReadResult, log_range, read_events, read_impressions
 from ctr_pipeline.spec import Spec
 
 FIRST, LAST = date(2026, 1, 5), date(2026, 1, 8)
@@ -229,6 +229,29 @@ def test_the_earliest_row_of_a_repeated_id_is_kept(
     assert broken["source_row"].to_list() == [0, 3]
     assert broken["reason"].unique().to_list() == ["duplicate_id"]
     assert broken["value"].to_list() == [None, None]
+
+
+def test_an_id_of_an_earlier_day_is_repeated_when_days_are_read_apart(
+    make_spec: Maker, make_log: Maker, write: Maker, read: Reader, pseudonymiser: Pseudonymiser
+) -> None:
+    times = [MIDNIGHT_US + n * 16 * HOUR_US for n in range(5)]
+    got = [time + 10 * HOUR_US for time in times]  # most labels arrive the day after their impression
+    path = write(make_log(rows=5, id=["a", "b", "c", "a", "d"], at=times, got=got, clicked=[1] * 5))
+    spec = make_spec(impression={"id": "id", "time": "at", "ingest_time": "got"})
+    together = read(spec, path)
+    parts: list[ReadResult] = []
+    outcomes = []
+    for day in pl.date_range(FIRST, LAST, eager=True):
+        known = pl.concat([part.kept for part in parts]).lazy() if parts else None
+        scope = (day, day, pseudonymiser, FIRST, None, known)
+        parts.append(read_impressions(spec, [path], *scope))
+        outcomes.append(read_events(spec, [path], {}, *scope))
+    assert pl.concat([part.kept for part in parts]).equals(together.kept)
+    assert pl.concat([part.quarantined for part in parts]).equals(together.quarantined)
+    assert together.quarantined["source_row"].to_list() == [3]
+    whole = read_events(spec, [path], {}, FIRST, LAST, pseudonymiser, FIRST)
+    assert pl.concat([part.kept for part in outcomes]).equals(whole.kept)
+    assert [part.kept.height for part in outcomes] == [1, 2, 0, 1]
 
 
 def test_a_repeated_id_is_refused_even_after_a_broken_row(

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from datetime import date
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -14,10 +14,16 @@ from ctr_pipeline.orchestration.checks.contracts import (
     check_rows_conserved,
     ingest_check_specs,
 )
-from ctr_pipeline.orchestration.fingerprints import CONTRACT_TAG, TAG, contract_fingerprint, ingest_fingerprint
+from ctr_pipeline.orchestration.fingerprints import (
+    CONTRACT_TAG,
+    TAG,
+    contract_fingerprint,
+    ingest_fingerprint,
+    newest_tags,
+)
 from ctr_pipeline.orchestration.forgotten import leave_out_forgotten
 from ctr_pipeline.orchestration.metadata import column_schema
-from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days
+from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, window_days
 from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
@@ -30,6 +36,9 @@ from ctr_pipeline.orchestration.sources import (
 )
 
 if TYPE_CHECKING:
+    import polars as pl
+
+    from ctr_pipeline.lake import Lake
     from ctr_pipeline.sources import ReadResult
 
 StepOutput = dg.MaterializeResult | dg.AssetCheckResult
@@ -48,7 +57,7 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         description="Impressions by day: ids hashed, contract checked, broken rows in impressions_quarantine.",
     )
     def impressions(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
-        def read(first: date, last: date) -> "ReadResult":
+        def read(first: date, last: date, known: "pl.LazyFrame | None") -> "ReadResult":
             from ctr_pipeline.sources import read_impressions
 
             return read_impressions(
@@ -59,6 +68,7 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 pseudonymiser(os.environ),
                 settings.first_day,
                 reading_time(settings),
+                known,
             )
 
         yield from _ingest(context, settings, lake, "impressions", read)
@@ -72,7 +82,7 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         description="Outcomes by the day on which they arrived, from event logs, 0/1 columns or outcome times.",
     )
     def outcome_events(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
-        def read(first: date, last: date) -> "ReadResult":
+        def read(first: date, last: date, known: "pl.LazyFrame | None") -> "ReadResult":
             from ctr_pipeline.sources import read_events
 
             return read_events(
@@ -84,6 +94,7 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 pseudonymiser(os.environ),
                 settings.first_day,
                 reading_time(settings),
+                known,
             )
 
         yield from _ingest(context, settings, lake, "outcome_events", read)
@@ -96,7 +107,7 @@ def _ingest(
     settings: PipelineSettings,
     lake: LakeResource,
     table: str,
-    read: Callable[[date, date], "ReadResult"],
+    read: Callable[[date, date, "pl.LazyFrame | None"], "ReadResult"],
 ) -> Iterator[StepOutput]:
     """Reads the step's days, commits kept and quarantined rows, and reports where every row went.
 
@@ -105,9 +116,9 @@ def _ingest(
     days = partition_days(context)
     ensure_logs(settings, days[-1], context.log.info)
     context.log.info(f"Reading {table} of {len(days)} days, {days[0]} to {days[-1]}")
-    with refusals():
-        result = read(days[0], days[-1])
     store = lake.open()
+    with refusals():
+        result = read(days[0], days[-1], _earlier_ids(context.instance, settings, store, days[0]))
     result = leave_out_forgotten(store, settings.spec, table, result, context.log.warning)
     quarantine_version = store.replace_days(f"{table}_quarantine", result.quarantined, days)
 
@@ -160,6 +171,26 @@ def _ingest(
         tags={TAG: ingest_fingerprint(settings), CONTRACT_TAG: contract_fingerprint(settings)},
         check_results=checks,
     )
+
+
+def _earlier_ids(
+    instance: dg.DagsterInstance, settings: PipelineSettings, store: "Lake", day: date
+) -> "pl.LazyFrame | None":
+    """Ids of the impressions to which events may belong still, so that none occurs on two days that are read apart.
+
+    Of days that were read under the same contract only: under another one, rows may have had another day or hash.
+    """
+    import polars as pl
+
+    if settings.spec.impression.id is None or not store.exists("impressions"):
+        return None
+    start, contract = day - timedelta(days=window_days(settings) + 1), contract_fingerprint(settings)
+    tags = newest_tags(instance, "impressions", CONTRACT_TAG)
+    days = [earlier for earlier, tag in tags.items() if start <= earlier < day and tag == contract]
+    if not days:
+        return None
+    earlier = store.scan("impressions", first=min(days), last=max(days))
+    return earlier.filter(pl.col("day").is_in(days)).select("impression_id", "ts")
 
 
 def _rows_by_day(frame: Any, days: Sequence[date]) -> dict[date, int]:

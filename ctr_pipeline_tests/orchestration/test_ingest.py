@@ -1,0 +1,62 @@
+"""Days of a log that are read apart hold what they hold when they are read together."""
+
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import polars as pl
+import pytest
+import yaml
+
+from ctr_pipeline.lake import Lake
+from ctr_pipeline.orchestration.automation.jobs import INGEST
+from ctr_pipeline.orchestration.build import build_definitions
+from ctr_pipeline.orchestration.runner import _run_days
+from ctr_pipeline.orchestration.settings import PipelineSettings
+
+START = datetime(2026, 1, 1, tzinfo=UTC)
+DAYS = [date(2026, 1, n) for n in (1, 2, 3)]
+
+
+@pytest.fixture
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineSettings:
+    """Thirty impressions a day; one id comes again on the next day, and one time is of the future."""
+    monkeypatch.setenv("CTR_PSEUDONYM_KEY", "0123456789abcdef")
+    number = range(90)
+    times = [START + timedelta(hours=0.8) * n for n in number]
+    times[70] = datetime(2150, 1, 1, tzinfo=UTC)
+    pl.DataFrame(
+        {"id": ["i3" if n == 40 else f"i{n}" for n in number], "time": times, "price": 1.0, "clicked": 1}
+    ).write_parquet(tmp_path / "log.parquet")
+    spec = {
+        "version": 1,
+        "name": "shop",
+        "days": {"first": DAYS[0], "last": DAYS[-1]},
+        "source": {"impressions": {"paths": ["log.parquet"]}},
+        "impression": {"id": "id", "time": "time"},
+        "features": {"dense": [{"name": "price"}]},
+        "tasks": [{"name": "click", "window": "2d", "label": {"column": "clicked"}}],
+    }
+    (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
+    where = {"CTR_SPEC": str(tmp_path / "spec.yaml"), "CTR_DATA_ROOT": str(tmp_path / "data")}
+    return PipelineSettings.from_environment(where)
+
+
+def test_days_read_apart_hold_what_they_hold_together(settings: PipelineSettings) -> None:
+    tables = ("impressions", "impressions_quarantine", "outcome_events", "outcome_events_quarantine")
+    runs: list[Any] = []
+    stored = []
+    for stretches in ([DAYS], [[day] for day in DAYS]):
+        with dg.instance_for_test() as instance:
+            for days in stretches:
+                _run_days(build_definitions(settings), instance, "daily_ingest", INGEST, days, runs)
+        lake = Lake(settings.lake_root)
+        stored.append({table: lake.scan(table).collect() for table in tables})
+        for table in tables:
+            lake.replace_days(table, stored[0][table].clear(), DAYS)
+    together, apart = stored
+    assert all(apart[table].equals(together[table]) for table in tables)
+    found = together["impressions_quarantine"].select("day", "reason", "source_row").sort("source_row").rows()
+    assert found == [(DAYS[1], "duplicate_id", 40), (DAYS[0], "future_time", 70)]
+    assert together["impressions"].height == together["outcome_events"].height == 88
