@@ -26,10 +26,11 @@ _NONE = nw.lit(None).cast(nw.Int64)
 _SQL = files("ctr_pipeline.features").joinpath("exact_windows.sql").read_text(encoding="utf-8")
 
 
-def exact_values(probes: Frame, moments: Frame, feature: ExactFeature, days: Sequence[date]) -> Frame:
+def exact_values(probes: Frame, moments: Frame, feature: ExactFeature, days: Sequence[date], patience: int) -> Frame:
     """The feature for each impression of ``days`` whose key has something in its window.
 
-    For an impression at t, over what became known in [t - ``feature.days``, t):
+    For an impression at t, over what became known in [t - ``feature.days``, t), no later than ``patience`` after it was
+    shown (so that a stretch of the past suffices):
 
     - *count*: the number of impressions or outcomes.
     - *recency*: the time of the last of them.
@@ -38,9 +39,10 @@ def exact_values(probes: Frame, moments: Frame, feature: ExactFeature, days: Seq
 
     Args:
         probes: Impressions of ``days``: day, impression_id, ts, and the key's column.
-        moments: ``key``, ``known_ts``, ``moment``, ``hit`` (:func:`moments_of`, :func:`settled_labels`).
+        moments: ``key``, ``shown_ts``, ``known_ts``, ``moment``, ``hit`` (:func:`settled_labels` for a rate).
         feature: The feature.
         days: The days.
+        patience: Microseconds.
 
     Returns:
         Rows with :data:`~ctr_pipeline.features.daily_grid.HISTORY_COLUMNS`; ``key`` is the impression's id.
@@ -48,7 +50,8 @@ def exact_values(probes: Frame, moments: Frame, feature: ExactFeature, days: Seq
     asked = probes.filter(~nw.col(feature.key).is_null()).select(
         "day", "impression_id", key=nw.col(feature.key), instant=nw.col("ts"), n=_ZERO, hit=_ZERO, moment=_NONE
     )
-    known = moments.filter(~nw.col("key").is_null(), ~nw.col("known_ts").is_null()).select(
+    timely = moments.filter(nw.col("known_ts") - nw.col("shown_ts") <= patience)
+    known = timely.filter(~nw.col("key").is_null()).select(
         day=nw.lit(None).cast(nw.Date), impression_id=NO_ITEM, key="key", instant="known_ts",
         n=nw.lit(1).cast(nw.Int64), hit="hit", moment="moment",
     )  # fmt: skip
@@ -59,7 +62,7 @@ def exact_values(probes: Frame, moments: Frame, feature: ExactFeature, days: Seq
     elif isinstance(feature, HistoryRecency):
         value = nw.col("latest").cast(nw.Float64)
     else:
-        seen = seen.join(_overall(moments, feature, days), on="day", how="left")
+        seen = seen.join(_overall(timely, feature, days), on="day", how="left")
         # Nothing was settled before the day began: no overall rate to lean on.
         overall = nw.when(nw.col("all_n") > 0).then(
             nw.col("all_hits").cast(nw.Float64) / nw.col("all_n").cast(nw.Float64)
@@ -87,17 +90,17 @@ def settled_labels(spec: Spec, task: str, key: str, by_time: Frame | None, told:
     when = nw.when(~decided.is_null()).then(nw.max_horizontal(decided, nw.col("mature_ts"))).otherwise(_NONE)
     ready = ready.with_columns(decided_ts=when)
     positive = nw.when(nw.col("known_ts") <= nw.col("decided_ts")).then(nw.lit(1)).otherwise(nw.lit(0))
-    parts = [ready.select(key=key, known_ts="decided_ts", moment=_NONE, hit=positive.cast(nw.Int64))]
+    parts = [ready.select(key=key, shown_ts="ts", known_ts="decided_ts", moment=_NONE, hit=positive.cast(nw.Int64))]
     if by_time is not None:
         others = by_time.join(told.select("impression_id", "ts"), on=["impression_id", "ts"], how="anti")
         mature = mature_ts(spec.tasks, task, spec.split.ingest_lag)
-        parts.append(others.select(key=key, known_ts=mature, moment=_NONE, hit=_ZERO))
+        parts.append(others.select(key=key, shown_ts="ts", known_ts=mature, moment=_NONE, hit=_ZERO))
     return nw.concat(parts, how="vertical")
 
 
 def _overall(moments: Frame, feature: HistoryRate, days: Sequence[date]) -> Frame:
     """Settled impressions and outcomes among them, of all keys, in the window before each day began."""
-    settled = moments.filter(~nw.col("known_ts").is_null()).with_columns(at=midnight("known_ts"))
+    settled = moments.with_columns(at=midnight("known_ts"))
     cells = settled.group_by("at").agg(n=nw.len(), hits=nw.col("hit").sum())
     cells = cells.with_columns(nw.col("n").cast(nw.Int64), nw.col("hits").cast(nw.Int64), known=nw.col("at"))
     summed = on_grid(cells, days, feature.days * DAY_US).group_by("start")

@@ -44,7 +44,8 @@ _NONE = nw.lit(None).cast(nw.Int64)
 
 def history_reach(spec: Spec) -> int:
     """Days of impressions and events before a day that its history values can depend on; 0 without history."""
-    return max((feature.days + _lag_days(spec, feature.task) for feature in spec.features.history), default=0)
+    late = {f.name: 1 for f in spec.features.history if isinstance(f, ExactFeature) and f.exact}
+    return max((f.days + _lag_days(spec, f.task) + late.get(f.name, 0) for f in spec.features.history), default=0)
 
 
 def history_for_days(
@@ -115,7 +116,8 @@ def history_for_days(
         else:
             moments = _moments(arrived, facts, feature.key, feature.task).with_columns(hit=_ZERO)
         probes = shown.filter((nw.col("day") >= nw.lit(min(days))) & nw.col("day").is_in(list(days)))
-        pieces.append(exact_values(probes, moments, feature, days))
+        patience = (_lag_days(spec, feature.task) + 1) * DAY_US
+        pieces.append(exact_values(probes, moments, feature, days, patience))
     history: IntoLazyFrameT = nw.concat(pieces, how="vertical").select(HISTORY_COLUMNS).to_native()
     return history
 
@@ -176,12 +178,12 @@ def _by_time(spec: Spec, arrived: Frame, task: str) -> Frame | None:
 
 
 def _moments(arrived: Frame, facts: Mapping[str, Frame], key: str, task: str | None, item: str | None = None) -> Frame:
-    """Impressions or, of a task, outcomes: key, ``moment``, ``known_ts``, impression_id and, where asked, ``item``."""
+    """Impressions or, of a task, outcomes: key, impression_id, ``shown_ts``, ``moment``, ``known_ts``, maybe ``item``."""
     rows = arrived if task is None else facts[task].filter(~nw.col("known_ts").is_null())
     moment, known = ("ts", "ingest_ts") if task is None else ("event_ts", "known_ts")
     listed = {} if item is None else {"item": nw.col(item)}
     return rows.select(
-        "impression_id", key=nw.col(key), moment=nw.col(moment), known_ts=nw.col(known), **listed
+        "impression_id", key=nw.col(key), shown_ts=nw.col("ts"), moment=nw.col(moment), known_ts=nw.col(known), **listed
     )  # fmt: skip
 
 

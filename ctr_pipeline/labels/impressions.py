@@ -93,8 +93,8 @@ def label_impressions(
     impression without a click matures no earlier than that of a clicked one. A plain task is settled at ``mature_ts``.
     A task with ``closed_by`` is settled only once, besides, its closing or an outcome after its window is known: an
     undecided case stays censored, however old. An unknown value that arrived by then is never settled by itself. In
-    all cases a parent that was settled as negative settles the child too, at the child's ``mature_ts`` or when the
-    parent was. A settled negative changes only into LATE_POSITIVE.
+    all cases a parent that is settled as negative settles the child too, at the child's ``mature_ts`` or when the
+    parent was, unless the parent has become positive by then. A settled negative changes only into LATE_POSITIVE.
 
     Args:
         impressions: Rows of the impressions table (day, impression_id, ts, ingest_ts are read).
@@ -271,8 +271,11 @@ def _settled(task: Task, as_of: int) -> nw.Expr:
         own = nw.when(~decided.is_null()).then(nw.max_horizontal(mature, decided)).otherwise(NEVER)
     settled = nw.when(unknown <= own).then(NEVER).otherwise(own)
     if task.parent is not None:
-        parent = fact("settled_ts", task.parent)
-        inherited = nw.when(~parent.is_null()).then(nw.max_horizontal(mature, parent)).otherwise(NEVER)
+        parent, parent_known = fact("settled_ts", task.parent), fact("known_ts", task.parent)
+        failed = nw.max_horizontal(mature, parent)
+        # A parent that became positive after all, before its child could be settled, settles nothing.
+        fails = ~parent.is_null() & (parent_known.is_null() | (parent_known > failed))
+        inherited = nw.when(fails).then(failed).otherwise(NEVER)
         settled = nw.min_horizontal(settled, inherited)
     was_negative = (settled <= as_of) & (known.is_null() | (known > settled))
     return nw.when(was_negative).then(settled).otherwise(NEVER)

@@ -146,14 +146,19 @@ def _moment(past: Past, row: Row, task: str | None, now: int) -> int | None:
 
 def naive_exact(past: Past) -> dict[str, dict[str, float]]:
     """Features that look back from each impression: what became known in a window just before it."""
-    known = {task: [(row, *_first(past, row, task)) for row in past.rows] for task in ("click", "buy")}
+    known = {
+        task: [(row, at, when if when is not None and when - row.ts <= late * DAY else None) for row, at, when in found]
+        for task, late in (("click", 2), ("buy", 4))
+        for found in [[(row, *_first(past, row, task)) for row in past.rows]]
+    }
     return {probe.name: _before(past, probe, known) for probe in past.rows}
 
 
 def _before(past: Past, probe: Row, known: dict[str, list[tuple[Row, int | None, int | None]]]) -> dict[str, float]:
     now, values = probe.ts, dict[str, float]()
     if probe.user is not None:
-        seen = [r for r in past.rows if r.user == probe.user and now - 2 * DAY <= r.ingest_ts < now]
+        mine = [r for r in past.rows if r.user == probe.user and r.ingest_ts - r.ts <= DAY]
+        seen = [r for r in mine if now - 2 * DAY <= r.ingest_ts < now]
         if seen:
             values["seen_before"] = len(seen)
         bought = [
@@ -174,7 +179,8 @@ def _before(past: Past, probe: Row, known: dict[str, list[tuple[Row, int | None,
     for row, when in clicks:
         mature = max(row.ts + 23 * DAY // 24, row.ingest_ts)
         # A label that became positive later was settled as negative when it matured.
-        settled.append((row.ad, mature, when is not None and when <= mature))
+        if mature - row.ts <= 2 * DAY:
+            settled.append((row.ad, mature, when is not None and when <= mature))
     overall = [hit for _, at, hit in settled if began - 3 * DAY <= at < began]
     own = [hit for ad, at, hit in settled if ad == probe.ad and now - 3 * DAY <= at < now]
     if own:

@@ -111,7 +111,13 @@ def test_rates_of_cases_are_those_of_a_replay(seed: int) -> None:
         rows = found.filter(pl.col("feature") == "daily")
         assert dict(rows.select("key", "value").rows()) == pytest.approx(daily, rel=1e-12)
 
-        settled = [(life.row["ad"], *life.settled) for life in replayed if life.settled is not None]
+        # What is settled later than that is in no window: a stretch of the past would not suffice to know it.
+        patience = (LAG_DAYS + 1) * DAY
+        settled = [
+            (life.row["ad"], *life.settled)
+            for life in replayed
+            if life.settled is not None and life.settled[0] <= life.row["ts"] + patience
+        ]
         everybody = [label for _, at, label in settled if began - 3 * DAY <= at < began]
         exact = {}
         for row in log.impressions.filter(pl.col("ts").is_between(began, began + DAY, closed="left")).iter_rows(

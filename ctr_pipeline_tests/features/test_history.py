@@ -244,3 +244,13 @@ def test_real_sessions_of_a_shop(shared_data: Path, project: Path) -> None:
     found = joined.filter((pl.col("day") == days[0]) & (pl.col("item") == item))["item_rate_14d"]
     assert found.to_list() == pytest.approx([rate] * found.len(), rel=1e-12)
     assert found.len() > 0
+
+
+def test_what_became_known_very_late_is_in_no_exact_window_whether_days_come_together_or_alone() -> None:
+    shown, probe = start(FIRST), start(DAYS[7])
+    rows = [Row("i0", shown, shown, "u1", "a"), Row("i7", probe, probe, "u1", "a")]
+    past = Past(rows, [("i0", "click", shown + HOUR, start(DAYS[6]))])
+    mine = EXACT & (pl.col("key") == "i7")
+    alone, together = (past.history(days).filter(mine) for days in ([DAYS[7]], DAYS[4:8]))
+    assert_frame_equal(alone, together)
+    assert "clicked_before" not in alone["feature"].to_list()

@@ -133,8 +133,8 @@ def replay(tasks: Sequence[Task], world: World, matures: Mapping[str, int]) -> S
                 known[name] = now, min(counting[name])
             if name not in known and name not in settled and now >= mature[name]:
                 decided = not own.label.closed_by or "closed" in kinds or name in missed
-                # Also where the parent's label has been revised since it was settled.
-                parent_failed = own.parent in settled
+                # Not where the parent's label has become positive since it was settled.
+                parent_failed = own.parent in settled and own.parent not in known
                 if parent_failed or (decided and "unknown" not in kinds):
                     settled[name] = now
             if name in known:

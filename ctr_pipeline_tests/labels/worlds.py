@@ -167,13 +167,12 @@ def _step(
         closed = any(e.kind == "closed" and e.event_ts >= impression.ts for e in mine)
         decided = closed or late if task.label.closed_by else True
         known = not any(e.kind == "unknown" for e in mine)
-        # A parent that is positive by now may have been settled as negative first.
-        parent_negative = task.parent is not None and became.get(f"{task.parent} was negative") is not None
+        # A parent that has become positive by now settles nothing.
+        parent_negative = task.parent is not None and became[task.parent][0] in ("NEGATIVE", "OUT_OF_WINDOW")
         if (decided and known) or parent_negative:
             before = ("NEGATIVE", now)
     if before[0] == "CENSORED":
         return before
-    became[f"{task.name} was negative"] = before
     return ("OUT_OF_WINDOW" if late else "NEGATIVE", now)
 
 
