@@ -1,16 +1,15 @@
 """The impression log → rows of the table `impressions`."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
-from statistics import median
 
 import polars as pl
 
 from ctr_pipeline.sources import values
 from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, rank_rows
 from ctr_pipeline.sources.contract import check_impressions, impressions_schema
-from ctr_pipeline.sources.errors import SourceError, listed
+from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.files import LogFile, open_log
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import (
@@ -27,55 +26,15 @@ from ctr_pipeline.sources.quarantine import (
     quarantine,
     with_malformed,
 )
-from ctr_pipeline.sources.rows import RAW, Schema, raw, read_rows
+from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, Schema, read_rows
 from ctr_pipeline.sources.text import ROW
-from ctr_pipeline.sources.times import READABLE, likely_unit
 from ctr_pipeline.sources.values import Check, Field
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
-from ctr_pipeline.spec.fields import DAY_US, LONGEST_DURATION_US
 from ctr_pipeline.spec.source import Order
 
 _KNOWN = "__known"
-_LONGEST_LOG_DAYS = LONGEST_DURATION_US // DAY_US
-
-
-def log_range(spec: Spec, impression_files: Sequence[Path], now: int | None = None) -> tuple[date, date]:
-    """The first and last day (UTC) of the impressions that have a usable time.
-
-    Args:
-        spec: Says which columns mean what.
-        impression_files: The files of the impression log, all of them.
-        now: As for :func:`read_impressions`.
-
-    Raises:
-        SourceError: a file cannot be read, no row has a usable time, or the days are more than ten years.
-    """
-    files = open_log(spec.source.impressions, impression_files)
-    clock = clock_of(spec, now)
-    if clock is None:
-        ranks = rank_rows(declared_order(spec), files, declared_columns(spec))
-        if ranks.rows == 0:
-            raise _no_rows(files, ranks.order.column, [])
-        return ranks.order.first_day, ranks.last_day
-    bounds: list[tuple[int | None, int | None]] = []
-    malformed = []
-    for file in files:
-        low, high, lines = _time_bounds(file, clock, declared_columns(spec), private_columns(spec))
-        bounds.append((low, high))
-        malformed += lines
-    known = [(low, high) for low, high in bounds if low is not None and high is not None]
-    if not known:
-        raise _no_rows(files, clock.time, malformed)
-    low, high = min(low for low, _ in known), max(high for _, high in known)
-    days = pl.Series([low, high]).cast(pl.Datetime("us")).dt.date()
-    first, last = spec.days.first or days[0], spec.days.last or days[1]
-    if (last - first).days > _LONGEST_LOG_DAYS:
-        # A single wrong time; the one that lies farther from the middle of the log.
-        early = spec.days.first is None and (spec.days.last is not None or _is_early(known, low, high))
-        place = [ends[0 if early else 1] for ends in bounds].index(low if early else high)
-        raise _too_long(files[place], clock, low if early else high, days[0], days[1])
-    return days[0], days[1]
+_SHOWN_KINDS = 20
 
 
 def read_impressions(
@@ -116,6 +75,8 @@ def read_impressions(
     rows = mark_repeated(spec, pl.concat([frame for frame, _ in parts]), known).with_columns(
         pl.from_epoch(TS, time_unit="us").dt.date().fill_null(log_first).alias(DAY)
     )
+    if scope.with_undated:
+        _refuse_unknown_traffic(spec, opened, rows)
     good = rows.filter(pl.col(REASON).is_null())
     kept = (
         good.with_columns(pl.col(DAY).alias("day"), pl.col(TS).alias("ts"), pl.col(INGEST).alias("ingest_ts"))
@@ -131,7 +92,10 @@ def read_impressions(
         rows_in_by_day=count_by_day(rows[DAY]),
         undated=rows[TS].null_count(),
         rows_in_log=sum(lines for _, lines in parts),
-        notices={"clock_skew": int(good[SKEWED].sum())},
+        notices={
+            "clock_skew": int(good[SKEWED].sum()),
+            "other_traffic": good.height - good[values.OTHER_TRAFFIC].null_count(),
+        },
     )
 
 
@@ -229,8 +193,8 @@ def _read_file(
     if scope.with_undated:
         frame = with_malformed(frame, rows)
     canonical = dict(impressions_schema(spec))
-    names = [name for name in canonical if name not in ("day", "ts", "ingest_ts")]
-    absent = [pl.lit(None, canonical[name]).alias(name) for name in names if name not in frame.columns]
+    names = [*(name for name in canonical if name not in ("day", "ts", "ingest_ts")), values.OTHER_TRAFFIC]
+    absent = [pl.lit(None, canonical.get(name, pl.String)).alias(name) for name in names if name not in frame.columns]
     frame = frame.with_columns(absent).select(
         pl.lit(file.index, pl.Int32).alias(FILE),
         pl.lit(file.name).alias(NAME),
@@ -257,7 +221,7 @@ def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymi
     if declared.position is not None:
         fields.append(values.position(declared.position, schema[declared.position], where))
     if declared.traffic is not None:
-        fields.append(values.traffic(declared.traffic, schema[declared.traffic.column], where))
+        fields += values.traffic(declared.traffic, schema[declared.traffic.column], where)
     if declared.propensity is not None:
         fields.append(values.propensity(declared.propensity, schema[declared.propensity], where))
     for number in spec.features.numeric:
@@ -283,6 +247,22 @@ def id_checks(spec: Spec, schema: Schema, where: str) -> tuple[Check, ...]:
     )
 
 
+def _refuse_unknown_traffic(spec: Spec, files: Sequence[LogFile], rows: pl.DataFrame) -> None:
+    """Raises where the log begins, when no row has a kind of traffic that the spec knows: nothing could be weighted."""
+    found, declared = rows[values.OTHER_TRAFFIC].drop_nulls(), spec.impression.traffic
+    if declared is None or len(found) < ENOUGH_TO_JUDGE or rows["traffic"].null_count() < rows.height:
+        return
+    wanted = [str(value) for value in (*declared.random, *declared.production)]
+    kinds = found.value_counts(sort=True)[values.OTHER_TRAFFIC].head(_SHOWN_KINDS).to_list()
+    shown = f"; most often {kinds[0]!r}" if found.n_unique() <= _SHOWN_KINDS else ""
+    hints = [hint for name in wanted if shown and (hint := near_miss(name, kinds))]
+    raise SourceError(
+        f"column `{declared.column}` (files: {listed([file.name for file in files])}): none of its {len(found)} values "
+        f"is a declared kind of traffic ({listed(wanted)}){shown}.{(hints or [''])[0]} Correct "
+        "`impression.traffic` in the spec."
+    )
+
+
 def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) -> list[Check]:
     """An unreadable label makes the whole row useless: without it, it would count as a negative."""
     checks: list[Check] = []
@@ -297,71 +277,3 @@ def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) 
                     checks.append(values.future_check(column, clock.is_future(parsed)))
                 checks.extend(values.time_checks(column, schema[column], parsed, required=False))
     return checks
-
-
-def _time_bounds(
-    file: LogFile, clock: Clock, declared: Mapping[str, str], private: Collection[str]
-) -> tuple[int | None, int | None, list[str]]:
-    """The earliest and latest usable time in a file, and the rule that each malformed line breaks."""
-
-    def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
-        unusable = values.is_given(clock.time, schema[clock.time]) & pl.col(TS).is_null()
-        return clock.timed(lazy, schema, str(file.path)).select(
-            pl.col(TS).min().alias("low"),
-            pl.col(TS).max().alias("high"),
-            unusable.sum().alias("unusable"),
-            clock.of_future.sum().alias("future"),
-            raw(clock.time).filter(unusable).first().alias(RAW + clock.time),
-        )
-
-    rows = read_rows(file, clock.columns("impression"), select, declared)
-    low, high = rows.frame["low"].min(), rows.frame["high"].max()
-    unusable, future = int(rows.frame["unusable"].sum()), int(rows.frame["future"].sum())
-    if low is None and future and future == unusable:
-        raise SourceError(
-            f"{file.path}: all {future} times of column `{clock.time}` lie in the future: more than a day after this "
-            "reading, or after their ingest time by more than `source.max_clock_skew`. Is the clock of this machine "
-            "right? Else name another column in `impression.time`, set `time_zone`, or correct the file. Made-up times may "
-            "go up to `days.last`: set it."
-        )
-    if low is None and unusable:
-        examples = rows.frame[RAW + clock.time].drop_nulls()
-        example = "" if clock.time in private else f" (such as {examples.cast(pl.String)[0]!r})"
-        unit = likely_unit(examples)
-        hint = f"As a number that is a time in {unit}: set `impression.time_unit: {unit}`. " if unit else ""
-        raise SourceError(
-            f"{file.path}: none of the {unusable} values of column `{clock.time}` is a usable time{example}; "
-            f"expected {READABLE}, between 1980 and 2200. {hint}"
-            "Name another column in `impression.time`, or correct the file."
-        )
-    return low, high, rows.malformed["rule"].to_list()  # type: ignore[return-value]
-
-
-def _is_early(known: Sequence[tuple[int, int]], low: int, high: int) -> bool:
-    """Whether the earliest time of a log is the odd one out, rather than the latest; by the middle of the files."""
-    middle = median(time for ends in known for time in ends)
-    return middle - low >= high - middle
-
-
-def _too_long(file: LogFile, clock: Clock, time: int, first: date, last: date) -> SourceError:
-    """Says which row makes the log so long."""
-
-    def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
-        return clock.timed(lazy, schema, str(file.path)).filter(pl.col(TS) == time).select(ROW)
-
-    row = int(read_rows(file, clock.columns("impression"), select).frame[ROW][0])
-    day = pl.Series([time]).cast(pl.Datetime("us")).dt.date()[0]
-    return SourceError(
-        f"{file.path}: row {row} of column `{clock.time}` is of {day}, so that the log reaches from {first} to {last}, "
-        f"more than {_LONGEST_LOG_DAYS // 366} years. Correct that row (a clock that was never set?), or set "
-        "`days.first` and `days.last` to the days to be read: rows of other days are then left out."
-    )
-
-
-def _no_rows(files: Sequence[LogFile], column: str, malformed: Sequence[str]) -> SourceError:
-    names = listed([file.name for file in files])
-    lines = f", but {len(malformed)} lines that are none ({malformed[0]})" if malformed else ""
-    return SourceError(
-        f"the impression log has no row with a value in `{column}`{lines} (files: {names}). "
-        "Check that the paths in `source.impressions` lead to the right files, and that they have rows."
-    )

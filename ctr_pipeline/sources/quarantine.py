@@ -58,7 +58,8 @@ class ReadResult:
     """Rows of all days in the files that were read; for outcomes, in the event logs."""
     notices: Mapping[str, int] = field(default_factory=dict)
     """Number of kept rows by peculiarity: ``clock_skew`` (ingest time before event time; the event time is used for
-    both), ``duplicate_event`` (exact repetitions, which no label depends on)."""
+    both), ``other_traffic`` (neither random nor production), ``duplicate_event`` (exact repetitions, which no label
+    depends on)."""
 
 
 def diagnose(rows: Rows, checks: Sequence[Check], private: Collection[str], where: str) -> pl.DataFrame:

@@ -231,8 +231,12 @@ def propensity(column: str, kind: pl.DataType, where: str) -> Field:
     return Field(known.alias("propensity"), (check,))
 
 
-def traffic(declared: Traffic, kind: pl.DataType, where: str) -> Field:
-    """``random``, ``production``, or null for other traffic."""
+OTHER_TRAFFIC = "__other_traffic"
+"""The kind of traffic of a row, where it is neither random nor production."""
+
+
+def traffic(declared: Traffic, kind: pl.DataType, where: str) -> tuple[Field, Field]:
+    """``random``, ``production``, or null for other traffic; and what that other traffic is called."""
     text = canonical_text(declared.column, kind, where)
     folded = pl.when(text.is_in(_TRUE)).then(pl.lit("true")).when(text.is_in(_FALSE)).then(pl.lit("false"))
     value = pl.coalesce(folded, text)
@@ -242,7 +246,7 @@ def traffic(declared: Traffic, kind: pl.DataType, where: str) -> Field:
         .when(value.is_in(_texts(declared.production)))
         .then(pl.lit("production"))
     )
-    return Field(kinds.alias("traffic"))
+    return Field(kinds.alias("traffic")), Field(pl.when(kinds.is_null()).then(value).alias(OTHER_TRAFFIC))
 
 
 def _texts(values: Sequence[str | int | bool]) -> list[str]:

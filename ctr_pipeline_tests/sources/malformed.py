@@ -318,6 +318,7 @@ VALUES = [
     Broken("position 1.5", exposed(slot=[1.5] + [1.0] * 11), reasons={"bad_position": 1}, kept=11, spec=EXPOSED),
     Broken("position in words", exposed(slot=["top"] * 12), "none of the 12 values of column `slot` can be used (such as 'top')", spec=EXPOSED),
     Broken("unknown traffic", exposed(policy=["holdout"] * 2 + [None] + ["ranker"] * 9), kept=12, spec=EXPOSED),
+    Broken("no known traffic", exposed(policy=["Ranker"] * 12), "Did you mean `Ranker`? Correct `impression.traffic`", spec=EXPOSED),
     Broken("bad propensities", exposed(chance=[0.0, -0.1, 1.1, float("inf")] + [1.0] * 8), reasons={"bad_propensity": 4}, kept=8, spec=EXPOSED),
     Broken("infinite numbers", parquet(price=[float("inf"), float("-inf")] + [1.0] * 10), reasons={"non_finite": 2}, kept=10, spec=LIMITLESS),
     Broken("numbers beyond single precision", parquet(price=[1e39, -1e300] + [1.0] * 10), reasons={"non_finite": 2}, kept=10, spec=LIMITLESS),

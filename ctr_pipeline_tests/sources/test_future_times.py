@@ -85,7 +85,7 @@ def test_a_time_after_its_own_ingest_is_of_the_future_beyond_the_tolerance(
     result = read_impressions(spec, [path], FIRST, FIRST, pseudonymiser, FIRST)
     assert result.kept["ts"].to_list() == [got + skew for got, skew in zip(ingest[:4], skews, strict=False)]
     assert result.kept["ingest_ts"].to_list() == [ingest[0], ingest[1], ingest[2] + 1, ingest[3] + 5 * MINUTE_US]
-    assert result.notices == {"clock_skew": 2}
+    assert result.notices["clock_skew"] == 2
     assert result.quarantined.select("reason", "column", "source_row").rows() == [("future_time", "at", 4)]
     assert "`at` is at most 5m after `got`" in result.quarantined["rule"][0]
     strict = spec.model_copy(update={"source": spec.source.model_copy(update={"max_clock_skew": 0})})

@@ -1,0 +1,127 @@
+"""From when to when a log reaches."""
+
+from collections.abc import Collection, Mapping, Sequence
+from datetime import date
+from pathlib import Path
+from statistics import median
+
+import polars as pl
+
+from ctr_pipeline.sources import values
+from ctr_pipeline.sources.clock import TS, Clock, clock_of, rank_rows
+from ctr_pipeline.sources.errors import SourceError, listed
+from ctr_pipeline.sources.files import LogFile, open_log
+from ctr_pipeline.sources.impressions import declared_columns, declared_order, private_columns
+from ctr_pipeline.sources.rows import RAW, Schema, raw, read_rows
+from ctr_pipeline.sources.text import ROW
+from ctr_pipeline.sources.times import READABLE, likely_unit
+from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.fields import DAY_US, LONGEST_DURATION_US
+
+_LONGEST_LOG_DAYS = LONGEST_DURATION_US // DAY_US
+
+
+def log_range(spec: Spec, impression_files: Sequence[Path], now: int | None = None) -> tuple[date, date]:
+    """The first and last day (UTC) of the impressions that have a usable time.
+
+    Args:
+        spec: Says which columns mean what.
+        impression_files: The files of the impression log, all of them.
+        now: As for :func:`~ctr_pipeline.sources.impressions.read_impressions`.
+
+    Raises:
+        SourceError: a file cannot be read, no row has a usable time, or the days are more than ten years.
+    """
+    files = open_log(spec.source.impressions, impression_files)
+    clock = clock_of(spec, now)
+    if clock is None:
+        ranks = rank_rows(declared_order(spec), files, declared_columns(spec))
+        if ranks.rows == 0:
+            raise _no_rows(files, ranks.order.column, [])
+        return ranks.order.first_day, ranks.last_day
+    bounds: list[tuple[int | None, int | None]] = []
+    malformed = []
+    for file in files:
+        low, high, lines = _time_bounds(file, clock, declared_columns(spec), private_columns(spec))
+        bounds.append((low, high))
+        malformed += lines
+    known = [(low, high) for low, high in bounds if low is not None and high is not None]
+    if not known:
+        raise _no_rows(files, clock.time, malformed)
+    low, high = min(low for low, _ in known), max(high for _, high in known)
+    days = pl.Series([low, high]).cast(pl.Datetime("us")).dt.date()
+    first, last = spec.days.first or days[0], spec.days.last or days[1]
+    if (last - first).days > _LONGEST_LOG_DAYS:
+        # A single wrong time; the one that lies farther from the middle of the log.
+        early = spec.days.first is None and (spec.days.last is not None or _is_early(known, low, high))
+        place = [ends[0 if early else 1] for ends in bounds].index(low if early else high)
+        raise _too_long(files[place], clock, low if early else high, days[0], days[1])
+    return days[0], days[1]
+
+
+def _time_bounds(
+    file: LogFile, clock: Clock, declared: Mapping[str, str], private: Collection[str]
+) -> tuple[int | None, int | None, list[str]]:
+    """The earliest and latest usable time in a file, and the rule that each malformed line breaks."""
+
+    def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
+        unusable = values.is_given(clock.time, schema[clock.time]) & pl.col(TS).is_null()
+        return clock.timed(lazy, schema, str(file.path)).select(
+            pl.col(TS).min().alias("low"),
+            pl.col(TS).max().alias("high"),
+            unusable.sum().alias("unusable"),
+            clock.of_future.sum().alias("future"),
+            raw(clock.time).filter(unusable).first().alias(RAW + clock.time),
+        )
+
+    rows = read_rows(file, clock.columns("impression"), select, declared)
+    low, high = rows.frame["low"].min(), rows.frame["high"].max()
+    unusable, future = int(rows.frame["unusable"].sum()), int(rows.frame["future"].sum())
+    if low is None and future and future == unusable:
+        raise SourceError(
+            f"{file.path}: all {future} times of column `{clock.time}` lie in the future: more than a day after this "
+            "reading, or after their ingest time by more than `source.max_clock_skew`. Is the clock of this machine "
+            "right? Else name another column in `impression.time`, set `time_zone`, or correct the file. Made-up times may "
+            "go up to `days.last`: set it."
+        )
+    if low is None and unusable:
+        examples = rows.frame[RAW + clock.time].drop_nulls()
+        example = "" if clock.time in private else f" (such as {examples.cast(pl.String)[0]!r})"
+        unit = likely_unit(examples)
+        hint = f"As a number that is a time in {unit}: set `impression.time_unit: {unit}`. " if unit else ""
+        raise SourceError(
+            f"{file.path}: none of the {unusable} values of column `{clock.time}` is a usable time{example}; "
+            f"expected {READABLE}, between 1980 and 2200. {hint}"
+            "Name another column in `impression.time`, or correct the file."
+        )
+    return low, high, rows.malformed["rule"].to_list()  # type: ignore[return-value]
+
+
+def _is_early(known: Sequence[tuple[int, int]], low: int, high: int) -> bool:
+    """Whether the earliest time of a log is the odd one out, rather than the latest; by the middle of the files."""
+    middle = median(time for ends in known for time in ends)
+    return middle - low >= high - middle
+
+
+def _too_long(file: LogFile, clock: Clock, time: int, first: date, last: date) -> SourceError:
+    """Says which row makes the log so long."""
+
+    def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
+        return clock.timed(lazy, schema, str(file.path)).filter(pl.col(TS) == time).select(ROW)
+
+    row = int(read_rows(file, clock.columns("impression"), select).frame[ROW][0])
+    day = pl.Series([time]).cast(pl.Datetime("us")).dt.date()[0]
+    return SourceError(
+        f"{file.path}: row {row} of column `{clock.time}` is of {day}, so that the log reaches from {first} to {last}, "
+        f"more than {_LONGEST_LOG_DAYS // 366} years. Correct that row (a clock that was never set?), or set "
+        "`days.first` and `days.last` to the days to be read: rows of other days are then left out."
+    )
+
+
+def _no_rows(files: Sequence[LogFile], column: str, malformed: Sequence[str]) -> SourceError:
+    names = listed([file.name for file in files])
+    lines = f", but {len(malformed)} lines that are none ({malformed[0]})" if malformed else ""
+    return SourceError(
+        f"the impression log has no row with a value in `{column}`{lines} (files: {names}). "
+        "Check that the paths in `source.impressions` lead to the right files, and that they have rows."
+    )
