@@ -1,6 +1,5 @@
 """What the features of the past share: days as instants, and their grid on any engine."""
 
-import uuid
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any, TypeAlias
@@ -8,7 +7,7 @@ from typing import Any, TypeAlias
 import narwhals.stable.v2 as nw
 from narwhals.stable.v2.typing import IntoLazyFrameT
 
-from ctr_pipeline.labels import label_facts
+from ctr_pipeline.labels import held, label_facts
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US
 
@@ -80,19 +79,3 @@ def facts_with_keys(
     beside = shown.select("impression_id", "ts", *sorted(columns))
     joined = held(wanted.join(beside, on=["impression_id", "ts"], how="inner"))
     return {task: joined.filter(nw.col("task") == task) for task in sorted(tasks)}
-
-
-def held(frame: Frame) -> Frame:
-    """``frame``, computed once, on its own engine, because it is read more than once."""
-    native: Any = frame.to_native()
-    if frame.implementation.is_duckdb():
-        # A table of the relation's own connection: it can be spilled to disk, and goes with the connection.
-        name = f"held_{uuid.uuid4().hex}"
-        native.create(name)
-        kept = native.query("held", f"SELECT * FROM {name}")
-    elif frame.implementation.is_pyspark():
-        kept = native.persist()
-    else:
-        kept = native.collect(engine="streaming").lazy()
-    found: Frame = nw.from_native(kept)
-    return found

@@ -15,7 +15,6 @@ from ctr_pipeline.features.daily_grid import (
     NO_ITEM,
     Frame,
     facts_with_keys,
-    held,
     long_values,
     midnight,
     on_grid,
@@ -23,7 +22,7 @@ from ctr_pipeline.features.daily_grid import (
 )
 from ctr_pipeline.features.exact_windows import ExactFeature, exact_values, settled_labels
 from ctr_pipeline.features.sequences import sequence_values
-from ctr_pipeline.labels import label_maturity, settles_without_events
+from ctr_pipeline.labels import held, label_maturity, settles_without_events
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.features import (
     HistoryCount,

@@ -1,5 +1,6 @@
 """What is known of each impression's outcomes as of an instant: windows, maturity, censoring, revisions."""
 
+from ctr_pipeline.labels.holding import held
 from ctr_pipeline.labels.impressions import FACT_COLUMNS, LABEL_COLUMNS, label_facts, label_impressions, labels_of
 from ctr_pipeline.labels.quality import KeyQuality, QualityTable, TaskQuality, Verdict, label_quality
 from ctr_pipeline.labels.revisions import REVISION_COLUMNS, revisions
@@ -40,6 +41,7 @@ __all__ = [
     "Verdict",
     "arrival_watermark",
     "facts_in",
+    "held",
     "join_labels",
     "label_column",
     "label_days",

@@ -6,6 +6,7 @@ from typing import Any, TypeAlias
 import narwhals.stable.v2 as nw
 from narwhals.stable.v2.typing import IntoLazyFrameT
 
+from ctr_pipeline.labels.holding import held
 from ctr_pipeline.labels.states import (
     NEVER,
     mature_ts,
@@ -133,7 +134,8 @@ def label_facts(
     """
     shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
     shown = shown.select("day", "impression_id", "ts", "ingest_ts")
-    seen = _visible(shown, nw.from_native(events), tasks, as_of)
+    # Every task reads it; unless it is held, each of them joins all impressions again.
+    seen = held(_visible(shown, nw.from_native(events), tasks, as_of))
     wide = seen.select("day", "impression_id", "ts", "ingest_ts").unique()
     hits: dict[str, Frame] = {}
     facts: dict[str, Frame] = {}
