@@ -26,8 +26,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from datetime import date, timedelta
 from importlib.metadata import version
 from pathlib import Path
@@ -252,14 +252,12 @@ def measured(command: list[str]) -> dict[str, Any]:
     os.set_blocking(process.stdout.fileno(), False)
     while process.poll() is None:
         size = 0
-        try:
+        with suppress(psutil.NoSuchProcess):
             for member in [watched, *watched.children(recursive=True)]:
-                with _gone():
+                with suppress(psutil.NoSuchProcess):
                     times = member.cpu_times()
                     seconds[member.pid] = times.user + times.system
                     size += member.memory_info().rss
-        except psutil.NoSuchProcess:
-            pass
         peak = max(peak, size)
         for line in iter(process.stdout.readline, ""):
             found = json.loads(line)
@@ -282,14 +280,6 @@ def measured(command: list[str]) -> dict[str, Any]:
         "peak": peak / 2**30,
         "steps": {name: {"cpu": processor[name], "wall": steps[name]} for name in steps},
     }
-
-
-@contextmanager
-def _gone() -> Iterator[None]:
-    try:
-        yield
-    except psutil.NoSuchProcess:
-        pass
 
 
 def machine() -> str:
