@@ -67,14 +67,14 @@ def purge_history(lake: Lake, table: str) -> int:
         LakeError: files of the newest version are absent.
     """
     path = lake.root / table
-    before = len(_data_files(path))
+    before = _data_files(path)
+    needed = {Path(file).resolve() for file in lake.files(table)}
+    absent = needed - {file.resolve() for file in before}
+    if absent:
+        raise LakeError(f"table {table}: {len(absent)} of its files are absent, so nothing is removed. Restore them.")
     delta = DeltaTable(str(path))
     delta.vacuum(retention_hours=0, enforce_retention_duration=False, dry_run=False, full=True)
     # What vacuum keeps, such as the folder of a day that has no rows any more.
-    needed = {Path(file).resolve() for file in lake.files(table)}
-    found = {file.resolve() for file in _data_files(path)}
-    if not needed <= found:
-        raise LakeError(f"table {table}: {len(needed - found)} of its files are absent. Restore them.")
     for file in _data_files(path):
         if file.resolve() not in needed:
             file.unlink()
@@ -85,7 +85,7 @@ def purge_history(lake: Lake, table: str) -> int:
         version = entry.name.partition(".")[0]
         if version.isdigit() and int(version) < newest:
             entry.unlink()
-    return before - len(_data_files(path))
+    return len(before) - len(_data_files(path))
 
 
 def stored_values(lake: Lake, table: str, columns: list[str]) -> pl.DataFrame:
