@@ -208,10 +208,13 @@ class _Packer:
         # Shuffled once here, so that the trainer may read neighbours without seeing one stretch of the day only.
         shuffle = plh.col("impression_id").nchash.xxhash64(seed=self.spec.seed)
         # Encoded before they are sorted: numbers move faster than texts.
+        inputs = {
+            "numbers": [pl.col(f.name).cast(pl.Float32) for f in features.numeric],
+            "ids": embedding_rows(self.layout, self.vocabulary, _LOGGED),
+        }
         encoded = shown.with_columns(cluster=_cluster()).select(
             pl.struct(sorted(keys)).alias("keys"),
-            pl.struct(pl.col(f.name).cast(pl.Float32) for f in features.numeric).alias("numbers"),
-            pl.struct(embedding_rows(self.layout, self.vocabulary, _LOGGED)).alias("ids"),
+            *(pl.struct(columns).alias(group) for group, columns in inputs.items() if columns),
             _code("cluster").alias("user"),
             pl.col("position").fill_null(0).clip(0, _LARGEST_POSITION),
             "traffic",
@@ -232,11 +235,13 @@ class _Packer:
                 f"split {self.name}: {at.stop - at.start} impressions of {day} became {examples.height} examples. "
                 f"An impression id of that day is not unique in `impressions`, `labels` or `history`."
             )
-        numbers = rows["numbers"].struct.unnest() if features.numeric else pl.DataFrame()
-        numbers = numbers.hstack(examples.select(name for name, _ in features.history_numbers))
+        # Beside a column that is always there: a frame without columns has no rows either.
+        beside = examples.select("ts")
+        made = [examples[name] for name, _ in features.history_numbers]
+        numbers = beside.hstack([*(rows["numbers"].struct.unnest() if features.numeric else []), *made])
         split.numeric[at] = numeric_matrix(self.layout, numbers)
-        ids = rows["ids"].struct.unnest() if features.embedded else pl.DataFrame()
-        ids = ids.hstack(examples.select(embedding_rows(self.layout, self.vocabulary, _MADE)))
+        made = examples.select(embedding_rows(self.layout, self.vocabulary, _MADE)).get_columns()
+        ids = beside.hstack([*(rows["ids"].struct.unnest() if features.embedded else []), *made])
         split.ids[at] = id_matrix(self.layout, ids)
         split.ts[at] = examples["ts"].to_numpy()
         split.user[at] = rows["user"].to_numpy()
@@ -258,7 +263,7 @@ class _Packer:
         """Holds what was packed of a day to the contract of examples."""
         labels = (label_column(task) for task in self.layout.tasks)
         weighted = (pl.Series(weight_column(task), weights[:, n]) for n, task in enumerate(self.layout.tasks))
-        frame = examples.select("day", "impression_id", "ts", *labels).hstack([rows["position"]]).hstack(numbers)
+        frame = examples.select("day", "impression_id", *labels).hstack([rows["position"]]).hstack(numbers)
         check_examples(self.spec, frame.hstack(list(weighted)))
 
     def _chain(self, task: str) -> list[str]:

@@ -229,3 +229,18 @@ def test_manifest_is_json_without_paths_of_this_machine(packed: PackedDataset) -
     text = (packed.directory / "manifest.json").read_text()
     assert json.loads(text)
     assert str(packed.directory) not in text
+
+
+@pytest.mark.parametrize(
+    ("features", "shape"),
+    [
+        ("dense: [{name: price}]", (1, 0)),
+        ("categorical: [{name: ad}]", (0, 1)),
+        ("categorical: [{name: ad}]\n  history: [{name: seen, kind: count, key: user, days: 2}]", (1, 1)),
+    ],
+)
+def test_a_log_may_have_inputs_of_one_kind_only(tmp_path: Path, features: str, shape: tuple[int, int]) -> None:
+    head, _, tail = SPEC.partition("features:\n")
+    spec = a_spec(f"{head}features:\n  {features}\n{tail[tail.index('tasks:') :]}")
+    packed = pack(tmp_path / "packed", a_log(), spec)
+    assert (packed.splits["train"].numeric.shape[1], packed.splits["train"].ids.shape[1]) == shape
