@@ -87,7 +87,9 @@ def benchmark_spec(sessions: int, days: int) -> Spec:
     content["name"] = "ceiling"
     content["source"] = {"simulator": {"sessions_per_day": sessions}}
     content["tasks"] = [task for task in content["tasks"] if task["name"] == "click"]
-    content["features"]["history"] = [of for of in content["features"]["history"] if of["task"] == "click"]
+    content["features"]["history"] = [of for of in content["features"]["history"] if of.get("task") == "click"]
+    # It judges steps after the click.
+    content.pop("label_quality", None)
     # The first week only gives the history of the training rows.
     content["split"] = {
         "test": {"days": 4},
