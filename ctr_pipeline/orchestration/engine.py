@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
+from ctr_pipeline.orchestration.scratch import scratch_folder
 from ctr_pipeline.orchestration.settings import EngineName, PipelineSettings
 
 if TYPE_CHECKING:
@@ -24,6 +25,9 @@ MEMORY_VARIABLE = "CTR_DUCKDB_MEMORY"
 """Environment variable: memory that DuckDB may use before it spills, such as ``4GB``."""
 DUCKDB_MEMORY = "1GB"
 """Its default."""
+
+# With less each, many threads spill far more than there is, or run out of memory.
+_BYTES_PER_THREAD = 120_000_000
 
 
 class EngineError(ValueError):
@@ -95,30 +99,27 @@ def engine_session(settings: PipelineSettings) -> Iterator[Engine]:
     Raises:
         EngineError: the engine is not installed or cannot start.
     """
-    scratch = settings.data_root / "spill"
-    if settings.engine == "duckdb":
-        with _duckdb_session(settings) as connection:
-            yield DuckDBEngine(connection)
-    elif settings.engine == "polars":
-        scratch.mkdir(parents=True, exist_ok=True)
-        yield PolarsEngine(scratch)
-    else:
-        from ctr_pipeline.orchestration.spark import SparkEngine, spark_session
+    with scratch_folder(settings.data_root) as scratch:
+        if settings.engine == "duckdb":
+            with _duckdb_session(scratch, os.environ) as connection:
+                yield DuckDBEngine(connection)
+        elif settings.engine == "polars":
+            yield PolarsEngine(scratch)
+        else:
+            from ctr_pipeline.orchestration.spark import SparkEngine, spark_session
 
-        with spark_session(scratch / "spark", os.environ) as session:
-            yield SparkEngine(session, scratch)
+            with spark_session(scratch, os.environ) as session:
+                yield SparkEngine(session, scratch)
 
 
 @contextmanager
-def _duckdb_session(settings: PipelineSettings) -> "Iterator[duckdb.DuckDBPyConnection]":
-    """An in-memory database that spills into the data root when memory runs short."""
+def _duckdb_session(scratch: Path, environment: Mapping[str, str]) -> "Iterator[duckdb.DuckDBPyConnection]":
+    """An in-memory database that spills into ``scratch`` when memory runs short."""
     import duckdb
 
-    spill = settings.data_root / "spill"
-    spill.mkdir(parents=True, exist_ok=True)
-    memory = os.environ.get(MEMORY_VARIABLE) or DUCKDB_MEMORY
+    memory = environment.get(MEMORY_VARIABLE) or DUCKDB_MEMORY
     config: dict[str, str | bool | int | float | list[str]] = {
-        "temp_directory": str(spill),
+        "temp_directory": str(scratch),
         "preserve_insertion_order": False,
         "autoload_known_extensions": False,
         "memory_limit": memory,
@@ -129,6 +130,9 @@ def _duckdb_session(settings: PipelineSettings) -> "Iterator[duckdb.DuckDBPyConn
         raise EngineError(f"{MEMORY_VARIABLE}={memory!r}: expected an amount of memory such as 4GB.") from error
     try:
         connection.execute("SET TimeZone = 'UTC'; SET enable_progress_bar = false")
+        limit = "current_setting('threads'), parse_formatted_bytes(current_setting('memory_limit'))"
+        ((threads, limit_bytes),) = connection.sql(f"SELECT {limit}").fetchall()
+        connection.execute(f"SET threads = {min(threads, max(1, limit_bytes // _BYTES_PER_THREAD))}")
         yield connection
     finally:
         connection.close()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import date
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from ctr_pipeline.orchestration.engine import EngineError, commit, new_files, sql_types
@@ -60,7 +60,7 @@ def require_spark(environment: Mapping[str, str]) -> None:
 
 @contextmanager
 def spark_session(scratch: Path, environment: Mapping[str, str]) -> "Iterator[SparkSession]":
-    """A Spark session; it ends with the block, unless it was there before.
+    """A Spark session; it and its Java process end with the block, unless they were there before.
 
     The master is that of SPARK_MASTER or of spark-defaults.conf, else all cores of this machine. What Spark writes
     for itself lies in ``scratch``.
@@ -69,18 +69,21 @@ def spark_session(scratch: Path, environment: Mapping[str, str]) -> "Iterator[Sp
         EngineError: pyspark or Java is missing, or Spark does not start.
     """
     require_spark(environment)
+    from pyspark import SparkContext
     from pyspark.sql import SparkSession
 
     running = SparkSession.getActiveSession()
     if running is not None:
         yield running
         return
+    has_java = SparkContext._gateway is not None
     session = _started(scratch, environment)
     try:
         yield session
     finally:
         session.stop()
-        shutil.rmtree(scratch, ignore_errors=True)
+        if not has_java:
+            _end_java()
 
 
 def _started(scratch: Path, environment: Mapping[str, str]) -> "SparkSession":
@@ -88,7 +91,7 @@ def _started(scratch: Path, environment: Mapping[str, str]) -> "SparkSession":
     from pyspark.sql import SparkSession
 
     temporary = scratch / "tmp"
-    temporary.mkdir(parents=True, exist_ok=True)
+    temporary.mkdir()
     log_settings = scratch / "log4j2.properties"
     log_settings.write_text(_LOG_SETTINGS, encoding="utf-8")
     settings = {
@@ -127,6 +130,18 @@ def _started(scratch: Path, environment: Mapping[str, str]) -> "SparkSession":
     for name, value in _query_settings(session).items():
         session.conf.set(name, value)
     return session
+
+
+def _end_java() -> None:
+    """Ends Spark's Java process, which pyspark keeps, with its memory, for as long as this process lives."""
+    from pyspark import SparkContext
+
+    gateway: Any = SparkContext._gateway
+    SparkContext._gateway = SparkContext._jvm = None
+    gateway.shutdown()
+    # It ends when its input does.
+    gateway.proc.stdin.close()
+    gateway.proc.wait()
 
 
 def _query_settings(session: "SparkSession") -> dict[str, str]:

@@ -95,6 +95,6 @@ def test_spark_agrees(tmp_path: Path, sessions: Session) -> None:
 
 @pytest.mark.nightly
 @pytest.mark.parametrize("spec", [SPEC, CASES], ids=["by time", "by closing"])
-def test_spark_agrees_on_all_days(tmp_path: Path, sessions: Session, spec: Spec) -> None:
-    lake = lake_of(tmp_path, 4)
-    assert_same(history(sessions("spark"), lake, spec, DAYS), history(sessions("polars"), lake, spec, DAYS))
+def test_spark_agrees_on_all_features(tmp_path: Path, sessions: Session, spec: Spec) -> None:
+    lake, days = lake_of(tmp_path, 4), DAYS[5:9]
+    assert_same(history(sessions("spark"), lake, spec, days), history(sessions("polars"), lake, spec, days))

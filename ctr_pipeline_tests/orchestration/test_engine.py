@@ -143,8 +143,8 @@ def test_rows_of_other_days_are_refused_and_leave_nothing(tmp_path: Path, sessio
         engine.replace_days(lake, "t", other_type, DAYS, ["whole"])
     assert stored(lake, "t") == files
     assert lake.version("t") == version
-    spilled = Path(engine.scratch) if isinstance(engine, PolarsEngine | SparkEngine) else tmp_path
-    assert list(spilled.glob("pending*")) == []
+    if isinstance(engine, PolarsEngine | SparkEngine):
+        assert list(engine.scratch.glob("pending*")) == []
 
 
 def test_duckdb_writes_more_than_its_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,6 +158,8 @@ def test_duckdb_writes_more_than_its_memory(tmp_path: Path, monkeypatch: pytest.
             f"SELECT DATE '{DAYS[0]}' + (i % 2)::INTEGER AS day, (hash(i) >> 1)::BIGINT AS a, "
             f"(hash(-i) >> 1)::BIGINT AS b, i AS c FROM range({rows}) t(i)"
         )
+        # Each thread needs some of it.
+        assert connection.sql("SELECT current_setting('threads')").fetchall() == [(1,)]
         engine.replace_days(lake, "t", frame, DAYS, ["a"])
     assert lake.scan("t").select(pl.len()).collect().item() == rows
     for day in DAYS[:2]:
@@ -229,11 +231,10 @@ assert "pyspark" not in sys.modules
 def test_spark_writes_nothing_outside_its_folder(tmp_path: Path, sessions: Session) -> None:
     engine: Any = sessions("spark")
     session = engine.session
-    scratch = Path(session.conf.get("spark.local.dir"))
-    assert scratch.parts[-2:] == ("spill", "spark")
+    assert session.conf.get("spark.local.dir") == str(engine.scratch)
+    assert session.conf.get("spark.sql.warehouse.dir") == f"file:{engine.scratch}/warehouse"
     # The folder in which it was started.
-    assert list((scratch.parents[2] / "cwd").iterdir()) == []
-    assert session.conf.get("spark.sql.warehouse.dir").endswith("spill/spark/warehouse")
+    assert list((engine.scratch.parents[2] / "cwd").iterdir()) == []
     assert session.conf.get("spark.sql.session.timeZone") == "UTC"
     assert session.conf.get("spark.sql.ansi.enabled") == "true"
     assert session.sparkContext.uiWebUrl is None
@@ -248,6 +249,7 @@ def test_the_users_own_spark_settings_count(tmp_path: Path) -> None:
     code = """
 import os, sys
 from pathlib import Path
+import psutil
 from pyspark.sql import SparkSession
 from ctr_pipeline.orchestration.engine import engine_session
 from ctr_pipeline_tests.engines import settings_for
@@ -258,9 +260,12 @@ for master in (None, "local[3]"):
     with engine_session(settings_for(root, "spark")) as engine:
         context = engine.session.sparkContext
         print(context.master, context.getConf().get("spark.driver.memory"))
-        assert (root / "spill" / "spark").is_dir()
+        assert engine.session.range(1000).selectExpr("sum(id)").collect()[0][0] == 499500
+        java = psutil.Process().children()
+        assert [process.name() for process in java] == ["java"]
     assert SparkSession.getActiveSession() is None
-    assert not (root / "spill" / "spark").exists()
+    assert psutil.Process().children() == []
+    assert list((root / "spill").iterdir()) == []
 assert "SPARK_DRIVER_MEMORY" not in os.environ
 """
     done = subprocess.run(
