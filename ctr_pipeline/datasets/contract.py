@@ -1,14 +1,20 @@
 """The contract of examples, generated from the spec: the last look at a day's rows before they are packed."""
 
+import warnings
+
 import numpy as np
-import pandera.polars as pa
 import polars as pl
-from pandera.errors import SchemaErrors
 
 from ctr_pipeline.datasets.packed import DatasetError
 from ctr_pipeline.labels import label_column
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.features import HistoryRate, NumericFeature
+
+with warnings.catch_warnings():
+    # Where pyspark is installed Pandera imports it, and it warns of the version of pandas, which is not used here.
+    warnings.simplefilter("ignore", FutureWarning)
+    import pandera.polars as pa
+    from pandera.errors import SchemaErrors
 
 _RULES = "rules"
 _UNIQUE = "impression_id occurs once"

@@ -1,13 +1,19 @@
 """The contract of the canonical tables, generated from the spec: the last look before rows leave this room."""
 
-import pandera.polars as pa
+import warnings
+
 import polars as pl
-from pandera.errors import SchemaErrors
 
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.pseudonyms import PSEUDONYM_LENGTH
 from ctr_pipeline.sources.times import EARLIEST, LATEST
 from ctr_pipeline.spec import Spec
+
+with warnings.catch_warnings():
+    # Where pyspark is installed Pandera imports it, and it warns of the version of pandas, which is not used here.
+    warnings.simplefilter("ignore", FutureWarning)
+    import pandera.polars as pa
+    from pandera.errors import SchemaErrors
 
 EVENT_SCHEMA = pl.Schema(
     {
