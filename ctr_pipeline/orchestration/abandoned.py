@@ -20,7 +20,7 @@ def close_abandoned(instance: dg.DagsterInstance, tracking: "TrackingResource | 
     """Marks as failed the runs of earlier `ctr run` commands that are not finished, and their MLflow runs as killed.
 
     Left alone they would show as running for ever, and each would hold one of the few places that the daemon has for
-    runs. Runs that a Dagster page or daemon launched have a process of their own and are not touched. Call this only
+    runs. A killed training would also keep its slot of the pool `gpu`, for which the next training waits. Runs that a Dagster page or daemon launched have a process of their own and are not touched. Call this only
     with the lock of the data root held: then no other `ctr run` is at work.
 
     Returns:
@@ -33,4 +33,9 @@ def close_abandoned(instance: dg.DagsterInstance, tracking: "TrackingResource | 
         instance.report_run_failed(run, _MESSAGE)
         if run.job_name == RETRAIN_JOB and tracking is not None:
             tracking.close_killed(run.run_id)
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        holder = instance.get_run_by_id(run_id)
+        if holder is None or holder.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
     return [run.run_id for run in abandoned]

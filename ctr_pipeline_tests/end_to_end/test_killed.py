@@ -5,6 +5,7 @@ import os
 import random
 import re
 import signal
+import sqlite3
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -14,6 +15,7 @@ from pathlib import Path
 
 import dagster as dg
 import polars as pl
+import psutil
 import pytest
 import yaml
 
@@ -28,11 +30,12 @@ TABLES = (
     "impressions_quarantine",
     "outcome_events",
     "outcome_events_quarantine",
+    "event_references_quarantine",
     "profile",
     "labels",
     "history",
 )
-STEPS = ("impressions", "outcome_events", "profile", "labels", "history")
+STEPS = ("impressions", "outcome_events", "event_references", "profile", "labels", "history")
 LAST = "2026-01-09"
 """A day too early for a retrain: `ctr run --to` it makes all tables, and then refuses to train."""
 
@@ -48,6 +51,16 @@ class Point:
     after: float
 
 
+@dataclass(frozen=True)
+class Undisturbed:
+    """A run that nobody killed."""
+
+    expected: Tables
+    logs: Mapping[str, bytes]
+    seconds: Mapping[str, float]
+    """How long each step took, with what follows until the next."""
+
+
 @dataclass
 class Killing:
     """One data root after another on which runs are started and killed."""
@@ -55,8 +68,7 @@ class Killing:
     spec: Path
     folder: Path
     config_home: Path
-    expected: Tables
-    logs: Mapping[str, bytes]
+    undisturbed: Undisturbed
     landed: list[str] = field(default_factory=list)
     """For each kill, the step that was at work."""
     roots: int = 0
@@ -78,7 +90,9 @@ class Killing:
                 shown = tables_of(self.root())
                 for table, days in shown.items():
                     for day, rows in days.items():
-                        assert rows.equals(self.expected[table][day]), f"{table} {day}, killed in {self.landed[-1]}"
+                        assert rows.equals(self.undisturbed.expected[table][day]), (
+                            f"{table} {day}, killed in {self.landed[-1]}"
+                        )
                 return
             self.check()
             self._held = None
@@ -118,12 +132,12 @@ class Killing:
         """The root's tables and simulated logs are those of the undisturbed run, and nothing else was left behind."""
         shown = tables_of(self.root())
         assert {table: sorted(days) for table, days in shown.items()} == {
-            table: sorted(days) for table, days in self.expected.items()
+            table: sorted(days) for table, days in self.undisturbed.expected.items()
         }
         for table, days in shown.items():
             for day, rows in days.items():
-                assert rows.equals(self.expected[table][day]), (table, day)
-        assert logs_of(self.root()) == self.logs
+                assert rows.equals(self.undisturbed.expected[table][day]), (table, day)
+        assert logs_of(self.root()) == self.undisturbed.logs
 
 
 def command(spec: Path, root: Path) -> list[str]:
@@ -150,7 +164,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
     """Ten days, which is just enough for a retrain; some rows come twice, so that the quarantines hold some."""
     content = yaml.safe_load((project / "specs" / "ads.yaml").read_text(encoding="utf-8"))
     content["source"]["simulator"].update(
-        days=10, sessions_per_day=1500, users=2000, queries=500, advertisers=50, ads=400, first_day="2026-01-01",
+        days=10, sessions_per_day=800, users=2000, queries=500, advertisers=50, ads=400, first_day="2026-01-01",
         incidents=[{"kind": "duplicated_delivery", "day": "2026-01-03"}, {"kind": "late_burst", "day": "2026-01-05"}],
     )  # fmt: skip
     for task in content["tasks"][1:]:
@@ -164,10 +178,7 @@ def spec(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(
-    spec: Path, ctr: Ctr, config_home: Path, tmp_path_factory: pytest.TempPathFactory
-) -> tuple[Killing, dict[str, float]]:
-    """A run that nobody kills, and how many seconds each of its steps took, with what follows until the next."""
+def undisturbed(spec: Path, config_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
     folder = tmp_path_factory.mktemp("undisturbed")
     started: dict[str, float] = {}
     process = subprocess.Popen(
@@ -185,17 +196,21 @@ def undisturbed(
     seconds = {step: end - start for (step, start), end in zip(started.items(), ends, strict=True) if step in STEPS}
     assert tuple(seconds) == STEPS
     expected = tables_of(folder / "data")
-    assert all(expected[table] for table in TABLES if table != "outcome_events_quarantine")
-    killing = Killing(spec, folder / "kills", config_home, expected, logs_of(folder / "data"))
-    killing.folder.mkdir()
-    return killing, seconds
+    assert set(expected) == set(TABLES)
+    may_be_empty = {"outcome_events_quarantine", "event_references_quarantine"}
+    assert all(expected[table] for table in set(TABLES) - may_be_empty)
+    return Undisturbed(expected, logs_of(folder / "data"), seconds)
+
+
+@pytest.fixture
+def killing(spec: Path, undisturbed: Undisturbed, config_home: Path, tmp_path: Path) -> Killing:
+    return Killing(spec, tmp_path, config_home, undisturbed)
 
 
 def test_a_run_killed_in_ingest_labels_and_history_is_taken_up_again(
-    undisturbed: tuple[Killing, dict[str, float]], spec: Path, ctr: Ctr, tmp_path: Path
+    killing: Killing, spec: Path, ctr: Ctr, tmp_path: Path
 ) -> None:
-    killing, seconds = undisturbed
-    choose = random.Random(11)
+    choose, seconds = random.Random(11), killing.undisturbed.seconds
     for step in ("impressions", "labels", "history"):
         killing.hit(Point(step, choose.uniform(0, 0.9) * seconds[step]))
     assert killing.roots == 1
@@ -213,18 +228,50 @@ def test_a_run_killed_in_ingest_labels_and_history_is_taken_up_again(
     assert set(statuses) == {dg.DagsterRunStatus.SUCCESS, dg.DagsterRunStatus.FAILURE}
     # Labels see more than in the undisturbed run, which ended a day earlier.
     for table in (name for name in TABLES if name != "labels"):
-        for day, rows in killing.expected[table].items():
+        for day, rows in killing.undisturbed.expected[table].items():
             assert shown[table][day].equals(rows), (table, day)
     assert len(shown["labels"]) == 10
 
 
 @pytest.mark.nightly
-def test_thirty_kills_at_random_instants_change_no_row(undisturbed: tuple[Killing, dict[str, float]]) -> None:
-    killing, seconds = undisturbed
-    choose = random.Random(30)
-    killing.landed.clear()
+def test_thirty_kills_at_random_instants_change_no_row(killing: Killing) -> None:
+    choose, seconds = random.Random(30), killing.undisturbed.seconds
     for _ in range(30):
         [step] = choose.choices(STEPS, weights=[seconds[name] for name in STEPS])
         killing.hit(Point(step, choose.uniform(0, seconds[step])))
-    print({step: killing.landed.count(step) for step in STEPS}, killing.roots)
+    print({step: killing.landed.count(step) for step in sorted(set(killing.landed))}, killing.roots)
     assert {"impressions", "outcome_events", "labels", "history"} <= set(killing.landed)
+
+
+@pytest.mark.nightly
+def test_a_run_killed_in_its_training_keeps_no_slot_no_run_and_no_process(
+    small_spec: Path, config_home: Path, ctr: Ctr, tmp_path: Path
+) -> None:
+    root, log = tmp_path / "data", tmp_path / "stderr.txt"
+    arguments = ["run", "--spec", str(small_spec), "--data-root", str(root)]
+    with log.open("w", encoding="utf-8") as stderr:
+        process = subprocess.Popen(
+            [str(CTR), *arguments],
+            env=environment(config_home),
+            stdout=subprocess.DEVNULL,
+            stderr=stderr,
+            start_new_session=True,
+        )
+        while process.poll() is None and "external process successfully opened" not in log.read_text(encoding="utf-8"):
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    # The trainer looks for its launcher once a second.
+    deadline = time.monotonic() + 60
+    while (left := trainers(root)) and time.monotonic() < deadline:
+        time.sleep(0.5)
+    assert left == []
+    ctr(*arguments)
+    with sqlite3.connect(root / "mlflow.db") as database:
+        assert sorted(database.execute("select status from runs")) == [("FINISHED",), ("KILLED",)]
+
+
+def trainers(root: Path) -> list[str]:
+    """Command lines of the processes that train into ``root``."""
+    lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+    return [line for line in lines if "ctr_pipeline.training.job" in line and str(root) in line]

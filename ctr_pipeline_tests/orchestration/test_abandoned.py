@@ -40,6 +40,20 @@ def test_runs_that_others_launched_are_left_alone() -> None:
         assert close_abandoned(instance, None) == []
 
 
+def test_the_slot_of_a_killed_training_is_free_again_and_that_of_a_living_one_is_not() -> None:
+    with dg.DagsterInstance.ephemeral() as instance:
+        storage = instance.event_log_storage
+        for pool in ("gpu", "other"):
+            storage.set_concurrency_slots(pool, 1)
+        killed = create_run_for_test(instance, job_name=RETRAIN_JOB, status=STARTED, tags=OURS).run_id
+        living = create_run_for_test(instance, job_name=RETRAIN_JOB, status=STARTED).run_id
+        assert storage.claim_concurrency_slot("gpu", killed, "ranker").is_claimed
+        assert storage.claim_concurrency_slot("other", living, "ranker").is_claimed
+        close_abandoned(instance, None)
+        assert storage.claim_concurrency_slot("gpu", "next", "ranker").is_claimed
+        assert not storage.claim_concurrency_slot("other", "next", "ranker").is_claimed
+
+
 def test_the_mlflow_run_of_a_killed_training_is_closed(tmp_path: Path) -> None:
     tracking = TrackingResource(
         tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}", artifact_root=str(tmp_path / "artifacts"), experiment="ads"
