@@ -87,7 +87,7 @@ def label_impressions(
     *When it is known.* ``known_ts`` is the first instant at which impression, outcome, window start and parent had all
     arrived. ``event_ts`` is the time of the outcome that was known first, so neither changes when more events arrive;
     likewise ``out_of_window_known_ts`` and ``out_of_window_ts`` of an outcome after its window (with several starts,
-    after any of the windows: a start that arrives later cannot take back what was known).
+    outside the windows of all that were known then: a start that arrives later cannot take back what was known).
 
     *When a negative is settled.* ``mature_ts`` is ``ts`` plus :func:`label_maturity` plus ``ingest_lag``, or the
     arrival of the impression if that is later. It is the same stretch for every impression: a conversion label of an
@@ -230,14 +230,21 @@ def _placed(events: Frame, task: Task, hits: dict[str, Frame], facts: dict[str, 
         parent_known = ~nw.col("parent_known_ts").is_null()
     outcome = (nw.col("kind") == "outcome") & (nw.col("event_ts") >= nw.col("from_ts"))
     inside = nw.col("event_ts") <= nw.col("from_ts") + task.window
-    return placed.select(
+    placed = placed.select(
         *_ROW,
         "kind",
         "event_ts",
         "known_ts",
         hit_ts=nw.when(outcome & inside & parent_known).then(hit).otherwise(NEVER),
+        inside_ts=nw.when(outcome & inside).then(known).otherwise(NEVER),
         after_ts=nw.when(outcome & ~inside).then(known).otherwise(NEVER),
     )
+    if task.window_from != "impression":
+        # After one window, but inside another that was known no later: not after the window.
+        placed = placed.with_columns(inside_ts=nw.col("inside_ts").min().over(*_ROW, "event_ts", "known_ts"))
+        missed = nw.col("inside_ts").is_null() | (nw.col("after_ts") < nw.col("inside_ts"))
+        placed = placed.with_columns(after_ts=nw.when(missed).then(nw.col("after_ts")).otherwise(NEVER))
+    return placed.drop("inside_ts")
 
 
 def _facts(placed: Frame) -> Frame:

@@ -33,7 +33,7 @@ from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
 from ctr_pipeline.spec.source import Order
 
-_KNOWN = "__known"
+_KNOWN, _KNOWN_INGEST, _REPEATED = "__known", "__known_ingest", "__repeated"
 _SHOWN_KINDS = 20
 
 
@@ -58,12 +58,12 @@ def read_impressions(
         log_first: First day of the log; rows that no day can be given to count as rows of this day.
         now: The instant of reading in microseconds: a time more than a day later, and after `days.last`, is of the
             future, and none. None for no limit, where times are made up.
-        known: Columns ``impression_id`` and ``ts`` of the impressions of earlier days, where these were read before: a
-            row that repeats an id of them is quarantined.
+        known: Columns ``impression_id``, ``ts`` and ``ingest_ts`` of the impressions of other days, where these were
+            read before: a row that repeats an id of them is quarantined.
 
     Returns:
-        Impressions in order of (ts, impression_id). Of rows with the same id the earliest by (time, file, row) is
-        kept; the others are quarantined.
+        Impressions in order of (ts, impression_id). Of rows with the same id the first to arrive, by (ingest time,
+        time, file, row), is kept; the others are quarantined.
 
     Raises:
         SourceError: a file cannot be read as declared.
@@ -119,33 +119,42 @@ def declared_order(spec: Spec) -> Order:
 
 
 def mark_repeated(spec: Spec, rows: pl.DataFrame, known: pl.LazyFrame | None) -> pl.DataFrame:
-    """Sorts by (time, file, row) and marks each row whose impression id came before, even if that row is broken.
+    """Marks each row whose impression id had arrived before, even if that row is broken.
+
+    By arrival, and not by time: a repetition that arrives later with an earlier time takes nothing back that was
+    known, and learnt from, before it came.
 
     Args:
         spec: Names the column.
         rows: What was read.
-        known: Columns ``impression_id`` and ``ts`` of impressions that were read before.
+        known: Columns ``impression_id``, ``ts`` and ``ingest_ts`` of impressions that were read before.
+
+    Returns:
+        ``rows`` in order of (ingest time, time, file, row).
     """
-    rows = rows.sort(TS, FILE, ROW, nulls_last=True)
+    rows = rows.sort(INGEST, TS, FILE, ROW, nulls_last=True)
     identified = pl.col(TS).is_not_null() & pl.col("impression_id").is_not_null()
     repeated = ~pl.col("impression_id").is_first_distinct()
     if known is not None:
         wanted = rows.lazy().select("impression_id").drop_nulls()
-        earlier = known.select("impression_id", pl.col("ts").alias(_KNOWN)).join(wanted, on="impression_id", how="semi")
-        first = earlier.collect(engine="streaming").group_by("impression_id").agg(pl.col(_KNOWN).min())
-        rows = rows.join(first, on="impression_id", how="left", maintain_order="left")
-        # A label that arrives the day after its impression finds the impression itself among those of earlier days.
-        repeated |= (pl.col(_KNOWN) < pl.col(TS)).fill_null(False)
-    repeated &= identified
+        stored = known.select("impression_id", pl.col("ts").alias(_KNOWN), pl.col("ingest_ts").alias(_KNOWN_INGEST))
+        found = stored.join(wanted, on="impression_id", how="semi").collect(engine="streaming")
+        found = found.sort(_KNOWN_INGEST, _KNOWN).unique("impression_id", keep="first")
+        rows = rows.join(found, on="impression_id", how="left", maintain_order="left")
+        # A label that arrives the day after its impression finds the impression itself among the stored ones.
+        itself = pl.col(_KNOWN).eq_missing(pl.col(TS)) & pl.col(_KNOWN_INGEST).eq_missing(pl.col(INGEST))
+        repeated |= pl.col(_KNOWN).is_not_null() & ~itself
+    rows = rows.with_columns((repeated & identified).alias(_REPEATED)).drop(_KNOWN, _KNOWN_INGEST, strict=False)
+    again = pl.col(_REPEATED)
     return rows.with_columns(
-        pl.when(repeated).then(pl.lit("duplicate_id")).otherwise(REASON).alias(REASON),
-        pl.when(repeated)
-        .then(pl.lit("an impression id occurs once; the earliest row is kept"))
+        pl.when(again).then(pl.lit("duplicate_id")).otherwise(REASON).alias(REASON),
+        pl.when(again)
+        .then(pl.lit("an impression id occurs once; the row that arrived first is kept"))
         .otherwise(RULE)
         .alias(RULE),
-        pl.when(repeated).then(pl.lit(spec.impression.id, pl.String)).otherwise(COLUMN).alias(COLUMN),
-        pl.when(~repeated).then(VALUE).alias(VALUE),
-    )
+        pl.when(again).then(pl.lit(spec.impression.id, pl.String)).otherwise(COLUMN).alias(COLUMN),
+        pl.when(~again).then(VALUE).alias(VALUE),
+    ).drop(_REPEATED)
 
 
 def declared_columns(spec: Spec) -> dict[str, str]:

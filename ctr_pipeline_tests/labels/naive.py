@@ -125,7 +125,7 @@ def replay(tasks: Sequence[Task], world: World, matures: Mapping[str, int]) -> S
             kinds = {event.kind for event in seen if event.task == name}
             starts = [0] if own.window_from == "impression" else counting[own.window_from]
             inside = [at for at in happened if any(start <= at <= start + own.window for start in starts)]
-            after = [at for at in happened if any(at > start + own.window for start in starts)]
+            after = [at for at in happened if at not in inside and any(at > start + own.window for start in starts)]
             if after and name not in missed:
                 missed[name] = min(after), now
             counting[name] = inside if own.parent is None or counting[own.parent] else []

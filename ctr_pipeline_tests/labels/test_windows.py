@@ -246,3 +246,47 @@ def test_real_loan_funnel(shared_data: Path, project: Path) -> None:
     assert seen == len(found) > 3_000
     counts = state_counts(labels.lazy())["approved"]
     assert min(counts["POSITIVE"], counts["NEGATIVE"], counts["CENSORED"], counts["OUT_OF_WINDOW"]) > 50
+
+
+CHECKOUT = (
+    *ADS[:1],
+    Task(name="cart", parent="click", window=14 * DAY_US, window_from="click", label=Label(event="cart")),
+    Task(name="checkout", parent="cart", window=DAY_US, window_from="click", label=Label(event="checkout")),
+)
+
+
+@pytest.mark.parametrize(
+    ("second_click_known", "state"),
+    [
+        (2 * DAY_US, "NEGATIVE"),  # known with the checkout: inside its window from the start
+        (2 * DAY_US + 1, "OUT_OF_WINDOW"),  # nothing that arrives later takes back what was known
+    ],
+)
+def test_an_outcome_inside_any_window_is_not_out_of_window(second_click_known: int, state: str) -> None:
+    """It lies after the first click's window and inside the second's, and waits for a cart that never comes."""
+    events = (
+        outcome("click", SHOWN),
+        outcome("click", SHOWN + 20 * HOUR, arrives=SHOWN + second_click_known),
+        outcome("checkout", SHOWN + 30 * HOUR, arrives=SHOWN + 2 * DAY_US),
+    )
+    assert label(*events, tasks=CHECKOUT)["checkout"] == state
+
+
+def test_an_outcome_inside_a_later_window_settles_no_case() -> None:
+    """As an outcome after its window it would decide the case; but it only waits for its parent."""
+    tasks = (
+        *CHECKOUT[:2],
+        Task(
+            name="granted",
+            parent="cart",
+            window=DAY_US,
+            window_from="click",
+            label=Label(time_column="granted_at", closed_by=["refused_at"]),
+        ),
+    )
+    clicks = outcome("click", SHOWN), outcome("click", SHOWN + 20 * HOUR)
+    granted = outcome("granted", SHOWN + 30 * HOUR)
+    # The cart's label is not settled before its own window has closed; until then nothing settles the case.
+    assert label(*clicks, granted, tasks=tasks, as_of=SHOWN + 14 * DAY_US)["granted"] == "CENSORED"
+    cart = outcome("cart", SHOWN + 21 * HOUR, arrives=SHOWN + 3 * DAY_US)
+    assert label(*clicks, granted, cart, tasks=tasks)["granted"] == "POSITIVE"

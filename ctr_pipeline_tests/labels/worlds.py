@@ -187,7 +187,11 @@ def counting(impression: Impression, visible: list[Event], tasks: Sequence[Task]
 
 def _after_window(impression: Impression, visible: list[Event], tasks: Sequence[Task], task: Task) -> bool:
     starts = _starts(impression, visible, tasks, task)
-    return any(t > start + task.window for t in _outcomes(impression, visible, task) for start in starts)
+    ends = [start + task.window for start in starts]
+    return any(
+        any(t > end for end in ends) and not any(start <= t <= end for start, end in zip(starts, ends, strict=True))
+        for t in _outcomes(impression, visible, task)
+    )
 
 
 def _starts(impression: Impression, visible: list[Event], tasks: Sequence[Task], task: Task) -> set[int]:

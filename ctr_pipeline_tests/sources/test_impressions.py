@@ -11,6 +11,8 @@ from typing import Any
 
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ctr_pipeline.sources import QUARANTINE_SCHEMA, Pseudonymiser, ReadResult, log_range, read_events, read_impressions
 from ctr_pipeline.spec import Spec
@@ -229,6 +231,75 @@ def test_the_earliest_row_of_a_repeated_id_is_kept(
     assert broken["source_row"].to_list() == [0, 3]
     assert broken["reason"].unique().to_list() == ["duplicate_id"]
     assert broken["value"].to_list() == [None, None]
+
+
+def test_a_repetition_that_arrives_later_with_an_earlier_time_takes_nothing_back(
+    make_spec: Maker, make_log: Maker, write: Maker, read: Reader
+) -> None:
+    spec = make_spec(impression={"id": "id", "time": "at", "ingest_time": "got"})
+    times = [MIDNIGHT_US + n * HOUR_US for n in (3, 1)]
+    got = [MIDNIGHT_US + n * HOUR_US for n in (4, 30)]
+    result = read(spec, write(make_log(rows=2, id=["a", "a"], at=times, got=got, item=["first", "again"])))
+    assert result.kept["item"].to_list() == ["first"]
+    assert result.quarantined["source_row"].to_list() == [1]
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    rows=st.lists(
+        st.tuples(st.sampled_from("abc"), st.integers(0, 40), st.sampled_from([0, 0, 1, 5, 30])), min_size=1, max_size=8
+    ),
+    now=st.integers(0, 70),
+)
+def test_what_arrives_later_changes_nothing_that_was_known(
+    make_spec: Maker, make_log: Maker, write: Maker, read: Reader, rows: list[tuple[str, int, int]], now: int
+) -> None:
+    """Impressions and labels, as of an instant, whatever the log holds of later arrivals."""
+    spec = make_spec(impression={"id": "id", "time": "at", "ingest_time": "got"})
+    log = make_log(
+        rows=len(rows),
+        id=[identity for identity, _, _ in rows],
+        at=[MIDNIGHT_US + hour * HOUR_US for _, hour, _ in rows],
+        got=[MIDNIGHT_US + (hour + lag) * HOUR_US for _, hour, lag in rows],
+        clicked=[1] * len(rows),
+    )
+    instant = MIDNIGHT_US + now * HOUR_US
+    arrived = log.filter(pl.col("got") <= instant)
+    if arrived.is_empty():
+        return
+    first, last = date(2026, 1, 5), date(2026, 1, 9)
+    whole, cut = (write(frame, name) for frame, name in ((log, "whole.csv"), (arrived, "cut.csv")))
+    known = pl.col("ingest_ts") <= instant
+    assert (
+        read(spec, whole, first=first, last=last)
+        .kept.filter(known)
+        .equals(read(spec, cut, first=first, last=last).kept)
+    )
+    pseudonymiser = Pseudonymiser(b"0123456789abcdef")
+    events = [
+        read_events(spec, [path], {}, first, last, pseudonymiser, first)
+        .kept.filter(known)
+        .drop("source_file", "source_row")
+        for path in (whole, cut)
+    ]
+    assert events[0].equals(events[1])
+
+
+def test_an_id_of_a_later_day_that_is_stored_is_repeated(
+    make_spec: Maker, make_log: Maker, write: Maker, read: Reader, pseudonymiser: Pseudonymiser
+) -> None:
+    """A day is read again after a repetition of an id of the day after it has arrived."""
+    spec = make_spec(impression={"id": "id", "time": "at", "ingest_time": "got"})
+    times = [MIDNIGHT_US + n * HOUR_US for n in (1, 2, 26)]
+    got = [MIDNIGHT_US + n * HOUR_US for n in (1, 70, 26)]
+    log = make_log(rows=3, id=["a", "b", "b"], at=times, got=got, clicked=[1] * 3)
+    path = write(log)
+    second = date(2026, 1, 6)
+    stored = read(spec, path, first=second, last=second).kept.lazy()
+    again = read_impressions(spec, [path], FIRST, FIRST, pseudonymiser, FIRST, None, stored)
+    assert again.kept["ts"].to_list() == times[:1]
+    together = read(spec, path)
+    assert together.kept["ts"].to_list() == [times[0], times[2]]
 
 
 def test_an_id_of_an_earlier_day_is_repeated_when_days_are_read_apart(

@@ -118,7 +118,7 @@ def _ingest(
     context.log.info(f"Reading {table} of {len(days)} days, {days[0]} to {days[-1]}")
     store = lake.open()
     with refusals():
-        result = read(days[0], days[-1], _earlier_ids(context.instance, settings, store, days[0]))
+        result = read(days[0], days[-1], _ids_of_other_days(context.instance, settings, store, days))
     result = leave_out_forgotten(store, settings.spec, table, result, context.log.warning)
     quarantine_version = store.replace_days(f"{table}_quarantine", result.quarantined, days)
 
@@ -173,24 +173,29 @@ def _ingest(
     )
 
 
-def _earlier_ids(
-    instance: dg.DagsterInstance, settings: PipelineSettings, store: "Lake", day: date
+def _ids_of_other_days(
+    instance: dg.DagsterInstance, settings: PipelineSettings, store: "Lake", days: Sequence[date]
 ) -> "pl.LazyFrame | None":
-    """Ids of the impressions to which events may belong still, so that none occurs on two days that are read apart.
+    """Ids of the impressions of the days around, so that no id occurs on two days that are read apart.
 
-    Of days that were read under the same contract only: under another one, rows may have had another day or hash.
+    Of the days whose events may belong to these, or the other way round, that were read under the same contract:
+    under another one, rows may have had another day or hash.
     """
     import polars as pl
 
     if settings.spec.impression.id is None or not store.exists("impressions"):
         return None
-    start, contract = day - timedelta(days=window_days(settings) + 1), contract_fingerprint(settings)
-    tags = newest_tags(instance, "impressions", CONTRACT_TAG)
-    days = [earlier for earlier, tag in tags.items() if start <= earlier < day and tag == contract]
-    if not days:
+    reach, contract = timedelta(days=window_days(settings) + 1), contract_fingerprint(settings)
+    tags, own = newest_tags(instance, "impressions", CONTRACT_TAG), set(days)
+    others = [
+        day
+        for day, tag in tags.items()
+        if tag == contract and day not in own and days[0] - reach <= day <= days[-1] + reach
+    ]
+    if not others:
         return None
-    earlier = store.scan("impressions", first=min(days), last=max(days))
-    return earlier.filter(pl.col("day").is_in(days)).select("impression_id", "ts")
+    stored = store.scan("impressions", first=min(others), last=max(others))
+    return stored.filter(pl.col("day").is_in(others)).select("impression_id", "ts", "ingest_ts")
 
 
 def _rows_by_day(frame: Any, days: Sequence[date]) -> dict[date, int]:
