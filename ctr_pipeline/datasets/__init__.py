@@ -4,7 +4,7 @@ from ctr_pipeline.datasets.examples import build_examples, fit_propensity, fit_v
 from ctr_pipeline.datasets.pack import Tables, pack_dataset
 from ctr_pipeline.datasets.packed import SPLITS, DatasetError, PackedDataset, PackedSplit, create_split, write_split
 from ctr_pipeline.datasets.quality import fit_label_quality
-from ctr_pipeline.datasets.split import SplitBounds, split_bounds
+from ctr_pipeline.datasets.split import SplitBounds, split_bounds, split_watermarks
 
 __all__ = [
     "SPLITS",
@@ -20,5 +20,6 @@ __all__ = [
     "fit_vocabulary",
     "pack_dataset",
     "split_bounds",
+    "split_watermarks",
     "write_split",
 ]

@@ -1,5 +1,6 @@
 """Examples: impressions with their history and labels, as a lazy join that is computed only when packed."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import narwhals.stable.v2 as nw
@@ -14,7 +15,12 @@ from ctr_pipeline.spec import Spec
 
 
 def build_examples(
-    spec: Spec, impressions: IntoLazyFrameT, labels: IntoLazyFrameT, history: IntoLazyFrameT, as_of: int
+    spec: Spec,
+    impressions: IntoLazyFrameT,
+    labels: IntoLazyFrameT,
+    history: IntoLazyFrameT,
+    as_of: int,
+    watermarks: Mapping[str, int] | None = None,
 ) -> IntoLazyFrameT:
     """One row an impression that had arrived by ``as_of``, with history features and one label column a task.
 
@@ -24,6 +30,7 @@ def build_examples(
         labels: Rows of the labels table for the same days, labelled as of ``as_of`` or later.
         history: Rows of the history table for the same days.
         as_of: Instant as of which the labels are taken, microseconds.
+        watermarks: As for :func:`~ctr_pipeline.labels.table.join_labels`.
 
     Returns:
         The impressions' columns, a float64 column a history feature, and the column
@@ -32,7 +39,7 @@ def build_examples(
     shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
     examples = join_history(spec, shown.to_native(), history)
     names = [task.name for task in spec.tasks]
-    return join_labels(examples, labels, spec.tasks, names, as_of, spec.split.ingest_lag)
+    return join_labels(examples, labels, spec.tasks, names, as_of, spec.split.ingest_lag, watermarks)
 
 
 def in_stretch(frame: pl.LazyFrame, start: int, end: int) -> pl.LazyFrame:
@@ -56,8 +63,17 @@ def fit_vocabulary(
     return fit_layout(spec, shown, lambda name: join_history(spec, keys, history, [name]))
 
 
-def fit_propensity(spec: Spec, bounds: SplitBounds, impressions: pl.LazyFrame, labels: pl.LazyFrame) -> PropensityTable:
-    """The position propensities of the rows before the gap, labelled as of the first instant of the test."""
+def fit_propensity(
+    spec: Spec,
+    bounds: SplitBounds,
+    impressions: pl.LazyFrame,
+    labels: pl.LazyFrame,
+    watermarks: Mapping[str, int] | None = None,
+) -> PropensityTable:
+    """The position propensities of the rows before the gap, labelled as of the first instant of the test.
+
+    ``watermarks`` are those of that instant (:func:`~ctr_pipeline.labels.table.join_labels`).
+    """
     as_of = bounds.label_as_of("train")
     responses = spec.propensity.responses or [task.name for task in spec.tasks]
     shown = in_stretch(impressions, bounds.train_start, bounds.train_end).filter(pl.col("ingest_ts") <= as_of)
@@ -68,6 +84,7 @@ def fit_propensity(spec: Spec, bounds: SplitBounds, impressions: pl.LazyFrame, l
         responses,
         as_of,
         spec.split.ingest_lag,
+        watermarks,
     )
     return position_propensity(
         rows.drop("impression_id", "ts", "ingest_ts").collect(),

@@ -57,6 +57,7 @@ def pack_dataset(
     propensity: PropensityTable | None,
     versions: Mapping[str, int | str],
     quality: QualityTable | None = None,
+    watermarks: Mapping[str, Mapping[str, int]] | None = None,
 ) -> PackedDataset:
     """Writes the examples of all four splits to ``directory`` and opens them.
 
@@ -73,6 +74,8 @@ def pack_dataset(
         propensity: Position propensities; used with ``weighting: ips`` only.
         versions: Whatever identifies the inputs, such as table versions; recorded in the manifest.
         quality: Label quality; used with ``weighting: down_weight`` only.
+        watermarks: By split and task, up to when outcomes had been delivered
+            (:func:`~ctr_pipeline.datasets.split.split_watermarks`); negatives beyond have no label. None for no limit.
 
     Raises:
         DatasetError: the directory holds something, a split has no rows, or labels are older than their maturity.
@@ -85,7 +88,9 @@ def pack_dataset(
     weighting = spec.label_quality.weighting if spec.label_quality is not None and quality is not None else "none"
     doubts = quality if weighting == "down_weight" else None
     for name in SPLITS:
-        packer = _Packer(spec, bounds, tables, layout, vocabulary, propensity, doubts, name)
+        packer = _Packer(
+            spec, bounds, tables, layout, vocabulary, propensity, doubts, name, (watermarks or {}).get(name)
+        )
         split, summaries[name] = packer.write(directory)
         if name == "train":
             scales = _scales(split)
@@ -120,6 +125,7 @@ class _Packer:
     propensity: PropensityTable | None
     quality: QualityTable | None
     name: str
+    watermarks: Mapping[str, int] | None
 
     @property
     def _as_of(self) -> int:
@@ -143,7 +149,13 @@ class _Packer:
             self._write_day(split, slice(at, at + size), day)
             release(split)
             at += size
-        return split, {"rows": rows, "first": iso(int(split.ts.min())), "last": iso(int(split.ts.max())), **labels}
+        states = labels["states"]
+        undelivered = {
+            task: int((split.labels[:, column] < 0).sum()) - states[task]["CENSORED"]
+            for column, task in enumerate(self.layout.tasks)
+        }
+        reach = {"first": iso(int(split.ts.min())), "last": iso(int(split.ts.max()))}
+        return split, {"rows": rows, **reach, **labels, "undelivered": undelivered}
 
     def _label_summary(self, rows: int) -> dict[str, Any]:
         """States by task, after a check that every row has labels as old as they need to be."""
@@ -228,6 +240,7 @@ class _Packer:
             in_stretch(self.tables.labels, start, end).filter(today),
             self.tables.history.filter(today),
             self._as_of,
+            self.watermarks,
         )
         examples = joined.sort(_ROW).collect()
         if examples.height != at.stop - at.start:

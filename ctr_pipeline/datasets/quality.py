@@ -1,5 +1,7 @@
 """Label quality of a retrain: counted and judged on what was known before the test began."""
 
+from collections.abc import Mapping
+
 import polars as pl
 
 from ctr_pipeline.datasets.examples import in_stretch
@@ -14,9 +16,15 @@ _ROW = ["day", "impression_id", "ts"]
 
 
 def fit_label_quality(
-    spec: Spec, bounds: SplitBounds, impressions: pl.LazyFrame, labels: pl.LazyFrame
+    spec: Spec,
+    bounds: SplitBounds,
+    impressions: pl.LazyFrame,
+    labels: pl.LazyFrame,
+    watermarks: Mapping[str, int] | None = None,
 ) -> tuple[QualityTable, pl.DataFrame]:
     """Whose labels are implausible among the rows before the gap, labelled as of the first instant of the test.
+
+    ``watermarks`` are those of that instant (:func:`~ctr_pipeline.labels.table.join_labels`).
 
     Returns:
         The table, and all keys (see :func:`~ctr_pipeline.labels.quality.label_quality`).
@@ -37,7 +45,7 @@ def fit_label_quality(
     )
     stored = in_stretch(labels, bounds.train_start, bounds.train_end)
     counted = {name: None for task in judged for name in (task.parent, task.name) if name is not None}
-    rows = join_labels(shown, stored, spec.tasks, list(counted), as_of, spec.split.ingest_lag)
+    rows = join_labels(shown, stored, spec.tasks, list(counted), as_of, spec.split.ingest_lag, watermarks)
     return label_quality(
         section.key,
         _counts(rows, judged),

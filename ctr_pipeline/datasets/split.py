@@ -7,9 +7,11 @@ from types import MappingProxyType
 from typing import Self
 
 import numpy as np
+import polars as pl
 from numpy.typing import NDArray
 
-from ctr_pipeline.datasets.packed import DatasetError
+from ctr_pipeline.datasets.packed import SPLITS, DatasetError
+from ctr_pipeline.labels import task_watermarks
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US, format_duration
 from ctr_pipeline.spec.learning import Slice
@@ -114,6 +116,21 @@ def split_bounds(spec: Spec, ts: NDArray[np.int64], as_of: int) -> SplitBounds:
         if start >= end or np.searchsorted(ordered, start) == np.searchsorted(ordered, end):
             raise _too_short(spec, ordered, as_of)
     return bounds
+
+
+def split_watermarks(spec: Spec, bounds: SplitBounds, events: pl.LazyFrame) -> dict[str, dict[str, int]]:
+    """By split and task, up to when outcomes had surely been delivered when the split's labels are taken.
+
+    Args:
+        spec: The tasks.
+        bounds: The split.
+        events: Rows of the outcome_events table, of all days.
+    """
+    by_instant = {
+        instant: task_watermarks(events, spec.tasks, instant)
+        for instant in sorted({bounds.label_as_of(split) for split in SPLITS})
+    }
+    return {split: by_instant[bounds.label_as_of(split)] for split in SPLITS}
 
 
 def iso(instant: int) -> str:

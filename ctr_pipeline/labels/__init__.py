@@ -25,7 +25,7 @@ from ctr_pipeline.labels.table import (
     label_state_counts,
     label_table,
 )
-from ctr_pipeline.labels.watermark import arrival_watermark
+from ctr_pipeline.labels.watermark import arrival_watermark, log_watermarks, task_watermarks
 
 __all__ = [
     "FACT_COLUMNS",
@@ -53,10 +53,12 @@ __all__ = [
     "label_table",
     "label_value",
     "labels_of",
+    "log_watermarks",
     "mature_ts",
     "revisions",
     "settles_without_events",
     "state_at",
     "state_counts",
     "states_as_of",
+    "task_watermarks",
 ]

@@ -16,6 +16,7 @@ from ctr_pipeline.labels.impressions import FACT_COLUMNS, label_facts
 from ctr_pipeline.labels.states import (
     NEVER,
     LabelState,
+    label_maturity,
     mature_ts,
     settles_without_events,
     state_at,
@@ -93,6 +94,7 @@ def join_labels(
     names: Sequence[str],
     as_of: int,
     ingest_lag: int = 0,
+    watermarks: Mapping[str, int] | None = None,
 ) -> IntoLazyFrameT:
     """``impressions`` with the label of each of the tasks ``names`` as of ``as_of``.
 
@@ -104,6 +106,9 @@ def join_labels(
         names: The tasks whose labels are wanted.
         as_of: Microseconds since 1970-01-01 UTC.
         ingest_lag: Microseconds added to every maturity.
+        watermarks: By task, up to when its outcomes had surely been delivered
+            (:func:`~ctr_pipeline.labels.watermark.task_watermarks`). A 0 that only says that nothing was heard is then
+            null where the maturity lies after it: the outcome may lie in a log that has stopped. None for ``as_of``.
 
     Returns:
         The columns of ``impressions`` and :func:`label_column` of each task (Int8).
@@ -113,14 +118,19 @@ def join_labels(
     for name in names:
         own = facts.filter(nw.col("task") == name)
         values = own.with_columns(mature_ts=mature_ts(tasks, name, ingest_lag))
-        values = values.select(*_KEY, _value=value_at(as_of), _told=nw.lit(True))
+        closed = nw.when(nw.col("closed_ts") <= as_of).then(nw.lit(1)).otherwise(nw.lit(0))
+        values = values.select(*_KEY, _value=value_at(as_of), _closed=closed, _told=nw.lit(True))
         by_time = nw.lit(None).cast(nw.Int8)
         if settles_without_events(tasks, name):
             by_time = nw.when(mature_ts(tasks, name, ingest_lag) <= as_of).then(nw.lit(0)).otherwise(nw.lit(None))
             by_time = by_time.cast(nw.Int8)
         label = nw.when(nw.col("_told").is_null()).then(by_time).otherwise(nw.col("_value"))
+        if watermarks is not None:
+            due = nw.col("ts") + label_maturity(tasks, name)
+            said = (due <= watermarks[name]) | (nw.col("_value") == 1) | (nw.col("_closed") == 1)
+            label = nw.when(said).then(label).otherwise(nw.lit(None).cast(nw.Int8))
         joined = joined.join(values, on=_KEY, how="left").with_columns(label.alias(label_column(name)))
-        joined = joined.drop("_value", "_told")
+        joined = joined.drop("_value", "_closed", "_told")
     result: IntoLazyFrameT = joined.to_native()
     return result
 

@@ -26,10 +26,12 @@ CONTRACT_TAG = "ctr/contract"
 
 
 def contract_fingerprint(settings: PipelineSettings) -> str:
-    """How raw rows become stored ones: the sections of the spec that say so, and the key of the hashes."""
+    """How raw rows become stored ones: the sections of the spec that say so, the key of the hashes, and the columns."""
+    from ctr_pipeline.sources import EVENT_SCHEMA
+
     spec = settings.spec.model_dump(mode="json")
     sections = ("time_zone", "source", "impression", "days", "privacy", "features", "tasks", "seed")
-    return _digest("contract", {name: spec[name] for name in sections}, key_fingerprint(os.environ))
+    return _digest("contract", {name: spec[name] for name in sections}, key_fingerprint(os.environ), list(EVENT_SCHEMA))
 
 
 def ingest_fingerprint(settings: PipelineSettings) -> str:

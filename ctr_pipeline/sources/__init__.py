@@ -1,5 +1,6 @@
 """Reads raw logs, replaces ids by keyed hashes at the door, and sets aside what breaks the contract."""
 
+from ctr_pipeline.sources.contract import EVENT_SCHEMA
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.extent import log_range
 from ctr_pipeline.sources.files import log_files, source_fingerprint
@@ -10,6 +11,7 @@ from ctr_pipeline.sources.quarantine import QUARANTINE_SCHEMA, ReadResult
 from ctr_pipeline.sources.references import find_broken_references, reference_quarantine, referring, refers
 
 __all__ = [
+    "EVENT_SCHEMA",
     "QUARANTINE_SCHEMA",
     "Pseudonymiser",
     "ReadResult",

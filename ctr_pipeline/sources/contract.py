@@ -23,6 +23,7 @@ EVENT_SCHEMA = pl.Schema(
         "kind": pl.String,
         "event_ts": pl.Int64,
         "ingest_ts": pl.Int64,
+        "source_log": pl.String,
         "source_file": pl.String,
         "source_row": pl.Int64,
     }

@@ -46,13 +46,18 @@ from ctr_pipeline.spec.tasks import Task
 OUTCOME, CLOSED, UNKNOWN = "outcome", "closed", "unknown"
 """Kinds of rows: it happened; the case was closed without it; the log does not say."""
 
+IMPRESSIONS = "impressions"
+"""The log of outcomes that are columns of the impressions; event logs have names of their own."""
+
 _SHOWN_TYPES = 20
 _IGNORED = "__ignored"
 _TYPE = "__type"
+_LOG = "__log"
 
 _UNITS = pl.Schema(
     {
         DAY: pl.Date,
+        _LOG: pl.String,
         FILE: pl.Int32,
         NAME: pl.String,
         ROW: pl.Int64,
@@ -97,7 +102,8 @@ def read_events(
         known: As there; the label of a repeated row is ignored.
 
     Returns:
-        Rows in order of (ingest_ts, impression_id, event, kind, event_ts), with the place where each was read. ``rows_in`` counts statements, not lines:
+        Rows in order of (ingest_ts, impression_id, event, kind, event_ts), with the place where each was read and
+        the name of its log (:data:`IMPRESSIONS` for columns of the impressions). ``rows_in`` counts statements, not lines:
         an event that two tasks use counts twice, and an impression once for each task with a label column.
         Label values of 0 and events of types that no task uses are ``ignored``.
 
@@ -132,11 +138,16 @@ def read_events(
     broken, ignored = pl.col(REASON).is_not_null(), pl.col(_IGNORED)
     good = units.filter(~broken & ~ignored)
     kept = (
-        good.with_columns(pl.col(DAY).alias("day"), pl.col(NAME).alias("source_file"), pl.col(ROW).alias("source_row"))
+        good.with_columns(
+            pl.col(DAY).alias("day"),
+            pl.col(_LOG).alias("source_log"),
+            pl.col(NAME).alias("source_file"),
+            pl.col(ROW).alias("source_row"),
+        )
         .sort("ingest_ts", "impression_id", "event", "kind", "event_ts", FILE, ROW)
         .select(EVENT_SCHEMA.names())
     )
-    distinct = kept.select(pl.exclude("source_file", "source_row")).n_unique()
+    distinct = kept.select(pl.exclude("source_log", "source_file", "source_row")).n_unique()
     check_events(spec, kept)
     return ReadResult(
         kept=kept,
@@ -189,7 +200,7 @@ def _event_units(
         pl.from_epoch(INGEST, time_unit="us").dt.date().alias(DAY),
     )
     # An event of no task's concern is ignored, whatever else is wrong with it.
-    units = _units(frame.with_columns(pl.when(~pl.col(_IGNORED)).then(REASON).alias(REASON)), file)
+    units = _units(frame.with_columns(pl.when(~pl.col(_IGNORED)).then(REASON).alias(REASON)), file, log.name)
     found = frame.filter(_IGNORED)[_TYPE].unique().sort()
     # Many different values are no types; they may be ids, and are not to be shown.
     return units, found.to_list() if len(found) <= min(_SHOWN_TYPES, frame.height // 2) else [], rows.lines
@@ -276,6 +287,7 @@ def _flag_units(
         units.append(
             rows_seen.select(
                 pl.from_epoch(INGEST, time_unit="us").dt.date().alias(DAY),
+                pl.lit(IMPRESSIONS).alias(_LOG),
                 FILE,
                 NAME,
                 ROW,
@@ -346,13 +358,15 @@ def _time_units(
                     useless.alias(_IGNORED),
                 ),
                 file,
+                IMPRESSIONS,
             )
         )
     return pl.concat(parts)
 
 
-def _units(frame: pl.DataFrame, file: LogFile) -> pl.DataFrame:
+def _units(frame: pl.DataFrame, file: LogFile, log: str) -> pl.DataFrame:
     return frame.with_columns(
+        pl.lit(log).alias(_LOG),
         pl.lit(file.index, pl.Int32).alias(FILE),
         pl.lit(file.name).alias(NAME),
         pl.col(SKEWED).fill_null(False),

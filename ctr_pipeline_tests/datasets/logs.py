@@ -1,5 +1,6 @@
 """A small log with late clicks, two kinds of traffic and missing values, and the tables made of it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -117,9 +118,18 @@ def a_log(seed: int = 1, rows_per_day: int = 60) -> Log:
     return Log(impressions, events)
 
 
-def pack(directory: Path, log: Log, spec: Spec, tables: Tables | None = None) -> PackedDataset:
+def pack(
+    directory: Path,
+    log: Log,
+    spec: Spec,
+    tables: Tables | None = None,
+    watermarks: Mapping[str, Mapping[str, int]] | None = None,
+) -> PackedDataset:
     tables = tables or log.tables(spec)
     bounds = log.bounds(spec)
     layout, vocabulary = fit_vocabulary(spec, bounds, tables.impressions, tables.history)
     propensity = fit_propensity(spec, bounds, tables.impressions, tables.labels)
-    return pack_dataset(directory, spec, bounds, tables, layout, vocabulary, propensity, {"impressions": 3})
+    versions = {"impressions": 3}
+    return pack_dataset(
+        directory, spec, bounds, tables, layout, vocabulary, propensity, versions, watermarks=watermarks
+    )

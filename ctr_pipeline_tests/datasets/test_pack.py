@@ -19,6 +19,7 @@ from ctr_pipeline.datasets import (
     fit_propensity,
     fit_vocabulary,
     pack_dataset,
+    split_watermarks,
 )
 from ctr_pipeline.labels import label_impressions
 from ctr_pipeline_tests.datasets.logs import DAY, FIRST, HOUR, SPEC, START, Log, a_log, a_spec, pack
@@ -244,3 +245,33 @@ def test_a_log_may_have_inputs_of_one_kind_only(tmp_path: Path, features: str, s
     spec = a_spec(f"{head}features:\n  {features}\n{tail[tail.index('tasks:') :]}")
     packed = pack(tmp_path / "packed", a_log(), spec)
     assert (packed.splits["train"].numeric.shape[1], packed.splits["train"].ids.shape[1]) == shape
+
+
+def test_negatives_that_a_stopped_log_may_have_missed_are_no_labels(log: Log, tmp_path: Path) -> None:
+    """The shop's log stops for the last days before the test; the site's goes on."""
+    spec, bounds = a_spec(), log.bounds(a_spec())
+    stop = bounds.test_start - 3 * DAY
+    in_shop = pl.col("event") == "buy"
+    events = log.events.with_columns(source_log=pl.when(in_shop).then(pl.lit("shop")).otherwise(pl.lit("site")))
+    events = events.filter(~in_shop | (pl.col("ingest_ts") < stop) | (pl.col("ingest_ts") >= bounds.test_start))
+    stopped = replace(log, events=events)
+    watermarks = split_watermarks(spec, bounds, events.lazy())
+    assert set(watermarks) == set(SPLITS)
+    assert watermarks["test"] == {"click": bounds.as_of, "buy": bounds.as_of}
+    # Up to a usual silence after its last arrival.
+    assert watermarks["train"]["click"] == bounds.test_start
+    assert stop - DAY < watermarks["train"]["buy"] < stop + DAY
+
+    tables = stopped.tables(spec)
+    blind = pack(tmp_path / "blind", stopped, spec, tables)
+    packed = pack(tmp_path / "packed", stopped, spec, tables, watermarks)
+    missed = 0
+    for name in SPLITS:
+        beyond = packed.splits[name].ts + 36 * HOUR > watermarks[name]["buy"]
+        before, after = blind.splits[name].labels, packed.splits[name].labels
+        np.testing.assert_array_equal(before[:, 0], after[:, 0])
+        np.testing.assert_array_equal(np.where(beyond & (before[:, 1] == 0), -1, before[:, 1]), after[:, 1])
+        undelivered = packed.manifest()["splits"][name]["undelivered"]
+        assert undelivered == {"click": 0, "buy": int((before[:, 1] != after[:, 1]).sum())}
+        missed += undelivered["buy"]
+    assert missed > 50

@@ -56,7 +56,7 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     def examples(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         import polars as pl
 
-        from ctr_pipeline.datasets import split_bounds
+        from ctr_pipeline.datasets import split_bounds, split_watermarks
 
         day = context.partition_key
         last = context.partition_time_window.start.date()
@@ -68,10 +68,13 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
             shown = store.scan("impressions", versions["impressions"], settings.first_day, last)
             ts = shown.select(pl.col("ts")).collect()["ts"].to_numpy()
             bounds = split_bounds(settings.spec, ts, as_of)
+            watermarks = split_watermarks(
+                settings.spec, bounds, store.scan("outcome_events", versions["outcome_events"], last=last)
+            )
         shutil.rmtree(settings.dataset_folder(day), ignore_errors=True)
         write_json(
             settings.dataset_folder(day) / EXAMPLES_FILE,
-            {"as_of": as_of, "versions": versions, "bounds": bounds.to_json()},
+            {"as_of": as_of, "versions": versions, "bounds": bounds.to_json(), "watermarks": watermarks},
         )
         return dg.MaterializeResult(
             metadata={
@@ -148,11 +151,13 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 PropensityTable.from_json(weights.read_text(encoding="utf-8")) if weights.is_file() else None,
                 {name: version for name, version in view["versions"].items() if version is not None},
                 QualityTable.from_json(quality.read_text(encoding="utf-8")) if quality.is_file() else None,
+                watermarks_of(settings, day),
             )
         check = check_test_maturity(
             "training_dataset",
-            _delivered_share(settings, lake.open(), day, dataset.splits["test"].ts),
+            _delivered_share(settings, day, dataset.splits["test"].ts),
             settings.spec.quality.min_mature_test_share,
+            _silent_logs(settings, lake.open(), day),
         )
         if not check.passed:
             shutil.rmtree(packed)
@@ -167,6 +172,7 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 ),
                 "test_labels": table(state_rows(splits["test"]["states"])),
                 "train_labels": table(state_rows(splits["train"]["states"])),
+                "undelivered": table({"split": name, **found["undelivered"]} for name, found in splits.items()),
                 **{f"rows/{name}": found["rows"] for name, found in splits.items()},
                 "bytes": sum(path.stat().st_size for path in packed.rglob("*") if path.is_file()),
                 "files": dg.MetadataValue.path(str(packed)),
@@ -223,23 +229,35 @@ def view_of(settings: PipelineSettings, lake: "Lake", day: str) -> "tuple[SplitB
     )
 
 
-def _delivered_share(settings: PipelineSettings, lake: "Lake", day: str, ts: "NDArray[np.int64]") -> float:
-    """Share of test rows and tasks whose window closed before the outcome log's watermark.
+def watermarks_of(settings: PipelineSettings, day: str) -> dict[str, dict[str, int]]:
+    """By split and task, up to when outcomes had been delivered, as `examples` of ``day`` recorded it."""
+    found: dict[str, dict[str, int]] = read_json(settings.dataset_folder(day) / EXAMPLES_FILE, "examples").get(
+        "watermarks", {}
+    )
+    return found
 
-    The split sees to it that every window is closed by the clock; this sees whether the log kept up with the clock.
+
+def _delivered_share(settings: PipelineSettings, day: str, ts: "NDArray[np.int64]") -> float:
+    """Share of test rows and tasks whose window closed before the watermark of the task's logs.
+
+    The split sees to it that every window is closed by the clock; this sees whether the logs kept up with the clock.
     """
-    from ctr_pipeline.labels import arrival_watermark
+    watermarks = watermarks_of(settings, day).get("test")
+    if watermarks is None:
+        return 1.0
+    closing = [watermarks[task.name] - settings.spec.maturity(task.name) for task in settings.spec.tasks]
+    return float(sum((ts <= instant).mean() for instant in closing) / len(closing))
+
+
+def _silent_logs(settings: PipelineSettings, lake: "Lake", day: str) -> dict[str, str]:
+    """Logs of outcomes that had stopped by the end of ``day``, each with the instant up to which it was delivered."""
+    from ctr_pipeline.datasets.split import iso
+    from ctr_pipeline.labels import log_watermarks
 
     view = read_json(settings.dataset_folder(day) / EXAMPLES_FILE, "examples")
-    last = date.fromisoformat(day)
-    delivered = lake.scan("outcome_events", view["versions"]["outcome_events"], last=last).select("ingest_ts").collect()
-    watermark = arrival_watermark(delivered["ingest_ts"].to_numpy(), view["as_of"])
-    spec = settings.spec
-    # A 0/1 column is delivered with its impression, so its zeros prove as much as its ones.
-    closing = [
-        view["as_of"] if task.label.column is not None else watermark - spec.maturity(task.name) for task in spec.tasks
-    ]
-    return float(sum((ts <= instant).mean() for instant in closing) / len(closing))
+    events = lake.scan("outcome_events", view["versions"]["outcome_events"], last=date.fromisoformat(day))
+    found = log_watermarks(events, view["as_of"])
+    return {log: iso(instant) for log, instant in found.items() if instant < view["as_of"]}
 
 
 def _require_days(context: dg.AssetExecutionContext, settings: PipelineSettings, last: date) -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.assets.datasets import view_of
+from ctr_pipeline.orchestration.assets.datasets import view_of, watermarks_of
 from ctr_pipeline.orchestration.checks.label_quality import advertiser_labels_spec, check_advertiser_labels
 from ctr_pipeline.orchestration.files import QUALITY_FILE
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
@@ -50,7 +50,9 @@ def label_quality_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition
         if section is not None:
             with refusals():
                 bounds, tables = view_of(settings, lake.open(), day)
-                found, keys = fit_label_quality(settings.spec, bounds, tables.impressions, tables.labels)
+                found, keys = fit_label_quality(
+                    settings.spec, bounds, tables.impressions, tables.labels, watermarks_of(settings, day).get("train")
+                )
             keys.write_parquet(path.with_suffix(".parquet"), compression="zstd", statistics=False)
             shown = plots(_plots(found, keys, section))
         path.write_text(found.to_json(), encoding="utf-8")

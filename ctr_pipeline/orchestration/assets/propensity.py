@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.assets.datasets import PROPENSITY_FILE, view_of
+from ctr_pipeline.orchestration.assets.datasets import PROPENSITY_FILE, view_of, watermarks_of
 from ctr_pipeline.orchestration.checks.propensity import check_effective_rows, effective_rows_spec
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots, table
@@ -35,7 +35,9 @@ def propensity_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         day = context.partition_key
         with refusals():
             bounds, tables = view_of(settings, lake.open(), day)
-            found = fit_propensity(settings.spec, bounds, tables.impressions, tables.labels)
+            found = fit_propensity(
+                settings.spec, bounds, tables.impressions, tables.labels, watermarks_of(settings, day).get("train")
+            )
         path = settings.dataset_folder(day) / PROPENSITY_FILE
         path.write_text(found.to_json(), encoding="utf-8")
         return dg.MaterializeResult(

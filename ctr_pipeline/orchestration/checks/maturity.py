@@ -21,18 +21,31 @@ def late_rate_spec(asset: str) -> dg.AssetCheckSpec:
     return dg.AssetCheckSpec(LATE_RATE, asset=asset, description="Few outcomes arrive after their window closed.")
 
 
-def check_test_maturity(asset: str, share: float, limit: float) -> dg.AssetCheckResult:
-    """Error when the share of settled labels among the test rows and tasks is below ``limit``."""
+def check_test_maturity(asset: str, share: float, limit: float, silent: Mapping[str, str]) -> dg.AssetCheckResult:
+    """Error when the share of settled labels among the test rows and tasks is below ``limit``.
+
+    Args:
+        asset: Asset that holds the labels.
+        share: Share of test rows and tasks whose outcomes had been delivered past their maturity.
+        limit: Smallest share that is enough.
+        silent: Logs of outcomes that have stopped, each with the instant up to which it was delivered.
+    """
     passed = share >= limit
+    stopped = ", ".join(f"`{log}` up to {instant}" for log, instant in silent.items())
     return dg.AssetCheckResult(
         asset_key=asset,
         check_name=TEST_MATURE,
         passed=passed,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"mature_share": share, "limit": limit},
+        metadata={"mature_share": share, "limit": limit, "stopped_logs": stopped or "none"},
         description=None
         if passed
-        else f"Only {share:.2%} of the test labels are past their maturity; at least {limit:.2%} is needed.",
+        else f"Only {share:.2%} of the test labels are past their maturity; at least {limit:.2%} is needed."
+        + (
+            f" Logs have stopped: delivered is {stopped}. Read what they have sent since, or wait for it."
+            if stopped
+            else ""
+        ),
     )
 
 
