@@ -20,6 +20,9 @@ from ctr_pipeline.evaluation.metrics import (
     why_undefined,
 )
 
+_ROUNDING = 1e-14
+"""Relative error of a mean log loss, at most."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Calibrator:
@@ -142,7 +145,8 @@ def _newton(rows: Labelled, *, fit_slope: bool) -> tuple[float, float]:
         curvature = (inputs * (weights * predicted * (1.0 - predicted))) @ inputs.T
         step = np.linalg.solve(curvature + 1e-12 * np.trace(curvature) * np.eye(len(point)) + 1e-300, gradient)
         size = 1.0
-        while size > 1e-10 and not loss(point - size * step) <= current:
+        # Near its minimum the loss is flat to the last bits, where rounding must not stop a step that still helps.
+        while size > 1e-10 and not loss(point - size * step) <= current + _ROUNDING * max(1.0, current):
             size /= 2
         if size <= 1e-10:
             break

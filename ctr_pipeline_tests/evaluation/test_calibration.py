@@ -34,8 +34,10 @@ def test_agrees_with_sklearn_with_and_without_weights(seed: int) -> None:
         assert (found.a, found.b) == pytest.approx((oracle.coef_[0, 0], oracle.intercept_[0]), abs=1e-4)
 
 
-def test_calibrated_rates_add_up_to_the_positives() -> None:
-    z, y = draw(1, 5000, 0.5, -1.0)
+@pytest.mark.parametrize("seed", range(40))
+def test_calibrated_rates_add_up_to_the_positives(seed: int) -> None:
+    """At the minimum; a step short of it, where the loss is flat to the last bits, they are off by 1e-8."""
+    z, y = draw(seed, 5000, 0.5, -1.0)
     assert special.expit(fit_platt(z, y).apply(z)).sum() == pytest.approx(y.sum(), rel=1e-9)
 
 
