@@ -39,13 +39,20 @@ def on_grid(cells: Frame, days: Sequence[date], reach: int, lag: int = 0) -> Fra
         reach: Microseconds before the start of a day that it looks back to, from ``lag`` before it on.
         lag: Microseconds before the start of a day at which its look begins.
     """
-    starts = nw.lit(",".join(str(start_of(day)) for day in days)).str.split(",")
-    # The maximum of nothing is still one row: a frame of the same engine to hold the days.
-    grid = cells.select(nw.col("at").max()).with_columns(start=starts).explode("start")
-    start = nw.col("start")
-    return cells.join(grid.select(start=start.cast(nw.Int64)), how="cross").filter(
-        nw.col("at") + (reach + lag) >= start, nw.col("at") + lag < start, nw.col("known") < start
-    )
+    start, starts = nw.col("start"), [start_of(day) for day in days]
+    if len(days) <= reach // DAY_US:
+        listed = nw.lit(",".join(map(str, starts))).str.split(",")
+        # The maximum of nothing is still one row: a frame of the same engine to hold the days.
+        grid = cells.select(nw.col("at").max()).with_columns(start=listed).explode("start")
+        beside = cells.join(grid.select(start=start.cast(nw.Int64)), how="cross")
+    else:
+        # The days that may look at a cell are fewer than all days.
+        later = nw.lit(",".join(str(lag + n * DAY_US) for n in range(1, reach // DAY_US + 1))).str.split(",")
+        beside = (
+            cells.with_columns(start=later).explode("start").with_columns(start=nw.col("at") + start.cast(nw.Int64))
+        )
+        beside = beside.filter(start >= min(starts), start <= max(starts), start.is_in(starts))
+    return beside.filter(nw.col("at") + (reach + lag) >= start, nw.col("at") + lag < start, nw.col("known") < start)
 
 
 def day_of_start(days: Sequence[date]) -> nw.Expr:
@@ -73,9 +80,12 @@ def facts_with_keys(
     """What is known by ``known_by`` of the outcomes of each of ``tasks``, beside ``columns`` of the impression."""
     if not tasks:
         return {}
-    found = nw.from_native(label_facts(shown.to_native(), events, spec.tasks, known_by, spec.split.ingest_lag))
-    wanted = found.filter(nw.col("task").is_in(sorted(tasks)))
-    wanted = wanted.select("impression_id", "ts", "ingest_ts", "task", "event_ts", "known_ts", "settled_ts")
-    beside = shown.select("impression_id", "ts", *sorted(columns))
-    joined = held(wanted.join(beside, on=["impression_id", "ts"], how="inner"))
-    return {task: joined.filter(nw.col("task") == task) for task in sorted(tasks)}
+    native, lag = shown.to_native(), spec.split.ingest_lag
+    found = nw.from_native(label_facts(native, events, spec.tasks, known_by, lag, beside=sorted(columns)))
+    wanted = held(
+        found.filter(nw.col("task").is_in(sorted(tasks))).select(
+            "impression_id", "ts", "ingest_ts", "event_ts", "known_ts", "settled_ts",
+            *(nw.col(f"beside:{name}").alias(name) for name in sorted(columns)), _task=nw.col("task"),
+        )
+    )  # fmt: skip
+    return {task: wanted.filter(nw.col("_task") == task).drop("_task") for task in sorted(tasks)}

@@ -100,13 +100,17 @@ def history_for_days(
         mine = [f for f in on_days if (f.key, f.task) == (key, task)]
         rates = [f for f in mine if isinstance(f, HistoryRate)]
         if rates:
-            cohorts = held(_cohorts(key, _by_time(spec, arrived, str(task)), facts[str(task)]))
-            pieces.append(_rates(cohorts, rates, days, _lag_days(spec, task) * DAY_US))
+            lag = _lag_days(spec, task)
+            near = _looked_at(arrived, days, max(f.days for f in rates), lag)
+            cohorts = held(_cohorts(key, _by_time(spec, near, str(task)), facts[str(task)]))
+            pieces.append(_rates(cohorts, rates, days, lag * DAY_US))
         others = [f for f in mine if not isinstance(f, HistoryRate)]
         if others:
-            pieces.append(_aggregates(_moments(arrived, facts, key, task), others, days))
+            near = _looked_at(arrived, days, max(f.days for f in others))
+            pieces.append(_aggregates(_moments(near, facts, key, task), others, days))
     for sequence in spec.features.sequences:
-        moments = _moments(arrived, facts, sequence.key, sequence.task, sequence.item)
+        near = _looked_at(arrived, days, sequence.days)
+        moments = _moments(near, facts, sequence.key, sequence.task, sequence.item)
         pieces.append(sequence_values(moments, sequence, days))
     for feature in exact:
         if isinstance(feature, HistoryRate):
@@ -169,6 +173,15 @@ def _join_sequence(rows: Frame, values: Frame, feature: HistorySequence) -> Fram
 def _seconds_since(instant: nw.Expr) -> nw.Expr:
     # Not a division by a literal: engines round it differently.
     return (nw.col("ts").cast(nw.Float64) - instant) * 1e-6
+
+
+def _looked_at(arrived: Frame, days: Sequence[date], reach: int, lag: int = 0) -> Frame:
+    """The impressions that a look of ``reach`` days, from ``lag`` days before the start of any of ``days``, can meet.
+
+    :func:`~ctr_pipeline.features.daily_grid.on_grid` would drop the others one by one, after they were read.
+    """
+    first, end = min(days) - timedelta(days=reach + lag), max(days) - timedelta(days=lag)
+    return arrived.filter((nw.col("day") >= nw.lit(first)) & (nw.col("day") < nw.lit(end)))
 
 
 def _by_time(spec: Spec, arrived: Frame, task: str) -> Frame | None:

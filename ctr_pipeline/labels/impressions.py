@@ -115,7 +115,12 @@ def label_impressions(
 
 
 def label_facts(
-    impressions: IntoLazyFrameT, events: IntoLazyFrameT, tasks: Sequence[Task], as_of: int, ingest_lag: int = 0
+    impressions: IntoLazyFrameT,
+    events: IntoLazyFrameT,
+    tasks: Sequence[Task],
+    as_of: int,
+    ingest_lag: int = 0,
+    beside: Sequence[str] = (),
 ) -> IntoLazyFrameT:
     """What is known about those impressions of which something is known: a row for each of them and each task.
 
@@ -128,15 +133,18 @@ def label_facts(
         tasks: Tasks of the spec, parents first.
         as_of: Microseconds since 1970-01-01 UTC.
         ingest_lag: Microseconds added to every maturity.
+        beside: Columns of ``impressions`` to be carried along: joining them later would read all impressions again.
 
     Returns:
-        Rows with :data:`FACT_COLUMNS`, on the engine of the inputs.
+        Rows with :data:`FACT_COLUMNS` and a column ``beside:<name>`` for each of ``beside``, on the engine of the
+        inputs.
     """
     shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
-    shown = shown.select("day", "impression_id", "ts", "ingest_ts")
+    carried = {f"beside:{name}": nw.col(name) for name in beside}
+    shown = shown.select("day", "impression_id", "ts", "ingest_ts", **carried)
     # Every task reads it; unless it is held, each of them joins all impressions again.
     seen = held(_visible(shown, nw.from_native(events), tasks, as_of))
-    wide = seen.select("day", "impression_id", "ts", "ingest_ts").unique()
+    wide = seen.select("day", "impression_id", "ts", "ingest_ts", *carried).unique()
     hits: dict[str, Frame] = {}
     facts: dict[str, Frame] = {}
     for task in tasks:
@@ -150,9 +158,9 @@ def label_facts(
         name: _of_task(tasks, {task.name: nw.col(f"{name}:{task.name}") for task in tasks})
         for name in (*_FACTS, "settled_ts")
     }
-    rows = _each_task(wide, tasks).select("day", "impression_id", "ts", "ingest_ts", "task", **long)
+    rows = _each_task(wide, tasks).select("day", "impression_id", "ts", "ingest_ts", "task", *carried, **long)
     found: IntoLazyFrameT = (
-        rows.with_columns(as_of=nw.lit(as_of).cast(nw.Int64)).select(FACT_COLUMNS).to_native()
+        rows.with_columns(as_of=nw.lit(as_of).cast(nw.Int64)).select(*FACT_COLUMNS, *carried).to_native()
     )  # fmt: skip
     return found
 

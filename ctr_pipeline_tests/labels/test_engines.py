@@ -86,6 +86,8 @@ def labelled(engine: Engine, lake: Lake, tasks: Sequence[Task], as_of: int, lag:
     table = engine.scan(lake, engine.name)
     names = [task.name for task in tasks]
     joined = collected(join_labels(shown, table, tasks, names, as_of, lag))
+    delivered = dict.fromkeys(names, as_of - 10)
+    watched = collected(join_labels(shown, table, tasks, names, as_of, lag, delivered))
     dense = labels_of(shown, facts_in(table), tasks, as_of, lag)
     counts = [(task, *states.values()) for task, states in sorted(state_counts(dense).items())]
     found = {
@@ -93,6 +95,7 @@ def labelled(engine: Engine, lake: Lake, tasks: Sequence[Task], as_of: int, lag:
         "dense": collected(dense).sort("impression_id", "task"),
         "earlier": collected(states_as_of(dense, as_of - 6)).sort("impression_id", "task"),
         "joined": joined.select("impression_id", *map(label_column, names)).sort("impression_id"),
+        "delivered": watched.select("impression_id", *map(label_column, names)).sort("impression_id"),
         "counts": pl.DataFrame(counts, orient="row"),
     }
     return {name: bits(frame) for name, frame in found.items()}
@@ -124,6 +127,7 @@ def test_engines_agree_with_polars_on_a_mixed_funnel(tmp_path: Path, sessions: S
     assert expected["dense"]["state"].n_unique() == 5
     assert expected["table"]["impression_id"].null_count() == 3
     assert expected["dense"].columns == list(LABEL_COLUMNS)
+    assert not expected["delivered"].equals(expected["joined"])
     assert_same(labelled(sessions(name), lake, MIXED, base + 20, 1), expected)
 
 

@@ -10,9 +10,10 @@ import pytest
 import yaml
 
 from ctr_pipeline.lake import Lake
+from ctr_pipeline.orchestration.assets import ingest
 from ctr_pipeline.orchestration.automation.jobs import INGEST
 from ctr_pipeline.orchestration.build import build_definitions
-from ctr_pipeline.orchestration.runner import _run_days
+from ctr_pipeline.orchestration.runner import PipelineError, _run_days
 from ctr_pipeline.orchestration.settings import PipelineSettings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
@@ -43,11 +44,15 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineSetting
     return PipelineSettings.from_environment(where)
 
 
-def test_days_read_apart_hold_what_they_hold_together(settings: PipelineSettings) -> None:
+def test_days_read_apart_hold_what_they_hold_together(
+    settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether a run reads all days, in one go or a day at a time, or each run reads one."""
     tables = ("impressions", "impressions_quarantine", "outcome_events", "outcome_events_quarantine")
     runs: list[Any] = []
     stored = []
-    for stretches in ([DAYS], [[day] for day in DAYS]):
+    for at_once, stretches in ((1e9, [DAYS]), (1.0, [DAYS]), (1e9, [[day] for day in DAYS])):
+        monkeypatch.setattr(ingest, "_STRETCH_BYTES", at_once)
         with dg.instance_for_test() as instance:
             for days in stretches:
                 _run_days(build_definitions(settings), instance, "daily_ingest", INGEST, days, runs)
@@ -55,8 +60,23 @@ def test_days_read_apart_hold_what_they_hold_together(settings: PipelineSettings
         stored.append({table: lake.scan(table).collect() for table in tables})
         for table in tables:
             lake.replace_days(table, stored[0][table].clear(), DAYS)
-    together, apart = stored
-    assert all(apart[table].equals(together[table]) for table in tables)
+    together, *apart = stored
+    assert all(part[table].equals(together[table]) for table in tables for part in apart)
     found = together["impressions_quarantine"].select("day", "reason", "source_row").sort("source_row").rows()
     assert found == [(DAYS[1], "duplicate_id", 40), (DAYS[0], "future_time", 70)]
     assert together["impressions"].height == together["outcome_events"].height == 88
+
+
+def test_a_refused_run_leaves_no_row_and_no_file(settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flood is on the last day, when the days before it have been written."""
+    monkeypatch.setattr(ingest, "_STRETCH_BYTES", 1.0)
+    path = settings.spec_folder / "log.parquet"
+    log = pl.read_parquet(path)
+    flooded = pl.col("time") >= START + timedelta(days=2)
+    log.with_columns(id=pl.when(flooded).then(None).otherwise("id")).write_parquet(path)
+    with dg.instance_for_test() as instance, pytest.raises(PipelineError, match="missing_id: 30"):
+        _run_days(build_definitions(settings), instance, "daily_ingest", ("impressions",), DAYS, [])
+    lake = Lake(settings.lake_root)
+    assert not lake.exists("impressions")
+    assert lake.scan("impressions_quarantine").collect().height >= 30
+    assert not list((settings.lake_root / "impressions").rglob("*.parquet"))

@@ -12,7 +12,7 @@ from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
 
-STRETCH_DAYS = 14
+STRETCH_DAYS = 28
 """Days computed in one go: they share the labels of their common past."""
 
 

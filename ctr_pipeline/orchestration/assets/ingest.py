@@ -1,9 +1,11 @@
 """Raw logs → `impressions` and `outcome_events`: pseudonymised, checked, and nothing lost."""
 
 import os
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
 
 import dagster as dg
 
@@ -14,6 +16,7 @@ from ctr_pipeline.orchestration.checks.contracts import (
     check_rows_conserved,
     ingest_check_specs,
 )
+from ctr_pipeline.orchestration.engine import commit, new_files, stretches_of
 from ctr_pipeline.orchestration.fingerprints import (
     CONTRACT_TAG,
     TAG,
@@ -43,6 +46,9 @@ if TYPE_CHECKING:
 
 StepOutput = dg.MaterializeResult | dg.AssetCheckResult
 
+_STRETCH_BYTES = 200e6
+"""Compressed bytes of Parquet that are read in one go: two to three million rows of forty columns."""
+
 
 def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     """The two tables that are read from the raw logs."""
@@ -57,12 +63,16 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         description="Impressions by day: ids hashed, contract checked, broken rows in impressions_quarantine.",
     )
     def impressions(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
+        ensure_logs(settings, partition_days(context)[-1], context.log.info)
+        with refusals():
+            files = impression_files(settings)
+
         def read(first: date, last: date, known: "pl.LazyFrame | None") -> "ReadResult":
             from ctr_pipeline.sources import read_impressions
 
             return read_impressions(
                 settings.spec,
-                impression_files(settings),
+                files,
                 first,
                 last,
                 pseudonymiser(os.environ),
@@ -71,7 +81,7 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 known,
             )
 
-        yield from _ingest(context, settings, lake, "impressions", read)
+        yield from _ingest(context, settings, lake, "impressions", files, read)
 
     @dg.asset(
         partitions_def=partitions,
@@ -82,13 +92,19 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         description="Outcomes by the day on which they arrived, from event logs, 0/1 columns or outcome times.",
     )
     def outcome_events(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
+        ensure_logs(settings, partition_days(context)[-1], context.log.info)
+        with refusals():
+            shown, told = impression_files(settings), outcome_files(settings)
+        in_impressions = any(task.label.event is None for task in settings.spec.tasks)
+        files = [*(shown if in_impressions else ()), *(path for paths in told.values() for path in paths)]
+
         def read(first: date, last: date, known: "pl.LazyFrame | None") -> "ReadResult":
             from ctr_pipeline.sources import read_events
 
             return read_events(
                 settings.spec,
-                impression_files(settings),
-                outcome_files(settings),
+                shown,
+                told,
                 first,
                 last,
                 pseudonymiser(os.environ),
@@ -97,7 +113,7 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
                 known,
             )
 
-        yield from _ingest(context, settings, lake, "outcome_events", read)
+        yield from _ingest(context, settings, lake, "outcome_events", files, read)
 
     return [impressions, outcome_events]
 
@@ -107,6 +123,7 @@ def _ingest(
     settings: PipelineSettings,
     lake: LakeResource,
     table: str,
+    files: Sequence[Path],
     read: Callable[[date, date, "pl.LazyFrame | None"], "ReadResult"],
 ) -> Iterator[StepOutput]:
     """Reads the step's days, commits kept and quarantined rows, and reports where every row went.
@@ -114,37 +131,39 @@ def _ingest(
     A day that breaks a blocking check is refused: its broken rows are stored for inspection, its kept ones are not.
     """
     days = partition_days(context)
-    ensure_logs(settings, days[-1], context.log.info)
     context.log.info(f"Reading {table} of {len(days)} days, {days[0]} to {days[-1]}")
     store = lake.open()
-    with refusals():
-        result = read(days[0], days[-1], _ids_of_other_days(context.instance, settings, store, days))
-    result = leave_out_forgotten(store, settings.spec, table, result, context.log.warning)
-    quarantine_version = store.replace_days(f"{table}_quarantine", result.quarantined, days)
+    known = _ids_of_other_days(context.instance, settings, store, days)
+    with refusals(), _Written(store, table) as written:
+        for first, last in stretches_of(days, _days_at_a_time(settings, table, files, days)):
+            result = read(first, last, written.with_ids(known, first - _reach(settings)))
+            result = leave_out_forgotten(store, settings.spec, table, result, context.log.warning)
+            written.add(result)
+            if last < days[-1]:
+                context.log.info(f"Read up to {last}")
+        quarantine_version = store.replace_days(f"{table}_quarantine", written.quarantined, days)
 
-    kept = _rows_by_day(result.kept, days)
-    quarantined = _rows_by_day(result.quarantined, days)
-    rows_in = {day: int(result.rows_in_by_day.get(day, 0)) for day in days}
-    reasons = _reasons(result)
-    rows_quarantined = result.quarantined.height
-    checks = [
-        check_rows_conserved(table, result.rows_in, result.kept.height, rows_quarantined, result.ignored),
-        check_quarantine_share(
-            table,
-            rows_in,
-            quarantined,
-            reasons,
-            settings.spec.quality.max_quarantine_share,
-            Share(result.undated, result.rows_in_log),
-        ),
-        check_days_not_empty(table, kept),
-    ]
-    broken = [check for check in checks[:2] if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR]
-    if broken:
-        yield from checks
-        raise dg.Failure(f"{table} refused: " + " ".join(str(check.description) for check in broken))
-
-    version = store.replace_days(table, result.kept, days)
+        kept = {day: written.kept.get(day, 0) for day in days}
+        quarantined = _rows_by_day(written.quarantined, days)
+        rows_in = {day: written.rows_in.get(day, 0) for day in days}
+        reasons = _reasons(written.quarantined)
+        checks = [
+            check_rows_conserved(table, written.total, sum(kept.values()), written.quarantined.height, written.ignored),
+            check_quarantine_share(
+                table,
+                rows_in,
+                quarantined,
+                reasons,
+                settings.spec.quality.max_quarantine_share,
+                Share(written.undated, written.rows_in_log),
+            ),
+            check_days_not_empty(table, kept),
+        ]
+        broken = [check for check in checks[:2] if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR]
+        if broken:
+            yield from checks
+            raise dg.Failure(f"{table} refused: " + " ".join(str(check.description) for check in broken))
+        version = written.commit(days)
     for day in days:
         context.add_asset_metadata(
             {
@@ -160,17 +179,103 @@ def _ingest(
     yield dg.MaterializeResult(
         metadata={
             "dagster/uri": str(store.root / table),
-            "dagster/column_schema": column_schema(result.kept),
-            "rows_in": result.rows_in,
-            "rows_ignored": result.ignored,
+            "dagster/column_schema": column_schema(written.empty),
+            "rows_in": written.total,
+            "rows_ignored": written.ignored,
             "quarantine_reasons": reasons,
-            **{f"notice/{notice}": rows for notice, rows in result.notices.items()},
+            **{f"notice/{notice}": rows for notice, rows in written.notices.items()},
             "delta_version": version,
             "quarantine_delta_version": quarantine_version,
         },
         tags={TAG: ingest_fingerprint(settings), CONTRACT_TAG: contract_fingerprint(settings)},
         check_results=checks,
     )
+
+
+class _Written:
+    """What was read of a table, stretch by stretch: its kept rows in files that nobody sees before the commit.
+
+    Files that were not committed by the end of the block are removed.
+    """
+
+    def __init__(self, lake: "Lake", table: str) -> None:
+        import polars as pl
+
+        from ctr_pipeline.sources import QUARANTINE_SCHEMA
+
+        self.lake, self.table = lake, table
+        self.files: dict[date, Path] = {}
+        self.quarantined = pl.DataFrame(schema=QUARANTINE_SCHEMA)
+        self.empty = pl.DataFrame()
+        self.kept: Counter[date] = Counter()
+        self.rows_in: Counter[date] = Counter()
+        self.notices: Counter[str] = Counter()
+        self.total = self.ignored = self.undated = self.rows_in_log = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path in self.files.values():
+            path.unlink(missing_ok=True)
+
+    def add(self, result: "ReadResult") -> None:
+        """Writes the rows of a stretch; it begins after the last one."""
+        import polars as pl
+
+        by_day = {day: rows for (day,), rows in result.kept.partition_by("day", as_dict=True).items()}
+        files = new_files(self.lake, self.table, sorted(by_day))
+        self.files |= files
+        for day, path in files.items():
+            by_day[day].drop("day").write_parquet(path, compression="zstd")
+            self.kept[day] += by_day[day].height
+        self.quarantined = pl.concat([self.quarantined, result.quarantined])
+        self.empty = result.kept.clear()
+        self.rows_in.update(result.rows_in_by_day)
+        self.notices.update(result.notices)
+        self.total += result.rows_in
+        self.ignored += result.ignored
+        self.undated += result.undated
+        # Each stretch looks through the whole log.
+        self.rows_in_log = max(self.rows_in_log, result.rows_in_log)
+
+    def with_ids(self, known: "pl.LazyFrame | None", since: date) -> "pl.LazyFrame | None":
+        """``known``, and the ids of the impressions that were written, from the day ``since`` on."""
+        import polars as pl
+
+        written = [path for day, path in self.files.items() if day >= since]
+        if self.table != "impressions" or not written:
+            return known
+        ids = pl.scan_parquet(written, glob=False).select("impression_id", "ts", "ingest_ts")
+        return ids if known is None else pl.concat([known, ids])
+
+    def commit(self, days: Sequence[date]) -> int:
+        """Makes what was written the content of ``days``; the version of the table."""
+        files, self.files = self.files, {}
+        return (
+            commit(self.lake, self.table, files, days)
+            if files
+            else self.lake.replace_days(self.table, self.empty, days)
+        )
+
+
+def _days_at_a_time(settings: PipelineSettings, table: str, files: Sequence[Path], days: Sequence[date]) -> int:
+    """Days to read in one go, which bounds memory.
+
+    Of logs in Parquet, of which a stretch reads little else. Text has to be read from its first line each time, so it
+    is read in one go. So are 0/1 columns: which of two rows with one id counts is seen only beside each other.
+    """
+    by_column = table == "outcome_events" and any(task.label.column is not None for task in settings.spec.tasks)
+    if by_column or any(path.suffix not in (".parquet", ".pq") for path in files):
+        return len(days)
+    span = (max(settings.last_day or days[-1], days[-1]) - settings.first_day).days + 1
+    size = sum(path.stat().st_size for path in files) / span
+    return max(1, int(_STRETCH_BYTES // max(1.0, size)))
+
+
+def _reach(settings: PipelineSettings) -> timedelta:
+    """How far apart the days of two rows with one id may lie and still be compared."""
+    return timedelta(days=window_days(settings) + 1)
 
 
 def _ids_of_other_days(
@@ -185,7 +290,7 @@ def _ids_of_other_days(
 
     if settings.spec.impression.id is None or not store.exists("impressions"):
         return None
-    reach, contract = timedelta(days=window_days(settings) + 1), contract_fingerprint(settings)
+    reach, contract = _reach(settings), contract_fingerprint(settings)
     tags, own = newest_tags(instance, "impressions", CONTRACT_TAG), set(days)
     others = [
         day
@@ -203,6 +308,6 @@ def _rows_by_day(frame: Any, days: Sequence[date]) -> dict[date, int]:
     return {day: int(counts.get(day, 0)) for day in days}
 
 
-def _reasons(result: "ReadResult") -> dict[str, int]:
-    counts = result.quarantined.group_by("reason").len().sort("reason")
+def _reasons(quarantined: "pl.DataFrame") -> dict[str, int]:
+    counts = quarantined.group_by("reason").len().sort("reason")
     return {str(reason): int(rows) for reason, rows in counts.iter_rows()}
