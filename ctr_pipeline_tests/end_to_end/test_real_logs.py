@@ -12,7 +12,12 @@ Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
 @pytest.fixture
-def run(ctr: Ctr, project: Path, shared_data: Path, tmp_path: Path) -> Callable[[str, str], dict[str, Any]]:
+def run(
+    ctr: Ctr, project: Path, shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str, str], dict[str, Any]]:
+    """Under one key: training rows are shuffled by their hashed ids, so each key trains another model."""
+    monkeypatch.setenv("CTR_PSEUDONYM_KEY", "0123456789abcdef0123")
+
     def run(spec: str, log: str) -> dict[str, Any]:
         out = tmp_path / "report.json"
         ctr(

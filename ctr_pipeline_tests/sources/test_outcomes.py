@@ -149,7 +149,7 @@ def test_a_flag_column_gives_outcomes_and_unknowns(
     result = read(spec, [path])
     ids = read_impressions(spec, [path], FIRST, LAST, pseudonymiser, FIRST).kept["impression_id"]
     hours = [MIDNIGHT_US + n * HOUR_US for n in range(30)]
-    assert result.kept.drop("source_file", "source_row").rows() == [
+    assert result.kept.drop("source_log", "source_file", "source_row").rows() == [
         (DAYS[0], ids[0], "click", "outcome", hours[0], hours[22]),
         (DAYS[1], ids[2], "click", "unknown", hours[2], hours[24]),
         (DAYS[1], ids[3], "click", "outcome", hours[3], hours[25]),
@@ -192,7 +192,7 @@ def test_time_columns_give_outcomes_and_closings_when_they_happen(
     )
     result = read(spec, [write(log)])
     a, b = pl.DataFrame({"id": ["a", "b"]}).select(pseudonymiser.expr("id"))["id"]
-    assert result.kept.drop("source_file", "source_row").rows() == [
+    assert result.kept.drop("source_log", "source_file", "source_row").rows() == [
         (DAYS[1], a, "sale", "outcome", MIDNIGHT_US + 30 * HOUR_US, MIDNIGHT_US + 30 * HOUR_US),
         (DAYS[1], a, "sale", "closed", MIDNIGHT_US + 40 * HOUR_US, MIDNIGHT_US + 40 * HOUR_US),
         (DAYS[2], b, "sale", "closed", MIDNIGHT_US + 49 * HOUR_US, MIDNIGHT_US + 49 * HOUR_US),
