@@ -235,6 +235,30 @@ def test_an_outcome_log_that_stopped_is_refused_however_often_one_asks(shop: Sho
     assert not (shop.folder / "data" / "training").exists()
 
 
+def test_one_of_two_logs_that_stopped_is_named(shop: Shop, log: pl.DataFrame) -> None:
+    """The site's clicks go on arriving, so that only the shop's own silence shows that its orders are missing."""
+    clicks = log.filter(pl.col("clicked") == 1)
+    orders = clicks.filter(pl.int_range(pl.len()) % 3 == 0, pl.col("time").dt.day() <= 5)
+    for name, rows, kind in (("site", clicks, "click"), ("shop", orders, "order")):
+        rows.select(impression_id="id", event_type=pl.lit(kind), event_ts="time").write_parquet(
+            shop.folder / f"{name}.parquet"
+        )
+    spec = {
+        **SPEC,
+        "source": {**SPEC["source"], "events": [{"name": n, "paths": [f"{n}.parquet"]} for n in ("site", "shop")]},
+        "tasks": [
+            {"name": "click", "window": "12h", "label": {"event": "click"}},
+            {"name": "buy", "parent": "click", "window": "12h", "window_from": "click", "label": {"event": "order"}},
+        ],
+    }
+    said = shop.run(log, spec, expect=2)
+    assert "Only 50.00% of the test labels are past their maturity" in said
+    assert "Logs have stopped: delivered is `shop` up to 2026-03-0" in said
+    assert "`site`" not in said
+    stored = Lake(shop.folder / "data" / "lake").scan("outcome_events").collect()
+    assert dict(stored.group_by("source_log").len().iter_rows()) == {"site": clicks.height, "shop": orders.height}
+
+
 def test_a_training_that_breaks_says_why_and_leaves_no_model(shop: Shop, log: pl.DataFrame) -> None:
     spec = {**SPEC, "training": {"batch_size": 512, "learning_rate": 1e30, "clip_norm": 1e30, "warmup_fraction": 0}}
     said = shop.run(log, spec, expect=2)
