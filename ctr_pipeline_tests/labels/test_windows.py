@@ -273,20 +273,17 @@ def test_an_outcome_inside_any_window_is_not_out_of_window(second_click_known: i
 
 
 def test_an_outcome_inside_a_later_window_settles_no_case() -> None:
-    """As an outcome after its window it would decide the case; but it only waits for its parent."""
-    tasks = (
-        *CHECKOUT[:2],
-        Task(
-            name="granted",
-            parent="cart",
-            window=DAY_US,
-            window_from="click",
-            label=Label(time_column="granted_at", closed_by=["refused_at"]),
-        ),
-    )
+    """As an outcome after its window it would decide the case; but it only waits for its parent, itself undecided."""
+
+    def case(name: str, parent: str, window: int) -> Task:
+        label = Label(time_column=f"{name}_at", closed_by=["refused_at"])
+        return Task(name=name, parent=parent, window=window, window_from="click", label=label)
+
+    tasks = (*ADS[:1], case("offer", "click", 14 * DAY_US), case("granted", "offer", DAY_US))
     clicks = outcome("click", SHOWN), outcome("click", SHOWN + 20 * HOUR)
     granted = outcome("granted", SHOWN + 30 * HOUR)
-    # The cart's label is not settled before its own window has closed; until then nothing settles the case.
-    assert label(*clicks, granted, tasks=tasks, as_of=SHOWN + 14 * DAY_US)["granted"] == "CENSORED"
-    cart = outcome("cart", SHOWN + 21 * HOUR, arrives=SHOWN + 3 * DAY_US)
-    assert label(*clicks, granted, cart, tasks=tasks)["granted"] == "POSITIVE"
+    assert label(*clicks, granted, tasks=tasks) == {"click": "POSITIVE", "offer": "CENSORED", "granted": "CENSORED"}
+    beyond = outcome("granted", SHOWN + 50 * HOUR)
+    assert label(*clicks, beyond, tasks=tasks)["granted"] == "OUT_OF_WINDOW"
+    offer = outcome("offer", SHOWN + 21 * HOUR, arrives=SHOWN + 90 * DAY_US)
+    assert label(*clicks, granted, offer, tasks=tasks)["granted"] == "LATE_POSITIVE"

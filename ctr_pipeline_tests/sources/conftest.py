@@ -1,17 +1,18 @@
 """A small shop log: one good row a hour, and a spec that reads it."""
 
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import pytest
 
-from ctr_pipeline.sources import Pseudonymiser
+from ctr_pipeline.sources import QUARANTINE_SCHEMA, Pseudonymiser, ReadResult, read_impressions
 from ctr_pipeline.spec import Spec
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
+FIRST, LAST = date(2026, 1, 5), date(2026, 1, 8)
 
 BASE: dict[str, Any] = {
     "version": 1,
@@ -78,3 +79,16 @@ def write(tmp_path: Path) -> Callable[[pl.DataFrame, str], Path]:
         return path
 
     return save
+
+
+@pytest.fixture
+def read(pseudonymiser: Pseudonymiser) -> Callable[..., ReadResult]:
+    def call(spec: Spec, *files: Path, first: date = FIRST, last: date = LAST, log_first: date = FIRST) -> ReadResult:
+        result = read_impressions(spec, files, first, last, pseudonymiser, log_first)
+        assert result.rows_in == result.kept.height + result.quarantined.height + result.ignored
+        assert sum(result.rows_in_by_day.values()) == result.rows_in
+        assert result.quarantined.schema == QUARANTINE_SCHEMA
+        assert result.kept.equals(result.kept.sort("ts", "impression_id"))
+        return result
+
+    return call
