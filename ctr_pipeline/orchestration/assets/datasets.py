@@ -1,7 +1,7 @@
 """`examples` → `vocabulary` → `training_dataset`: a view, what is fitted on its training stretch, packed arrays."""
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,6 +57,8 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         import polars as pl
 
         from ctr_pipeline.datasets import split_bounds, split_watermarks
+        from ctr_pipeline.datasets.split import iso
+        from ctr_pipeline.labels import log_watermarks
 
         day = context.partition_key
         last = context.partition_time_window.start.date()
@@ -68,13 +70,19 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
             shown = store.scan("impressions", versions["impressions"], settings.first_day, last)
             ts = shown.select(pl.col("ts")).collect()["ts"].to_numpy()
             bounds = split_bounds(settings.spec, ts, as_of)
-            watermarks = split_watermarks(
-                settings.spec, bounds, store.scan("outcome_events", versions["outcome_events"], last=last)
-            )
+            events = store.scan("outcome_events", versions["outcome_events"], last=last)
+            watermarks = split_watermarks(settings.spec, bounds, events)
+            delivered = log_watermarks(events, as_of)
         shutil.rmtree(settings.dataset_folder(day), ignore_errors=True)
         write_json(
             settings.dataset_folder(day) / EXAMPLES_FILE,
-            {"as_of": as_of, "versions": versions, "bounds": bounds.to_json(), "watermarks": watermarks},
+            {
+                "as_of": as_of,
+                "versions": versions,
+                "bounds": bounds.to_json(),
+                "watermarks": watermarks,
+                "stopped_logs": {log: iso(instant) for log, instant in delivered.items() if instant < as_of},
+            },
         )
         return dg.MaterializeResult(
             metadata={
@@ -155,9 +163,9 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
             )
         check = check_test_maturity(
             "training_dataset",
-            _delivered_share(settings, day, dataset.splits["test"].ts),
+            _delivered_share(settings, watermarks_of(settings, day), dataset.splits["test"].ts),
             settings.spec.quality.min_mature_test_share,
-            _silent_logs(settings, lake.open(), day),
+            view.get("stopped_logs", {}),
         )
         if not check.passed:
             shutil.rmtree(packed)
@@ -230,34 +238,28 @@ def view_of(settings: PipelineSettings, lake: "Lake", day: str) -> "tuple[SplitB
 
 
 def watermarks_of(settings: PipelineSettings, day: str) -> dict[str, dict[str, int]]:
-    """By split and task, up to when outcomes had been delivered, as `examples` of ``day`` recorded it."""
+    """By split and task, up to when outcomes had been delivered, as `examples` of ``day`` recorded it.
+
+    Empty for a run of before they were recorded, which `ctr repeat` makes again as it was.
+    """
     found: dict[str, dict[str, int]] = read_json(settings.dataset_folder(day) / EXAMPLES_FILE, "examples").get(
         "watermarks", {}
     )
     return found
 
 
-def _delivered_share(settings: PipelineSettings, day: str, ts: "NDArray[np.int64]") -> float:
+def _delivered_share(
+    settings: PipelineSettings, watermarks: Mapping[str, Mapping[str, int]], ts: "NDArray[np.int64]"
+) -> float:
     """Share of test rows and tasks whose window closed before the watermark of the task's logs.
 
     The split sees to it that every window is closed by the clock; this sees whether the logs kept up with the clock.
     """
-    watermarks = watermarks_of(settings, day).get("test")
-    if watermarks is None:
+    if "test" not in watermarks:
         return 1.0
-    closing = [watermarks[task.name] - settings.spec.maturity(task.name) for task in settings.spec.tasks]
+    tasks = settings.spec.tasks
+    closing = [watermarks["test"][task.name] - settings.spec.maturity(task.name) for task in tasks]
     return float(sum((ts <= instant).mean() for instant in closing) / len(closing))
-
-
-def _silent_logs(settings: PipelineSettings, lake: "Lake", day: str) -> dict[str, str]:
-    """Logs of outcomes that had stopped by the end of ``day``, each with the instant up to which it was delivered."""
-    from ctr_pipeline.datasets.split import iso
-    from ctr_pipeline.labels import log_watermarks
-
-    view = read_json(settings.dataset_folder(day) / EXAMPLES_FILE, "examples")
-    events = lake.scan("outcome_events", view["versions"]["outcome_events"], last=date.fromisoformat(day))
-    found = log_watermarks(events, view["as_of"])
-    return {log: iso(instant) for log, instant in found.items() if instant < view["as_of"]}
 
 
 def _require_days(context: dg.AssetExecutionContext, settings: PipelineSettings, last: date) -> None:
