@@ -42,6 +42,8 @@ from ctr_pipeline.datasets import SplitBounds, Tables, fit_vocabulary, pack_data
 from ctr_pipeline.features import HISTORY_ORDER, history_for_days, history_reach
 from ctr_pipeline.labels import TABLE_ORDER, label_table
 from ctr_pipeline.lake import Lake
+from ctr_pipeline.orchestration.assets.features import STRETCH_DAYS as HISTORY_DAYS
+from ctr_pipeline.orchestration.assets.labels import STRETCH_DAYS as LABEL_DAYS
 from ctr_pipeline.orchestration.engine import EngineName, engine_session, stretches_of
 from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.simulator import write_days
@@ -52,9 +54,6 @@ from ctr_pipeline.spec.fields import DAY_US
 ADS = Path(__file__).resolve().parent.parent / "specs" / "ads.yaml"
 DAYS = 20
 """Days of every size: so each has the same share of days with a past, and more rows are more traffic."""
-
-LABEL_DAYS, HISTORY_DAYS = 7, 28
-"""Days done in one query, as the assets do."""
 
 
 def benchmark_settings(root: Path, millions: int, engine: EngineName) -> PipelineSettings:
