@@ -1,11 +1,10 @@
 """Raw logs → `impressions` and `outcome_events`: pseudonymised, checked, and nothing lost."""
 
 import os
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -16,7 +15,7 @@ from ctr_pipeline.orchestration.checks.contracts import (
     check_rows_conserved,
     ingest_check_specs,
 )
-from ctr_pipeline.orchestration.engine import commit, new_files, stretches_of
+from ctr_pipeline.orchestration.engine import stretches_of
 from ctr_pipeline.orchestration.fingerprints import (
     CONTRACT_TAG,
     TAG,
@@ -37,6 +36,7 @@ from ctr_pipeline.orchestration.sources import (
     pseudonymiser,
     reading_time,
 )
+from ctr_pipeline.orchestration.staged import StagedDays
 
 if TYPE_CHECKING:
     import polars as pl
@@ -134,28 +134,28 @@ def _ingest(
     context.log.info(f"Reading {table} of {len(days)} days, {days[0]} to {days[-1]}")
     store = lake.open()
     known = _ids_of_other_days(context.instance, settings, store, days)
-    with refusals(), _Written(store, table) as written:
+    with refusals(), StagedDays(store, table) as staged:
         for first, last in stretches_of(days, _days_at_a_time(settings, table, files, days)):
-            result = read(first, last, written.with_ids(known, first - _reach(settings)))
+            result = read(first, last, staged.with_ids(known, first - _reach(settings)))
             result = leave_out_forgotten(store, settings.spec, table, result, context.log.warning)
-            written.add(result)
+            staged.add(result)
             if last < days[-1]:
                 context.log.info(f"Read up to {last}")
-        quarantine_version = store.replace_days(f"{table}_quarantine", written.quarantined, days)
+        quarantine_version = store.replace_days(f"{table}_quarantine", staged.quarantined, days)
 
-        kept = {day: written.kept.get(day, 0) for day in days}
-        quarantined = _rows_by_day(written.quarantined, days)
-        rows_in = {day: written.rows_in.get(day, 0) for day in days}
-        reasons = _reasons(written.quarantined)
+        kept = {day: staged.kept.get(day, 0) for day in days}
+        quarantined = _rows_by_day(staged.quarantined, days)
+        rows_in = {day: staged.rows_in.get(day, 0) for day in days}
+        reasons = _reasons(staged.quarantined)
         checks = [
-            check_rows_conserved(table, written.total, sum(kept.values()), written.quarantined.height, written.ignored),
+            check_rows_conserved(table, staged.total, sum(kept.values()), staged.quarantined.height, staged.ignored),
             check_quarantine_share(
                 table,
                 rows_in,
                 quarantined,
                 reasons,
                 settings.spec.quality.max_quarantine_share,
-                Share(written.undated, written.rows_in_log),
+                Share(staged.undated, staged.rows_in_log),
             ),
             check_days_not_empty(table, kept),
         ]
@@ -163,7 +163,7 @@ def _ingest(
         if broken:
             yield from checks
             raise dg.Failure(f"{table} refused: " + " ".join(str(check.description) for check in broken))
-        version = written.commit(days)
+        version = staged.commit(days)
     for day in days:
         context.add_asset_metadata(
             {
@@ -179,84 +179,17 @@ def _ingest(
     yield dg.MaterializeResult(
         metadata={
             "dagster/uri": str(store.root / table),
-            "dagster/column_schema": column_schema(written.empty),
-            "rows_in": written.total,
-            "rows_ignored": written.ignored,
+            "dagster/column_schema": column_schema(staged.empty),
+            "rows_in": staged.total,
+            "rows_ignored": staged.ignored,
             "quarantine_reasons": reasons,
-            **{f"notice/{notice}": rows for notice, rows in written.notices.items()},
+            **{f"notice/{notice}": rows for notice, rows in staged.notices.items()},
             "delta_version": version,
             "quarantine_delta_version": quarantine_version,
         },
         tags={TAG: ingest_fingerprint(settings), CONTRACT_TAG: contract_fingerprint(settings)},
         check_results=checks,
     )
-
-
-class _Written:
-    """What was read of a table, stretch by stretch: its kept rows in files that nobody sees before the commit.
-
-    Files that were not committed by the end of the block are removed.
-    """
-
-    def __init__(self, lake: "Lake", table: str) -> None:
-        import polars as pl
-
-        from ctr_pipeline.sources import QUARANTINE_SCHEMA
-
-        self.lake, self.table = lake, table
-        self.files: dict[date, Path] = {}
-        self.quarantined = pl.DataFrame(schema=QUARANTINE_SCHEMA)
-        self.empty = pl.DataFrame()
-        self.kept: Counter[date] = Counter()
-        self.rows_in: Counter[date] = Counter()
-        self.notices: Counter[str] = Counter()
-        self.total = self.ignored = self.undated = self.rows_in_log = 0
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for path in self.files.values():
-            path.unlink(missing_ok=True)
-
-    def add(self, result: "ReadResult") -> None:
-        """Writes the rows of a stretch; it begins after the last one."""
-        import polars as pl
-
-        by_day = {day: rows for (day,), rows in result.kept.partition_by("day", as_dict=True).items()}
-        files = new_files(self.lake, self.table, sorted(by_day))
-        self.files |= files
-        for day, path in files.items():
-            by_day[day].drop("day").write_parquet(path, compression="zstd")
-            self.kept[day] += by_day[day].height
-        self.quarantined = pl.concat([self.quarantined, result.quarantined])
-        self.empty = result.kept.clear()
-        self.rows_in.update(result.rows_in_by_day)
-        self.notices.update(result.notices)
-        self.total += result.rows_in
-        self.ignored += result.ignored
-        self.undated += result.undated
-        # Each stretch looks through the whole log.
-        self.rows_in_log = max(self.rows_in_log, result.rows_in_log)
-
-    def with_ids(self, known: "pl.LazyFrame | None", since: date) -> "pl.LazyFrame | None":
-        """``known``, and the ids of the impressions that were written, from the day ``since`` on."""
-        import polars as pl
-
-        written = [path for day, path in self.files.items() if day >= since]
-        if self.table != "impressions" or not written:
-            return known
-        ids = pl.scan_parquet(written, glob=False).select("impression_id", "ts", "ingest_ts")
-        return ids if known is None else pl.concat([known, ids])
-
-    def commit(self, days: Sequence[date]) -> int:
-        """Makes what was written the content of ``days``; the version of the table."""
-        files, self.files = self.files, {}
-        return (
-            commit(self.lake, self.table, files, days)
-            if files
-            else self.lake.replace_days(self.table, self.empty, days)
-        )
 
 
 def _days_at_a_time(settings: PipelineSettings, table: str, files: Sequence[Path], days: Sequence[date]) -> int:
