@@ -13,10 +13,12 @@ processes of a side (Java's included), read ten times a second.
 
 Run from the checkout, with the extra ``spark`` for Spark::
 
-    python benchmarks/table_steps.py [--millions 10 20 100] [--spark-millions 20] [--keep FOLDER]
+    python benchmarks/table_steps.py [--millions 10 20 100] [--spark-millions 20] [--days 20] [--keep FOLDER]
 
 By default the pipeline takes 10, 20 and 100 million impressions and Spark 20 million, all of the same 20 days: an hour on
-two cores, and 30 GB of disk. Packing holds a day, so the memory grows with the traffic: 5.5 GiB at 5 million a day.
+two cores, and 30 GB of disk. So each size has the same share of days with a past, and more rows are more traffic. Packing
+holds a day, so the memory grows with the traffic: 5.5 GiB at 5 million a day. With ``--days 0`` each size has a million a
+day: then the days of the smallest have hardly a past, and a row of more days costs more.
 """
 
 import argparse
@@ -52,14 +54,14 @@ from ctr_pipeline.spec import parse_spec
 from ctr_pipeline.spec.fields import DAY_US
 
 ADS = Path(__file__).resolve().parent.parent / "specs" / "ads.yaml"
-DAYS = 20
-"""Days of every size: so each has the same share of days with a past, and more rows are more traffic."""
 
 
-def benchmark_settings(root: Path, millions: int, engine: EngineName) -> PipelineSettings:
-    """The features and tasks of specs/ads.yaml on the default world with that many impressions in :data:`DAYS` days."""
+def benchmark_settings(root: Path, millions: int, days: int, engine: EngineName) -> PipelineSettings:
+    """The features and tasks of specs/ads.yaml on the default world with that many impressions in that many days."""
     content = yaml.safe_load(ADS.read_text(encoding="utf-8"))
-    content["source"] = {"simulator": {"sessions_per_day": millions * 1_000_000 // DAYS // SLOTS, "days": DAYS}}
+    content["source"] = {
+        "simulator": {"sessions_per_day": millions * 1_000_000 // days // SLOTS, "days": max(days, 20)}
+    }
     text = yaml.safe_dump(content)
     spec = parse_spec(text, "benchmark")
     first = spec.source.simulator.first_day if spec.source.simulator else date(2026, 1, 1)
@@ -70,7 +72,7 @@ def benchmark_settings(root: Path, millions: int, engine: EngineName) -> Pipelin
         data_root=root,
         event_inputs={},
         first_day=first,
-        last_day=first + timedelta(days=DAYS - 1),
+        last_day=first + timedelta(days=days - 1),
         engine=engine,
     )
 
@@ -232,9 +234,9 @@ def _bounds(days: list[date], as_of: int) -> SplitBounds:
     )
 
 
-def run_side(root: Path, millions: int, side: str) -> None:
+def run_side(root: Path, millions: int, days: int, side: str) -> None:
     """Runs the steps of a side in this process and prints the seconds of each as JSON."""
-    settings = benchmark_settings(root, millions, "spark" if side == "spark" else "duckdb")
+    settings = benchmark_settings(root, millions, days, "spark" if side == "spark" else "duckdb")
     steps = spark_steps(settings) if side == "spark" else pipeline_steps(settings)
     marks = {}
     for name, step in steps.items():
@@ -299,12 +301,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--millions", type=int, nargs="*", default=[10, 20, 100], help="impressions for the pipeline")
     parser.add_argument("--spark-millions", type=int, nargs="*", default=[20], help="impressions for Spark")
+    parser.add_argument("--days", type=int, default=20, help="days of each size; 0 for as many as millions")
     parser.add_argument("--keep", type=Path, help="folder for the files; lakes found there are used again")
-    parser.add_argument("--side-of", nargs=3, metavar=("ROOT", "MILLIONS", "SIDE"), help=argparse.SUPPRESS)
+    parser.add_argument("--side-of", nargs=4, metavar=("ROOT", "MILLIONS", "DAYS", "SIDE"), help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.side_of:
-        root, millions, side = arguments.side_of
-        run_side(Path(root), int(millions), side)
+        root, millions, of, side = arguments.side_of
+        run_side(Path(root), int(millions), int(of), side)
         return
     print(f"machine   {machine()}", flush=True)
     print(f"{'side':<10}{'rows':>13}{'CPU s':>9}{'µs a row':>10}{'wall s':>9}{'peak GiB':>10}   CPU s by step")
@@ -312,15 +315,16 @@ def main() -> None:
     found: dict[tuple[str, int], float] = {}
     try:
         for millions in sorted({*arguments.millions, *arguments.spark_millions}):
-            root = base / f"{millions}m"
+            days = arguments.days or millions
+            root = base / f"{millions}m_{days}d"
             if not (root / "lake" / "outcome_events").exists():
                 shutil.rmtree(root, ignore_errors=True)
-                make_lake(benchmark_settings(root, millions, "duckdb"))
+                make_lake(benchmark_settings(root, millions, days, "duckdb"))
             wanted = {"pipeline": arguments.millions, "spark": arguments.spark_millions}
             for side in (side for side, sizes in wanted.items() if millions in sizes):
                 for made in ("packed", "packed_by_spark", "lake/labels", "lake/history", "spill"):
                     shutil.rmtree(root / made, ignore_errors=True)
-                command = [sys.executable, __file__, "--side-of", str(root), str(millions), side]
+                command = [sys.executable, __file__, "--side-of", str(root), str(millions), str(days), side]
                 result = measured(command)
                 rows = millions * 1_000_000
                 found[side, millions] = result["cpu"] / rows

@@ -116,6 +116,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         )
     console.print(_label_table(report))
     console.print(_split_table(report))
+    _print_undelivered(report, console)
     console.print(_metric_table(report))
     if report["propensity"].get("positions"):
         console.print(_propensity_table(report))
@@ -161,6 +162,18 @@ def _split_table(report: dict[str, Any]) -> Table:
         )
         table.add_row(name, f"{split['rows']:,}", split["first"][:16], split["last"][:16], *positives)
     return table
+
+
+def _print_undelivered(report: dict[str, Any], console: Console) -> None:
+    """Says which labels were left out because a log had stopped; nothing where none were."""
+    for name, split in report["split"].items():
+        found = {task: rows for task, rows in split.get("undelivered", {}).items() if rows}
+        if found:
+            listed = ", ".join(f"{task} {rows:,}" for task, rows in found.items())
+            console.print(
+                f"  {name}: {listed} negatives have no label, since a log that stopped may have missed their outcome",
+                highlight=False,
+            )
 
 
 def _metric_table(report: dict[str, Any]) -> Table:

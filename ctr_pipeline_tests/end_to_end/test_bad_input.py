@@ -235,28 +235,54 @@ def test_an_outcome_log_that_stopped_is_refused_however_often_one_asks(shop: Sho
     assert not (shop.folder / "data" / "training").exists()
 
 
-def test_one_of_two_logs_that_stopped_is_named(shop: Shop, log: pl.DataFrame) -> None:
-    """The site's clicks go on arriving, so that only the shop's own silence shows that its orders are missing."""
+TWO_LOGS: dict[str, Any] = {
+    **SPEC,
+    "source": {**SPEC["source"], "events": [{"name": n, "paths": [f"{n}.parquet"]} for n in ("site", "shop")]},
+    "tasks": [
+        {"name": "click", "window": "12h", "label": {"event": "click"}},
+        {"name": "buy", "parent": "click", "window": "12h", "window_from": "click", "label": {"event": "order"}},
+    ],
+}
+
+
+def write_two_logs(folder: Path, log: pl.DataFrame, delivered: pl.Expr) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """The clicks of the site, and those orders of the shop that were ``delivered``."""
     clicks = log.filter(pl.col("clicked") == 1)
-    orders = clicks.filter(pl.int_range(pl.len()) % 3 == 0, pl.col("time").dt.day() <= 5)
+    orders = clicks.filter(pl.int_range(pl.len()) % 3 == 0, delivered)
     for name, rows, kind in (("site", clicks, "click"), ("shop", orders, "order")):
         rows.select(impression_id="id", event_type=pl.lit(kind), event_ts="time").write_parquet(
-            shop.folder / f"{name}.parquet"
+            folder / f"{name}.parquet"
         )
-    spec = {
-        **SPEC,
-        "source": {**SPEC["source"], "events": [{"name": n, "paths": [f"{n}.parquet"]} for n in ("site", "shop")]},
-        "tasks": [
-            {"name": "click", "window": "12h", "label": {"event": "click"}},
-            {"name": "buy", "parent": "click", "window": "12h", "window_from": "click", "label": {"event": "order"}},
-        ],
-    }
-    said = shop.run(log, spec, expect=2)
+    return clicks, orders
+
+
+def test_one_of_two_logs_that_stopped_is_named(shop: Shop, log: pl.DataFrame) -> None:
+    """The site's clicks go on arriving, so that only the shop's own silence shows that its orders are missing."""
+    clicks, orders = write_two_logs(shop.folder, log, pl.col("time").dt.day() <= 5)
+    said = shop.run(log, TWO_LOGS, expect=2)
     assert "Only 50.00% of the test labels are past their maturity" in said
     assert "Logs have stopped: delivered is `shop` up to 2026-03-0" in said
     assert "`site`" not in said
     stored = Lake(shop.folder / "data" / "lake").scan("outcome_events").collect()
     assert dict(stored.group_by("source_log").len().iter_rows()) == {"site": clicks.height, "shop": orders.height}
+
+
+def test_negatives_of_an_outage_that_has_ended_are_left_out_and_counted(
+    shop: Shop, log: pl.DataFrame, ctr: Ctr
+) -> None:
+    """When the test began the shop had been silent for two days; it sends again, so that the test itself is whole."""
+    day = pl.col("time").dt.day()
+    write_two_logs(shop.folder, log, ~day.is_in([6, 7]))
+    shop.run(log, TWO_LOGS)
+    split = json.loads((shop.folder / "out.json").read_text(encoding="utf-8"))["split"]
+    assert split["test"]["first"][:10] == "2026-03-08"
+    left_out = {name: found["undelivered"] for name, found in split.items()}
+    assert {name for name, found in left_out.items() if found["buy"]} == {"validation", "calibration"}
+    assert all(found["click"] == 0 for found in left_out.values())
+    # Nothing of that day was delivered: only its known orders, none, have a label.
+    assert left_out["calibration"]["buy"] == split["calibration"]["rows"]
+    shown = ctr("report", "latest", "--data-root", shop.folder / "data").stdout
+    assert f"calibration: buy {left_out['calibration']['buy']:,} negatives have no label" in shown
 
 
 def test_a_training_that_breaks_says_why_and_leaves_no_model(shop: Shop, log: pl.DataFrame) -> None:
