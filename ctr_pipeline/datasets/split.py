@@ -14,7 +14,7 @@ from ctr_pipeline.datasets.packed import SPLITS, DatasetError
 from ctr_pipeline.labels import task_watermarks
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US, format_duration
-from ctr_pipeline.spec.learning import Slice
+from ctr_pipeline.spec.split import Slice
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 

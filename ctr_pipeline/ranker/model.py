@@ -11,7 +11,7 @@ from ctr_pipeline.ranker.embeddings import Embeddings, FusedTable
 from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.heads import chain_logits
 from ctr_pipeline.ranker.numeric import NumericEncoder
-from ctr_pipeline.spec.learning import Model
+from ctr_pipeline.spec.model import Model
 
 
 class WidePart(nn.Module):

@@ -10,7 +10,7 @@ import torch
 from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.model import Ranker, build_ranker
-from ctr_pipeline.spec.learning import Model
+from ctr_pipeline.spec.model import Model
 
 
 def layout_hash(layout: Layout) -> str:

@@ -1,6 +1,6 @@
 """What the user declares: one YAML file, typed and validated. Knows nothing of the other rooms."""
 
 from ctr_pipeline.spec.load import SpecError, load_spec, parse_spec, spec_hash
-from ctr_pipeline.spec.model import Spec
+from ctr_pipeline.spec.spec import Spec
 
 __all__ = ["Spec", "SpecError", "load_spec", "parse_spec", "spec_hash"]

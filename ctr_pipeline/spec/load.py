@@ -11,8 +11,8 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ctr_pipeline.spec.fields import FROM_FILE
-from ctr_pipeline.spec.model import Spec
 from ctr_pipeline.spec.simulator import INCIDENT_KINDS
+from ctr_pipeline.spec.spec import Spec
 
 
 class SpecError(ValueError):

@@ -6,7 +6,8 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError
 
 from ctr_pipeline.spec.fields import Section
-from ctr_pipeline.spec.learning import Model, Training
+from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.training import Training
 
 
 class TrainingError(ValueError):

@@ -9,7 +9,7 @@ from torch import Tensor
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
 from ctr_pipeline.gradients import BatchView
 from ctr_pipeline.ranker import Ranker, build_ranker
-from ctr_pipeline.spec.learning import Model
+from ctr_pipeline.spec.model import Model
 
 
 @dataclass

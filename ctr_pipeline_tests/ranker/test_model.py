@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ctr_pipeline.features.layout import IdColumn, Layout
 from ctr_pipeline.ranker import RankerError, build_ranker, load_ranker, save_ranker
-from ctr_pipeline.spec.learning import Model
+from ctr_pipeline.spec.model import Model
 
 MODEL = Model(embedding_dim=4, hidden=[16, 8], dropout=0.3, embedding_dropout=0.2)
 

@@ -17,7 +17,7 @@ from ctr_pipeline.ranker import build_ranker
 from ctr_pipeline.serving import Bundle, BundleError
 from ctr_pipeline.serving.bundle import FILES, MANIFEST
 from ctr_pipeline.serving.export import check_parity, export_bundle, reference_scores
-from ctr_pipeline.spec.learning import Model
+from ctr_pipeline.spec.model import Model
 from ctr_pipeline_tests.serving.shop import Shop, randomise
 
 OTHER_PROCESS = """

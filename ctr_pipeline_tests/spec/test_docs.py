@@ -23,7 +23,8 @@ from ctr_pipeline.spec.features import (
     NumericFeature,
 )
 from ctr_pipeline.spec.fields import DAY_US, format_duration
-from ctr_pipeline.spec.learning import LabelQuality, Model, Propensity, Quality, Slice, Split, Training
+from ctr_pipeline.spec.limits import Quality
+from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.simulator import (
     BotCampaign,
     ClickLogOutage,
@@ -36,7 +37,10 @@ from ctr_pipeline.spec.simulator import (
     UnnormalisedFeature,
 )
 from ctr_pipeline.spec.source import Days, EventLog, ImpressionColumns, LogFiles, Order, Privacy, Source, Traffic
+from ctr_pipeline.spec.split import Slice, Split
 from ctr_pipeline.spec.tasks import Label, Task
+from ctr_pipeline.spec.training import Training
+from ctr_pipeline.spec.weighting import LabelQuality, Propensity
 
 HEADINGS: dict[type[BaseModel], str] = {
     Spec: "spec",

@@ -11,7 +11,8 @@ import torch
 
 from ctr_pipeline.datasets import SPLITS, PackedDataset, PackedSplit, write_split
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
-from ctr_pipeline.spec.learning import Model, Training
+from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.training import Training
 from ctr_pipeline.training.distribution import Group
 from ctr_pipeline.training.feeding import Shard
 from ctr_pipeline.training.history import Observer

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 
 from ctr_pipeline.ranker import build_ranker
-from ctr_pipeline.spec.learning import Model
+from ctr_pipeline.spec.model import Model
 from ctr_pipeline.training.losses import known_counts, multi_task_loss, task_loss_sums
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ctr_pipeline.labels import KeyQuality, QualityTable
-    from ctr_pipeline.spec.learning import LabelQuality
+    from ctr_pipeline.spec.weighting import LabelQuality
 
 LISTED = 30
 """Offenders in the asset's metadata; the file has all."""

@@ -1,0 +1,196 @@
+"""The whole spec: one frozen object that every room reads."""
+
+from datetime import date
+from typing import Literal, Self
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from pydantic import Field, field_validator, model_validator
+
+from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
+from ctr_pipeline.spec.fields import Name, Section
+from ctr_pipeline.spec.limits import Quality
+from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.source import Days, ImpressionColumns, Privacy, Source
+from ctr_pipeline.spec.split import Split
+from ctr_pipeline.spec.tasks import Task, maturity
+from ctr_pipeline.spec.training import Training
+from ctr_pipeline.spec.weighting import LabelQuality, Propensity
+
+
+class Spec(Section):
+    """What a user declares about their logs, features, tasks, split, model and training."""
+
+    version: Literal[1] = Field(description="Version of this format: 1.")
+    name: Name = Field(description="Name of the project; also the default folder under `data/`.")
+    description: str = Field(default="", description="One line for people.")
+    time_zone: str = Field(default="UTC", description="Zone of time stamps that carry none. Days are always UTC days.")
+    seed: int = Field(default=7, ge=0, description="Seed of everything random.")
+    source: Source = Field(default=Source(), description="Where the logs lie.")
+    impression: ImpressionColumns = Field(description="Columns of the impression log.")
+    days: Days = Field(default=Days(), description="Range of daily partitions.")
+    privacy: Privacy = Field(default=Privacy(), description="What must not be stored in the clear.")
+    features: Features = Field(description="What the model may look at.")
+    tasks: list[Task] = Field(min_length=1, description="What to predict, parents before children.")
+    split: Split = Field(default=Split(), description="How time is divided.")
+    propensity: Propensity = Field(default=Propensity(), description="Weights from randomised traffic.")
+    label_quality: LabelQuality | None = Field(
+        default=None, description="Whose labels are judged for plausibility; nobody's when absent."
+    )
+    model: Model = Field(default=Model(), description="The ranker.")
+    training: Training = Field(default=Training(), description="The training loop.")
+    quality: Quality = Field(default=Quality(), description="Limits of the checks.")
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_exists(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+            raise ValueError(f"{zone!r} is no IANA time zone such as UTC or Europe/Amsterdam") from error
+        return zone
+
+    @field_validator("tasks")
+    @classmethod
+    def _funnel(cls, tasks: list[Task]) -> list[Task]:
+        earlier: set[str] = set()
+        for task in tasks:
+            if task.name in earlier or task.name == "impression":
+                raise ValueError(f"task name {task.name!r} is taken: choose another")
+            if task.parent is not None and task.parent not in earlier:
+                raise ValueError(
+                    f"task {task.name!r} names parent {task.parent!r}, which no earlier task has: list parents first"
+                )
+            if task.window_from != "impression" and task.window_from not in earlier:
+                raise ValueError(
+                    f"task {task.name!r} has window_from {task.window_from!r}: use `impression` or an earlier task"
+                )
+            earlier.add(task.name)
+        return tasks
+
+    @model_validator(mode="after")
+    def _references(self) -> Self:
+        tasks = {task.name for task in self.tasks}
+        categories = {feature.name for feature in self.features.embedded}
+        keys = {"user"} | categories
+        for history in self.features.history:
+            if history.key not in keys:
+                raise ValueError(
+                    f"history feature {history.name!r} has key {history.key!r}; use one of {', '.join(sorted(keys))}"
+                )
+            if history.key == "user" and self.impression.user is None:
+                raise ValueError(
+                    f"history feature {history.name!r} has key 'user', but `impression.user` names no column: add it"
+                )
+            if isinstance(history, HistorySequence) and history.item not in categories:
+                raise ValueError(
+                    f"history feature {history.name!r} lists item {history.item!r}, which is no categorical feature; "
+                    f"use one of {', '.join(sorted(categories))}"
+                )
+            if history.task is not None and history.task not in tasks:
+                raise ValueError(
+                    f"history feature {history.name!r} counts task {history.task!r}; "
+                    f"use one of {', '.join(sorted(tasks))}"
+                )
+        for response in self.propensity.responses:
+            if response not in tasks:
+                raise ValueError(f"propensity response {response!r} is no task; use one of {', '.join(sorted(tasks))}")
+        if self.propensity.weighting == "ips" and (self.impression.traffic is None or self.impression.position is None):
+            raise ValueError(
+                "propensity weighting `ips` needs `impression.traffic` and `impression.position`: "
+                "add them, or use `weighting: none`"
+            )
+        needs_events = [task.name for task in self.tasks if task.label.event is not None]
+        if needs_events and not self.source.events and self.source.simulator is None:
+            raise ValueError(
+                f"tasks {', '.join(needs_events)} read events, but `source.events` declares no event log: "
+                "add one, or label them by `column` or `time_column`"
+            )
+        if needs_events and self.impression.id is None:
+            raise ValueError(
+                f"tasks {', '.join(needs_events)} read events, which join by `impression.id`: name that column, not null"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _label_quality(self) -> Self:
+        section = self.label_quality
+        if section is None:
+            return self
+        keys = sorted(feature.name for feature in self.features.embedded)
+        if section.key not in keys:
+            raise ValueError(
+                f"`label_quality.key` is {section.key!r}, which is no categorical feature; "
+                + (f"use one of {', '.join(keys)}, or declare it" if keys else "declare it")
+                + " under `features.categorical`"
+            )
+        unknown = [name for name in section.tasks if name not in {task.name for task in self.tasks}]
+        if unknown:
+            raise ValueError(
+                f"`label_quality.tasks` names {', '.join(unknown)}, which is no task; "
+                f"use {', '.join(task.name for task in self.tasks)}"
+            )
+        if not section.judged(self.tasks):
+            raise ValueError("`label_quality` judges tasks with a parent, and there is none: name them in its `tasks`")
+        return self
+
+    @model_validator(mode="after")
+    def _columns(self) -> Self:
+        inputs: list[NumericFeature | CategoricalFeature] = [*self.features.numeric, *self.features.embedded]
+        read_by = {feature.name: feature.source_column for feature in inputs}
+        reserved = sorted(RESERVED & read_by.keys())
+        if reserved:
+            raise ValueError(
+                f"feature names {', '.join(reserved)} are used by the pipeline: "
+                "give them another `name` and set `column`"
+            )
+        answers = {column: task.name for task in self.tasks for column in task.label.columns}
+        for name, column in read_by.items():
+            if column in answers:
+                raise ValueError(
+                    f"feature {name!r} reads column {column!r}, which holds the outcome of task {answers[column]!r}: "
+                    "a model that sees the answer learns nothing else; remove the feature"
+                )
+        hashed = {*self.impression.id_columns, *self.privacy.pseudonymise}
+        for number in self.features.numeric:
+            if number.source_column in hashed:
+                raise ValueError(
+                    f"numeric feature {number.name!r} reads column {number.source_column!r}, which is replaced by a "
+                    "keyed hash: declare it under `features.categorical`"
+                )
+        plain = (answers.keys() | self.impression.value_columns) & set(self.privacy.pseudonymise)
+        if plain:
+            raise ValueError(
+                f"`privacy.pseudonymise` names {', '.join(sorted(plain))}, whose values the pipeline has to read: "
+                "only ids and categories can be hashed"
+            )
+        return self
+
+    @property
+    def first_day(self) -> date | None:
+        """First daily partition, where the spec alone determines it."""
+        if self.days.first is not None:
+            return self.days.first
+        if self.source.simulator is not None:
+            return self.source.simulator.first_day
+        return self.impression.order.first_day if self.impression.order else None
+
+    def task(self, name: str) -> Task:
+        """The task called ``name``."""
+        return next(task for task in self.tasks if task.name == name)
+
+    def maturity(self, name: str) -> int:
+        """Microseconds after an impression at which its label of task ``name`` is settled, ingest lag included."""
+        return maturity(self.tasks, name) + self.split.ingest_lag
+
+    @property
+    def longest_maturity(self) -> int:
+        """The maturity of the slowest task: the gap between training and test, in microseconds."""
+        return max(self.maturity(task.name) for task in self.tasks)
+
+
+RESERVED = frozenset(
+    {"day", "impression_id", "ts", "ingest_ts", "user", "session", "position", "traffic", "propensity", "impression"}
+)
+"""Columns of the impressions table that no feature may be called."""
+
+__all__ = ["RESERVED", "Spec"]
