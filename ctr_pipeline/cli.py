@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 from rich.console import Console
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.settings import EngineName
 from ctr_pipeline.spec import Spec, SpecError, load_spec, spec_hash
 
@@ -319,9 +320,7 @@ def _plain_errors() -> Iterator[None]:
     """Within it, an error class of the project, which is written for users, ends the command with its message."""
     try:
         yield
-    except ValueError as error:
-        if not type(error).__module__.startswith("ctr_pipeline."):
-            raise
+    except UserError as error:
         _fail(str(error))
 
 

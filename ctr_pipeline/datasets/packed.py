@@ -10,6 +10,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.features.layout import Layout
 
 SPLITS = ("train", "validation", "calibration", "test")
@@ -27,7 +28,7 @@ _TYPES: dict[str, type[np.generic]] = {
 }
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError):
     """Data that cannot be split, packed or opened; the message says what was found, expected, and what to do."""
 
 

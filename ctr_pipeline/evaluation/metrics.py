@@ -13,6 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from ctr_pipeline.errors import UserError
+
 Reals = NDArray[np.floating[Any]]
 Integers = NDArray[np.integer[Any]]
 Float64s = NDArray[np.float64]
@@ -22,7 +24,7 @@ Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
 
-class EvaluationError(ValueError):
+class EvaluationError(UserError):
     """Scores or labels that cannot be evaluated; the message says which row, what was found and what was expected."""
 
 

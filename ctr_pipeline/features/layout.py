@@ -5,6 +5,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
+from ctr_pipeline.errors import UserError
+
 Group = Literal["dense", "categorical", "contextual", "history"]
 """The section of the spec that declares a feature."""
 
@@ -18,7 +20,7 @@ FIRST_VOCABULARY_ROW = 2
 """Embedding row of the most frequent value."""
 
 
-class LayoutError(ValueError):
+class LayoutError(UserError):
     """A layout that contradicts itself; the message says where."""
 
 

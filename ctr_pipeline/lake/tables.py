@@ -17,6 +17,8 @@ from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, wr
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction
 
+from ctr_pipeline.errors import UserError
+
 DAY = "day"
 """The partition column of every table."""
 
@@ -29,7 +31,7 @@ _FIRST_PAUSE_SECONDS = 0.05
 _CONFIGURATION: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
 
 
-class LakeError(ValueError):
+class LakeError(UserError):
     """A table that cannot be read or written as asked; the message says which, why, and what to do."""
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _POSITIVE = ("POSITIVE", "LATE_POSITIVE")
 
 
-class BeliefError(ValueError):
+class BeliefError(UserError):
     """There are no labels to answer from."""
 
 

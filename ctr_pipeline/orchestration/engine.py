@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 from uuid import uuid4
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.scratch import scratch_folder
 from ctr_pipeline.orchestration.settings import EngineName, PipelineSettings
 
@@ -30,7 +31,7 @@ DUCKDB_MEMORY = "1GB"
 _BYTES_PER_THREAD = 120_000_000
 
 
-class EngineError(ValueError):
+class EngineError(UserError):
     """An engine that cannot be used; the message says what is missing and how to install it."""
 
 

@@ -13,6 +13,7 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.assets.datasets import EXAMPLES_FILE
 from ctr_pipeline.orchestration.assets.training import without_password
 from ctr_pipeline.orchestration.build import TRACKING_VARIABLE, default_tracking_uri, tracking_of
@@ -27,7 +28,7 @@ from ctr_pipeline.orchestration.settings import PipelineSettings
 FORMAT = 1
 
 
-class ForgetError(ValueError):
+class ForgetError(UserError):
     """Nothing may be removed just now; the message says why."""
 
 

@@ -4,12 +4,13 @@ import re
 import sys
 from collections.abc import Mapping
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.sources import KEY_VARIABLE, key_path, pseudonymiser
 
 _STDIN = "-"
 
 
-class IdentityError(ValueError):
+class IdentityError(UserError):
     """The hash of an id cannot be found; the message never contains the id."""
 
 

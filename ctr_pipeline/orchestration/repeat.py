@@ -12,6 +12,7 @@ import dagster as dg
 from rich.console import Console
 from rich.table import Table
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.assets.datasets import EXAMPLES_FILE
 from ctr_pipeline.orchestration.assets.training import code_version
 from ctr_pipeline.orchestration.automation.jobs import RETRAIN
@@ -29,7 +30,7 @@ REPEAT_FOLDER = "repeat"
 _RUN_ID = re.compile("[0-9a-f]{32}")
 
 
-class RepeatError(ValueError):
+class RepeatError(UserError):
     """The run cannot be repeated; the message says what is gone."""
 
 

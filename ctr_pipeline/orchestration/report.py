@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.assets.labels import stored_states
 from ctr_pipeline.orchestration.automation.jobs import INGEST, REFERENCES, RETRAIN, TABLES
 from ctr_pipeline.orchestration.files import QUALITY_FILE
@@ -23,7 +24,7 @@ MOST_OFFENDERS, OFFENDERS_SHOWN = 100, 10
 """Keys with implausible labels that the report lists, and that are printed."""
 
 
-class ReportError(ValueError):
+class ReportError(UserError):
     """There is no such report."""
 
 

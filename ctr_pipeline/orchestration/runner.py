@@ -14,6 +14,7 @@ from typing import Any
 
 import dagster as dg
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.abandoned import COMMAND_TAG, close_abandoned
 from ctr_pipeline.orchestration.automation.alerts import alerts_of_run
 from ctr_pipeline.orchestration.automation.jobs import INGEST, REFERENCES, RETRAIN, TABLES
@@ -36,7 +37,7 @@ _log = logging.getLogger(__name__)
 INSTANCE_CONFIG = Path(__file__).resolve().parents[2] / "dagster.yaml"
 
 
-class PipelineError(ValueError):
+class PipelineError(UserError):
     """A step failed; the message is the one written for the user."""
 
 

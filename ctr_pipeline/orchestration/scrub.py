@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ctr_pipeline.errors import UserError
+
 NUMBERS_ONLY = (".npy",)
 """Files that hold no text, and are large."""
 
@@ -15,7 +17,7 @@ PATIENCE_SECONDS = 30.0
 """How long a database may be busy."""
 
 
-class ScrubError(ValueError):
+class ScrubError(UserError):
     """A file cannot be changed just now."""
 
 

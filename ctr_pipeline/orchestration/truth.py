@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.table import Table
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.files import CALIBRATION_FILE, read_json, scores
 from ctr_pipeline.orchestration.settings import PipelineSettings, declared_last_day
 from ctr_pipeline.orchestration.sources import pseudonymiser
@@ -30,7 +31,7 @@ CEILINGS = {
 CDF_LABELS = ("1 min", "1 h", "6 h", "1 d", "3 d", "7 d", "14 d")
 
 
-class TruthError(ValueError):
+class TruthError(UserError):
     """There is no such truth, or the scores to be compared with it are not usable."""
 
 

@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.propensity.bootstrap import cluster_spread
 from ctr_pipeline.propensity.rates import ess_share, smoothed_rates
 
@@ -19,7 +20,7 @@ RANDOM, PRODUCTION = "random", "production"
 _Z95 = 1.959963984540054
 
 
-class PropensityError(ValueError):
+class PropensityError(UserError):
     """Rows that cannot be used; the message says what was found and expected."""
 
 

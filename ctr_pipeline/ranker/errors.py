@@ -1,5 +1,7 @@
 """What the room raises."""
 
+from ctr_pipeline.errors import UserError
 
-class RankerError(ValueError):
+
+class RankerError(UserError):
     """A layout, a model setting or a stored model that does not fit."""

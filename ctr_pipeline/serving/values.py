@@ -6,8 +6,10 @@ from typing import Any
 
 import polars as pl
 
+from ctr_pipeline.errors import UserError
 
-class BundleError(ValueError):
+
+class BundleError(UserError):
     """A bundle or a request that cannot be used; the message says what was found, where, and what was expected."""
 
 

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.simulator.laws import CATEGORIES, DEVICE_SHARES, DEVICES, LATENT, LAWS
 from ctr_pipeline.spec.simulator import SimulatorSettings
 
@@ -24,7 +25,7 @@ DEVICE_SYSTEMS = ((0, 1, 5), (2, 3, 4), (1, 0, 5))
 GEO = tuple(f"r{number:02d}" for number in range(40))
 
 
-class SimulatorError(ValueError):
+class SimulatorError(UserError):
     """A request that the simulated marketplace cannot meet."""
 
 

@@ -3,10 +3,12 @@
 import difflib
 from collections.abc import Sequence
 
+from ctr_pipeline.errors import UserError
+
 _SHOWN = 20
 
 
-class SourceError(ValueError):
+class SourceError(UserError):
     """A log that cannot be read as declared.
 
     The message names the file, the column, what was found, what was expected and what to do. It never has a value

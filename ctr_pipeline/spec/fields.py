@@ -1,13 +1,14 @@
 """The small types that the sections of a spec share: names, durations, days."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import (
     AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Field,
     PlainSerializer,
     StringConstraints,
     ValidationInfo,
@@ -25,6 +26,15 @@ FROM_FILE = "from_file"
 """Key of the validation context: the values come from a file that a person wrote."""
 
 _DURATION = re.compile(r"([0-9]+)(us|ms|s|m|h|d)")
+
+
+def added_field(default: Any, description: str) -> Any:
+    """A field that came after the first version of the format.
+
+    While it has its default it is left out of the dumped spec. So the hash of a spec that does not use it, and
+    the bundle of its model, stay what they were.
+    """
+    return Field(default=default, description=description, exclude_if=lambda value: value == default)
 
 
 class Section(BaseModel):

@@ -5,12 +5,13 @@ from typing import Literal, Self
 
 from pydantic import Field, ValidationError
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.spec.fields import Section
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.training import Training
 
 
-class TrainingError(ValueError):
+class TrainingError(UserError):
     """A job, dataset or checkpoint that training cannot use; the message says what to do."""
 
 

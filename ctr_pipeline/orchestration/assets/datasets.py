@@ -21,9 +21,9 @@ from ctr_pipeline.orchestration.fingerprints import (
 )
 from ctr_pipeline.orchestration.metadata import state_rows, table
 from ctr_pipeline.orchestration.partitions import daily_partitions, past_days, training_days
-from ctr_pipeline.orchestration.refusals import refusals, require
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
+from ctr_pipeline.orchestration.user_errors import require, user_errors
 from ctr_pipeline.spec.fields import DAY_US
 
 if TYPE_CHECKING:
@@ -66,7 +66,7 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         _require_days(context, settings, last)
         store = lake.open()
         versions = {name: store.version(name) for name in ("impressions", "outcome_events", "labels", "history")}
-        with refusals():
+        with user_errors():
             shown = store.scan("impressions", versions["impressions"], settings.first_day, last)
             ts = shown.select(pl.col("ts")).collect()["ts"].to_numpy()
             bounds = split_bounds(settings.spec, ts, as_of)
@@ -104,7 +104,7 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         from ctr_pipeline.datasets import fit_vocabulary
 
         day = context.partition_key
-        with refusals():
+        with user_errors():
             bounds, tables = view_of(settings, lake.open(), day)
             layout, words = fit_vocabulary(settings.spec, bounds, tables.impressions, tables.history)
         folder = settings.dataset_folder(day) / FITTED
@@ -147,7 +147,7 @@ def dataset_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         view = read_json(folder / EXAMPLES_FILE, "examples")
         weights, quality = folder / PROPENSITY_FILE, folder / QUALITY_FILE
         shutil.rmtree(packed, ignore_errors=True)
-        with refusals():
+        with user_errors():
             bounds, tables = view_of(settings, lake.open(), day)
             dataset = pack_dataset(
                 packed,

@@ -23,9 +23,9 @@ from ctr_pipeline.orchestration.files import (
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import TrackingResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.orchestration.user_errors import user_errors
 
 if TYPE_CHECKING:
     from ctr_pipeline.evaluation import Calibrator, TaskMetrics
@@ -50,7 +50,7 @@ def evaluation_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         refusal = refusal_of(read_json(settings.training_folder(day) / "result.json", "ranker"))
         if refusal is not None:
             raise dg.Failure(refusal, allow_retries=False)
-        with refusals():
+        with user_errors():
             split = PackedDataset.open(settings.packed_folder(day)).splits["calibration"]
             logits = scores(settings, day, "calibration")
             fitted = {
@@ -75,7 +75,7 @@ def evaluation_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     def evaluation(context: dg.AssetExecutionContext, tracking: TrackingResource) -> dg.MaterializeResult:
         day = context.partition_key
         folder = settings.training_folder(day)
-        with refusals():
+        with user_errors():
             metrics = _measure(settings, day)
         content = {task: {split: found.to_json() for split, found in of.items()} for task, of in metrics.items()}
         write_json(folder / EVALUATION_FILE, {"metrics": content})

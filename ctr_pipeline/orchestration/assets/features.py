@@ -8,9 +8,9 @@ from ctr_pipeline.orchestration.automation.sensors import days_of
 from ctr_pipeline.orchestration.engine import engine_session, stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, history_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions, history_days, partition_days
-from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.orchestration.user_errors import user_errors
 
 STRETCH_DAYS = 28
 """Days computed in one go: they share the labels of their common past."""
@@ -42,7 +42,7 @@ def feature_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         version = -1
         for first, last in stretches_of(days, STRETCH_DAYS):
             # A session a stretch: what it holds goes with it.
-            with refusals(), engine_session(settings) as engine:
+            with user_errors(), engine_session(settings) as engine:
                 past = max(settings.first_day, first - reach)
                 shown = engine.scan(store, "impressions", first=past, last=last)
                 arrived = engine.scan(store, "outcome_events", first=past, last=last)

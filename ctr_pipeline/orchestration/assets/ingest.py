@@ -26,7 +26,6 @@ from ctr_pipeline.orchestration.fingerprints import (
 from ctr_pipeline.orchestration.forgotten import leave_out_forgotten
 from ctr_pipeline.orchestration.metadata import column_schema
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, window_days
-from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.orchestration.sources import (
@@ -37,6 +36,7 @@ from ctr_pipeline.orchestration.sources import (
     reading_time,
 )
 from ctr_pipeline.orchestration.staged import StagedDays
+from ctr_pipeline.orchestration.user_errors import user_errors
 
 if TYPE_CHECKING:
     import polars as pl
@@ -64,7 +64,7 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     )
     def impressions(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
         ensure_logs(settings, partition_days(context)[-1], context.log.info)
-        with refusals():
+        with user_errors():
             files = impression_files(settings)
 
         def read(first: date, last: date, known: "pl.LazyFrame | None") -> "ReadResult":
@@ -93,7 +93,7 @@ def ingest_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     )
     def outcome_events(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
         ensure_logs(settings, partition_days(context)[-1], context.log.info)
-        with refusals():
+        with user_errors():
             shown, told = impression_files(settings), outcome_files(settings)
         in_impressions = any(task.label.event is None for task in settings.spec.tasks)
         files = [*(shown if in_impressions else ()), *(path for paths in told.values() for path in paths)]
@@ -134,7 +134,7 @@ def _ingest(
     context.log.info(f"Reading {table} of {len(days)} days, {days[0]} to {days[-1]}")
     store = lake.open()
     known = _ids_of_other_days(context.instance, settings, store, days)
-    with refusals(), StagedDays(store, table) as staged:
+    with user_errors(), StagedDays(store, table) as staged:
         for first, last in stretches_of(days, _days_at_a_time(settings, table, files, days)):
             result = read(first, last, staged.with_ids(known, first - _reach(settings)))
             result = leave_out_forgotten(store, settings.spec, table, result, context.log.warning)

@@ -12,9 +12,9 @@ from ctr_pipeline.orchestration.files import QUALITY_FILE
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.orchestration.user_errors import user_errors
 
 if TYPE_CHECKING:
     import polars as pl
@@ -48,7 +48,7 @@ def label_quality_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition
         path = settings.dataset_folder(day) / QUALITY_FILE
         found, shown = QualityTable(key=None, tasks=(), flagged=()), {}
         if section is not None:
-            with refusals():
+            with user_errors():
                 bounds, tables = view_of(settings, lake.open(), day)
                 found, keys = fit_label_quality(
                     settings.spec, bounds, tables.impressions, tables.labels, watermarks_of(settings, day).get("train")

@@ -16,9 +16,9 @@ from ctr_pipeline.orchestration.engine import engine_session, stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, label_fingerprint
 from ctr_pipeline.orchestration.metadata import state_rows, table
 from ctr_pipeline.orchestration.partitions import arrival_days, daily_partitions, partition_days
-from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
+from ctr_pipeline.orchestration.user_errors import user_errors
 
 if TYPE_CHECKING:
     from ctr_pipeline.lake import Lake
@@ -57,7 +57,7 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         events_version = store.version("outcome_events")
         context.log.info(f"Labelling {len(days)} days with what had arrived by the end of {watermark}")
         version = -1
-        with refusals(), engine_session(settings) as engine:
+        with user_errors(), engine_session(settings) as engine:
             for first, last in stretches_of(days, STRETCH_DAYS):
                 labelled = label_table(
                     engine.scan(store, "impressions", None, first, last),

@@ -8,9 +8,9 @@ from ctr_pipeline.orchestration.checks.drift import drift_check_specs, drift_che
 from ctr_pipeline.orchestration.engine import stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, profile_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days
-from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.orchestration.user_errors import user_errors
 
 STRETCH_DAYS = 7
 """Days profiled in one go: bounds memory."""
@@ -37,7 +37,7 @@ def monitoring_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         store = lake.open()
         columns = profiled_columns(settings.spec)
         profiles = []
-        with refusals():
+        with user_errors():
             for first, last in stretches_of(days, STRETCH_DAYS):
                 profiles.append(
                     profile_days(

@@ -10,9 +10,9 @@ from ctr_pipeline.orchestration.checks.propensity import check_effective_rows, e
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.refusals import refusals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.orchestration.user_errors import user_errors
 
 if TYPE_CHECKING:
     from ctr_pipeline.propensity import PropensityTable
@@ -33,7 +33,7 @@ def propensity_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         from ctr_pipeline.datasets import fit_propensity
 
         day = context.partition_key
-        with refusals():
+        with user_errors():
             bounds, tables = view_of(settings, lake.open(), day)
             found = fit_propensity(
                 settings.spec, bounds, tables.impressions, tables.labels, watermarks_of(settings, day).get("train")

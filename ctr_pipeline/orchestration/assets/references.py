@@ -16,9 +16,9 @@ from ctr_pipeline.orchestration.checks.contracts import (
 from ctr_pipeline.orchestration.engine import stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, reference_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, past_days, window_days
-from ctr_pipeline.orchestration.refusals import refusals, require
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
+from ctr_pipeline.orchestration.user_errors import require, user_errors
 
 if TYPE_CHECKING:
     import polars as pl
@@ -63,7 +63,7 @@ def reference_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         versions = {name: store.version(name) for name in ("impressions", "outcome_events")}
         found: dict[date, References] = {}
         quarantined = [pl.DataFrame(schema=QUARANTINE_SCHEMA)]
-        with refusals():
+        with user_errors():
             for first, last in stretches_of(days, STRETCH_DAYS) if refers(spec) else ():
                 arrived = store.scan("outcome_events", versions["outcome_events"], first, last)
                 events = referring(spec, arrived).collect()

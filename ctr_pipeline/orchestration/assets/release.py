@@ -20,10 +20,10 @@ from ctr_pipeline.orchestration.checks.model_quality import (
 from ctr_pipeline.orchestration.files import RELEASE_FILE, RUN_FILE, read_json, scores, write_json
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.refusals import refusals, require
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.orchestration.sources import key_fingerprint
+from ctr_pipeline.orchestration.user_errors import require, user_errors
 
 if TYPE_CHECKING:
     import numpy as np
@@ -61,7 +61,7 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
 
         day = context.partition_key
         folder = settings.training_folder(day)
-        with refusals():
+        with user_errors():
             dataset = PackedDataset.open(settings.packed_folder(day))
             ranker = load_ranker(folder / "model.pt", dataset.layout, settings.spec.model)
             fitted = calibrators(settings, day)
@@ -116,7 +116,7 @@ def release_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         folder = settings.training_folder(day)
         run = read_json(folder / RUN_FILE, "ranker")
         name = settings.spec.name
-        with refusals():
+        with user_errors():
             bundle = Bundle.open(folder / BUNDLE)
             test = PackedDataset.open(settings.packed_folder(day)).splits["test"]
             held = tracking.champion(name)

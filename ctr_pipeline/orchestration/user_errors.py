@@ -5,19 +5,19 @@ from contextlib import contextmanager
 
 import dagster as dg
 
+from ctr_pipeline.errors import UserError
+
 
 @contextmanager
-def refusals() -> Iterator[None]:
-    """Within it, an error class of the project (a ``ValueError`` defined in ``ctr_pipeline``) fails the step plainly.
+def user_errors() -> Iterator[None]:
+    """Within it, a :class:`~ctr_pipeline.errors.UserError` fails the step with its message.
 
     Raises:
         dagster.Failure: with the error's message as description.
     """
     try:
         yield
-    except ValueError as error:
-        if not type(error).__module__.startswith("ctr_pipeline."):
-            raise
+    except UserError as error:
         raise dg.Failure(str(error), allow_retries=False) from None
 
 

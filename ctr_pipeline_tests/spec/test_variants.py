@@ -1,0 +1,75 @@
+"""Sections in several kinds: dispatch, messages, and kinds that are added later."""
+
+from typing import Annotated, Literal
+
+import pytest
+from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
+
+from ctr_pipeline.spec.fields import Section, added_field
+from ctr_pipeline.spec.variants import Variant, Variants
+
+
+class Shape(Variant):
+    """Base of the shapes."""
+
+
+class Circle(Shape):
+    kind: Literal["circle"] = "circle"
+    radius: float = Field(gt=0)
+
+
+SHAPES: Variants[Shape] = Variants(Shape, Circle)
+
+
+class Drawing(Section):
+    shape: Annotated[SerializeAsAny[Shape], BeforeValidator(SHAPES.validate)]
+
+
+class Grown(Section):
+    old: int = 1
+    new: int = added_field(3, "Came later.")
+
+
+def problem(**content: object) -> str:
+    with pytest.raises(ValidationError) as caught:
+        Drawing.model_validate(content)
+    return str(caught.value)
+
+
+def test_a_mapping_becomes_the_section_of_its_kind_and_back() -> None:
+    drawing = Drawing.model_validate({"shape": {"kind": "circle", "radius": 2}})
+    assert isinstance(drawing.shape, Circle)
+    assert drawing.model_dump() == {"shape": {"kind": "circle", "radius": 2.0}}
+    assert Drawing.model_validate(drawing.model_dump()) == drawing
+
+
+def test_messages_name_what_is_known() -> None:
+    assert "set `kind` to one of 'circle'; found 'circel', did you mean 'circle'?" in problem(shape={"kind": "circel"})
+    assert "set `kind` to one of 'circle'" in problem(shape={"radius": 1})
+    assert "a mapping with the key `kind` is expected, found 3" in problem(shape=3)
+    assert "radius: Input should be greater than 0" in problem(shape={"kind": "circle", "radius": -1})
+    assert "radios: unknown key; did you mean `radius`?" in problem(shape={"kind": "circle", "radius": 1, "radios": 2})
+
+
+def test_a_kind_that_is_added_later_is_known_to_sections_made_before() -> None:
+    class Square(Shape):
+        kind: Literal["square"] = "square"
+        side: float
+
+    SHAPES.add(Square)
+    assert Drawing.model_validate({"shape": {"kind": "square", "side": 1}}).model_dump()["shape"]["side"] == 1
+    assert "one of 'circle', 'square'" in problem(shape={"kind": "line"})
+
+
+def test_a_section_needs_a_kind() -> None:
+    class Nameless(Shape):
+        pass
+
+    with pytest.raises(TypeError, match="declare `kind"):
+        SHAPES.add(Nameless)
+
+
+def test_a_field_that_came_later_is_dumped_only_where_it_is_used() -> None:
+    assert Grown().model_dump() == {"old": 1}
+    assert Grown(new=4).model_dump(mode="json") == {"old": 1, "new": 4}
+    assert Grown.model_validate({"old": 1}) == Grown()
