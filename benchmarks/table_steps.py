@@ -41,13 +41,14 @@ import psutil
 import yaml
 
 from ctr_pipeline.datasets import SplitBounds, Tables, fit_vocabulary, pack_dataset
+from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.engines.base import EngineName, intervals_of
+from ctr_pipeline.engines.factory import engine_session
 from ctr_pipeline.features import HISTORY_ORDER, history_for_days, history_reach
 from ctr_pipeline.labels import TABLE_ORDER, label_table
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.assets.features import STRETCH_DAYS as HISTORY_DAYS
 from ctr_pipeline.orchestration.assets.labels import STRETCH_DAYS as LABEL_DAYS
-from ctr_pipeline.orchestration.engine import EngineName, engine_session, stretches_of
-from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.simulator import write_days
 from ctr_pipeline.simulator.laws import SLOTS
 from ctr_pipeline.spec import parse_spec
@@ -145,8 +146,8 @@ def pipeline_steps(settings: PipelineSettings) -> dict[str, Callable[[], None]]:
     as_of = end_of(days[-1]) + spec.longest_maturity
 
     def labels() -> None:
-        with engine_session(settings) as engine:
-            for first, last in stretches_of(days, LABEL_DAYS):
+        with engine_session(settings.engine, settings.data_root, os.environ) as engine:
+            for first, last in intervals_of(days, LABEL_DAYS):
                 shown = engine.scan(lake, "impressions", first=first, last=last)
                 events = engine.scan(lake, "outcome_events", first=first)
                 table = label_table(shown, events, spec.tasks, as_of, spec.split.ingest_lag)
@@ -154,8 +155,8 @@ def pipeline_steps(settings: PipelineSettings) -> dict[str, Callable[[], None]]:
 
     def history() -> None:
         reach = timedelta(days=history_reach(spec))
-        for first, last in stretches_of(days, HISTORY_DAYS):
-            with engine_session(settings) as engine:
+        for first, last in intervals_of(days, HISTORY_DAYS):
+            with engine_session(settings.engine, settings.data_root, os.environ) as engine:
                 past = max(days[0], first - reach)
                 shown = engine.scan(lake, "impressions", first=past, last=last)
                 events = engine.scan(lake, "outcome_events", first=past, last=last)
@@ -183,7 +184,7 @@ def spark_steps(settings: PipelineSettings) -> dict[str, Callable[[], None]]:
 
         spec, lake, days = settings.spec, Lake(settings.lake_root), days_of(settings)
         as_of = end_of(days[-1]) + spec.longest_maturity
-        with engine_session(settings) as engine:
+        with engine_session(settings.engine, settings.data_root, os.environ) as engine:
             frames = [engine.scan(lake, name) for name in ("impressions", "labels", "history")]
             examples = build_examples(spec, frames[0], frames[1], frames[2], as_of)
             numbers = [*(f.name for f in spec.features.numeric), *(f.name for f in spec.features.history)]

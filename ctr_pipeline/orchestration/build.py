@@ -7,6 +7,7 @@ from pathlib import Path
 
 import dagster as dg
 
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.orchestration.assets.datasets import dataset_assets
 from ctr_pipeline.orchestration.assets.evaluation import evaluation_assets
 from ctr_pipeline.orchestration.assets.features import feature_assets
@@ -29,7 +30,6 @@ from ctr_pipeline.orchestration.resources import (
     TrackingResource,
     TrainerResource,
 )
-from ctr_pipeline.orchestration.settings import PipelineSettings
 
 # Pinned exactly, so that a change of these interfaces cannot come unseen.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.deployment.settings import PipelineSettings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,9 +14,9 @@ from typing import Any
 import dagster as dg
 
 from ctr_pipeline import __version__
+from ctr_pipeline.deployment.raw_logs import impression_files, key_fingerprint, outcome_files
+from ctr_pipeline.deployment.settings import PipelineSettings, end_of_day_us
 from ctr_pipeline.orchestration.metadata import newest_materializations
-from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
-from ctr_pipeline.orchestration.sources import impression_files, key_fingerprint, outcome_files
 
 TAG = "ctr/fingerprint"
 """Tag of every materialisation."""

@@ -4,7 +4,7 @@ from datetime import date, timedelta
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.spec.fields import DAY_US
 
 

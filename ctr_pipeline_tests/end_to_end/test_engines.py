@@ -9,17 +9,17 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.engines.base import Engine, EngineName
 from ctr_pipeline.features import HISTORY_ORDER, history_for_days
 from ctr_pipeline.labels import TABLE_ORDER, facts_in, label_table, labels_of
 from ctr_pipeline.lake import Lake
-from ctr_pipeline.orchestration.engine import Engine
-from ctr_pipeline.orchestration.settings import EngineName, PipelineSettings
 from ctr_pipeline.simulator import write_days
 from ctr_pipeline.sources import Pseudonymiser, read_events, read_impressions
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.fields import DAY_US
 from ctr_pipeline_tests.end_to_end.fixtures import Finished
-from ctr_pipeline_tests.engines import Session, bits, collected, sessions
+from ctr_pipeline_tests.engine_sessions import Session, bits, collected, sessions
 
 __all__ = ["sessions"]
 

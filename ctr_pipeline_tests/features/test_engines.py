@@ -8,11 +8,11 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from ctr_pipeline.engines.base import Engine
 from ctr_pipeline.features import HISTORY_COLUMNS, HISTORY_ORDER, history_for_days, join_history
 from ctr_pipeline.lake import Lake
-from ctr_pipeline.orchestration.engine import Engine
 from ctr_pipeline.spec import Spec, parse_spec
-from ctr_pipeline_tests.engines import Session, bits, collected, sessions
+from ctr_pipeline_tests.engine_sessions import Session, bits, collected, sessions
 from ctr_pipeline_tests.features.pasts import FIRST, SPEC, SPEC_TEXT, random_past
 
 __all__ = ["sessions"]

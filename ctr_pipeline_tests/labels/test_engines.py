@@ -9,6 +9,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
+from ctr_pipeline.engines.base import Engine, EngineName
 from ctr_pipeline.labels import (
     LABEL_COLUMNS,
     TABLE_ORDER,
@@ -22,10 +23,8 @@ from ctr_pipeline.labels import (
     states_as_of,
 )
 from ctr_pipeline.lake import Lake
-from ctr_pipeline.orchestration.engine import Engine
-from ctr_pipeline.orchestration.settings import EngineName
 from ctr_pipeline.spec.tasks import Label, Task
-from ctr_pipeline_tests.engines import ENGINES, Session, bits, collected, sessions
+from ctr_pipeline_tests.engine_sessions import ENGINES, Session, bits, collected, sessions
 from ctr_pipeline_tests.labels.worlds import EVENTS, FUNNELS, IMPRESSIONS, random_world
 
 __all__ = ["sessions"]

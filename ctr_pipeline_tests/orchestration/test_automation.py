@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.orchestration.automation.alerts import alerts_of_run
 from ctr_pipeline.orchestration.automation.jobs import pipeline_jobs
 from ctr_pipeline.orchestration.automation.schedules import pipeline_schedules
@@ -22,7 +23,6 @@ from ctr_pipeline.orchestration.automation.sensors import (
 )
 from ctr_pipeline.orchestration.build import build_definitions
 from ctr_pipeline.orchestration.resources import NotifierResource
-from ctr_pipeline.orchestration.settings import PipelineSettings
 
 START = date(2026, 1, 1)
 days = st.integers(0, 40).map(lambda n: START + timedelta(days=n))

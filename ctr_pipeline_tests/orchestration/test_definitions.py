@@ -7,9 +7,9 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
 from ctr_pipeline.orchestration.build import build_definitions
-from ctr_pipeline.orchestration.settings import PipelineSettings
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import dagster as dg
 import pytest
 import yaml
 
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.orchestration.fingerprints import (
     TAG,
     contract_fingerprint,
@@ -17,7 +18,6 @@ from ctr_pipeline.orchestration.fingerprints import (
     label_fingerprint,
     retrain_fingerprint,
 )
-from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.spec import parse_spec
 
 DAY = date(2026, 1, 5)

@@ -9,12 +9,12 @@ import polars as pl
 import pytest
 import yaml
 
+from ctr_pipeline.commands.run import PipelineError, _run_days
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.assets import ingest
 from ctr_pipeline.orchestration.automation.jobs import INGEST
 from ctr_pipeline.orchestration.build import build_definitions
-from ctr_pipeline.orchestration.runner import PipelineError, _run_days
-from ctr_pipeline.orchestration.settings import PipelineSettings
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = [date(2026, 1, n) for n in (1, 2, 3)]

@@ -8,14 +8,14 @@ import dagster as dg
 import pytest
 import yaml
 
+from ctr_pipeline.commands.run import _run_days
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.features import SYMPTOMS as SOUGHT
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.automation.alerts import alerts_of_run
 from ctr_pipeline.orchestration.automation.jobs import INGEST
 from ctr_pipeline.orchestration.build import build_definitions
 from ctr_pipeline.orchestration.checks.drift import SYMPTOMS
-from ctr_pipeline.orchestration.runner import _run_days
-from ctr_pipeline.orchestration.settings import PipelineSettings
 
 SCALE, MIX = date(2026, 1, 10), date(2026, 1, 12)
 

@@ -10,6 +10,9 @@ import polars as pl
 import pytest
 import yaml
 
+from ctr_pipeline.commands.run import PipelineError, _run_days
+from ctr_pipeline.deployment.raw_logs import impression_files, outcome_files
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.automation.jobs import REFERENCES
 from ctr_pipeline.orchestration.build import build_definitions
@@ -19,9 +22,6 @@ from ctr_pipeline.orchestration.checks.contracts import (
     check_event_references,
     check_quarantine_share,
 )
-from ctr_pipeline.orchestration.runner import PipelineError, _run_days
-from ctr_pipeline.orchestration.settings import PipelineSettings
-from ctr_pipeline.orchestration.sources import impression_files, outcome_files
 from ctr_pipeline.sources import Pseudonymiser, read_events, read_impressions
 
 START = datetime(2026, 1, 1, tzinfo=UTC)

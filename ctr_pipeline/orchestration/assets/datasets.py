@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ctr_pipeline.deployment.settings import PipelineSettings, end_of_day_us
 from ctr_pipeline.orchestration.automation.jobs import INGEST, REFERENCES
 from ctr_pipeline.orchestration.automation.sensors import arrivals, days_of, labels_seen, stale_label_days
 from ctr_pipeline.orchestration.checks.maturity import check_test_maturity, test_maturity_spec
@@ -22,7 +23,6 @@ from ctr_pipeline.orchestration.fingerprints import (
 from ctr_pipeline.orchestration.metadata import state_rows, table
 from ctr_pipeline.orchestration.partitions import daily_partitions, past_days, training_days
 from ctr_pipeline.orchestration.resources import LakeResource
-from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
 from ctr_pipeline.orchestration.user_errors import require, user_errors
 from ctr_pipeline.spec.fields import DAY_US
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.orchestration.assets.training import refusal_of
 from ctr_pipeline.orchestration.checks.model_quality import (
     check_calibrated,
@@ -24,7 +25,6 @@ from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import TrackingResource
-from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.orchestration.user_errors import user_errors
 
 if TYPE_CHECKING:

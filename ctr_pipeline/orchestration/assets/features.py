@@ -1,15 +1,17 @@
 """`history`: aggregates of each key's past, point-in-time on a daily grid."""
 
+import os
 from datetime import timedelta
 
 import dagster as dg
 
+from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.engines.base import intervals_of
+from ctr_pipeline.engines.factory import engine_session
 from ctr_pipeline.orchestration.automation.sensors import days_of
-from ctr_pipeline.orchestration.engine import engine_session, stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, history_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions, history_days, partition_days
 from ctr_pipeline.orchestration.resources import LakeResource
-from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.orchestration.user_errors import user_errors
 
 STRETCH_DAYS = 28
@@ -40,9 +42,9 @@ def feature_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         store = lake.open()
         reach = timedelta(days=history_reach(settings.spec))
         version = -1
-        for first, last in stretches_of(days, STRETCH_DAYS):
+        for first, last in intervals_of(days, STRETCH_DAYS):
             # A session a stretch: what it holds goes with it.
-            with user_errors(), engine_session(settings) as engine:
+            with user_errors(), engine_session(settings.engine, settings.data_root, os.environ) as engine:
                 past = max(settings.first_day, first - reach)
                 shown = engine.scan(store, "impressions", first=past, last=last)
                 arrived = engine.scan(store, "outcome_events", first=past, last=last)

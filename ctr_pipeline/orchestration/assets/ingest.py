@@ -8,6 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ctr_pipeline.deployment.raw_logs import (
+    ensure_logs,
+    impression_files,
+    outcome_files,
+    pseudonymiser,
+    reading_time,
+)
+from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.engines.base import intervals_of
+from ctr_pipeline.engines.staging import StagedDays
 from ctr_pipeline.orchestration.checks.contracts import (
     Share,
     check_days_not_empty,
@@ -15,7 +25,6 @@ from ctr_pipeline.orchestration.checks.contracts import (
     check_rows_conserved,
     ingest_check_specs,
 )
-from ctr_pipeline.orchestration.engine import stretches_of
 from ctr_pipeline.orchestration.fingerprints import (
     CONTRACT_TAG,
     TAG,
@@ -23,20 +32,11 @@ from ctr_pipeline.orchestration.fingerprints import (
     ingest_fingerprint,
     newest_tags,
 )
-from ctr_pipeline.orchestration.forgotten import leave_out_forgotten
 from ctr_pipeline.orchestration.metadata import column_schema
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, window_days
 from ctr_pipeline.orchestration.resources import LakeResource
-from ctr_pipeline.orchestration.settings import PipelineSettings
-from ctr_pipeline.orchestration.sources import (
-    ensure_logs,
-    impression_files,
-    outcome_files,
-    pseudonymiser,
-    reading_time,
-)
-from ctr_pipeline.orchestration.staged import StagedDays
 from ctr_pipeline.orchestration.user_errors import user_errors
+from ctr_pipeline.privacy.forgotten_users import leave_out_forgotten
 
 if TYPE_CHECKING:
     import polars as pl
@@ -135,7 +135,7 @@ def _ingest(
     store = lake.open()
     known = _ids_of_other_days(context.instance, settings, store, days)
     with user_errors(), StagedDays(store, table) as staged:
-        for first, last in stretches_of(days, _days_at_a_time(settings, table, files, days)):
+        for first, last in intervals_of(days, _days_at_a_time(settings, table, files, days)):
             result = read(first, last, staged.with_ids(known, first - _reach(settings)))
             result = leave_out_forgotten(store, settings.spec, table, result, context.log.warning)
             staged.add(result)

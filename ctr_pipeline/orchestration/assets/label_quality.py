@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.orchestration.assets.datasets import view_of, watermarks_of
 from ctr_pipeline.orchestration.checks.label_quality import advertiser_labels_spec, check_advertiser_labels
 from ctr_pipeline.orchestration.files import QUALITY_FILE
@@ -13,7 +14,6 @@ from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource
-from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.orchestration.user_errors import user_errors
 
 if TYPE_CHECKING:

@@ -1,10 +1,14 @@
 """`labels`: what is known of each impression's outcomes, made again while it matures."""
 
+import os
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from ctr_pipeline.deployment.settings import PipelineSettings, end_of_day_us
+from ctr_pipeline.engines.base import intervals_of
+from ctr_pipeline.engines.factory import engine_session
 from ctr_pipeline.orchestration.automation.sensors import (
     EVENTS_VERSION,
     WATERMARK,
@@ -12,12 +16,10 @@ from ctr_pipeline.orchestration.automation.sensors import (
     arrivals,
 )
 from ctr_pipeline.orchestration.checks.maturity import check_late_rate, late_rate_spec
-from ctr_pipeline.orchestration.engine import engine_session, stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, label_fingerprint
 from ctr_pipeline.orchestration.metadata import state_rows, table
 from ctr_pipeline.orchestration.partitions import arrival_days, daily_partitions, partition_days
 from ctr_pipeline.orchestration.resources import LakeResource
-from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
 from ctr_pipeline.orchestration.user_errors import user_errors
 
 if TYPE_CHECKING:
@@ -57,8 +59,8 @@ def label_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         events_version = store.version("outcome_events")
         context.log.info(f"Labelling {len(days)} days with what had arrived by the end of {watermark}")
         version = -1
-        with user_errors(), engine_session(settings) as engine:
-            for first, last in stretches_of(days, STRETCH_DAYS):
+        with user_errors(), engine_session(settings.engine, settings.data_root, os.environ) as engine:
+            for first, last in intervals_of(days, STRETCH_DAYS):
                 labelled = label_table(
                     engine.scan(store, "impressions", None, first, last),
                     engine.scan(store, "outcome_events", events_version, first, watermark),

@@ -4,12 +4,12 @@ from datetime import timedelta
 
 import dagster as dg
 
+from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.engines.base import intervals_of
 from ctr_pipeline.orchestration.checks.drift import drift_check_specs, drift_checks
-from ctr_pipeline.orchestration.engine import stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, profile_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days
 from ctr_pipeline.orchestration.resources import LakeResource
-from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.orchestration.user_errors import user_errors
 
 STRETCH_DAYS = 7
@@ -38,7 +38,7 @@ def monitoring_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         columns = profiled_columns(settings.spec)
         profiles = []
         with user_errors():
-            for first, last in stretches_of(days, STRETCH_DAYS):
+            for first, last in intervals_of(days, STRETCH_DAYS):
                 profiles.append(
                     profile_days(
                         settings.spec,

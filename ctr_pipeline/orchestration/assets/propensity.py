@@ -5,13 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.orchestration.assets.datasets import PROPENSITY_FILE, view_of, watermarks_of
 from ctr_pipeline.orchestration.checks.propensity import check_effective_rows, effective_rows_spec
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource
-from ctr_pipeline.orchestration.settings import PipelineSettings
 from ctr_pipeline.orchestration.user_errors import user_errors
 
 if TYPE_CHECKING:

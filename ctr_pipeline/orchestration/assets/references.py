@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from ctr_pipeline.deployment.settings import PipelineSettings, end_of_day_us
+from ctr_pipeline.engines.base import intervals_of
 from ctr_pipeline.orchestration.automation.jobs import REFERENCES
 from ctr_pipeline.orchestration.checks.contracts import (
     References,
@@ -13,11 +15,9 @@ from ctr_pipeline.orchestration.checks.contracts import (
     check_event_references,
     event_references_spec,
 )
-from ctr_pipeline.orchestration.engine import stretches_of
 from ctr_pipeline.orchestration.fingerprints import TAG, reference_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, past_days, window_days
 from ctr_pipeline.orchestration.resources import LakeResource
-from ctr_pipeline.orchestration.settings import PipelineSettings, end_of_day_us
 from ctr_pipeline.orchestration.user_errors import require, user_errors
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def reference_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         found: dict[date, References] = {}
         quarantined = [pl.DataFrame(schema=QUARANTINE_SCHEMA)]
         with user_errors():
-            for first, last in stretches_of(days, STRETCH_DAYS) if refers(spec) else ():
+            for first, last in intervals_of(days, STRETCH_DAYS) if refers(spec) else ():
                 arrived = store.scan("outcome_events", versions["outcome_events"], first, last)
                 events = referring(spec, arrived).collect()
                 shown = _pieces(settings, store, versions["impressions"], first, last)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from ctr_pipeline.deployment.raw_logs import key_fingerprint
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.orchestration.assets.evaluation import calibrators
 from ctr_pipeline.orchestration.checks.model_quality import (
     champion_check_spec,
@@ -21,8 +23,6 @@ from ctr_pipeline.orchestration.files import RELEASE_FILE, RUN_FILE, read_json, 
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
-from ctr_pipeline.orchestration.settings import PipelineSettings
-from ctr_pipeline.orchestration.sources import key_fingerprint
 from ctr_pipeline.orchestration.user_errors import require, user_errors
 
 if TYPE_CHECKING:

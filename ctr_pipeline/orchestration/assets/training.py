@@ -13,15 +13,15 @@ from typing import Any
 import dagster as dg
 
 from ctr_pipeline import __version__
+from ctr_pipeline.deployment.raw_logs import key_fingerprint
+from ctr_pipeline.deployment.settings import PipelineSettings, model_spec_hash
 from ctr_pipeline.orchestration.checks.gradient_health import BLOCKING, check_gradients, gradient_check_specs
 from ctr_pipeline.orchestration.files import QUALITY_FILE, RUN_FILE, read_json, write_json
 from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
 from ctr_pipeline.orchestration.metadata import plots
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.provenance import PROVENANCE_FILE, SPEC_FILE, provenance
 from ctr_pipeline.orchestration.resources import TrackingResource, TrainerResource
-from ctr_pipeline.orchestration.settings import PipelineSettings, model_spec_hash
-from ctr_pipeline.orchestration.sources import key_fingerprint
+from ctr_pipeline.provenance.lineage import PROVENANCE_FILE, SPEC_FILE, provenance
 
 LOGGED_FILES = ("steps.jsonl", "validation.jsonl", "gradients.parquet", "result.json", SPEC_FILE, PROVENANCE_FILE)
 

@@ -3,8 +3,8 @@
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.settings import PipelineSettings
 
 INGEST = ("impressions", "outcome_events")
 REFERENCES = "event_references"

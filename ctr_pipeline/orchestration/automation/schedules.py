@@ -5,7 +5,7 @@ from datetime import date, timedelta
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from ctr_pipeline.orchestration.settings import PipelineSettings
+from ctr_pipeline.deployment.settings import PipelineSettings
 
 
 def pipeline_schedules(

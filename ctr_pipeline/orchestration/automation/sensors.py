@@ -7,9 +7,9 @@ from datetime import date, timedelta
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
+from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.orchestration.metadata import newest_metadata
 from ctr_pipeline.orchestration.partitions import window_days
-from ctr_pipeline.orchestration.settings import PipelineSettings
 
 WATERMARK = "watermark"
 """Metadata of a label materialisation: the last arrival day that it has seen."""

@@ -1,0 +1,1 @@
+"""What each command of `ctr` computes, and how its result is printed."""

@@ -1,0 +1,1 @@
+"""A spec bound to its logs, its key and its data root."""

@@ -1,0 +1,114 @@
+"""Binds a spec to the logs and the data root that a command names."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+
+from ctr_pipeline.deployment.raw_logs import impression_files, reading_time
+from ctr_pipeline.deployment.settings import SETTINGS_FILE, PipelineSettings, declared_last_day
+from ctr_pipeline.spec import Spec, SpecError
+
+IMPRESSIONS = "impressions"
+
+
+def bind(
+    spec: Spec, spec_path: Path, inputs: Sequence[str], data_root: Path | None, start: date | None = None
+) -> tuple[PipelineSettings, date]:
+    """The deployment, and the last day that its log holds.
+
+    Args:
+        spec: The validated spec.
+        spec_path: The file that it was read from.
+        inputs: ``PATH`` for impressions, ``NAME=PATH`` for the event log NAME; replaces the spec's paths.
+        data_root: Folder for everything made; by default ``data/<name of the spec>``.
+        start: First day to read, where that is not the first of the log. A data root that began earlier keeps its
+            beginning.
+
+    Raises:
+        SpecError: an input names no log of the spec, or the data root belongs to another spec.
+        SourceError: the log cannot be read.
+    """
+    root = (data_root or Path("data") / spec.name).resolve()
+    impressions, events = _split_inputs(spec, inputs)
+    _refuse_foreign_root(root, spec)
+    if spec.source.simulator is not None and (impressions or events):
+        raise SpecError(f"{spec_path}: a simulated source takes no --input. Use a spec with source.impressions.")
+    settings = PipelineSettings(
+        spec=spec,
+        spec_text=spec_path.read_text(encoding="utf-8"),
+        spec_folder=spec_path.resolve().parent,
+        data_root=root,
+        inputs=impressions,
+        event_inputs=events,
+        first_day=spec.first_day or date.min,
+        last_day=declared_last_day(spec),
+    )
+    if spec.source.simulator is not None:
+        last = settings.last_day
+        assert last is not None
+    else:
+        settings, last = _with_range(settings)
+    if start is not None and start > settings.first_day:
+        held = PipelineSettings.load(root).first_day if (root / SETTINGS_FILE).is_file() else start
+        settings = replace(settings, first_day=max(settings.first_day, min(held, start)))
+    return settings, last
+
+
+def reopen(spec: Spec, spec_path: Path, data_root: Path | None) -> PipelineSettings | None:
+    """The deployment that the data root already holds for this spec, now with the spec as it stands; None without one.
+
+    Raises:
+        SpecError: the data root belongs to another spec.
+    """
+    root = (data_root or Path("data") / spec.name).resolve()
+    _refuse_foreign_root(root, spec)
+    if not (root / SETTINGS_FILE).is_file():
+        return None
+    held = PipelineSettings.load(root)
+    return replace(held, spec=spec, spec_text=spec_path.read_text(encoding="utf-8"))
+
+
+def _with_range(settings: PipelineSettings) -> tuple[PipelineSettings, date]:
+    """The settings with the days that the log itself has."""
+    from ctr_pipeline.sources import log_range
+
+    spec = settings.spec
+    first, last = log_range(spec, impression_files(settings), reading_time(settings))
+    # A log whose first day is declared and whose last is not grows; its partitions go on.
+    grows = spec.days.first is not None and spec.days.last is None
+    return (
+        replace(
+            settings,
+            first_day=spec.days.first or first,
+            last_day=None if grows else (spec.days.last or last),
+        ),
+        min(last, spec.days.last) if spec.days.last else last,
+    )
+
+
+def _split_inputs(spec: Spec, inputs: Sequence[str]) -> tuple[tuple[Path, ...], dict[str, tuple[Path, ...]]]:
+    names = {log.name for log in spec.source.events}
+    impressions: list[Path] = []
+    events: dict[str, list[Path]] = {}
+    for text in inputs:
+        name, separator, path = text.partition("=")
+        if separator and name in names:
+            events.setdefault(name, []).append(Path(path).absolute())
+        elif separator and name == IMPRESSIONS:
+            impressions.append(Path(path).absolute())
+        elif separator and not Path(text).exists():
+            logs = ", ".join([IMPRESSIONS, *sorted(names)])
+            raise SpecError(f"--input {text}: the spec has no log {name!r}. Its logs are: {logs}.")
+        else:
+            impressions.append(Path(text).absolute())
+    return tuple(impressions), {name: tuple(paths) for name, paths in events.items()}
+
+
+def _refuse_foreign_root(root: Path, spec: Spec) -> None:
+    """One data root holds one project: tables of two logs must not mix."""
+    if not (root / SETTINGS_FILE).is_file():
+        return
+    held = PipelineSettings.load(root).spec.name
+    if held != spec.name:
+        raise SpecError(f"{root} belongs to the spec {held!r}, not to {spec.name!r}. Choose another --data-root.")

@@ -1,0 +1,117 @@
+"""What an engine is: it computes over the lake's files with lazy frames of its own kind, and Delta stores the result.
+
+A relational step that is written once with Narwhals therefore runs on any of them.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from datetime import date, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeAlias
+from uuid import uuid4
+
+from ctr_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from ctr_pipeline.lake import Lake
+
+EngineName: TypeAlias = Literal["duckdb", "polars", "spark"]
+
+
+class EngineError(UserError):
+    """An engine that cannot be used; the message says what is missing and how to install it."""
+
+
+class Engine(Protocol):
+    """Reads and replaces days of lake tables as lazy frames of its own kind."""
+
+    @property
+    def name(self) -> EngineName:
+        """``duckdb``, ``polars`` or ``spark``."""
+        ...
+
+    def scan(
+        self,
+        lake: "Lake",
+        table: str,
+        version: int | None = None,
+        first: date | None = None,
+        last: date | None = None,
+    ) -> Any:
+        """The rows of a lake table from ``first`` to ``last`` (both included), as of ``version``, not read yet.
+
+        A DuckDB relation, a Polars lazy frame or a Spark frame with all the table's columns; ``day`` is a date.
+
+        Raises:
+            LakeError: the table or version does not exist.
+        """
+        ...
+
+    def replace_days(self, lake: "Lake", table: str, frame: Any, days: Sequence[date], order: Sequence[str]) -> int:
+        """Replaces ``days`` of a lake table by the rows of a lazy frame, in one commit.
+
+        The rows never lie in Python's memory all at once. Each day becomes one Parquet file.
+
+        Args:
+            lake: The tables.
+            table: Name of the table.
+            frame: Rows with a column ``day``, a frame of this engine.
+            days: The days to replace; those without rows become empty.
+            order: Columns by which the rows of a day are sorted, nulls first.
+
+        Returns:
+            The Delta version that this commit made.
+
+        Raises:
+            LakeError: as :meth:`~ctr_pipeline.lake.Lake.commit_files`.
+        """
+        ...
+
+
+def new_files(lake: "Lake", table: str, days: Sequence[date]) -> dict[date, Path]:
+    """A fresh name for the file of each day, in its folder of the table."""
+    files = {day: lake.root / table / f"day={day}" / f"{uuid4()}.parquet" for day in days}
+    for path in files.values():
+        path.parent.mkdir(parents=True, exist_ok=True)
+    return files
+
+
+def commit(lake: "Lake", table: str, files: Mapping[date, Path], days: Sequence[date]) -> int:
+    """Commits the files that an engine wrote; removes them when the lake refuses them."""
+    from ctr_pipeline.lake import LakeError
+
+    try:
+        return lake.commit_files(table, files, days)
+    except LakeError:
+        for path in files.values():
+            path.unlink(missing_ok=True)
+        raise
+
+
+def sql_types(schema: "Mapping[str, pl.DataType]") -> dict[str, str]:
+    """The columns' types as DuckDB and Spark both call them."""
+    import polars as pl
+
+    names: dict[Any, str] = {
+        pl.Boolean: "boolean",
+        pl.Int8: "tinyint",
+        pl.Int16: "smallint",
+        pl.Int32: "int",
+        pl.Int64: "bigint",
+        pl.Float32: "float",
+        pl.Float64: "double",
+        pl.String: "string",
+        pl.Date: "date",
+    }
+    return {column: names[kind.base_type()] for column, kind in schema.items()}
+
+
+def intervals_of(days: list[date], length: int) -> Iterator[tuple[date, date]]:
+    """``days`` (ascending) in consecutive stretches of at most ``length`` days, as (first, last)."""
+    start = 0
+    for index in range(1, len(days) + 1):
+        ends = index == len(days) or index - start == length or days[index] - days[index - 1] != timedelta(days=1)
+        if ends:
+            yield days[start], days[index - 1]
+            start = index

@@ -1,0 +1,1 @@
+"""From what a model was made: table versions, libraries, hardware, code."""
