@@ -3,6 +3,6 @@
 Light to import: the job description alone needs no torch.
 """
 
-from ctr_pipeline.training.settings import MlflowTarget, TrainingError, TrainingJob
+from ctr_pipeline.training.job_spec import MlflowTarget, TrainingError, TrainingJob
 
 __all__ = ["MlflowTarget", "TrainingError", "TrainingJob"]

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ctr_pipeline.training.settings import TrainingError
+from ctr_pipeline.training.job_spec import TrainingError
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

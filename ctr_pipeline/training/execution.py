@@ -12,20 +12,20 @@ from dagster_pipes import open_dagster_pipes
 from ctr_pipeline.datasets import DatasetError, PackedDataset
 from ctr_pipeline.gradients import HealthSummary, health_verdict
 from ctr_pipeline.ranker import RankerError, layout_hash
-from ctr_pipeline.training.distribution import Group
-from ctr_pipeline.training.feeding import Shard
-from ctr_pipeline.training.history import Observer
+from ctr_pipeline.training.callbacks import Callback
+from ctr_pipeline.training.dataloader import Shard
+from ctr_pipeline.training.distributed import ProcessGroup
+from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.process import gpu_lock
 from ctr_pipeline.training.reporting import MlflowReport, PipesReport, ProgressLog
-from ctr_pipeline.training.settings import TrainingError, TrainingJob
 from ctr_pipeline.training.stopping import Cancelled, Stopped
 
 FINISHED, FAILED, STOPPED = 0, 1, 3
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class ProcessContext:
     """What the process knows of its surroundings.
 
     Attributes:
@@ -47,7 +47,7 @@ class Place:
     cancelled: Callable[[], bool]
 
 
-def execute(job: TrainingJob, resume: bool, place: Place, result: dict[str, Any]) -> int:
+def execute(job: TrainingJob, resume: bool, process: ProcessContext, result: dict[str, Any]) -> int:
     """Train, and fill ``result`` with what result.json will say; returns the exit code.
 
     Raises:
@@ -55,28 +55,28 @@ def execute(job: TrainingJob, resume: bool, place: Place, result: dict[str, Any]
     """
     try:
         with ExitStack() as stack:
-            return _execute(job, resume, place, result, stack)
+            return _execute(job, resume, process, result, stack)
     except (DatasetError, RankerError) as error:
         raise TrainingError(str(error)) from error
     except Cancelled:
         return FAILED
 
 
-def _execute(job: TrainingJob, resume: bool, place: Place, result: dict[str, Any], stack: ExitStack) -> int:
-    device, gpu = _device(job, place.local_rank)
+def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: dict[str, Any], stack: ExitStack) -> int:
+    device, gpu = _device(job, process.local_rank)
     stack.enter_context(gpu_lock(gpu))
     torch.set_num_threads(job.training.threads)
     torch.use_deterministic_algorithms(True)
-    stack.enter_context(_processes(place.world, device))
+    stack.enter_context(_processes(process.world, device))
     result |= {"device": _device_name(device), "precision": job.training.precision}
     dataset = PackedDataset.open(job.dataset)
     result["layout_sha256"] = layout_hash(dataset.layout)
-    observers, mlflow = _observers(job, place, stack)
-    group = Group(Shard(rank=place.rank, world=place.world), device)
-    trainer = Trainer(job, dataset, group, place.clock, place.cancelled, observers)
+    observers, mlflow = _observers(job, process, stack)
+    group = ProcessGroup(Shard(rank=process.rank, world=process.world), device)
+    trainer = Trainer(job, dataset, group, process.clock, process.cancelled, observers)
     if (warning := trainer.precision.warning()) is not None:
         result["warnings"].append(warning)
-    started = place.clock()
+    started = process.clock()
     try:
         done = trainer.run(resume)
     except Stopped as stopped:
@@ -84,7 +84,7 @@ def _execute(job: TrainingJob, resume: bool, place: Place, result: dict[str, Any
         result |= _health(stopped.health)
         return STOPPED
     finally:
-        result["wall_seconds"] = round(place.clock() - started, 3)
+        result["wall_seconds"] = round(process.clock() - started, 3)
         if mlflow is not None and mlflow.warning is not None:
             result["warnings"].append(mlflow.warning)
     result.update(
@@ -102,17 +102,19 @@ def _execute(job: TrainingJob, resume: bool, place: Place, result: dict[str, Any
     return FINISHED
 
 
-def _observers(job: TrainingJob, place: Place, stack: ExitStack) -> tuple[list[Observer], MlflowReport | None]:
-    if place.rank:
+def _observers(
+    job: TrainingJob, process: ProcessContext, stack: ExitStack
+) -> tuple[list[Callback], MlflowReport | None]:
+    if process.rank:
         return [], None
-    observers: list[Observer] = []
-    if place.under_pipes:
-        observers.append(PipesReport(stack.enter_context(open_dagster_pipes()), job.training.epochs, place.clock))
+    observers: list[Callback] = []
+    if process.under_pipes:
+        observers.append(PipesReport(stack.enter_context(open_dagster_pipes()), job.training.epochs, process.clock))
     else:
-        observers.append(ProgressLog(job.training.epochs, place.clock))
+        observers.append(ProgressLog(job.training.epochs, process.clock))
     if job.mlflow is None:
         return observers, None
-    mlflow = MlflowReport(job.mlflow, job.training.log_every, place.clock, place.milliseconds)
+    mlflow = MlflowReport(job.mlflow, job.training.log_every, process.clock, process.milliseconds)
     return [*observers, mlflow], mlflow
 
 

@@ -23,7 +23,9 @@ from ctr_pipeline.gradients import (
     logit_gradient_ratio,
 )
 from ctr_pipeline.gradients.norms import GradientNorms
+from ctr_pipeline.losses.cross_entropy import known_counts, multi_task_loss, task_loss_sums
 from ctr_pipeline.ranker import build_ranker, layout_hash, load_ranker, save_ranker
+from ctr_pipeline.training.callbacks import Callback, JsonLines, write_gradients
 from ctr_pipeline.training.checkpoint import (
     generator_state,
     load_checkpoint,
@@ -31,14 +33,13 @@ from ctr_pipeline.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from ctr_pipeline.training.distribution import Group
-from ctr_pipeline.training.feeding import EpochReader, batch_bounds, batches_per_epoch, to_device
-from ctr_pipeline.training.history import JsonLines, Observer, write_gradients
-from ctr_pipeline.training.losses import known_counts, multi_task_loss, task_loss_sums
-from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer, set_step_size, step_size_factor
+from ctr_pipeline.training.dataloader import BatchLoader, batch_bounds, batches_per_epoch, to_device
+from ctr_pipeline.training.distributed import ProcessGroup
+from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
+from ctr_pipeline.training.lr_schedule import learning_rate_factor, set_learning_rate
+from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer
 from ctr_pipeline.training.precision import Precision
 from ctr_pipeline.training.scoring import validate, write_scores
-from ctr_pipeline.training.settings import TrainingError, TrainingJob
 from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause, keep_bad_step
 
 SCORED = ("validation", "calibration", "test")
@@ -85,10 +86,10 @@ class Trainer:
         self,
         job: TrainingJob,
         dataset: PackedDataset,
-        group: Group,
+        group: ProcessGroup,
         clock: Callable[[], float],
         cancelled: Callable[[], bool],
-        observers: Sequence[Observer] = (),
+        observers: Sequence[Callback] = (),
     ) -> None:
         self.job, self.dataset, self.group = job, dataset, group
         self._clock, self._cancelled, self._observers = clock, cancelled, observers
@@ -179,7 +180,7 @@ class Trainer:
         rows = 0
         settings = self.job.training
         train = self.dataset.splits["train"]
-        reader = EpochReader(train, settings.batch_size, self.group.shard, self.job.seed, self.epoch, self.batch)
+        reader = BatchLoader(train, settings.batch_size, self.group.shard, self.job.seed, self.epoch, self.batch)
         with reader as batches:
             for batch in batches:
                 record = self._train_step(batch)
@@ -198,9 +199,9 @@ class Trainer:
     def _train_step(self, batch: BatchView) -> StepRecord:
         step, model = self.step, self.model
         before = generator_state(self.group.device)
-        factor = step_size_factor(step, self.steps, self.job.training.warmup_fraction)
+        factor = learning_rate_factor(step, self.steps, self.job.training.warmup_fraction)
         for optimizer, peak in zip(self.optimizers, self._peaks, strict=True):
-            set_step_size(optimizer, peak * factor)
+            set_learning_rate(optimizer, peak * factor)
             optimizer.zero_grad(set_to_none=True)
         fault = input_fault(batch, self.dataset.layout, step)
         # A faulty batch must not reach the tables; this process then takes part with no rows.

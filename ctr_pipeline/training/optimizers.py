@@ -1,6 +1,5 @@
-"""Step sizes and optimizers: AdamW for the dense part, row-wise Adagrad for the embedding tables."""
+"""Optimizers: AdamW for the dense part, row-wise Adagrad for the embedding tables."""
 
-import math
 from collections.abc import Iterable
 from typing import Any
 
@@ -65,20 +64,3 @@ def dense_optimizer(
         (decayed if parameter.ndim >= 2 else free).append(parameter)
     groups = [{"params": decayed, "weight_decay": weight_decay}, {"params": free, "weight_decay": 0.0}]
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=learning_rate)
-
-
-def step_size_factor(step: int, steps: int, warmup_fraction: float) -> float:
-    """Share of the peak step size at ``step`` (from 0) of ``steps``: linear warm-up, then half a cosine to 0.
-
-    A pure function of the position, so that a resumed run needs no scheduler state.
-    """
-    warmup = math.ceil(warmup_fraction * steps)
-    if step < warmup:
-        return (step + 1) / (warmup + 1)
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
-
-
-def set_step_size(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give every parameter group the step size ``value``."""
-    for group in optimizer.param_groups:
-        group["lr"] = value

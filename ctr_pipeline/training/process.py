@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from ctr_pipeline.training.settings import TrainingError
+from ctr_pipeline.training.job_spec import TrainingError
 
 PR_SET_PDEATHSIG = 1
 GRACE_SECONDS = 3.0

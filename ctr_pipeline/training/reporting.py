@@ -7,7 +7,7 @@ from typing import Any
 from dagster_pipes import PipesContext
 
 from ctr_pipeline.gradients import StepRecord
-from ctr_pipeline.training.settings import MlflowTarget
+from ctr_pipeline.training.job_spec import MlflowTarget
 
 LOG_SECONDS = 2.0
 MLFLOW_SECONDS = 5.0

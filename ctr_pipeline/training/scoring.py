@@ -10,17 +10,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctr_pipeline.datasets import PackedSplit
+from ctr_pipeline.losses.cross_entropy import known_counts, task_loss_sums
 from ctr_pipeline.ranker.model import Ranker
-from ctr_pipeline.training.distribution import Group
-from ctr_pipeline.training.feeding import gather, to_device
-from ctr_pipeline.training.losses import known_counts, task_loss_sums
+from ctr_pipeline.training.dataloader import gather, to_device
+from ctr_pipeline.training.distributed import ProcessGroup
 
 ROWS = 16384
 """Rows scored at a time."""
 
 
 def _scored(
-    model: Ranker, split: PackedSplit, group: Group, check: Callable[[], None]
+    model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
     """Row numbers, logits and labels of this process's stretch of ``split``, in float32 and evaluation mode."""
     first, end = group.shard.stretch(len(split))
@@ -38,7 +38,7 @@ def _scored(
 
 
 def validate(
-    model: Ranker, split: PackedSplit, group: Group, check: Callable[[], None]
+    model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]
 ) -> tuple[list[float | None], list[float | None]]:
     """Unweighted log loss and normalised entropy of each task (He et al., ADKDD 2014).
 
@@ -68,7 +68,7 @@ def validate(
     return losses, entropies
 
 
-def write_scores(path: Path, model: Ranker, split: PackedSplit, group: Group, check: Callable[[], None]) -> None:
+def write_scores(path: Path, model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]) -> None:
     """Write float32 logits [N, T] of ``split`` to ``path``, rows in the order of the split's arrays."""
     shape = (len(split), len(model.tasks))
     if group.is_first:

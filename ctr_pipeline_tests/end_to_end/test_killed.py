@@ -274,4 +274,4 @@ def test_a_run_killed_in_its_training_keeps_no_slot_no_run_and_no_process(
 def trainers(root: Path) -> list[str]:
     """Command lines of the processes that train into ``root``."""
     lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
-    return [line for line in lines if "ctr_pipeline.training.job" in line and str(root) in line]
+    return [line for line in lines if "ctr_pipeline.training.entry" in line and str(root) in line]

@@ -25,7 +25,7 @@ def _trainers(servers: Servers) -> list[psutil.Process]:
     found = []
     for process in psutil.process_iter(["cmdline", "status"]):
         words = process.info["cmdline"] or []
-        trains = "ctr_pipeline.training.job" in words and any(str(servers.data_root) in word for word in words)
+        trains = "ctr_pipeline.training.entry" in words and any(str(servers.data_root) in word for word in words)
         if trains and process.info["status"] != psutil.STATUS_ZOMBIE:
             found.append(process)
     return found

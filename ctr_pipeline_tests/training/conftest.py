@@ -13,11 +13,11 @@ from ctr_pipeline.datasets import SPLITS, PackedDataset, PackedSplit, write_spli
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.training import Training
-from ctr_pipeline.training.distribution import Group
-from ctr_pipeline.training.feeding import Shard
-from ctr_pipeline.training.history import Observer
+from ctr_pipeline.training.callbacks import Callback
+from ctr_pipeline.training.dataloader import Shard
+from ctr_pipeline.training.distributed import ProcessGroup
+from ctr_pipeline.training.job_spec import TrainingJob
 from ctr_pipeline.training.loop import Trainer
-from ctr_pipeline.training.settings import TrainingJob
 
 LAYOUT = Layout(
     numeric=(
@@ -107,12 +107,12 @@ def one_thread() -> None:
 
 @pytest.fixture
 def make_trainer() -> Callable[..., Trainer]:
-    def make(job: TrainingJob, *, stop_after: int | None = None, observers: Sequence[Observer] = ()) -> Trainer:
+    def make(job: TrainingJob, *, stop_after: int | None = None, observers: Sequence[Callback] = ()) -> Trainer:
         asked: Any = count()
         return Trainer(
             job,
             PackedDataset.open(job.dataset),
-            Group(Shard(), torch.device("cpu")),
+            ProcessGroup(Shard(), torch.device("cpu")),
             clock=lambda: 0.0,
             cancelled=lambda: stop_after is not None and next(asked) >= stop_after,
             observers=observers,

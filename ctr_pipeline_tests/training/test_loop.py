@@ -9,7 +9,7 @@ import torch
 
 from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.ranker import load_ranker
-from ctr_pipeline.training.settings import TrainingError
+from ctr_pipeline.training.job_spec import TrainingError
 from ctr_pipeline.training.stopping import Cancelled, Stopped
 
 GOLDEN_FIRST_LOSSES = [1.1336743831634521, 0.92868971824646, 1.177499771118164]
@@ -214,7 +214,7 @@ def test_an_infinite_feature_stops_before_the_update(job, make_packed, make_trai
     numeric[417, 1] = np.inf
     np.save(dataset / "train" / "numeric.npy", numeric)
     trainer = make_trainer(job.model_copy(update={"dataset": dataset}))
-    from ctr_pipeline.training.feeding import epoch_order
+    from ctr_pipeline.training.dataloader import epoch_order
 
     step = int(np.flatnonzero(epoch_order(1000, job.seed, 0) == 417)[0]) // 100
     cause = assert_stopped_before_the_update(trainer, step).cause
@@ -242,7 +242,7 @@ def test_an_infinite_gradient_stops_before_the_update_and_can_be_repeated(job, m
     again.model.load_state_dict(kept["model"])
     torch.set_rng_state(kept["random"]["torch"])
     logits = again.model.train()(kept["batch"]["numeric"], kept["batch"]["ids"])
-    from ctr_pipeline.training.losses import known_counts, multi_task_loss, task_loss_sums
+    from ctr_pipeline.losses.cross_entropy import known_counts, multi_task_loss, task_loss_sums
 
     labels = kept["batch"]["labels"]
     sums = task_loss_sums(logits, labels, kept["batch"]["weights"])

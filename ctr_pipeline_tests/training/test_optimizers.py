@@ -1,11 +1,11 @@
 import math
-from itertools import pairwise
 
 import numpy as np
 import pytest
 import torch
 
-from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer, set_step_size, step_size_factor
+from ctr_pipeline.training.lr_schedule import set_learning_rate
+from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer
 
 
 def test_rowwise_adagrad_against_numpy() -> None:
@@ -19,7 +19,7 @@ def test_rowwise_adagrad_against_numpy() -> None:
         target = rng.normal(size=(7, 3)).astype(np.float32)
         optimizer.zero_grad()
         (table(torch.from_numpy(ids)) * torch.from_numpy(target)).sum().backward()
-        set_step_size(optimizer, 0.1 / (step + 1))
+        set_learning_rate(optimizer, 0.1 / (step + 1))
         optimizer.step()
         gradient = np.zeros((6, 3))
         np.add.at(gradient, ids, target)
@@ -62,13 +62,3 @@ def test_biases_do_not_decay() -> None:
     optimizer.step()
     torch.testing.assert_close(layer.weight.detach(), before["weight"] * (1 - 0.1 * 0.5))
     assert torch.equal(layer.bias.detach(), before["bias"])
-
-
-def test_step_size_rises_then_falls_to_nothing() -> None:
-    factors = [step_size_factor(step, 100, 0.1) for step in range(100)]
-    assert factors[:10] == pytest.approx([(step + 1) / 11 for step in range(10)])
-    assert factors[10] == 1.0
-    assert factors[55] == pytest.approx(0.5)
-    assert all(a > b for a, b in pairwise(factors[10:]))
-    assert 0 < factors[99] < 1e-3
-    assert step_size_factor(0, 1, 0.0) == 1.0

@@ -13,10 +13,10 @@ import dagster_pipes
 import psutil
 import pytest
 
+from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.process import gpu_lock
-from ctr_pipeline.training.settings import TrainingError, TrainingJob
 
-ENTRY = ["-m", "ctr_pipeline.training.job", "--job"]
+ENTRY = ["-m", "ctr_pipeline.training.entry", "--job"]
 
 
 def save(job: TrainingJob, **training: Any) -> Path:

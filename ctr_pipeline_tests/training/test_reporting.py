@@ -4,9 +4,9 @@ from pathlib import Path
 import pytest
 
 from ctr_pipeline.gradients import StepRecord
-from ctr_pipeline.training.history import JsonLines
+from ctr_pipeline.training.callbacks import JsonLines
+from ctr_pipeline.training.job_spec import MlflowTarget
 from ctr_pipeline.training.reporting import MlflowReport, ProgressLog
-from ctr_pipeline.training.settings import MlflowTarget
 
 
 class Clock:

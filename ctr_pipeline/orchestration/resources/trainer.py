@@ -16,7 +16,7 @@ from dagster._core.pipes.utils import PipesTempFileContextInjector, PipesTempFil
 
 
 class TrainerResource(dg.ConfigurableResource):
-    """Starts ``torchrun -m ctr_pipeline.training.job`` under Dagster Pipes.
+    """Starts ``torchrun -m ctr_pipeline.training.entry`` under Dagster Pipes.
 
     A cancelled step stops the whole tree: SIGINT, then SIGTERM, then SIGKILL, each after its grace time. The trainer
     itself dies with its parent, so that even a killed step process leaves no orphan.
@@ -59,7 +59,7 @@ class TrainerResource(dg.ConfigurableResource):
     def _command(self, job_file: Path) -> list[str]:
         return [
             sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}",
-            "-m", "ctr_pipeline.training.job", "--job", str(job_file),
+            "-m", "ctr_pipeline.training.entry", "--job", str(job_file),
         ]  # fmt: skip
 
     def _stop(self, process: "subprocess.Popen[bytes]") -> None:

@@ -77,7 +77,7 @@ def to_device(batch: BatchView, device: torch.device) -> BatchView:
     return BatchView(move(batch.numeric), move(batch.ids), move(batch.labels), move(batch.weights), batch.rows)
 
 
-class EpochReader:
+class BatchLoader:
     """The batches of one epoch from a given step on; a context manager that ends its thread.
 
     Args:

@@ -3,9 +3,7 @@ import math
 import torch
 from torch import Tensor
 
-from ctr_pipeline.ranker import build_ranker
-from ctr_pipeline.spec.model import Model
-from ctr_pipeline.training.losses import known_counts, multi_task_loss, task_loss_sums
+from ctr_pipeline.losses.cross_entropy import known_counts, multi_task_loss, task_loss_sums
 
 
 def loss_of(logits: Tensor, labels: Tensor, weights: Tensor, loss_weights: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,42 +59,3 @@ def test_shares_of_two_processes_add_up() -> None:
         for r in (0, 1)
     ]
     torch.testing.assert_close(parts[0] + parts[1], whole)
-
-
-def test_gradient_of_model_and_loss_by_finite_differences(layout, make_rows) -> None:
-    """Along each tensor's own gradient; a step that flips a ReLU is no test of the gradient and is left out."""
-    ranker = build_ranker(layout, Model(embedding_dim=4, hidden=[16, 8]), 2).double()
-    rows = make_rows(64, 1)
-    numeric, ids = torch.from_numpy(rows.numeric).double(), torch.from_numpy(rows.ids)
-    labels, weights = torch.from_numpy(rows.labels), torch.from_numpy(rows.weights).double()
-    signs: list[Tensor] = []
-    for layer in (ranker.tower[0], ranker.tower[3]):
-        layer.register_forward_hook(lambda *call: signs.append(call[2].detach() > 0))
-
-    def evaluate() -> tuple[Tensor, Tensor]:
-        signs.clear()
-        value, _ = loss_of(ranker(numeric, ids), labels, weights, torch.ones(2, dtype=torch.float64))
-        return value, torch.cat([sign.flatten() for sign in signs])
-
-    value, base = evaluate()
-    value.backward()
-    checked = 0
-    for name, parameter in ranker.named_parameters():
-        assert parameter.grad is not None, name
-        gradient = parameter.grad.to_dense() if parameter.grad.is_sparse else parameter.grad
-        expected = float(gradient.norm())
-        direction = gradient / expected
-        errors = []
-        for epsilon in (1e-3, 1e-4, 1e-5):
-            with torch.no_grad():
-                parameter.add_(direction, alpha=epsilon)
-                above, signs_above = evaluate()
-                parameter.sub_(direction, alpha=2 * epsilon)
-                below, signs_below = evaluate()
-                parameter.add_(direction, alpha=epsilon)
-            if torch.equal(signs_above, base) and torch.equal(signs_below, base):
-                errors.append(abs(float(above - below) / (2 * epsilon) - expected) / expected)
-        if errors:
-            checked += 1
-            assert min(errors) < 1e-6, name
-    assert checked >= 8

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctr_pipeline.training.feeding import EpochReader, Shard, batch_bounds, batches_per_epoch, epoch_order, gather
+from ctr_pipeline.training.dataloader import BatchLoader, Shard, batch_bounds, batches_per_epoch, epoch_order, gather
 
 
 @given(st.integers(0, 200), st.integers(1, 5))
@@ -25,7 +25,7 @@ def test_order_depends_on_seed_and_epoch_only() -> None:
 
 def test_an_epoch_shows_every_row_once(make_rows) -> None:
     split = make_rows(105, 1)
-    with EpochReader(split, 20, Shard(), seed=3, epoch=0, first=0) as batches:
+    with BatchLoader(split, 20, Shard(), seed=3, epoch=0, first=0) as batches:
         seen = list(batches)
     assert [len(batch.rows) for batch in seen] == [17, 18] * 3
     assert sorted(row for batch in seen for row in batch.rows.tolist()) == list(range(105))
@@ -48,14 +48,14 @@ def test_batches_are_of_equal_size(rows: int, batch_size: int) -> None:
 
 def test_a_later_start_continues_the_same_order(make_rows) -> None:
     split = make_rows(105, 1)
-    with EpochReader(split, 20, Shard(), seed=3, epoch=4, first=0) as batches:
+    with BatchLoader(split, 20, Shard(), seed=3, epoch=4, first=0) as batches:
         whole = [batch.rows.tolist() for batch in batches]
-    with EpochReader(split, 20, Shard(), seed=3, epoch=4, first=2) as batches:
+    with BatchLoader(split, 20, Shard(), seed=3, epoch=4, first=2) as batches:
         assert [batch.rows.tolist() for batch in batches] == whole[2:]
 
 
 def test_leaving_early_ends_the_thread(make_rows) -> None:
-    reader = EpochReader(make_rows(500, 1), 5, Shard(), seed=3, epoch=0, first=0)
+    reader = BatchLoader(make_rows(500, 1), 5, Shard(), seed=3, epoch=0, first=0)
     with reader as batches:
         next(batches)
     assert not reader._thread.is_alive()
@@ -70,5 +70,5 @@ def test_ids_survive_beyond_single_precision(make_rows) -> None:
 def test_a_reader_that_fails_says_so(make_rows) -> None:
     split = make_rows(10, 1)
     object.__setattr__(split, "numeric", split.numeric[:5])
-    with pytest.raises(IndexError), EpochReader(split, 10, Shard(), seed=0, epoch=0, first=0) as batches:
+    with pytest.raises(IndexError), BatchLoader(split, 10, Shard(), seed=0, epoch=0, first=0) as batches:
         list(batches)

@@ -7,10 +7,10 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from ctr_pipeline.training.feeding import Shard
+from ctr_pipeline.training.dataloader import Shard
 
 
-class Group:
+class ProcessGroup:
     """The processes of a run. With one process every operation is the identity.
 
     Gradients are summed and not averaged: each process divides its loss by the count over all processes, so the sum

@@ -1,6 +1,6 @@
-"""The trainer's process: ``python -m ctr_pipeline.training.job --job job.json``, alone or under torchrun.
+"""The trainer's process: ``python -m ctr_pipeline.training.entry --job job.json``, alone or under torchrun.
 
-The only place of the room that reads the environment and the clock. Exit codes: 0 finished, 1 failed, 2 wrong job
+The only module of the package that reads the environment and the clock. Exit codes: 0 finished, 1 failed, 2 wrong job
 file, 3 stopped by the guard, 130 and 143 cancelled by SIGINT and SIGTERM (alone under torchrun, 0 for 1 and 3). Whatever happens, short of SIGKILL,
 result.json in the output directory says it.
 
@@ -19,8 +19,8 @@ from typing import Any
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR
 
+from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.process import StopRequest, die_with_launcher, die_with_parent
-from ctr_pipeline.training.settings import TrainingError, TrainingJob
 
 FAILED, WRONG_JOB, STOPPED = 1, 2, 3
 
@@ -38,7 +38,7 @@ _log = logging.getLogger("ctr_pipeline.training")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Train as the job file says; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="ctr_pipeline.training.job", description="Train one ranker.")
+    parser = argparse.ArgumentParser(prog="ctr_pipeline.training.entry", description="Train one ranker.")
     parser.add_argument("--job", type=Path, required=True, help="the job file")
     parser.add_argument("--resume", action="store_true", help="continue from the output directory's checkpoint, if any")
     options = parser.parse_args(arguments)
@@ -69,9 +69,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     for name, value in LIBRARY_SETTINGS.items():
         os.environ.setdefault(name, value)
     try:
-        from ctr_pipeline.training.execution import Place, execute
+        from ctr_pipeline.training.execution import ProcessContext, execute
 
-        place = Place(
+        process = ProcessContext(
             rank=rank,
             local_rank=local_rank,
             world=world,
@@ -80,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             milliseconds=lambda: time.time_ns() // 1_000_000,
             cancelled=stop,
         )
-        code = execute(job, options.resume, place, result)
+        code = execute(job, options.resume, process, result)
         if result["status"] == "stopped":
             _log.error("stopped before the update: %s", result["cause"]["message"])
     except TrainingError as error:

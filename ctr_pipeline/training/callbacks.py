@@ -10,7 +10,7 @@ import polars as pl
 from ctr_pipeline.gradients import StepRecord
 
 
-class Observer(Protocol):
+class Callback(Protocol):
     """Hears of a run's progress."""
 
     def on_step(self, record: StepRecord, steps: int) -> None:

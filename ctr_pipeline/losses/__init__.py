@@ -1,0 +1,1 @@
+"""Training losses over the labels that are known."""
