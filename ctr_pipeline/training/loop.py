@@ -23,7 +23,10 @@ from ctr_pipeline.gradients import (
     logit_gradient_ratio,
 )
 from ctr_pipeline.gradients.norms import GradientNorms
-from ctr_pipeline.losses.cross_entropy import known_counts, multi_task_loss, task_loss_sums
+from ctr_pipeline.losses import Loss
+from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
+from ctr_pipeline.losses.masking import known_counts
+from ctr_pipeline.losses.multi_task import multi_task_loss
 from ctr_pipeline.ranker import build_ranker, layout_hash, load_ranker, save_ranker
 from ctr_pipeline.training.callbacks import Callback, JsonLines, write_gradients
 from ctr_pipeline.training.checkpoint import (
@@ -120,6 +123,7 @@ class Trainer:
             self._peaks.append(settings.embedding_learning_rate)
         self.monitor = GradientMonitor(self.model, settings.log_every)
         weights = [job.task_weights.get(task, 1.0) for task in dataset.layout.tasks]
+        self.loss: Loss = WeightedBinaryCrossEntropy()
         self.loss_weights = torch.tensor(weights, dtype=torch.float32, device=group.device)
         self.epoch, self.batch, self.step = 0, 0, 0
         self.best_epoch, self.best_validation = -1, math.inf
@@ -214,7 +218,7 @@ class Trainer:
         logits = model.score(hidden.float(), wide)
         if self.monitor.is_probe(step):
             logits.retain_grad()
-        loss, means = multi_task_loss(task_loss_sums(logits, seen.labels, seen.weights), counts, self.loss_weights)
+        loss, means = multi_task_loss(self.loss.task_sums(logits, seen.labels, seen.weights), counts, self.loss_weights)
         torch.autograd.backward(self.precision.scale(loss))
         identity = self._identity(logits, seen, counts)
         flags = torch.tensor([float(self._cancelled()), float(fault is not None)], device=loss.device)

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctr_pipeline.datasets import PackedSplit
-from ctr_pipeline.losses.cross_entropy import known_counts, task_loss_sums
+from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
+from ctr_pipeline.losses.masking import known_counts
 from ctr_pipeline.ranker.model import Ranker
 from ctr_pipeline.training.dataloader import gather, to_device
 from ctr_pipeline.training.distributed import ProcessGroup
@@ -55,7 +56,9 @@ def validate(
     tasks = len(model.tasks)
     sums = torch.zeros((3, tasks), dtype=torch.float64, device=group.device)
     for _, logits, labels in _scored(model, split, group, check):
-        sums[0] += task_loss_sums(logits.double(), labels, torch.ones_like(logits, dtype=torch.float64))
+        sums[0] += WeightedBinaryCrossEntropy().task_sums(
+            logits.double(), labels, torch.ones_like(logits, dtype=torch.float64)
+        )
         sums[1] += known_counts(labels)
         sums[2] += (labels == 1).sum(dim=0)
     losses: list[float | None] = []

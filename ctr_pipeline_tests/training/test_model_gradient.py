@@ -1,13 +1,17 @@
 import torch
 from torch import Tensor
 
-from ctr_pipeline.losses.cross_entropy import known_counts, multi_task_loss, task_loss_sums
+from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
+from ctr_pipeline.losses.masking import known_counts
+from ctr_pipeline.losses.multi_task import multi_task_loss
 from ctr_pipeline.ranker import build_ranker
 from ctr_pipeline.spec.model import Model
 
 
 def loss_of(logits: Tensor, labels: Tensor, weights: Tensor, loss_weights: Tensor) -> tuple[Tensor, Tensor]:
-    return multi_task_loss(task_loss_sums(logits, labels, weights), known_counts(labels), loss_weights)
+    return multi_task_loss(
+        WeightedBinaryCrossEntropy().task_sums(logits, labels, weights), known_counts(labels), loss_weights
+    )
 
 
 def test_gradient_of_model_and_loss_by_finite_differences(layout, make_rows) -> None:

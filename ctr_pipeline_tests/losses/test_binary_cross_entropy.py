@@ -3,11 +3,15 @@ import math
 import torch
 from torch import Tensor
 
-from ctr_pipeline.losses.cross_entropy import known_counts, multi_task_loss, task_loss_sums
+from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
+from ctr_pipeline.losses.masking import known_counts
+from ctr_pipeline.losses.multi_task import multi_task_loss
 
 
 def loss_of(logits: Tensor, labels: Tensor, weights: Tensor, loss_weights: Tensor) -> tuple[Tensor, Tensor]:
-    return multi_task_loss(task_loss_sums(logits, labels, weights), known_counts(labels), loss_weights)
+    return multi_task_loss(
+        WeightedBinaryCrossEntropy().task_sums(logits, labels, weights), known_counts(labels), loss_weights
+    )
 
 
 def test_value_by_hand() -> None:
@@ -55,7 +59,9 @@ def test_shares_of_two_processes_add_up() -> None:
     whole, _ = loss_of(logits, labels, weights, torch.ones(2))
     counts = known_counts(labels)
     parts = [
-        multi_task_loss(task_loss_sums(logits[r::2], labels[r::2], weights[r::2]), counts, torch.ones(2))[0]
+        multi_task_loss(
+            WeightedBinaryCrossEntropy().task_sums(logits[r::2], labels[r::2], weights[r::2]), counts, torch.ones(2)
+        )[0]
         for r in (0, 1)
     ]
     torch.testing.assert_close(parts[0] + parts[1], whole)
