@@ -17,6 +17,7 @@ from rich.console import Console
 from ctr_pipeline.engines.base import EngineName
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.spec import Spec, SpecError, load_spec, spec_hash
+from ctr_pipeline.spec.extensions import ExtensionError, load_extensions
 
 if TYPE_CHECKING:
     from ctr_pipeline.deployment.settings import PipelineSettings
@@ -42,6 +43,15 @@ def main() -> None:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
     app()
+
+
+@app.callback(help=__doc__)
+def start() -> None:
+    """Runs before every command: specs may name what other installed packages add."""
+    try:
+        load_extensions()
+    except ExtensionError as error:
+        _fail(str(error))
 
 
 @app.command()

@@ -1,10 +1,14 @@
-"""What a training loss must be able to do."""
+"""What a training loss and a task's objective must be able to do."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 
@@ -31,3 +35,33 @@ class Loss(Protocol):
         The check of the loss gradient compares it with what autograd brought to the logits while training, so it must
         not be computed by autograd. None when there is no formula: then that check cannot be made.
         """
+
+
+class Objective(Protocol):
+    """What a task's labels mean to training: which are known, the loss, the validation metric, the start.
+
+    All methods take the columns of one or several tasks that share the objective.
+    """
+
+    @property
+    def loss(self) -> Loss:
+        """The loss that training minimises."""
+
+    def known_counts(self, labels: Tensor) -> Tensor:
+        """[T] number of labels [B, T] that are known."""
+
+    def validation_sums(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """[S, T] float64 sums over the known labels from which the validation metric follows; S is the objective's.
+
+        They add up over batches and processes.
+        """
+
+    def validation_metric(self, sums: Sequence[float]) -> tuple[float | None, float | None]:
+        """From a task's S sums its mean loss and its loss relative to that of the best constant.
+
+        Both do not depend on the training loss, so that runs with different losses compare. None where the labels
+        cannot tell.
+        """
+
+    def starting_rate(self, labels: NDArray[np.int8]) -> float:
+        """The constant that predicts a task's labels [N] best; the untrained model starts from it."""

@@ -1,29 +1,77 @@
-"""Training losses by the ``kind`` that a spec names, open to further ones."""
+"""Losses and objectives by the ``kind`` that a spec names, open to further ones."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 from pydantic import create_model
 
 from ctr_pipeline.errors import UserError
-from ctr_pipeline.losses.protocol import Loss
-from ctr_pipeline.spec.losses import LOSSES, BinaryCrossEntropy, LossSection
+from ctr_pipeline.losses.protocol import Loss, Objective
+from ctr_pipeline.spec.losses import LOSSES, BinaryCrossEntropy, Focal, LossSection
+from ctr_pipeline.spec.objectives import OBJECTIVES, Binary, ObjectiveSection
+from ctr_pipeline.spec.variants import Variant, Variants
 
-SectionT = TypeVar("SectionT", bound=LossSection)
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    build: Callable[[Any], Loss]
-    origin: str
-
-
-_ENTRIES: dict[str, _Entry] = {}
+PartT = TypeVar("PartT")
+SectionT = TypeVar("SectionT", bound=Variant)
+LossSectionT = TypeVar("LossSectionT", bound=LossSection)
+ObjectiveSectionT = TypeVar("ObjectiveSectionT", bound=ObjectiveSection)
 
 
 class LossError(UserError):
-    """A loss of a spec that this process cannot build."""
+    """A loss or an objective that a spec names and this process does not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry(Generic[PartT]):
+    build: Callable[[Any], PartT]
+    origin: str
+
+
+class _Registry(Generic[SectionT, PartT]):
+    """Builders by kind, and the sections of the spec that go with them.
+
+    Args:
+        noun: What is built, for messages.
+        sections: The spec's kinds, to which registered ones are added.
+        base: Class of all the sections.
+    """
+
+    def __init__(self, noun: str, sections: Variants[SectionT], base: type[SectionT]) -> None:
+        self._noun, self._sections, self._base = noun, sections, base
+        self._entries: dict[str, _Entry[PartT]] = {}
+
+    def add(self, kind: str, build: Callable[..., PartT], section: type[SectionT] | None) -> None:
+        origin = f"{build.__module__}.{build.__qualname__}"
+        known = self._entries.get(kind)
+        if known is not None and known.origin != origin:
+            raise ValueError(f"the {self._noun} {kind!r} of {origin} is already that of {known.origin}: choose another")
+        if section is None:
+            only: Any = Literal[kind]
+            self._sections.add(
+                create_model(
+                    f"{kind}_{self._noun}", __base__=self._base, __module__=build.__module__, kind=(only, kind)
+                )
+            )
+            self._entries[kind] = _Entry(lambda _: build(), origin)
+            return
+        if section.model_fields["kind"].default != kind:
+            raise ValueError(f"{section.__name__}.kind is not {kind!r}")
+        self._sections.add(section)
+        self._entries[kind] = _Entry(build, origin)
+
+    def build(self, section: SectionT) -> PartT:
+        entry = self._entries.get(section.kind)
+        if entry is None:
+            raise LossError(
+                f"no {self._noun} is registered under kind {section.kind!r}; registered: "
+                f"{', '.join(sorted(self._entries))}. Install the package that it comes from here too."
+            )
+        return entry.build(section)
+
+
+_LOSSES: _Registry[LossSection, Loss] = _Registry("loss", LOSSES, LossSection)
+_OBJECTIVES: _Registry[ObjectiveSection, Objective] = _Registry("objective", OBJECTIVES, ObjectiveSection)
 
 
 @overload
@@ -31,7 +79,7 @@ def register_loss(kind: str, build: Callable[[], Loss]) -> None: ...
 
 
 @overload
-def register_loss(kind: str, build: Callable[[SectionT], Loss], section: type[SectionT]) -> None: ...
+def register_loss(kind: str, build: Callable[[LossSectionT], Loss], section: type[LossSectionT]) -> None: ...
 
 
 def register_loss(kind: str, build: Callable[..., Loss], section: type[LossSection] | None = None) -> None:
@@ -49,19 +97,18 @@ def register_loss(kind: str, build: Callable[..., Loss], section: type[LossSecti
     Raises:
         ValueError: ``kind`` belongs to another loss, or is not that of ``section``.
     """
-    origin = f"{build.__module__}.{build.__qualname__}"
-    known = _ENTRIES.get(kind)
-    if known is not None and known.origin != origin:
-        raise ValueError(f"the kind {kind!r} of {origin} is already that of {known.origin}: choose another")
-    if section is None:
-        only: Any = Literal[kind]
-        LOSSES.add(create_model(f"{kind}_loss", __base__=LossSection, kind=(only, kind)))
-        _ENTRIES[kind] = _Entry(lambda _: build(), origin)
-        return
-    if section.model_fields["kind"].default != kind:
-        raise ValueError(f"{section.__name__}.kind is not {kind!r}")
-    LOSSES.add(section)
-    _ENTRIES[kind] = _Entry(build, origin)
+    _LOSSES.add(kind, build, section)
+
+
+def register_objective(
+    kind: str, build: Callable[[ObjectiveSectionT], Objective], section: type[ObjectiveSectionT]
+) -> None:
+    """Makes an objective known under ``kind``, so that a spec can name it in ``tasks[].objective``.
+
+    Raises:
+        ValueError: as for :func:`register_loss`.
+    """
+    _OBJECTIVES.add(kind, build, section)
 
 
 def build_loss(section: LossSection) -> Loss:
@@ -70,13 +117,16 @@ def build_loss(section: LossSection) -> Loss:
     Raises:
         LossError: nothing in this process is registered under its kind.
     """
-    entry = _ENTRIES.get(section.kind)
-    if entry is None:
-        raise LossError(
-            f"no loss is registered under kind {section.kind!r}; registered: {', '.join(sorted(_ENTRIES))}. "
-            "Install the package that it comes from here too."
-        )
-    return entry.build(section)
+    return _LOSSES.build(section)
+
+
+def build_objective(section: ObjectiveSection) -> Objective:
+    """The objective that a spec's section describes.
+
+    Raises:
+        LossError: nothing in this process is registered under its kind, or under that of its loss.
+    """
+    return _OBJECTIVES.build(section)
 
 
 def _binary_cross_entropy(_: BinaryCrossEntropy) -> Loss:
@@ -85,4 +135,18 @@ def _binary_cross_entropy(_: BinaryCrossEntropy) -> Loss:
     return WeightedBinaryCrossEntropy()
 
 
+def _focal(section: Focal) -> Loss:
+    from ctr_pipeline.losses.focal import FocalLoss
+
+    return FocalLoss(section.gamma, section.alpha)
+
+
+def _binary(section: Binary) -> Objective:
+    from ctr_pipeline.losses.binary_objective import BinaryObjective
+
+    return BinaryObjective(build_loss(section.loss))
+
+
 register_loss("binary_cross_entropy", _binary_cross_entropy, BinaryCrossEntropy)
+register_loss("focal", _focal, Focal)
+register_objective("binary", _binary, Binary)

@@ -4,7 +4,8 @@ from typing import Self
 
 from pydantic import Field, model_validator
 
-from ctr_pipeline.spec.fields import Column, Duration, Name, Section
+from ctr_pipeline.spec.fields import Column, Duration, Name, Section, added_field
+from ctr_pipeline.spec.objectives import AnyObjective, Binary
 
 
 class Label(Section):
@@ -59,6 +60,7 @@ class Task(Section):
     )
     label: Label = Field(description="Where the outcome is found.")
     loss_weight: float = Field(default=1.0, gt=0, description="Weight of the task in the training loss.")
+    objective: AnyObjective = added_field(Binary(), "What is predicted, and the loss that training minimises for it.")
 
 
 def maturity(tasks: list[Task], name: str) -> int:

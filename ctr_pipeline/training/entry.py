@@ -19,6 +19,7 @@ from typing import Any
 
 from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR
 
+from ctr_pipeline.spec.extensions import ExtensionError, load_extensions
 from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.process import StopRequest, die_with_launcher, die_with_parent
 
@@ -47,8 +48,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         die_with_launcher()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s", datefmt="%H:%M:%S", stream=sys.stderr)
     try:
+        load_extensions()
         job = TrainingJob.load(options.job)
-    except TrainingError as error:
+    except (ExtensionError, TrainingError) as error:
         _log.error("%s", error)
         return WRONG_JOB
     rank, local_rank, world = (

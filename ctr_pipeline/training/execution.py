@@ -11,6 +11,7 @@ from dagster_pipes import open_dagster_pipes
 
 from ctr_pipeline.datasets import DatasetError, PackedDataset
 from ctr_pipeline.gradients import HealthSummary, health_verdict
+from ctr_pipeline.losses import LossError
 from ctr_pipeline.ranker import RankerError, layout_hash
 from ctr_pipeline.training.callbacks import Callback
 from ctr_pipeline.training.dataloader import Shard
@@ -56,7 +57,7 @@ def execute(job: TrainingJob, resume: bool, process: ProcessContext, result: dic
     try:
         with ExitStack() as stack:
             return _execute(job, resume, process, result, stack)
-    except (DatasetError, RankerError) as error:
+    except (DatasetError, LossError, RankerError) as error:
         raise TrainingError(str(error)) from error
     except Cancelled:
         return FAILED

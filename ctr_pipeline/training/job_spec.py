@@ -6,8 +6,9 @@ from typing import Literal, Self
 from pydantic import Field, ValidationError
 
 from ctr_pipeline.errors import UserError
-from ctr_pipeline.spec.fields import Section
+from ctr_pipeline.spec.fields import Section, added_field
 from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.objectives import AnyObjective
 from ctr_pipeline.spec.training import Training
 
 
@@ -32,6 +33,9 @@ class TrainingJob(Section):
     training: Training = Field(default=Training(), description="The spec's training section.")
     task_weights: dict[str, float] = Field(
         default={}, description="Weight of each task's loss; 1 for tasks not named here."
+    )
+    objectives: dict[str, AnyObjective] = added_field(
+        {}, "Objective of each task; binary with its cross-entropy for tasks not named here."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto` takes a GPU when there is one.")
     checkpoint_every: int = Field(

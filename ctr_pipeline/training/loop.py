@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ctr_pipeline.datasets import PackedDataset, PackedSplit
+from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.gradients import (
     BatchView,
     Explanation,
@@ -23,11 +23,9 @@ from ctr_pipeline.gradients import (
     logit_gradient_ratio,
 )
 from ctr_pipeline.gradients.norms import GradientNorms
-from ctr_pipeline.losses import Loss
-from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
-from ctr_pipeline.losses.masking import known_counts
-from ctr_pipeline.losses.multi_task import multi_task_loss
+from ctr_pipeline.losses.multi_task import TaskObjectives, multi_task_loss
 from ctr_pipeline.ranker import build_ranker, layout_hash, load_ranker, save_ranker
+from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.callbacks import Callback, JsonLines, write_gradients
 from ctr_pipeline.training.checkpoint import (
     generator_state,
@@ -97,16 +95,17 @@ class Trainer:
         self.job, self.dataset, self.group = job, dataset, group
         self._clock, self._cancelled, self._observers = clock, cancelled, observers
         train = dataset.splits["train"]
-        unknown = set(job.task_weights) - set(dataset.layout.tasks)
-        if unknown:
-            raise TrainingError(f"task_weights names {', '.join(sorted(unknown))}; tasks: {dataset.layout.tasks}")
+        for key, named_tasks in (("task_weights", job.task_weights), ("objectives", job.objectives)):
+            if unknown := set(named_tasks) - set(dataset.layout.tasks):
+                raise TrainingError(f"{key} names {', '.join(sorted(unknown))}; tasks: {dataset.layout.tasks}")
         if len(train) == 0:
             raise TrainingError("the train split has no rows: give the run more days or shorten the other splits")
         settings = job.training
         self.steps_per_epoch = batches_per_epoch(len(train), settings.batch_size)
         self.steps = self.steps_per_epoch * settings.epochs
         self.model = build_ranker(dataset.layout, job.model, job.seed)
-        self.model.start_from_rates(_positive_rates(train))
+        self.objectives = TaskObjectives([job.objectives.get(task, Binary()) for task in dataset.layout.tasks])
+        self.model.start_from_rates(self.objectives.starting_rates(train.labels))
         self.model.to(group.device)
         named = list(self.model.named_parameters())
         tables = {f"{name}.weight" for name, m in self.model.named_modules() if getattr(m, "sparse", False)}
@@ -123,7 +122,6 @@ class Trainer:
             self._peaks.append(settings.embedding_learning_rate)
         self.monitor = GradientMonitor(self.model, settings.log_every)
         weights = [job.task_weights.get(task, 1.0) for task in dataset.layout.tasks]
-        self.loss: Loss = WeightedBinaryCrossEntropy()
         self.loss_weights = torch.tensor(weights, dtype=torch.float32, device=group.device)
         self.epoch, self.batch, self.step = 0, 0, 0
         self.best_epoch, self.best_validation = -1, math.inf
@@ -210,7 +208,7 @@ class Trainer:
         fault = input_fault(batch, self.dataset.layout, step)
         # A faulty batch must not reach the tables; this process then takes part with no rows.
         seen = to_device(batch if fault is None else _empty(batch), self.group.device)
-        counts = self.group.sum(known_counts(seen.labels))
+        counts = self.group.sum(self.objectives.known_counts(seen.labels))
         self.monitor.begin(step)
         inputs, wide = model.encode(seen.numeric, seen.ids)
         with self.precision.autocast():
@@ -218,7 +216,8 @@ class Trainer:
         logits = model.score(hidden.float(), wide)
         if self.monitor.is_probe(step):
             logits.retain_grad()
-        loss, means = multi_task_loss(self.loss.task_sums(logits, seen.labels, seen.weights), counts, self.loss_weights)
+        sums = self.objectives.task_sums(logits, seen.labels, seen.weights)
+        loss, means = multi_task_loss(sums, counts, self.loss_weights)
         torch.autograd.backward(self.precision.scale(loss))
         identity = self._identity(logits, seen, counts)
         flags = torch.tensor([float(self._cancelled()), float(fault is not None)], device=loss.device)
@@ -282,7 +281,7 @@ class Trainer:
 
     def _finish_epoch(self, validation_file: JsonLines | None) -> None:
         split = self.dataset.splits["validation"]
-        losses, entropies = validate(self.model, split, self.group, self._check)
+        losses, entropies = validate(self.model, self.objectives, split, self.group, self._check)
         known = [value for value in entropies if value is not None]
         score = sum(known) / len(known) if known else math.inf
         # Without a usable validation split the last epoch counts as the best.
@@ -329,6 +328,7 @@ class Trainer:
             "model": self.job.model.model_dump_json(),
             "training": self.job.training.model_dump_json(),
             "task_weights": dict(sorted(self.job.task_weights.items())),
+            **{f"objective of {task}": section.model_dump_json() for task, section in self.job.objectives.items()},
             "layout": layout_hash(self.dataset.layout),
             "rows": len(self.dataset.splits["train"]),
             "processes": self.group.shard.world,
@@ -358,7 +358,8 @@ class Trainer:
     def _resume(self) -> None:
         state = load_checkpoint(self._checkpoint_file)
         expected = self._identity_of_job()
-        differing = [key for key, value in expected.items() if state["job"].get(key) != value]
+        found = state["job"]
+        differing = [key for key in sorted({*expected, *found}) if found.get(key) != expected.get(key)]
         if differing:
             raise TrainingError(
                 f"checkpoint.pt belongs to another job, which differs in {', '.join(differing)}: "
@@ -377,17 +378,6 @@ class Trainer:
     def _remove_earlier_run(self) -> None:
         for name in ("checkpoint.pt", "checkpoint.pt.sha256", "model.pt", "result.json"):
             (self.job.output / name).unlink(missing_ok=True)
-
-
-def _positive_rates(split: PackedSplit) -> list[float]:
-    """Share of positives among the known labels of each task."""
-    labels = split.labels
-    rates = []
-    for task in range(labels.shape[1]):
-        positives = int((labels[:, task] == 1).sum())
-        known = int((labels[:, task] >= 0).sum())
-        rates.append(positives / known if known else 0.0)
-    return rates
 
 
 def _empty(batch: BatchView) -> BatchView:

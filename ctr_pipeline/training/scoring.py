@@ -1,6 +1,5 @@
 """Scores of a whole split, and the validation metric that chooses the epoch."""
 
-import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -10,8 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctr_pipeline.datasets import PackedSplit
-from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
-from ctr_pipeline.losses.masking import known_counts
+from ctr_pipeline.losses.multi_task import TaskObjectives
 from ctr_pipeline.ranker.model import Ranker
 from ctr_pipeline.training.dataloader import gather, to_device
 from ctr_pipeline.training.distributed import ProcessGroup
@@ -23,7 +21,7 @@ ROWS = 16384
 def _scored(
     model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Row numbers, logits and labels of this process's stretch of ``split``, in float32 and evaluation mode."""
+    """Row numbers, logits and labels of this process's share of ``split``, in float32 and evaluation mode."""
     first, end = group.shard.stretch(len(split))
     was_training = model.training
     model.eval()
@@ -39,36 +37,28 @@ def _scored(
 
 
 def validate(
-    model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]
+    model: Ranker, objectives: TaskObjectives, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]
 ) -> tuple[list[float | None], list[float | None]]:
-    """Unweighted log loss and normalised entropy of each task (He et al., ADKDD 2014).
+    """Unweighted log loss and normalised entropy of each task (He et al., ADKDD 2014), whatever its training loss.
 
     Args:
         model: The ranker.
+        objectives: The tasks' objectives.
         split: Rows to validate on.
-        group: The processes; each scores a stretch.
+        group: The processes; each scores a share of the rows.
         check: Called between batches; raises to stop.
 
     Returns:
         Log loss and log loss / entropy of the split's own positive rate for each task; None for a task without
         known labels, and no entropy where the known labels are all equal.
     """
-    tasks = len(model.tasks)
-    sums = torch.zeros((3, tasks), dtype=torch.float64, device=group.device)
+    empty = torch.zeros((0, len(model.tasks)), device=group.device)
+    # A process without rows takes part too: no rows give sums of the right shape.
+    sums = objectives.validation_sums(empty, empty.to(torch.int8))
     for _, logits, labels in _scored(model, split, group, check):
-        sums[0] += WeightedBinaryCrossEntropy().task_sums(
-            logits.double(), labels, torch.ones_like(logits, dtype=torch.float64)
-        )
-        sums[1] += known_counts(labels)
-        sums[2] += (labels == 1).sum(dim=0)
-    losses: list[float | None] = []
-    entropies: list[float | None] = []
-    for loss, count, positives in group.sum(sums).T.tolist():
-        losses.append(loss / count if count else None)
-        rate = positives / count if count else 0.0
-        entropy = -(rate * math.log(rate) + (1 - rate) * math.log(1 - rate)) if 0 < rate < 1 else 0.0
-        entropies.append(loss / count / entropy if entropy else None)
-    return losses, entropies
+        sums = [total + part for total, part in zip(sums, objectives.validation_sums(logits, labels), strict=True)]
+    metrics = objectives.validation_metrics([group.sum(total) for total in sums])
+    return [loss for loss, _ in metrics], [relative for _, relative in metrics]
 
 
 def write_scores(path: Path, model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]) -> None:

@@ -6,8 +6,15 @@ from torch import Tensor
 
 from ctr_pipeline.losses import Loss
 from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
+from ctr_pipeline.losses.focal import FocalLoss
 
-LOSSES = {"binary_cross_entropy": WeightedBinaryCrossEntropy()}
+LOSSES: dict[str, Loss] = {
+    "binary_cross_entropy": WeightedBinaryCrossEntropy(),
+    "focal": FocalLoss(2.0),
+    "focal, balanced": FocalLoss(2.0, 0.25),
+    "focal, below one": FocalLoss(0.5),
+    "focal, without focus": FocalLoss(0.0),
+}
 
 
 def sample(largest: float = 60.0) -> tuple[Tensor, Tensor, Tensor]:

@@ -73,3 +73,13 @@ def test_a_model_is_stale_once_a_day_that_it_read_was_read_anew(settings: Pipeli
         read(instance, "2026-01-04", "b")
         assert retrain_fingerprint(settings, instance, DAY) != before
         assert fresh_days(instance, "impressions", [date(2026, 1, 4), date(2026, 1, 6)], "a") == {date(2026, 1, 6)}
+
+
+def test_another_objective_makes_the_model_anew_and_nothing_else(settings: PipelineSettings) -> None:
+    content = yaml.safe_load(settings.spec_text)
+    content["tasks"][0]["objective"] = {"kind": "binary", "loss": {"kind": "focal"}}
+    other = replace(settings, spec=parse_spec(yaml.safe_dump(content), where="changed"))
+    with dg.DagsterInstance.ephemeral() as instance:
+        assert retrain_fingerprint(other, instance, DAY) != retrain_fingerprint(settings, instance, DAY)
+    assert ingest_fingerprint(other) == ingest_fingerprint(settings)
+    assert label_fingerprint(other, DAY) == label_fingerprint(settings, DAY)

@@ -24,7 +24,9 @@ from ctr_pipeline.spec.features import (
 )
 from ctr_pipeline.spec.fields import DAY_US, format_duration
 from ctr_pipeline.spec.limits import Quality
+from ctr_pipeline.spec.losses import BinaryCrossEntropy, Focal
 from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.spec.simulator import (
     BotCampaign,
     ClickLogOutage,
@@ -40,6 +42,7 @@ from ctr_pipeline.spec.source import Days, EventLog, ImpressionColumns, LogFiles
 from ctr_pipeline.spec.split import Slice, Split
 from ctr_pipeline.spec.tasks import Label, Task
 from ctr_pipeline.spec.training import Training
+from ctr_pipeline.spec.variants import Variant
 from ctr_pipeline.spec.weighting import LabelQuality, Propensity
 
 HEADINGS: dict[type[BaseModel], str] = {
@@ -76,6 +79,9 @@ HEADINGS: dict[type[BaseModel], str] = {
     HistoryFirstSeen: "features.history[]",
     HistorySequence: "features.history[]",
     Task: "tasks[]",
+    Binary: "tasks[].objective",
+    BinaryCrossEntropy: "tasks[].objective.loss",
+    Focal: "tasks[].objective.loss",
     Label: "tasks[].label",
     Split: "split",
     Slice: "split.test",
@@ -91,12 +97,17 @@ IN_WORDS = {
     ("features.history[]", "days"),
     ("source.simulator.incidents[]", "kind"),
     ("source.simulator.incidents[]", "share"),
+    ("tasks[].objective", "kind"),
+    ("tasks[].objective.loss", "kind"),
 }
 """Fields of tagged sections whose default depends on the kind; the table says so in words."""
 
 
 def sections(model: type[BaseModel]) -> set[type[BaseModel]]:
-    """``model`` and every section below it."""
+    """``model`` and every section below it; of an open union the members that are part of this project."""
+    if issubclass(model, Variant) and model.__subclasses__():
+        own = [kind for kind in model.__subclasses__() if kind.__module__.startswith("ctr_pipeline.")]
+        return set().union(*map(sections, own))
     found = {model}
     for field in model.model_fields.values():
         for inner in inner_types(field.annotation):

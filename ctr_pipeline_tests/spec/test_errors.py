@@ -228,6 +228,34 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "layer without units": (set_to("model.hidden", [64, 0]), ("model.hidden.1", "greater than 0", "(found 0)")),
     "dropout of all": (set_to("model.dropout", 1), ("model.dropout", "less than 1", "(found 1)")),
     "infinite weight": (set_to("tasks.0.loss_weight", float("inf")), ("tasks.0.loss_weight", "finite", "(found inf)")),
+    "unknown objective": (
+        set_to("tasks.0.objective", {"kind": "binray"}),
+        ("tasks.0.objective: set `kind` to one of 'binary'", "found 'binray', did you mean 'binary'?"),
+    ),
+    "unknown loss": (
+        set_to("tasks.1.objective", {"kind": "binary", "loss": {"kind": "focale"}}),
+        ("tasks.1.objective: loss: set `kind` to one of 'binary_cross_entropy', 'focal'", "did you mean 'focal'?"),
+    ),
+    "loss without a kind": (
+        set_to("tasks.0.objective", {"kind": "binary", "loss": "focal"}),
+        ("tasks.0.objective: loss: a mapping with the key `kind` is expected, found 'focal'",),
+    ),
+    "field of another loss": (
+        set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "binary_cross_entropy", "gamma": 2}}),
+        ("tasks.0.objective: loss: gamma: unknown key",),
+    ),
+    "focal loss that forgets all rows": (
+        set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "focal", "gamma": 11}}),
+        ("tasks.0.objective: loss: gamma: ", "less than or equal to 10", "(found 11)"),
+    ),
+    "negative gamma": (
+        set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "focal", "gamma": -1}}),
+        ("tasks.0.objective: loss: gamma: ", "greater than or equal to 0", "(found -1)"),
+    ),
+    "alpha of one class only": (
+        set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "focal", "alpha": 1}}),
+        ("tasks.0.objective: loss: alpha: ", "less than 1", "(found 1)"),
+    ),
     "constant fill without a value": (
         set_to("features.dense.0.missing", {"fill": "constant"}),
         ("features.dense.0.missing: `fill: constant` needs `value`",),

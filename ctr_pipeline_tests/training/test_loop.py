@@ -9,6 +9,7 @@ import torch
 
 from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.ranker import load_ranker
+from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.job_spec import TrainingError
 from ctr_pipeline.training.stopping import Cancelled, Stopped
 
@@ -182,7 +183,9 @@ def test_rows_outside_the_batches_never_move(job, make_trainer) -> None:
 
 
 def test_settings_that_fit_no_task_or_no_rows_are_refused(job, make_packed, make_trainer) -> None:
-    with pytest.raises(TrainingError, match="applause"):
+    with pytest.raises(TrainingError, match="objectives names applause"):
+        make_trainer(job.model_copy(update={"objectives": {"applause": Binary()}}))
+    with pytest.raises(TrainingError, match="task_weights names applause"):
         make_trainer(job.model_copy(update={"task_weights": {"applause": 1.0}}))
 
 

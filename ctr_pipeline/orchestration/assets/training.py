@@ -146,6 +146,7 @@ def _params(settings: PipelineSettings) -> dict[str, Any]:
 
 
 def _write_job(settings: PipelineSettings, day: str, tracking_uri: str, run_id: str) -> None:
+    from ctr_pipeline.spec.objectives import Binary
     from ctr_pipeline.training import MlflowTarget, TrainingJob
 
     spec = settings.spec
@@ -156,6 +157,7 @@ def _write_job(settings: PipelineSettings, day: str, tracking_uri: str, run_id: 
         model=spec.model,
         training=spec.training,
         task_weights={task.name: task.loss_weight for task in spec.tasks},
+        objectives={task.name: task.objective for task in spec.tasks if task.objective != Binary()},
         mlflow=MlflowTarget(tracking_uri=tracking_uri, run_id=run_id),
     ).save(settings.training_folder(day) / "job.json")
 
