@@ -5,6 +5,7 @@ from ctr_pipeline.gradients.identity import logit_gradient_ratio
 from ctr_pipeline.gradients.localise import BatchView, explain, input_fault
 from ctr_pipeline.gradients.monitor import GradientMonitor, StepRecord
 from ctr_pipeline.gradients.norms import GradientNorms, clip_gradients, gradient_norms
+from ctr_pipeline.gradients.replay import Replay
 from ctr_pipeline.gradients.verdict import Finding, HealthSummary, health_verdict
 
 __all__ = [
@@ -15,6 +16,7 @@ __all__ = [
     "GradientMonitor",
     "GradientNorms",
     "HealthSummary",
+    "Replay",
     "StepRecord",
     "clip_gradients",
     "explain",

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.gradients.bundle import Explanation, Kind
 from ctr_pipeline.gradients.norms import GradientNorms
+from ctr_pipeline.gradients.replay import Replay
 from ctr_pipeline.ranker.embeddings import FusedTable
 from ctr_pipeline.ranker.model import Ranker
 
@@ -75,11 +76,11 @@ def explain(
     step: int,
     losses: Sequence[float],
     norms: GradientNorms | None,
+    replay: Replay,
 ) -> Explanation:
     """Name the first tensor that is not finite: input, parameter, activation, loss, gradient.
 
-    Runs the forward pass once more, with the generator left as it was; call it with the parameters still those of
-    the step's start.
+    Runs the forward pass once more; call it with the parameters still those of the step's start.
 
     Args:
         model: The ranker.
@@ -88,11 +89,12 @@ def explain(
         step: Steps taken before this one.
         losses: Loss of each task.
         norms: The step's gradients, None when the step did not get that far.
+        replay: The step's forward pass.
     """
     return (
         input_fault(batch, layout, step)
         or _parameter_fault(model, layout, step)
-        or _activation_fault(model, batch, step)
+        or _activation_fault(model, batch, step, replay)
         or _loss_fault(losses, layout, step)
         or _gradient_fault(model, layout, step, norms)
     )
@@ -142,11 +144,10 @@ def _output_hooks(model: nn.Module, found: list[tuple[str, int]]) -> Iterator[No
             handle.remove()
 
 
-def _activation_fault(model: Ranker, batch: BatchView, step: int) -> Explanation | None:
+def _activation_fault(model: Ranker, batch: BatchView, step: int, replay: Replay) -> Explanation | None:
     found: list[tuple[str, int]] = []
-    devices = [batch.numeric.device] if batch.numeric.is_cuda else []
-    with torch.random.fork_rng(devices=devices), torch.no_grad(), _output_hooks(model, found):
-        logits = model(batch.numeric, batch.ids)
+    with _output_hooks(model, found):
+        logits = replay.run()
     finite = torch.isfinite(logits)
     if not found and not bool(finite.all()):
         found.append(("logits", int((~finite).nonzero()[0][0])))

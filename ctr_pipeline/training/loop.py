@@ -15,6 +15,7 @@ from ctr_pipeline.gradients import (
     Explanation,
     GradientMonitor,
     HealthSummary,
+    Replay,
     StepRecord,
     clip_gradients,
     explain,
@@ -199,7 +200,7 @@ class Trainer:
         return rows
 
     def _train_step(self, batch: BatchView) -> StepRecord:
-        step, model = self.step, self.model
+        step = self.step
         before = generator_state(self.group.device)
         factor = learning_rate_factor(step, self.steps, self.job.training.warmup_fraction)
         for optimizer, peak in zip(self.optimizers, self._peaks, strict=True):
@@ -210,10 +211,7 @@ class Trainer:
         seen = to_device(batch if fault is None else _empty(batch), self.group.device)
         counts = self.group.sum(self.objectives.known_counts(seen.labels))
         self.monitor.begin(step)
-        inputs, wide = model.encode(seen.numeric, seen.ids)
-        with self.precision.autocast():
-            hidden = model.tower(inputs)
-        logits = model.score(hidden.float(), wide)
+        logits = self._forward(seen)
         if self.monitor.is_probe(step):
             logits.retain_grad()
         sums = self.objectives.task_sums(logits, seen.labels, seen.weights)
@@ -254,6 +252,13 @@ class Trainer:
         self.monitor.after_update(record, norms.names, each, worst)
         return record
 
+    def _forward(self, batch: BatchView) -> Tensor:
+        """[B, T] logits: the tower at the run's precision, what is before and after it in fp32."""
+        inputs, wide = self.model.encode(batch.numeric, batch.ids)
+        with self.precision.autocast():
+            hidden = self.model.tower(inputs)
+        return self.model.score(hidden.float(), wide)
+
     def _identity(self, logits: Tensor, batch: BatchView, counts: Tensor) -> Tensor:
         if not self.monitor.is_probe(self.step) or logits.grad is None or not logits.shape[0]:
             return torch.zeros((), device=logits.device)
@@ -272,7 +277,8 @@ class Trainer:
     ) -> NoReturn:
         self.monitor.count_nonfinite(record)
         losses = list(record.task_losses.values())
-        own = fault or explain(self.model, seen, self.dataset.layout, self.step, losses, norms)
+        replay = Replay(lambda: self._forward(seen), before, self.group.device)
+        own = fault or explain(self.model, seen, self.dataset.layout, self.step, losses, norms, replay)
         rank, cause = first_cause(self.group.gather_objects(own))
         if rank == self.group.shard.rank:
             keep_bad_step(self.job.output / "bad_step", cause, batch, before, self._weights(), self.monitor.ring)

@@ -3,12 +3,14 @@ import math
 import pytest
 import torch
 
-from ctr_pipeline.gradients import explain, gradient_norms, input_fault
+from ctr_pipeline.gradients import Replay, explain, gradient_norms, input_fault
 from ctr_pipeline.gradients.bundle import CAUSE_ORDER
 
 
 def diagnose(case, losses=(0.5, 0.5), norms=None):
-    return explain(case.model, case.batch, case.layout, 17, losses, norms)
+    random = {"torch": torch.get_rng_state(), "cuda": None}
+    replay = Replay(lambda: case.model(case.batch.numeric, case.batch.ids), random, torch.device("cpu"))
+    return explain(case.model, case.batch, case.layout, 17, losses, norms, replay)
 
 
 def test_a_healthy_batch_has_no_fault(case) -> None:

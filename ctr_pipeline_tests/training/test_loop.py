@@ -269,3 +269,41 @@ def test_fp16_searches_its_scale_but_gives_up_in_the_end(job, make_trainer) -> N
         trainer.run(False)
     assert caught.value.health.scaler_skips == 20
     assert caught.value.cause.tensor == "tower.0.weight"
+
+
+def test_a_stopped_fp16_step_is_replayed_in_fp16(job, make_trainer) -> None:
+    trainer = make_trainer(moved(job, "fp16", precision="fp16"))
+    with torch.no_grad():
+        # Above 65,504, the largest number of fp16, and far below the largest of fp32.
+        trainer.model.tower[0].weight.mul_(1e6)
+    cause = assert_stopped_before_the_update(trainer, 0).cause
+    assert (cause.kind, cause.tensor) == ("activation", "tower.0")
+
+
+def test_a_stopped_step_is_replayed_with_its_own_dropout(job, make_trainer) -> None:
+    dropout = job.model.model_copy(update={"dropout": 0.5})
+    trainer = make_trainer(moved(job, "dropout").model_copy(update={"model": dropout}))
+    outputs, states, rows = [], [], []
+    trainer.model.tower[3].register_forward_hook(lambda *call: outputs.append(call[2].detach()))
+    trainer.model.head.register_forward_hook(lambda *_: states.append(torch.get_rng_state()))
+    with torch.no_grad():
+        # Infinite in those rows in which dropout keeps units that are large enough.
+        trainer.model.tower[3].weight.fill_(9e37)
+    inner = trainer._train_step
+
+    def watched(batch):
+        rows.append(batch.rows)
+        return inner(batch)
+
+    trainer._train_step = watched
+    with pytest.raises(Stopped) as caught:
+        trainer.run(False)
+    cause = caught.value.cause
+    infinite = (~torch.isfinite(outputs[0])).any(dim=1)
+    assert 0 < int(infinite.sum()) < 20
+    first = int(infinite.nonzero()[0, 0])
+    assert (cause.kind, cause.tensor, cause.row) == ("activation", "tower.3", int(rows[0][first]))
+    assert len(outputs) == 2
+    assert torch.equal(outputs[1], outputs[0])
+    # The generator goes on from where the step left it.
+    assert torch.equal(torch.get_rng_state(), states[0])
