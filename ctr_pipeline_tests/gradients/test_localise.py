@@ -77,6 +77,15 @@ def test_dense_gradient(case) -> None:
     assert (cause.kind, cause.tensor) == ("gradient", "tower.3.weight")
 
 
+def test_of_several_bad_gradients_the_first_in_the_backward_pass_is_named(case) -> None:
+    # Backward runs from the loss to the inputs: through the second hidden layer before the first.
+    case.backward()
+    case.model.tower[0].weight.grad[0, 0] = math.inf
+    case.model.tower[3].weight.grad[1, 2] = math.inf
+    cause = diagnose(case, norms=gradient_norms(list(case.model.named_parameters())))
+    assert (cause.kind, cause.tensor) == ("gradient", "tower.3.weight")
+
+
 def test_embedding_gradient_names_feature_and_vocabulary_row(case) -> None:
     case.backward()
     table = case.model.get_parameter("embeddings.tables.width_4.table.weight")

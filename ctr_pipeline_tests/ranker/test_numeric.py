@@ -5,7 +5,7 @@ import torch
 
 from ctr_pipeline.features.layout import Layout, NumericColumn
 from ctr_pipeline.ranker import RankerError
-from ctr_pipeline.ranker.numeric import LIMIT, NumericEncoder
+from ctr_pipeline.ranker.numeric import NumericEncoder
 
 
 def test_values_follow_the_formula(layout: Layout) -> None:
@@ -22,7 +22,13 @@ def test_values_follow_the_formula(layout: Layout) -> None:
 def test_tails_are_clamped_and_never_non_finite(layout: Layout) -> None:
     raw = torch.tensor([[math.inf, -1e38], [-math.inf, 1e38]])
     encoded = NumericEncoder(layout.numeric)(raw)
-    assert encoded[:, :2].tolist() == [[LIMIT, -LIMIT], [-LIMIT, LIMIT]]
+    assert encoded[:, :2].tolist() == [[10.0, -10.0], [-10.0, 10.0]]
+
+
+def test_only_values_beyond_ten_standard_deviations_are_clamped() -> None:
+    column = NumericColumn("plain", "dense", "none", 0.0, False, 5.0, 2.0)
+    raw = torch.tensor([[5.0 + 2 * 9.5], [5.0 + 2 * 10.5], [5.0 - 2 * 9.5], [5.0 - 2 * 10.5]])
+    assert NumericEncoder([column])(raw).flatten().tolist() == [9.5, 10.0, -9.5, -10.0]
 
 
 def test_statistics_that_single_precision_cannot_hold_are_refused() -> None:
