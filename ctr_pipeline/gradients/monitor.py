@@ -2,7 +2,8 @@
 
 import math
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from statistics import median
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ctr_pipeline.gradients.activations import dead_share, observed_activations
 from ctr_pipeline.gradients.verdict import HealthSummary
 
 RING = 64
@@ -58,12 +60,12 @@ class GradientMonitor:
     """Keeps the running statistics of a run, small enough to go into every checkpoint.
 
     Args:
-        model: The model; its ReLU layers are watched.
+        model: The model; its hidden activations are observed.
         every: Steps between detailed records (per-tensor norms, update ratios, dead units).
     """
 
     def __init__(self, model: nn.Module, every: int) -> None:
-        self._every = every
+        self._model, self._every = model, every
         self._probing = False
         self._dead: dict[str, Tensor] = {}
         self._before: list[tuple[str, nn.Parameter, Tensor]] = []
@@ -76,18 +78,6 @@ class GradientMonitor:
         }  # fmt: skip
         self._update_tensor = ""
         self._dead_share: dict[str, float] = {}
-        self._hooks = [
-            module.register_forward_hook(self._watch(name))
-            for name, module in model.named_modules()
-            if isinstance(module, nn.ReLU)
-        ]
-
-    def _watch(self, name: str) -> Any:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:  # noqa: ARG001
-            if self._probing and output.shape[0]:
-                self._dead[name] = (output.detach() <= 0).all(dim=0).float().mean()
-
-        return hook
 
     def is_probe(self, step: int) -> bool:
         """Whether ``step`` gets a detailed record."""
@@ -98,6 +88,16 @@ class GradientMonitor:
         self._probing = self.is_probe(step)
         self._dead.clear()
         self._before.clear()
+
+    @contextmanager
+    def forward(self) -> Iterator[None]:
+        """The block in which the step's forward pass runs."""
+        if not self._probing:
+            yield
+            return
+        with observed_activations(self._model) as found:
+            yield
+        self._dead = {activation.name: dead_share(activation) for activation in found}
 
     def norm_ratio(self, total: float) -> float | None:
         """``total`` relative to the median of the last norms; None while there are fewer than 20."""
@@ -202,8 +202,3 @@ class GradientMonitor:
         self._totals = dict(state["totals"])
         self._update_tensor = state["update_tensor"]
         self._dead_share = dict(state["dead_share"])
-
-    def close(self) -> None:
-        """Take the hooks off the model."""
-        for hook in self._hooks:
-            hook.remove()

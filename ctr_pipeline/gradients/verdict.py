@@ -27,7 +27,8 @@ class HealthSummary:
         max_norm: Largest gradient norm.
         max_update_ratio: Largest ‖update‖/‖weights‖ over dense weight matrices and recorded steps.
         max_update_tensor: The matrix it was seen in.
-        dead_unit_share: Share of each hidden layer's units that were zero on all rows of the last recorded batch.
+        dead_unit_share: Share of each hidden layer's units through which no gradient passes, for all rows
+            of the last recorded batch; empty when no hidden activation was observed.
         clipped_share: Share of the steps whose gradient was scaled down.
         identity_error: Largest |r − 1| of the logit-gradient identity over recorded steps.
     """
@@ -67,6 +68,19 @@ def _grade(value: float, warn: float, error: float) -> Severity:
     return "error" if value > error else "warn" if value > warn else "ok"
 
 
+def _dead_units(shares: Mapping[str, float]) -> Finding:
+    if not shares:
+        message = "dead units were not measured: no hidden activation was observed; expected only of a model without hidden layers"
+        return Finding("dead_units", "warn", message)
+    layer, dead = max(shares.items(), key=lambda item: item[1])
+    return Finding(
+        "dead_units",
+        _grade(dead, MAX_DEAD_SHARE, float("inf")),
+        f"{dead:.1%} of the units of {layer} let no gradient through on a whole batch "
+        f"(warning above {MAX_DEAD_SHARE:.0%}); layers observed: {len(shares)}",
+    )
+
+
 def health_verdict(summary: HealthSummary) -> list[Finding]:
     """Judge a run. Non-finite values are errors; the other limits are rules of thumb from healthy runs.
 
@@ -74,7 +88,6 @@ def health_verdict(summary: HealthSummary) -> list[Finding]:
         One finding a rule, also where all is well.
     """
     never = float("inf")
-    layer, dead = max(summary.dead_unit_share.items(), key=lambda item: item[1], default=("no layer", 0.0))
     return [
         Finding(
             "nonfinite",
@@ -93,11 +106,7 @@ def health_verdict(summary: HealthSummary) -> list[Finding]:
             f"one update moved {summary.max_update_tensor or 'a weight matrix'} by {summary.max_update_ratio:.3g} of "
             f"its own norm (warning above {MAX_UPDATE_RATIO:g}: the learning rate may be too high)",
         ),
-        Finding(
-            "dead_units",
-            _grade(dead, MAX_DEAD_SHARE, never),
-            f"{dead:.1%} of the units of {layer} were zero on a whole batch (warning above {MAX_DEAD_SHARE:.0%})",
-        ),
+        _dead_units(summary.dead_unit_share),
         Finding(
             "clipped_steps",
             _grade(summary.clipped_share, MAX_CLIPPED_SHARE, never),

@@ -160,7 +160,6 @@ class Trainer:
                 seconds += self._clock() - started
                 self._finish_epoch(validation_file)
         finally:
-            self.monitor.close()
             for file in (steps_file, validation_file):
                 if file is not None:
                     file.close()
@@ -211,7 +210,8 @@ class Trainer:
         seen = to_device(batch if fault is None else _empty(batch), self.group.device)
         counts = self.group.sum(self.objectives.known_counts(seen.labels))
         self.monitor.begin(step)
-        logits = self._forward(seen)
+        with self.monitor.forward():
+            logits = self._forward(seen)
         if self.monitor.is_probe(step):
             logits.retain_grad()
         sums = self.objectives.task_sums(logits, seen.labels, seen.weights)

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from ctr_pipeline.gradients import GradientMonitor, HealthSummary, StepRecord, health_verdict
+from ctr_pipeline.ranker import build_ranker
+from ctr_pipeline.spec.model import Model
 
 
 def record(step: int, norm: float, *, clipped: bool = False, skipped: bool = False, ratio: float | None = None):
@@ -44,21 +46,52 @@ def test_update_ratio_is_measured_on_the_weights(case) -> None:
     assert ratios["tower.0.weight"] == 0.0
 
 
-def test_dead_units_are_those_zero_on_all_rows(case) -> None:
-    with torch.no_grad():
-        case.model.tower[0].bias[:2] = -1e6
-    monitor = GradientMonitor(case.model, 2)
-    for step in (0, 1):
-        monitor.begin(step)
+def forward(monitor: GradientMonitor, case, step: int) -> None:
+    monitor.begin(step)
+    with monitor.forward():
         case.model(case.batch.numeric, case.batch.ids)
-        monitor.after_update(record(step, 1.0), [], [], 0.0)
-    assert monitor.summary().dead_unit_share["tower.1"] >= 2 / 8
+    monitor.after_update(record(step, 1.0), [], [], 0.0)
+
+
+def test_dead_units_are_those_dead_on_all_rows(case) -> None:
+    first = case.model.tower[0]
+    with torch.no_grad():
+        # Of eight units two never pass a gradient, three always do, and three for some rows only.
+        first.weight[:5] = 0.0
+        first.bias[:] = torch.tensor([-1.0, -1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
+    monitor = GradientMonitor(case.model, 2)
+    outputs = first(case.model.encode(case.batch.numeric, case.batch.ids)[0])
+    mixed = outputs[:, 5:] > 0
+    assert bool((mixed.any(dim=0) & ~mixed.all(dim=0)).all())
+    for step in (0, 1):
+        forward(monitor, case, step)
+    assert monitor.summary().dead_unit_share["tower.1"] == 2 / 8
+    assert set(monitor.summary().dead_unit_share) == {"tower.1", "tower.4"}
     assert {row[0] for row in monitor.rows} == {0}
-    monitor.close()
-    monitor.begin(2)
-    case.model(case.batch.numeric, case.batch.ids)
-    monitor.after_update(record(2, 1.0), [], [], 0.0)
-    assert {row[0] for row in monitor.rows if row[2] == "activation"} == {0}
+
+
+def test_dead_units_of_any_activation_are_counted(case) -> None:
+    case.model.tower[1] = torch.nn.GELU()
+    with torch.no_grad():
+        case.model.tower[0].weight.zero_()
+        case.model.tower[0].bias.fill_(-20.0)
+    monitor = GradientMonitor(case.model, 1)
+    forward(monitor, case, 0)
+    assert monitor.summary().dead_unit_share["tower.1"] == 1.0
+    finding = next(f for f in health_verdict(monitor.summary()) if f.name == "dead_units")
+    assert (finding.severity, "100.0% of the units of tower.1" in finding.message) == ("warn", True)
+
+
+def test_an_ablated_tower_is_not_reported_as_healthy(case) -> None:
+    model = build_ranker(case.layout, Model(embedding_dim=4, hidden=[]), 1)
+    monitor = GradientMonitor(model, 1)
+    monitor.begin(0)
+    with monitor.forward():
+        model(case.batch.numeric, case.batch.ids)
+    monitor.after_update(record(0, 1.0), [], [], 0.0)
+    finding = next(f for f in health_verdict(monitor.summary()) if f.name == "dead_units")
+    assert finding.severity == "warn"
+    assert "not measured" in finding.message
 
 
 def test_counts(case) -> None:
@@ -109,6 +142,7 @@ def test_a_healthy_run_passes_every_rule() -> None:
         ({"max_norm_ratio": 10.1}, "norm_ratio", "error"),
         ({"max_update_ratio": 0.51}, "update_ratio", "warn"),
         ({"dead_unit_share": {"tower.1": 0.1, "tower.4": 0.51}}, "dead_units", "warn"),
+        ({"dead_unit_share": {}}, "dead_units", "warn"),
         ({"clipped_share": 0.51}, "clipped_steps", "warn"),
         ({"identity_error": 0.0011}, "logit_gradient_identity", "error"),
     ],
@@ -117,8 +151,3 @@ def test_each_rule_judges_its_own_number(change, name: str, severity: str) -> No
     findings = {finding.name: finding for finding in health_verdict(replace(HEALTHY, **change))}
     assert findings.pop(name).severity == severity
     assert {finding.severity for finding in findings.values()} == {"ok"}
-
-
-def test_a_model_without_hidden_layers_has_no_dead_units() -> None:
-    findings = {f.name: f for f in health_verdict(replace(HEALTHY, dead_unit_share={}))}
-    assert findings["dead_units"].severity == "ok"

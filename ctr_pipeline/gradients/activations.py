@@ -1,0 +1,101 @@
+"""Observes hidden activations: they are found where they are computed, whatever the module that computes them."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+CAN_SATURATE = frozenset(
+    {
+        "celu", "elu", "gelu", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "leaky_relu", "logsigmoid", "mish",
+        "prelu", "relu", "relu6", "selu", "sigmoid", "silu", "softplus", "softshrink", "softsign", "tanh", "tanhshrink",
+        "threshold",
+    }
+)  # fmt: skip
+"""torch's element-wise activations that are flat somewhere, or may be (``leaky_relu`` and ``prelu`` with slope 0).
+
+``rrelu`` is not among them: its slope is never 0, and to ask for it a second time would draw random numbers.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Activation:
+    """An activation function as a forward pass computed it.
+
+    Attributes:
+        name: Path of the module that computed it; the second of one module ends in ``#2``.
+        slope: [..., units] derivative of the function at each input: the share of a gradient that it lets through.
+    """
+
+    name: str
+    slope: Tensor
+
+
+@contextmanager
+def observed_activations(model: nn.Module) -> Iterator[list[Activation]]:
+    """Collects the activations that ``model`` computes inside the block; costs a small part of a forward pass.
+
+    Modules (``nn.GELU``) and functions (``torch.relu``) are both seen. Nothing that the model computes is changed.
+    """
+    found: list[Activation] = []
+    path: list[str] = []
+
+    def enter(name: str) -> Callable[..., None]:
+        return lambda *_: path.append(name)
+
+    def leave(*_: Any) -> None:
+        path.pop()
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            stack.callback(module.register_forward_pre_hook(enter(name)).remove)
+            stack.callback(module.register_forward_hook(leave).remove)
+        stack.enter_context(_Observer(path, found))
+        yield found
+
+
+class _Observer(TorchFunctionMode):
+    def __init__(self, path: Sequence[str], found: list[Activation]) -> None:
+        super().__init__()
+        self._path, self._found = path, found
+
+    def __torch_function__(
+        self, func: Any, types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        named = dict(kwargs or {})
+        # `Tensor.relu_` and `functional._threshold` are known without their underscores.
+        if getattr(func, "__name__", "").strip("_") in CAN_SATURATE:
+            # Before the call: in place, it overwrites its input.
+            self._note(func, args, named)
+        return func(*args, **named)
+
+    def _note(self, func: Any, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+        entered = args[0] if args else named["input"]
+        if not isinstance(entered, Tensor) or not entered.is_floating_point() or not entered.numel():
+            return
+        with torch.enable_grad():
+            leaf = entered.detach().requires_grad_()
+            output = func(leaf.clone(), *args[1:], **named) if args else func(**{**named, "input": leaf.clone()})
+            # The function is element-wise: the gradient of the sum is each element's own derivative.
+            (slope,) = torch.autograd.grad(output.sum(), leaf)
+        name = self._path[-1] if self._path and self._path[-1] else "model"
+        earlier = sum(activation.name.split("#")[0] == name for activation in self._found)
+        self._found.append(Activation(f"{name}#{earlier + 1}" if earlier else name, slope))
+
+
+FLAT = 1e-3
+"""Slopes up to it count as 0: smooth functions only approach their flat part (GELU's slope at −4 is −0.0005)."""
+
+
+def dead_share(activation: Activation) -> Tensor:
+    """[] share of the units whose slope is flat for every row: nothing can reach the weights before such a unit.
+
+    For ReLU these are the units whose output is 0 on all rows. A unit is one index of the last dimension.
+    """
+    flat = activation.slope.abs() <= FLAT
+    units = flat.shape[-1] if flat.ndim > 1 else 1
+    return flat.reshape(-1, units).all(dim=0).float().mean()
