@@ -189,8 +189,9 @@ def _drop_datasets(settings: PipelineSettings, times: Sequence[int], purged: boo
         holds = bounds is None or _learnt(bounds, times) + _tested(bounds, times) > 0
         if times and holds:
             shutil.rmtree(folder)
-            # Rows of the batch that a training stopped at.
-            shutil.rmtree(settings.training_folder(folder.name) / "bad_step", ignore_errors=True)
+            # Rows of the batch that a training stopped at; the folder was once called bad_step.
+            for name in ("failed_step", "bad_step"):
+                shutil.rmtree(settings.training_folder(folder.name) / name, ignore_errors=True)
             datasets.append(folder.name)
         elif purged and (folder / EXAMPLES_FILE).is_file():
             (folder / EXAMPLES_FILE).unlink()

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from dagster_pipes import open_dagster_pipes
 
 from ctr_pipeline.datasets import DatasetError, PackedDataset
-from ctr_pipeline.gradients import HealthSummary, health_verdict
+from ctr_pipeline.gradients import HealthSummary, evaluate_health
 from ctr_pipeline.losses import LossError
 from ctr_pipeline.ranker import RankerError, layout_hash
 from ctr_pipeline.training.callbacks import Callback
@@ -120,7 +120,7 @@ def _observers(
 
 
 def _health(summary: HealthSummary) -> dict[str, Any]:
-    findings = [{"name": f.name, "severity": f.severity, "message": f.message} for f in health_verdict(summary)]
+    findings = [{"name": f.name, "severity": f.severity, "message": f.message} for f in evaluate_health(summary)]
     return {"health": summary.to_dict(), "findings": findings}
 
 

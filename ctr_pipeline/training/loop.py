@@ -12,18 +12,19 @@ from torch import Tensor
 from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.gradients import (
     BatchView,
-    Explanation,
+    Diagnosis,
     GradientMonitor,
     HealthSummary,
     Replay,
     StepRecord,
     clip_gradients,
-    explain,
+    diagnose,
+    dump_failed_step,
     gradient_norms,
     input_fault,
     logit_gradient_ratio,
 )
-from ctr_pipeline.gradients.norms import GradientNorms
+from ctr_pipeline.gradients.core.norms import GradientNorms
 from ctr_pipeline.losses.multi_task import TaskObjectives, multi_task_loss
 from ctr_pipeline.ranker import build_ranker, layout_hash, load_ranker, save_ranker
 from ctr_pipeline.spec.objectives import Binary
@@ -42,7 +43,7 @@ from ctr_pipeline.training.lr_schedule import learning_rate_factor, set_learning
 from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer
 from ctr_pipeline.training.precision import Precision
 from ctr_pipeline.training.scoring import validate, write_scores
-from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause, keep_bad_step
+from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause
 
 SCORED = ("validation", "calibration", "test")
 
@@ -271,17 +272,17 @@ class Trainer:
         record: StepRecord,
         batch: BatchView,
         seen: BatchView,
-        fault: Explanation | None,
+        fault: Diagnosis | None,
         norms: GradientNorms,
         before: dict[str, Any],
     ) -> NoReturn:
         self.monitor.count_nonfinite(record)
         losses = list(record.task_losses.values())
         replay = Replay(lambda: self._forward(seen), before, self.group.device)
-        own = fault or explain(self.model, seen, self.dataset.layout, self.step, losses, norms, replay)
+        own = fault or diagnose(self.model, seen, self.dataset.layout, self.step, losses, norms, replay)
         rank, cause = first_cause(self.group.gather_objects(own))
         if rank == self.group.shard.rank:
-            keep_bad_step(self.job.output / "bad_step", cause, batch, before, self._weights(), self.monitor.ring)
+            dump_failed_step(self.job.output / "failed_step", cause, batch, before, self._weights(), self.monitor.ring)
         self.group.barrier()
         raise Stopped(cause, self.monitor.summary())
 

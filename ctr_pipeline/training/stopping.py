@@ -1,10 +1,8 @@
-"""The two ways in which a run ends early, and what is kept of a bad step."""
+"""The two ways in which a run ends early."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from ctr_pipeline.gradients import CAUSE_ORDER, BatchView, Explanation, HealthSummary, write_bundle
+from ctr_pipeline.gradients import CAUSE_ORDER, Diagnosis, HealthSummary
 
 
 class Cancelled(Exception):  # noqa: N818 - a request, not an error
@@ -19,27 +17,12 @@ class Stopped(Exception):  # noqa: N818 - the guard did its work
         health: The run up to the bad step.
     """
 
-    def __init__(self, cause: Explanation, health: HealthSummary) -> None:
+    def __init__(self, cause: Diagnosis, health: HealthSummary) -> None:
         super().__init__(cause.message)
         self.cause = cause
         self.health = health
 
 
-def first_cause(explanations: Sequence[Explanation]) -> tuple[int, Explanation]:
-    """Of the processes' explanations the one earliest in the computation, with the rank that has it."""
-    return min(enumerate(explanations), key=lambda item: (CAUSE_ORDER.index(item[1].kind), item[0]))
-
-
-def keep_bad_step(
-    directory: Path,
-    cause: Explanation,
-    batch: BatchView,
-    random_before: Mapping[str, Any],
-    weights: Mapping[str, Any],
-    records: Iterable[Mapping[str, Any]],
-) -> None:
-    """Write the bundle of a stopped step: with these weights, this batch and this random state the step repeats."""
-    tensors = {
-        "numeric": batch.numeric, "ids": batch.ids, "labels": batch.labels, "weights": batch.weights, "rows": batch.rows,
-    }  # fmt: skip
-    write_bundle(directory, cause, {"batch": tensors, "random": dict(random_before), **weights}, records)
+def first_cause(diagnoses: Sequence[Diagnosis]) -> tuple[int, Diagnosis]:
+    """Of the processes' diagnoses the one earliest in the computation, with the rank that has it."""
+    return min(enumerate(diagnoses), key=lambda item: (CAUSE_ORDER.index(item[1].kind), item[0]))

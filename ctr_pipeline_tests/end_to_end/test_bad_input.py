@@ -296,5 +296,5 @@ def test_a_training_that_breaks_says_why_and_leaves_no_model(shop: Shop, log: pl
     ]
     assert ("ranker", "nonfinite", "ERROR") in {(a.get("asset"), a.get("check"), a["severity"]) for a in alerts}
     [folder] = (shop.folder / "data" / "training").iterdir()
-    assert (folder / "bad_step" / "explanation.json").is_file()
+    assert (folder / "failed_step" / "diagnosis.json").is_file()
     assert not (folder / "bundle").exists()

@@ -3,7 +3,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from ctr_pipeline.gradients.activations import CAN_SATURATE, Activation, dead_share, observed_activations
+from ctr_pipeline.gradients.core.activations import CAN_SATURATE, Activation, dead_share, observed_activations
 
 # Inputs where the function is flat, and where it is not.
 DYING = [

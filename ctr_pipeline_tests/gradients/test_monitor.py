@@ -3,7 +3,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from ctr_pipeline.gradients import GradientMonitor, HealthSummary, StepRecord, health_verdict
+from ctr_pipeline.gradients import GradientMonitor, HealthSummary, StepRecord, evaluate_health
 from ctr_pipeline.ranker import build_ranker
 from ctr_pipeline.spec.model import Model
 
@@ -78,7 +78,7 @@ def test_dead_units_of_any_activation_are_counted(case) -> None:
     monitor = GradientMonitor(case.model, 1)
     forward(monitor, case, 0)
     assert monitor.summary().dead_unit_share["tower.1"] == 1.0
-    finding = next(f for f in health_verdict(monitor.summary()) if f.name == "dead_units")
+    finding = next(f for f in evaluate_health(monitor.summary()) if f.name == "dead_units")
     assert (finding.severity, "100.0% of the units of tower.1" in finding.message) == ("warn", True)
 
 
@@ -89,7 +89,7 @@ def test_an_ablated_tower_is_not_reported_as_healthy(case) -> None:
     with monitor.forward():
         model(case.batch.numeric, case.batch.ids)
     monitor.after_update(record(0, 1.0), [], [], 0.0)
-    finding = next(f for f in health_verdict(monitor.summary()) if f.name == "dead_units")
+    finding = next(f for f in evaluate_health(monitor.summary()) if f.name == "dead_units")
     assert finding.severity == "warn"
     assert "not measured" in finding.message
 
@@ -128,7 +128,7 @@ HEALTHY = HealthSummary(
 
 
 def test_a_healthy_run_passes_every_rule() -> None:
-    findings = health_verdict(HEALTHY)
+    findings = evaluate_health(HEALTHY)
     assert {finding.severity for finding in findings} == {"ok"}
     assert len({finding.name for finding in findings}) == 6
     assert HealthSummary.from_dict(HEALTHY.to_dict()) == HEALTHY
@@ -148,6 +148,6 @@ def test_a_healthy_run_passes_every_rule() -> None:
     ],
 )
 def test_each_rule_judges_its_own_number(change, name: str, severity: str) -> None:
-    findings = {finding.name: finding for finding in health_verdict(replace(HEALTHY, **change))}
+    findings = {finding.name: finding for finding in evaluate_health(replace(HEALTHY, **change))}
     assert findings.pop(name).severity == severity
     assert {finding.severity for finding in findings.values()} == {"ok"}

@@ -235,8 +235,8 @@ def test_an_infinite_gradient_stops_before_the_update_and_can_be_repeated(job, m
     trainer.model.tower[3].weight.register_hook(spoil)
     cause = assert_stopped_before_the_update(trainer, 7).cause
     assert (cause.kind, cause.tensor) == ("gradient", "tower.3.weight")
-    bundle = job.output / "bad_step"
-    assert json.loads((bundle / "explanation.json").read_text()) == cause.to_dict()
+    bundle = job.output / "failed_step"
+    assert json.loads((bundle / "diagnosis.json").read_text()) == cause.to_dict()
     records = lines(bundle / "records.jsonl")
     assert [record["step"] for record in records] == list(range(8))
     # From the bundle alone the step repeats to the last bit.

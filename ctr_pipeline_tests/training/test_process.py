@@ -163,7 +163,7 @@ def test_a_bad_value_has_its_own_exit_code(job, make_packed) -> None:
     assert (result["cause"]["tensor"], result["cause"]["row"]) == ("weights", 3)
     assert result["health"]["nonfinite"] == 1
     assert next(f for f in result["findings"] if f["name"] == "nonfinite")["severity"] == "error"
-    assert (bad.output / "bad_step" / "step.pt").is_file()
+    assert (bad.output / "failed_step" / "step.pt").is_file()
     assert not (bad.output / "scores").exists()
 
 

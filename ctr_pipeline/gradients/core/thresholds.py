@@ -81,7 +81,7 @@ def _dead_units(shares: Mapping[str, float]) -> Finding:
     )
 
 
-def health_verdict(summary: HealthSummary) -> list[Finding]:
+def evaluate_health(summary: HealthSummary) -> list[Finding]:
     """Judge a run. Non-finite values are errors; the other limits are rules of thumb from healthy runs.
 
     Returns:

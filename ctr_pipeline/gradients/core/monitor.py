@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ctr_pipeline.gradients.activations import dead_share, observed_activations
-from ctr_pipeline.gradients.verdict import HealthSummary
+from ctr_pipeline.gradients.core.activations import dead_share, observed_activations
+from ctr_pipeline.gradients.core.thresholds import HealthSummary
 
 RING = 64
 """Records kept for the bundle, and the window of the running median."""

@@ -1,12 +1,7 @@
-"""What is kept of a step that was stopped: enough to repeat it elsewhere."""
+"""The cause of a stopped step: the first tensor, in the order of the computation, that was not finite."""
 
-import json
-from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any, Literal
-
-import torch
 
 Kind = Literal["input", "parameter", "activation", "loss", "gradient", "overflow", "scaler"]
 
@@ -15,7 +10,7 @@ CAUSE_ORDER: tuple[Kind, ...] = ("input", "parameter", "activation", "loss", "gr
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Explanation:
+class Diagnosis:
     """The first tensor, in the order of the computation, that was not finite.
 
     Attributes:
@@ -37,20 +32,3 @@ class Explanation:
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
         return asdict(self)
-
-
-def write_bundle(
-    directory: Path, explanation: Explanation, state: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
-) -> None:
-    """Write the bundle of a stopped step.
-
-    Args:
-        directory: Made when absent.
-        explanation: The cause, as explanation.json.
-        state: Batch, parameters, optimizer state and generator state at the step's start, as step.pt.
-        records: The last steps' records, oldest first, as records.jsonl.
-    """
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "explanation.json").write_text(json.dumps(explanation.to_dict(), indent=1) + "\n", encoding="utf-8")
-    (directory / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    torch.save(dict(state), directory / "step.pt")

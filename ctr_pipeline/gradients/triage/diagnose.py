@@ -2,74 +2,22 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from ctr_pipeline.features.layout import Layout
-from ctr_pipeline.gradients.bundle import Explanation, Kind
-from ctr_pipeline.gradients.norms import GradientNorms
-from ctr_pipeline.gradients.replay import Replay
-from ctr_pipeline.ranker.embeddings import FusedTable
+from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.gradients.adapters.inputs import input_fault
+from ctr_pipeline.gradients.adapters.parameters import feature_of
+from ctr_pipeline.gradients.core.diagnosis import Diagnosis, Kind
+from ctr_pipeline.gradients.core.norms import GradientNorms
+from ctr_pipeline.gradients.triage.replay import Replay
 from ctr_pipeline.ranker.model import Ranker
 
 
-@dataclass(frozen=True, slots=True)
-class BatchView:
-    """A batch as the localiser needs it.
-
-    Attributes:
-        numeric: [B, D] raw numbers.
-        ids: [B, F] vocabulary rows.
-        labels: [B, T] 1, 0 or -1.
-        weights: [B, T] weights.
-        rows: [B] rows of the training arrays.
-    """
-
-    numeric: Tensor
-    ids: Tensor
-    labels: Tensor
-    weights: Tensor
-    rows: Tensor
-
-
-def input_fault(batch: BatchView, layout: Layout, step: int) -> Explanation | None:
-    """The first value of ``batch`` that no model may see: an infinite number, a row outside a table, a bad weight."""
-    infinite = torch.isinf(batch.numeric)
-    if bool(infinite.any()):
-        at, column = (int(v) for v in infinite.nonzero()[0])
-        name, row = layout.numeric[column].name, int(batch.rows[at])
-        value = float(batch.numeric[at, column])
-        return Explanation(
-            kind="input", tensor="numeric", feature=name, row=row, step=step,
-            message=f"step {step}: feature {name} is {value} in row {row} of the training arrays; "
-            "a number must be finite or missing",
-        )  # fmt: skip
-    heights = torch.tensor([column.rows for column in layout.ids], dtype=batch.ids.dtype, device=batch.ids.device)
-    outside = (batch.ids < 0) | (batch.ids >= heights)
-    if bool(outside.any()):
-        at, column = (int(v) for v in outside.nonzero()[0])
-        id_column, row = layout.ids[column], int(batch.rows[at])
-        return Explanation(
-            kind="input", tensor="ids", feature=id_column.name, row=row, step=step,
-            message=f"step {step}: feature {id_column.name} has id {int(batch.ids[at, column])} in row {row} of the "
-            f"training arrays, but its table has {id_column.rows} rows; pack the dataset again",
-        )  # fmt: skip
-    bad = ~torch.isfinite(batch.weights) | (batch.weights < 0)
-    if bool(bad.any()):
-        at, task = (int(v) for v in bad.nonzero()[0])
-        row = int(batch.rows[at])
-        return Explanation(
-            kind="input", tensor="weights", feature=None, row=row, step=step,
-            message=f"step {step}: the weight of task {layout.tasks[task]} is {float(batch.weights[at, task])} in row "
-            f"{row} of the training arrays; a weight must be finite and not negative",
-        )  # fmt: skip
-    return None
-
-
-def explain(
+def diagnose(
     model: Ranker,
     batch: BatchView,
     layout: Layout,
@@ -77,7 +25,7 @@ def explain(
     losses: Sequence[float],
     norms: GradientNorms | None,
     replay: Replay,
-) -> Explanation:
+) -> Diagnosis:
     """Name the first tensor that is not finite: input, parameter, activation, loss, gradient.
 
     Runs the forward pass once more; call it with the parameters still those of the step's start.
@@ -100,7 +48,7 @@ def explain(
     )
 
 
-def _parameter_fault(model: Ranker, layout: Layout, step: int) -> Explanation | None:
+def _parameter_fault(model: Ranker, layout: Layout, step: int) -> Diagnosis | None:
     for name, parameter in model.named_parameters():
         finite = torch.isfinite(parameter.detach())
         if bool(finite.all()):
@@ -113,17 +61,15 @@ def _parameter_fault(model: Ranker, layout: Layout, step: int) -> Explanation | 
 
 def _embedding_or_plain(
     kind: Kind, model: Ranker, layout: Layout, step: int, name: str, row: int, what: str
-) -> Explanation:
-    owner = model.get_submodule(name.removesuffix(".table.weight")) if name.endswith(".table.weight") else None
-    if isinstance(owner, FusedTable):
-        column, own_row = owner.locate(row)
-        feature = layout.ids[column].name
-        return Explanation(
+) -> Diagnosis:
+    if (found := feature_of(model, layout, name, row)) is not None:
+        feature, own_row = found
+        return Diagnosis(
             kind=kind, tensor=name, feature=feature, row=own_row, step=step,
             message=f"step {step}: {kind} {name}: the embedding of feature {feature}, vocabulary row {own_row}, {what}",
         )  # fmt: skip
     message = f"step {step}: {kind} {name} {what}"
-    return Explanation(kind=kind, tensor=name, feature=None, row=None, step=step, message=message)
+    return Diagnosis(kind=kind, tensor=name, feature=None, row=None, step=step, message=message)
 
 
 @contextmanager
@@ -144,7 +90,7 @@ def _output_hooks(model: nn.Module, found: list[tuple[str, int]]) -> Iterator[No
             handle.remove()
 
 
-def _activation_fault(model: Ranker, batch: BatchView, step: int, replay: Replay) -> Explanation | None:
+def _activation_fault(model: Ranker, batch: BatchView, step: int, replay: Replay) -> Diagnosis | None:
     found: list[tuple[str, int]] = []
     with _output_hooks(model, found):
         logits = replay.run()
@@ -156,18 +102,18 @@ def _activation_fault(model: Ranker, batch: BatchView, step: int, replay: Replay
     name, at = found[0]
     row = int(batch.rows[at])
     message = f"step {step}: the output of {name} is not finite for row {row} of the training arrays, its inputs are"
-    return Explanation(kind="activation", tensor=name, feature=None, row=row, step=step, message=message)
+    return Diagnosis(kind="activation", tensor=name, feature=None, row=row, step=step, message=message)
 
 
-def _loss_fault(losses: Sequence[float], layout: Layout, step: int) -> Explanation | None:
+def _loss_fault(losses: Sequence[float], layout: Layout, step: int) -> Diagnosis | None:
     for task, loss in zip(layout.tasks, losses, strict=True):
         if not torch.isfinite(torch.tensor(loss)):
             message = f"step {step}: the loss of task {task} is {loss} although every logit is finite"
-            return Explanation(kind="loss", tensor=f"loss_{task}", feature=None, row=None, step=step, message=message)
+            return Diagnosis(kind="loss", tensor=f"loss_{task}", feature=None, row=None, step=step, message=message)
     return None
 
 
-def _gradient_fault(model: Ranker, layout: Layout, step: int, norms: GradientNorms | None) -> Explanation:
+def _gradient_fault(model: Ranker, layout: Layout, step: int, norms: GradientNorms | None) -> Diagnosis:
     named = dict(zip(norms.names, norms.values, strict=True)) if norms is not None else {}
     # Backward runs from the loss to the inputs: of several bad gradients the last parameter's came first.
     for name, values in reversed(named.items()):
@@ -186,7 +132,7 @@ def _gradient_fault(model: Ranker, layout: Layout, step: int, norms: GradientNor
     largest = max(
         named, key=lambda name: float(named[name].abs().max()) if named[name].numel() else 0.0, default="none"
     )
-    return Explanation(
+    return Diagnosis(
         kind="overflow", tensor=largest, feature=None, row=None, step=step,
         message=f"step {step}: every gradient is finite but their norm overflows; the largest values are in {largest}",
     )  # fmt: skip

@@ -1,0 +1,1 @@
+"""What knows the ranker and its inputs: batches, features, the forward pass."""

@@ -1,0 +1,24 @@
+"""A batch of the packed arrays."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A batch of rows of the packed arrays.
+
+    Attributes:
+        numeric: [B, D] raw numbers.
+        ids: [B, F] vocabulary rows.
+        labels: [B, T] 1, 0 or -1.
+        weights: [B, T] weights.
+        rows: [B] rows of the training arrays.
+    """
+
+    numeric: Tensor
+    ids: Tensor
+    labels: Tensor
+    weights: Tensor
+    rows: Tensor

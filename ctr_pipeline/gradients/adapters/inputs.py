@@ -1,0 +1,41 @@
+"""Values of a batch that no model may see."""
+
+import torch
+
+from ctr_pipeline.features.layout import Layout
+from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.gradients.core.diagnosis import Diagnosis
+
+
+def input_fault(batch: BatchView, layout: Layout, step: int) -> Diagnosis | None:
+    """The first value of ``batch`` that no model may see: an infinite number, a row outside a table, a bad weight."""
+    infinite = torch.isinf(batch.numeric)
+    if bool(infinite.any()):
+        at, column = (int(v) for v in infinite.nonzero()[0])
+        name, row = layout.numeric[column].name, int(batch.rows[at])
+        value = float(batch.numeric[at, column])
+        return Diagnosis(
+            kind="input", tensor="numeric", feature=name, row=row, step=step,
+            message=f"step {step}: feature {name} is {value} in row {row} of the training arrays; "
+            "a number must be finite or missing",
+        )  # fmt: skip
+    heights = torch.tensor([column.rows for column in layout.ids], dtype=batch.ids.dtype, device=batch.ids.device)
+    outside = (batch.ids < 0) | (batch.ids >= heights)
+    if bool(outside.any()):
+        at, column = (int(v) for v in outside.nonzero()[0])
+        id_column, row = layout.ids[column], int(batch.rows[at])
+        return Diagnosis(
+            kind="input", tensor="ids", feature=id_column.name, row=row, step=step,
+            message=f"step {step}: feature {id_column.name} has id {int(batch.ids[at, column])} in row {row} of the "
+            f"training arrays, but its table has {id_column.rows} rows; pack the dataset again",
+        )  # fmt: skip
+    bad = ~torch.isfinite(batch.weights) | (batch.weights < 0)
+    if bool(bad.any()):
+        at, task = (int(v) for v in bad.nonzero()[0])
+        row = int(batch.rows[at])
+        return Diagnosis(
+            kind="input", tensor="weights", feature=None, row=row, step=step,
+            message=f"step {step}: the weight of task {layout.tasks[task]} is {float(batch.weights[at, task])} in row "
+            f"{row} of the training arrays; a weight must be finite and not negative",
+        )  # fmt: skip
+    return None

@@ -1,0 +1,1 @@
+"""Measures of a training step, for any model: needs torch and nothing of this project."""
