@@ -1,4 +1,4 @@
-"""Folders for what an engine puts aside while it computes."""
+"""Folders for temporary files of engines and trainings."""
 
 import fcntl
 import os

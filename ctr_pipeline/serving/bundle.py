@@ -14,6 +14,7 @@ Files of a bundle:
 import difflib
 import hashlib
 import json
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -247,6 +248,8 @@ def _read_vocabulary(path: Path, layout: Layout) -> dict[str, dict[str, int]]:
 
 
 def _open_session(path: Path) -> Any:
+    # Its builds for Linux report usage, and leave a file for that in the temporary directory, from the import on.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     import onnxruntime
 
     options = onnxruntime.SessionOptions()

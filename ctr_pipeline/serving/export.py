@@ -3,6 +3,7 @@
 import contextlib
 import json
 import logging
+import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -83,7 +84,8 @@ def export_bundle(
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _write_vocabulary(vocabulary, layout, partial / "vocabulary.parquet")
-    (partial / "model.onnx").write_bytes(_onnx_bytes(module, layout))
+    with _compiler_cache(partial / "torch"):
+        (partial / "model.onnx").write_bytes(_onnx_bytes(module, layout))
     (partial / "layout.json").write_text(layout.to_json(), encoding="utf-8")
     (partial / "spec.yaml").write_text(_spec_text(spec), encoding="utf-8")
     _write_json(partial / "calibration.json", {task: calibrators[task].to_json() for task in layout.tasks})
@@ -198,6 +200,21 @@ def _onnx_bytes(module: CalibratedRanker, layout: Layout) -> bytes:
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+@contextlib.contextmanager
+def _compiler_cache(folder: Path) -> Iterator[None]:
+    """Keeps the folder that torch makes for its compiler as soon as it exports out of the temporary directory."""
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    before = os.environ.get(name)
+    os.environ.setdefault(name, str(folder))
+    try:
+        yield
+    finally:
+        if before is None:
+            # torch writes the name of its folder there too.
+            os.environ.pop(name, None)
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _strip(message: Any) -> None:

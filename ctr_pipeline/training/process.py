@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import TextIO
 
 from ctr_pipeline.training.job_spec import TrainingError
 
@@ -62,15 +63,30 @@ def gpu_lock(name: str | None) -> Iterator[None]:
     if name is None:
         yield
         return
+    # The one file that trainings of all data roots must agree on.
     path = Path(tempfile.gettempdir()) / f"ctr-pipeline-gpu-{name}.lock"
-    with path.open("a", encoding="ascii") as stream:
+    with _locked(path, name):
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _locked(path: Path, name: str) -> TextIO:
+    """The lock file, opened and locked."""
+    while True:
+        stream = path.open("a", encoding="ascii")
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
+            stream.close()
             raise TrainingError(
                 f"GPU {name} is taken by another training on this machine (lock file {path.name}): wait for it to end"
             ) from error
-        yield
+        # Its last holder may have removed it after it was opened here: then another process locks a new file.
+        if path.is_file() and os.path.samestat(path.stat(), os.fstat(stream.fileno())):
+            return stream
+        stream.close()
 
 
 class StopRequest:

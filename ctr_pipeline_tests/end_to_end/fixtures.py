@@ -28,6 +28,8 @@ class Finished:
     report: dict[str, Any]
     stdout: str
     stderr: str
+    temporary: Path
+    """The temporary directory of the run."""
 
 
 def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -44,10 +46,10 @@ def config_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def ctr(config_home: Path) -> Callable[..., "subprocess.CompletedProcess[str]"]:
     """Runs the command line as a user does."""
 
-    def run(*arguments: object, expect: int = 0) -> "subprocess.CompletedProcess[str]":
+    def run(*arguments: object, expect: int = 0, **variables: str) -> "subprocess.CompletedProcess[str]":
         done = subprocess.run(
             [str(CTR), *(str(argument) for argument in arguments)],
-            env=environment(config_home, {"COLUMNS": "180"}),
+            env=environment(config_home, {"COLUMNS": "180", **variables}),
             capture_output=True,
             text=True,
             timeout=900,
@@ -81,9 +83,11 @@ def finished(
 ) -> Finished:
     """One run of the small marketplace."""
     root = tmp_path_factory.mktemp("run") / "data"
-    out = root.parent / "report.json"
-    done = ctr("run", "--spec", small_spec, "--data-root", root, "--json", out)
-    return Finished(small_spec, root, json.loads(out.read_text(encoding="utf-8")), done.stdout, done.stderr)
+    out, temporary = root.parent / "report.json", root.parent / "temporary"
+    temporary.mkdir()
+    done = ctr("run", "--spec", small_spec, "--data-root", root, "--json", out, TMPDIR=str(temporary))
+    report = json.loads(out.read_text(encoding="utf-8"))
+    return Finished(small_spec, root, report, done.stdout, done.stderr, temporary)
 
 
 def free_port() -> int:

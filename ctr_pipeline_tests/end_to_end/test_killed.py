@@ -247,12 +247,13 @@ def test_thirty_kills_at_random_instants_change_no_row(killing: Killing) -> None
 def test_a_run_killed_in_its_training_keeps_no_slot_no_run_and_no_process(
     small_spec: Path, config_home: Path, ctr: Ctr, tmp_path: Path
 ) -> None:
-    root, log = tmp_path / "data", tmp_path / "stderr.txt"
+    root, log, temporary = tmp_path / "data", tmp_path / "stderr.txt", tmp_path / "temporary"
+    temporary.mkdir()
     arguments = ["run", "--spec", str(small_spec), "--data-root", str(root)]
     with log.open("w", encoding="utf-8") as stderr:
         process = subprocess.Popen(
             [str(CTR), *arguments],
-            env=environment(config_home),
+            env=environment(config_home, {"TMPDIR": str(temporary)}),
             stdout=subprocess.DEVNULL,
             stderr=stderr,
             start_new_session=True,
@@ -266,7 +267,11 @@ def test_a_run_killed_in_its_training_keeps_no_slot_no_run_and_no_process(
     while (left := trainers(root)) and time.monotonic() < deadline:
         time.sleep(0.5)
     assert left == []
-    ctr(*arguments)
+    assert any((root / "spill").iterdir())
+    ctr(*arguments, TMPDIR=str(temporary))
+    # What torchrun and Pipes had open lies in the data root, where the next run removes it.
+    assert list((root / "spill").iterdir()) == []
+    assert list(temporary.iterdir()) == []
     with sqlite3.connect(root / "mlflow.db") as database:
         assert sorted(database.execute("select status from runs")) == [("FINISHED",), ("KILLED",)]
 

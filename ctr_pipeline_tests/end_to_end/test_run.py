@@ -21,6 +21,11 @@ TABLES = ("impressions", "outcome_events", "labels", "history")
 MODEL_FILES = ("model.onnx", "vocabulary.parquet", "layout.json", "calibration.json", "golden.json", "manifest.json")
 
 
+def test_a_run_leaves_the_temporary_directory_as_it_was(finished: Finished) -> None:
+    assert list(finished.temporary.iterdir()) == []
+    assert list((finished.data_root / "spill").iterdir()) == []
+
+
 def test_the_report_accounts_for_every_row_and_label(finished: Finished) -> None:
     report = finished.report
     for rows in report["rows"].values():

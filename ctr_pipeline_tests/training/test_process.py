@@ -1,10 +1,12 @@
 """The trainer as its callers see it: a process with a job file, exit codes and result.json."""
 
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
@@ -181,6 +183,29 @@ def test_one_training_a_gpu() -> None:
     with gpu_lock(name), pytest.raises(TrainingError, match="taken"), gpu_lock(name):
         pass
     with gpu_lock(name), gpu_lock(None):
+        pass
+
+
+def test_the_lock_of_a_gpu_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    with gpu_lock("x"):
+        assert len(list(tmp_path.iterdir())) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_lock_on_a_file_that_its_holder_removed_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    locked = fcntl.flock
+    removed = []
+
+    def remove_first(stream, operation: int) -> None:
+        locked(stream, operation)
+        if not removed:
+            removed.append(Path(stream.name))
+            removed[0].unlink()
+
+    monkeypatch.setattr(fcntl, "flock", remove_first)
+    with gpu_lock("x"), pytest.raises(TrainingError, match="taken"), gpu_lock("x"):
         pass
 
 

@@ -54,7 +54,7 @@ def training_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
         _write_job(settings, day, tracking.tracking_uri, run_id)
         with tracking.closing(run_id):
             context.log.info(f"Training; metrics go to MLflow run {run_id}")
-            code, _ = trainer.run(context, folder / "job.json", {"mlflow_run_id": run_id})
+            code, _ = trainer.run(context, folder / "job.json", {"mlflow_run_id": run_id}, settings.data_root)
             result = _result(folder, code)
             write_json(folder / PROVENANCE_FILE, provenance(settings, day, code_version(), result))
             images = _plots(settings, folder)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import dagster as dg
-from dagster import open_pipes_session
+from dagster import PipesFileContextInjector, PipesFileMessageReader, open_pipes_session
 from dagster._core.pipes.client import PipesClientCompletedInvocation
-from dagster._core.pipes.utils import PipesTempFileContextInjector, PipesTempFileMessageReader
+
+from ctr_pipeline.engines.spill import spill_folder
 
 
 class TrainerResource(dg.ConfigurableResource):
@@ -27,7 +28,7 @@ class TrainerResource(dg.ConfigurableResource):
     terminate_grace_seconds: float = 5.0
 
     def run(
-        self, context: dg.AssetExecutionContext, job_file: Path, extras: Mapping[str, Any]
+        self, context: dg.AssetExecutionContext, job_file: Path, extras: Mapping[str, Any], data_root: Path
     ) -> tuple[int, PipesClientCompletedInvocation]:
         """Trains; returns the exit code and what the trainer reported.
 
@@ -35,16 +36,30 @@ class TrainerResource(dg.ConfigurableResource):
             context: The step that trains.
             job_file: The trainer's job description.
             extras: Facts that the trainer may read through Pipes.
+            data_root: Where torchrun and Pipes keep their files while they run. These are removed at the end, or by
+                the next step that needs such a folder when this process is killed.
         """
+        with spill_folder(data_root) as folder:
+            return self._run(context, job_file, extras, folder)
+
+    def _run(
+        self, context: dg.AssetExecutionContext, job_file: Path, extras: Mapping[str, Any], folder: Path
+    ) -> tuple[int, PipesClientCompletedInvocation]:
         with open_pipes_session(
             context=context,
-            context_injector=PipesTempFileContextInjector(),
-            message_reader=PipesTempFileMessageReader(),
+            context_injector=PipesFileContextInjector(str(folder / "context.json")),
+            message_reader=PipesFileMessageReader(str(folder / "messages.jsonl")),
             extras=dict(extras),
         ) as session:
             process = subprocess.Popen(
-                self._command(job_file),
-                env={**os.environ, "GOMP_SPINCOUNT": "0", **session.get_bootstrap_env_vars()},
+                self._command(job_file, folder / "torchrun"),
+                env={
+                    # torch makes the folder of its compiler's cache although nothing is compiled.
+                    "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiler"),
+                    **os.environ,
+                    "GOMP_SPINCOUNT": "0",
+                    **session.get_bootstrap_env_vars(),
+                },
                 start_new_session=True,
             )
             try:
@@ -56,10 +71,11 @@ class TrainerResource(dg.ConfigurableResource):
                 raise
         return code, PipesClientCompletedInvocation(session)
 
-    def _command(self, job_file: Path) -> list[str]:
+    def _command(self, job_file: Path, logs: Path) -> list[str]:
         return [
             sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}",
-            "-m", "ctr_pipeline.training.entry", "--job", str(job_file),
+            # Without a folder for its logs torchrun makes one in the system's temporary directory, and leaves it.
+            f"--log-dir={logs}", "-m", "ctr_pipeline.training.entry", "--job", str(job_file),
         ]  # fmt: skip
 
     def _stop(self, process: "subprocess.Popen[bytes]") -> None:
