@@ -41,7 +41,7 @@ import psutil
 import yaml
 
 from ctr_pipeline.datasets import SplitBounds, Tables, fit_vocabulary, pack_dataset
-from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.engines.base import EngineName, intervals_of
 from ctr_pipeline.engines.factory import engine_session
 from ctr_pipeline.features import HISTORY_ORDER, history_for_days, history_reach
@@ -57,7 +57,7 @@ from ctr_pipeline.spec.fields import DAY_US
 ADS = Path(__file__).resolve().parent.parent / "specs" / "ads.yaml"
 
 
-def benchmark_settings(root: Path, millions: int, days: int, engine: EngineName) -> PipelineSettings:
+def benchmark_settings(root: Path, millions: int, days: int, engine: EngineName) -> Deployment:
     """The features and tasks of specs/ads.yaml on the default world with that many impressions in that many days."""
     content = yaml.safe_load(ADS.read_text(encoding="utf-8"))
     content["source"] = {
@@ -66,7 +66,7 @@ def benchmark_settings(root: Path, millions: int, days: int, engine: EngineName)
     text = yaml.safe_dump(content)
     spec = parse_spec(text, "benchmark")
     first = spec.source.simulator.first_day if spec.source.simulator else date(2026, 1, 1)
-    return PipelineSettings(
+    return Deployment(
         spec=spec,
         spec_text=text,
         spec_folder=root,
@@ -78,21 +78,21 @@ def benchmark_settings(root: Path, millions: int, days: int, engine: EngineName)
     )
 
 
-def days_of(settings: PipelineSettings) -> list[date]:
+def days_of(settings: Deployment) -> list[date]:
     """The days of the benchmark."""
     assert settings.last_day is not None
     count = (settings.last_day - settings.first_day).days + 1
     return [settings.first_day + timedelta(days=n) for n in range(count)]
 
 
-def make_lake(settings: PipelineSettings) -> None:
+def make_lake(settings: Deployment) -> None:
     """Simulates the days and writes them into the lake, ids replaced by a hash.
 
     The readers of the room ``sources`` are left out: they are not what is measured.
     """
     import duckdb
 
-    spec, lake, logs = settings.spec, Lake(settings.lake_root), settings.data_root / "logs"
+    spec, lake, logs = settings.spec, Lake(settings.paths.lake), settings.data_root / "logs"
     assert spec.source.simulator is not None
     connection = duckdb.connect(config={"memory_limit": "2GB", "temp_directory": str(settings.data_root / "spill")})
     connection.execute("SET TimeZone = 'UTC'")
@@ -114,7 +114,7 @@ def make_lake(settings: PipelineSettings) -> None:
     for day in days_of(settings):
         write_days(spec.source.simulator, spec.seed, [day], logs)
         shown, events = logs / "impressions" / f"{day}.parquet", logs / "events" / f"{day}.parquet"
-        target = settings.lake_root / "impressions" / f"day={day}" / "part.parquet"
+        target = settings.paths.lake / "impressions" / f"day={day}" / "part.parquet"
         target.parent.mkdir(parents=True)
         rows = connection.sql(f"SELECT {columns} FROM '{shown}' ORDER BY ts, impression_id")
         rows.write_parquet(str(target), compression="zstd")
@@ -140,9 +140,9 @@ def end_of(day: date) -> int:
     return ((day - date(1970, 1, 1)).days + 1) * DAY_US
 
 
-def pipeline_steps(settings: PipelineSettings) -> dict[str, Callable[[], None]]:
+def pipeline_steps(settings: Deployment) -> dict[str, Callable[[], None]]:
     """The three steps on the engine of the settings; the third packs."""
-    spec, lake, days = settings.spec, Lake(settings.lake_root), days_of(settings)
+    spec, lake, days = settings.spec, Lake(settings.paths.lake), days_of(settings)
     as_of = end_of(days[-1]) + spec.longest_maturity
 
     def labels() -> None:
@@ -172,7 +172,7 @@ def pipeline_steps(settings: PipelineSettings) -> dict[str, Callable[[], None]]:
     return {"labels": labels, "history": history, "transforms": transforms}
 
 
-def spark_steps(settings: PipelineSettings) -> dict[str, Callable[[], None]]:
+def spark_steps(settings: Deployment) -> dict[str, Callable[[], None]]:
     """The same on Spark; the third step with Spark's own functions, as a Spark user would write it."""
     steps = pipeline_steps(settings)
 
@@ -182,7 +182,7 @@ def spark_steps(settings: PipelineSettings) -> dict[str, Callable[[], None]]:
 
         from ctr_pipeline.datasets import build_examples
 
-        spec, lake, days = settings.spec, Lake(settings.lake_root), days_of(settings)
+        spec, lake, days = settings.spec, Lake(settings.paths.lake), days_of(settings)
         as_of = end_of(days[-1]) + spec.longest_maturity
         with engine_session(settings.engine, settings.data_root, os.environ) as engine:
             frames = [engine.scan(lake, name) for name in ("impressions", "labels", "history")]

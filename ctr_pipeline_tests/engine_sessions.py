@@ -10,7 +10,7 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.engines.base import Engine, EngineError, EngineName
 from ctr_pipeline.engines.factory import engine_session
 from ctr_pipeline.engines.spark import require_spark
@@ -38,9 +38,9 @@ tasks: [{name: click, window: 1d, label: {event: click}}]
 Session = Callable[[EngineName], Engine]
 
 
-def settings_for(root: Path, engine: EngineName) -> PipelineSettings:
+def settings_for(root: Path, engine: EngineName) -> Deployment:
     """A deployment below ``root`` that uses ``engine``."""
-    return PipelineSettings(
+    return Deployment(
         spec=parse_spec(SPEC_TEXT, "small.yaml"),
         spec_text=SPEC_TEXT,
         spec_folder=root,

@@ -1,14 +1,11 @@
-"""What was believed of the outcomes on which day: the answers of `ctr labels`. Documented in docs/labels.md."""
+"""The label history, which `ctr labels` shows: labels as of a day, and by which table version. See docs/labels.md."""
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from ctr_pipeline.deployment.settings import PipelineSettings, end_of_day_us
+from ctr_pipeline.deployment.deployment import Deployment, end_of_day_us
 from ctr_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -17,46 +14,37 @@ if TYPE_CHECKING:
     from ctr_pipeline.labels import LabelDay
     from ctr_pipeline.lake import Lake
 
-FORMAT = 1
+FORMAT = 2
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _POSITIVE = ("POSITIVE", "LATE_POSITIVE")
 
 
-class BeliefError(UserError):
+class LabelHistoryError(UserError):
     """There are no labels to answer from."""
 
 
-def label_overview(settings: PipelineSettings, day: date | None) -> dict[str, Any]:
+def label_overview(deployment: Deployment, day: date | None) -> dict[str, Any]:
     """States of all labels as of the end of ``day``, and what share of the positives known today was known then.
 
     Args:
-        settings: The deployment.
+        deployment: The deployment.
         day: By default the newest instant as of which anything was labelled.
 
     Raises:
-        BeliefError: nothing was labelled yet, or not as late as that.
+        LabelHistoryError: nothing was labelled yet, or not as late as that.
     """
     import polars as pl
 
-    from ctr_pipeline.labels import LabelState, facts_in, label_state_counts
+    from ctr_pipeline.labels import facts_in, stored_states
     from ctr_pipeline.lake import Lake
 
-    lake, spec = Lake(settings.lake_root), settings.spec
+    lake, spec = Lake(deployment.paths.lake), deployment.spec
     headers = _headers(lake)
     as_of = _instant(headers, day)
     stored = lake.scan("labels")
-    shown = lake.scan("impressions").select("day", "ts", "ingest_ts").filter(pl.col("ingest_ts") <= as_of)
-    counts = {task.name: {state.value: 0 for state in LabelState} for task in spec.tasks}
-    by_instant: dict[int, list[date]] = {}
-    for label_day, header in headers.items():
-        by_instant.setdefault(min(as_of, header.as_of), []).append(label_day)
-    for instant, days in by_instant.items():
-        mine = pl.col("day").is_in(days)
-        found = label_state_counts(shown.filter(mine), stored.filter(mine), spec.tasks, instant, spec.split.ingest_lag)
-        for task, states in found.items():
-            for state, rows in states.items():
-                counts[task][state] += rows
+    shown = lake.scan("impressions").filter(pl.col("ingest_ts") <= as_of)
+    counts = stored_states(spec, shown, stored, as_of)
     known = pl.col("known_ts").is_not_null()
     now = dict(
         facts_in(stored)
@@ -79,22 +67,22 @@ def label_overview(settings: PipelineSettings, day: date | None) -> dict[str, An
     }
 
 
-def impression_beliefs(settings: PipelineSettings, impression: str, day: date | None) -> dict[str, Any]:
-    """What was believed of one impression: the timeline of each task, and the table versions that held it.
+def impression_history(deployment: Deployment, impression: str, day: date | None) -> dict[str, Any]:
+    """The labels of one impression: the timeline of each task, and the table versions that held it.
 
     Args:
-        settings: The deployment.
+        deployment: The deployment.
         impression: Hash of the impression's id.
-        day: The day at whose end the belief is asked for; by default the newest.
+        day: The day at whose end the labels are asked for; by default the newest.
 
     Raises:
-        BeliefError: there is no such impression, or nothing was labelled as late as that.
+        LabelHistoryError: there is no such impression, or nothing was labelled as late as that.
     """
     import polars as pl
 
     from ctr_pipeline.lake import Lake
 
-    lake = Lake(settings.lake_root)
+    lake = Lake(deployment.paths.lake)
     headers = _headers(lake)
     as_of = _instant(headers, day)
     shown = (
@@ -106,19 +94,19 @@ def impression_beliefs(settings: PipelineSettings, impression: str, day: date | 
         .collect()
     )
     if shown.is_empty():
-        raise BeliefError(
+        raise LabelHistoryError(
             f"no impression has the hash {impression}. Check the id, and that the key is the one the log was read with."
         )
     label_day = shown["day"][0]
     if label_day not in headers:
-        raise BeliefError(f"the impressions of {label_day} were never labelled. Run `ctr run` for that day.")
-    versions = _versions(settings, lake, shown)
+        raise LabelHistoryError(f"the impressions of {label_day} were never labelled. Run `ctr run` for that day.")
+    versions = _versions(deployment, lake, shown)
     end = headers[label_day].as_of
-    timeline = _timeline(settings, lake.scan("labels", first=label_day, last=label_day), shown, end)
-    tasks = [task.name for task in settings.spec.tasks]
+    timeline = _timeline(deployment, lake.scan("labels", first=label_day, last=label_day), shown, end)
+    tasks = [task.name for task in deployment.spec.tasks]
     return {
         "format": FORMAT,
-        "spec": settings.spec.name,
+        "spec": deployment.spec.name,
         "impression": {
             "hash": impression,
             "day": label_day.isoformat(),
@@ -126,8 +114,8 @@ def impression_beliefs(settings: PipelineSettings, impression: str, day: date | 
             "arrived": _utc(shown["ingest_ts"][0]),
         },
         "known_as_of": _utc(end),
-        "tasks": {task: [_stretch(row, versions) for row in timeline if row["task"] == task] for task in tasks},
-        "believed": _believed(settings, timeline, versions, shown["ts"][0], as_of, end),
+        "tasks": {task: [_interval(row, versions) for row in timeline if row["task"] == task] for task in tasks},
+        "label_as_of": _label_as_of(deployment, timeline, versions, shown["ts"][0], as_of, end),
         "versions": [
             {key: _utc(value) if key == "as_of" and value is not None else value for key, value in version.items()}
             for version in versions
@@ -135,69 +123,12 @@ def impression_beliefs(settings: PipelineSettings, impression: str, day: date | 
     }
 
 
-def print_overview(report: Mapping[str, Any], console: Console) -> None:
-    """Prints the states of all labels for a person."""
-    console.print(
-        f"\n[bold]{report['spec']}[/]  labels as of {report['as_of']}: {report['impressions']:,} impressions, "
-        f"table version {report['labels_version']}, which knows what had arrived by {report['known_as_of']}",
-        highlight=False,
-    )
-    states = sorted({state for task in report["tasks"].values() for state in task["states"]})
-    columns = ("task", *(state.lower() for state in states), "positives then", "known now", "share", "late rate")
-    table = Table(*columns)
-    for name, task in report["tasks"].items():
-        table.add_row(
-            name,
-            *(f"{task['states'][state]:,}" for state in states),
-            f"{task['positives']:,}",
-            f"{task['positives_known_now']:,}",
-            _percent(task["completeness"]),
-            _percent(task["late_rate"]),
-        )
-    console.print(table)
-    if older := report["days_labelled_before"]:
-        console.print(
-            f"  {len(older)} days, the first {older[0]}, were last labelled before that instant and count as of then.",
-            highlight=False,
-        )
-
-
-def print_beliefs(report: Mapping[str, Any], console: Console) -> None:
-    """Prints the beliefs about one impression for a person."""
-    shown = report["impression"]
-    console.print(
-        f"\n[bold]{report['spec']}[/]  impression {shown['hash']} of {shown['at']}, arrived {shown['arrived']}; "
-        f"known up to {report['known_as_of']}",
-        highlight=False,
-        soft_wrap=True,
-    )
-    table = Table("task", "from (UTC)", "state", "value", "undecided for", "revision", "held by labels version")
-    for task, stretches in report["tasks"].items():
-        for stretch in stretches:
-            table.add_row(
-                task,
-                stretch["from"],
-                stretch["state"],
-                _value(stretch["value"]),
-                _duration(stretch["elapsed_seconds"]),
-                str(stretch["revision"]),
-                ", ".join(str(version) for version in stretch["versions"]) or "none",
-            )
-    console.print(table)
-    believed = report["believed"]
-    console.print(f"Believed at {believed['as_of']}:", highlight=False)
-    for task, belief in believed["tasks"].items():
-        text = "not arrived yet" if belief is None else f"{belief['state']}, value {_value(belief['value'])}"
-        console.print(f"  {task}: {text}", highlight=False)
-    console.print(f"  {believed['held_by']}", highlight=False, soft_wrap=True)
-
-
 def _headers(lake: "Lake") -> "dict[date, LabelDay]":
     from ctr_pipeline.labels import label_days
 
     headers = label_days(lake.scan("labels")) if lake.exists("labels") else {}
     if not headers:
-        raise BeliefError(f"{lake.root}: nothing was labelled yet. Run `ctr run` first.")
+        raise LabelHistoryError(f"{lake.root}: nothing was labelled yet. Run `ctr run` first.")
     return headers
 
 
@@ -206,7 +137,7 @@ def _instant(headers: "Mapping[date, LabelDay]", day: date | None) -> int:
     if day is None:
         return newest
     if end_of_day_us(day) > newest:
-        raise BeliefError(
+        raise LabelHistoryError(
             f"--as-of {day}: labels know what had arrived by {_utc(newest)}. Choose an earlier day, or run `ctr run`."
         )
     return end_of_day_us(day)
@@ -224,20 +155,20 @@ def _task_overview(states: Mapping[str, int], known_now: int) -> dict[str, Any]:
 
 
 def _timeline(
-    settings: PipelineSettings, stored: "pl.LazyFrame", shown: "pl.DataFrame", as_of: int
+    deployment: Deployment, stored: "pl.LazyFrame", shown: "pl.DataFrame", as_of: int
 ) -> list[dict[str, Any]]:
-    """Stretches of the one impression ``shown``, from the facts of the day in ``stored``, ascending in time."""
+    """Intervals of the one impression ``shown``, from the facts of the day in ``stored``, ascending in time."""
     import polars as pl
 
     from ctr_pipeline.labels import facts_in, revisions
 
     facts = facts_in(stored).filter(pl.col("impression_id") == shown["impression_id"][0])
-    spec = settings.spec
+    spec = deployment.spec
     rows = revisions(shown.lazy(), facts, spec.tasks, as_of, spec.split.ingest_lag)
     return rows.collect().sort("from_ts").to_dicts()
 
 
-def _versions(settings: PipelineSettings, lake: "Lake", shown: "pl.DataFrame") -> list[dict[str, Any]]:
+def _versions(deployment: Deployment, lake: "Lake", shown: "pl.DataFrame") -> list[dict[str, Any]]:
     """What each version of the labels held about the impression as of its own instant, as it was stored."""
     from ctr_pipeline.labels import label_days
     from ctr_pipeline.lake.history import versions_that_changed
@@ -252,12 +183,12 @@ def _versions(settings: PipelineSettings, lake: "Lake", shown: "pl.DataFrame") -
         headers = label_days(stored)
         if day in headers:
             as_of = headers[day].as_of
-            newest = {row["task"]: row for row in _timeline(settings, stored, shown, as_of)}
-            found.append({"version": version, "as_of": as_of, "tasks": {t: _belief(row) for t, row in newest.items()}})
+            newest = {row["task"]: row for row in _timeline(deployment, stored, shown, as_of)}
+            found.append({"version": version, "as_of": as_of, "tasks": {t: _label(row) for t, row in newest.items()}})
     return found
 
 
-def _stretch(row: Mapping[str, Any], versions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+def _interval(row: Mapping[str, Any], versions: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     held = [
         version["version"]
         for version in versions
@@ -269,36 +200,36 @@ def _stretch(row: Mapping[str, Any], versions: Sequence[Mapping[str, Any]]) -> d
     return {
         "from": _utc(row["from_ts"]),
         "until": None if until is None else _utc(until),
-        **_belief(row),
+        **_label(row),
         "elapsed_seconds": None if row["elapsed"] is None else row["elapsed"] / 1e6,
         "versions": held,
     }
 
 
-def _belief(row: Mapping[str, Any]) -> dict[str, Any]:
+def _label(row: Mapping[str, Any]) -> dict[str, Any]:
     return {"state": row["state"], "value": row["value"], "revision": row["revision"]}
 
 
-def _believed(
-    settings: PipelineSettings,
+def _label_as_of(
+    deployment: Deployment,
     timeline: Sequence[Mapping[str, Any]],
     versions: Sequence[Mapping[str, Any]],
     at: int,
     as_of: int,
     end: int,
 ) -> dict[str, Any]:
-    """The belief at ``as_of`` about the impression of ``at``, and the version of the labels that held it then."""
-    then: dict[str, Any] = {task.name: None for task in settings.spec.tasks}
+    """The label as of ``as_of`` of the impression of ``at``, and the version of the labels that held it then."""
+    then: dict[str, Any] = {task.name: None for task in deployment.spec.tasks}
     for row in timeline:
         if row["from_ts"] <= as_of:
-            then[row["task"]] = _belief(row)
+            then[row["task"]] = _label(row)
     made = [version for version in versions if version["as_of"] is not None]
     exact = [version for version in made if version["as_of"] == as_of]
     before = [version for version in made if version["as_of"] <= as_of]
     if exact:
         held = exact[-1]
         note = f"Version {held['version']} of labels, made as of that instant, held it."
-        if held["tasks"] != {task: belief for task, belief in then.items() if belief is not None}:
+        if held["tasks"] != {task: label for task, label in then.items() if label is not None}:
             note = f"Version {held['version']} of labels, made as of that instant, held something else: see `versions`."
     elif before:
         held = before[-1]
@@ -308,33 +239,17 @@ def _believed(
         note = f"No labels of that day are kept from then; what had arrived is known from labels as of {_utc(end)}."
     return {
         "as_of": _utc(as_of),
-        "tasks": {
-            task: belief and {**belief, "elapsed_seconds": _age(belief, at, as_of)} for task, belief in then.items()
-        },
+        "tasks": {task: label and {**label, "elapsed_seconds": _age(label, at, as_of)} for task, label in then.items()},
         "version": held["version"] if held else None,
         "version_as_of": _utc(held["as_of"]) if held else None,
         "held_by": note,
     }
 
 
-def _age(belief: Mapping[str, Any], at: int, as_of: int) -> float | None:
+def _age(label: Mapping[str, Any], at: int, as_of: int) -> float | None:
     """Seconds from the impression to ``as_of`` while its label is undecided."""
-    return (as_of - at) / 1e6 if belief["value"] is None else None
+    return (as_of - at) / 1e6 if label["value"] is None else None
 
 
 def _utc(instant: int) -> str:
     return (_EPOCH + timedelta(microseconds=instant)).isoformat().replace("+00:00", "Z")
-
-
-def _value(value: int | None) -> str:
-    return "null" if value is None else str(value)
-
-
-def _percent(share: float | None) -> str:
-    return "–" if share is None else f"{share:.1%}"
-
-
-def _duration(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    return f"{seconds / 86_400:.2f} d" if seconds >= 86_400 else f"{seconds / 3600:.2f} h"

@@ -1,21 +1,19 @@
-"""What the simulated world's truth says of the log and of a model. The only place outside the simulator that reads it.
+"""What no model can beat in a simulated world, and how near a model comes: `ctr oracle`. See docs/oracle.md.
 
-Nothing that the pipeline makes depends on this module: it serves the command `ctr truth` alone.
+The only place outside the simulator that reads the truth. Nothing that the pipeline makes depends on this module.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.table import Table
-
-from ctr_pipeline.deployment.raw_logs import pseudonymiser
-from ctr_pipeline.deployment.settings import PipelineSettings, declared_last_day
+from ctr_pipeline.deployment.deployment import Deployment, declared_last_day
+from ctr_pipeline.deployment.environment import Environment
+from ctr_pipeline.deployment.key import pseudonymiser
+from ctr_pipeline.deployment.retrain_files import RetrainFiles
 from ctr_pipeline.errors import UserError
-from ctr_pipeline.orchestration.files import CALIBRATION_FILE, read_json, scores
 
 if TYPE_CHECKING:
     import polars as pl
@@ -23,15 +21,8 @@ if TYPE_CHECKING:
 CLICK = "click"
 """Event type whose probability the truth knows for every impression."""
 
-CEILINGS = {
-    "bayes": "knows every probability",
-    "position_unknown": "all but the position",
-    "observables": "what the log shows",
-}
-CDF_LABELS = ("1 min", "1 h", "6 h", "1 d", "3 d", "7 d", "14 d")
 
-
-class TruthError(UserError):
+class OracleError(UserError):
     """There is no such truth, or the scores to be compared with it are not usable."""
 
 
@@ -45,12 +36,12 @@ class Scored:
     """Days of the impressions, where they are known."""
 
 
-def truth_of(
-    settings: PipelineSettings,
+def oracle_report(
+    deployment: Deployment,
     first: date | None,
     last: date | None,
     scored: Scored | None,
-    environment: Mapping[str, str],
+    environment: Environment,
     progress: Callable[[str], None],
 ) -> dict[str, Any]:
     """The truth report of the days ``first`` to ``last`` of a simulated deployment; see ``simulator.truth_report``.
@@ -58,46 +49,46 @@ def truth_of(
     Days that were never simulated, or whose truth is not there, are simulated first.
 
     Args:
-        settings: The deployment.
+        deployment: The deployment.
         first: First day; by default that of the log.
         last: Last day; by default that of the log.
         scored: Predictions to compare with the truth; left out when they are known to be of other days.
         environment: Where the key is named that ids are hashed with.
-        progress: Told what is being done.
+        progress: Receives messages about what is being done.
 
     Raises:
-        TruthError: the source is not simulated, or the days are none of its days.
+        OracleError: the source is not simulated, or the days are none of its days.
         SimulatorError: the scores are not usable.
     """
     import polars as pl
 
     from ctr_pipeline.simulator import truth_report, write_days
 
-    simulator = settings.spec.source.simulator
-    log_last = declared_last_day(settings.spec)
+    simulator = deployment.spec.source.simulator
+    log_last = declared_last_day(deployment.spec)
     if simulator is None or log_last is None:
-        raise TruthError(
-            f"the spec {settings.spec.name} has no source.simulator: the truth of a real log is not known. "
+        raise OracleError(
+            f"the spec {deployment.spec.name} has no source.simulator: the truth of a real log is not known. "
             "Use a simulated spec such as specs/ads.yaml."
         )
-    first, last = first or settings.first_day, last or log_last
-    if not settings.first_day <= first <= last <= log_last:
-        raise TruthError(
-            f"--from {first} --to {last}: expected days in order, from {settings.first_day} to {log_last}."
+    first, last = first or deployment.first_day, last or log_last
+    if not deployment.first_day <= first <= last <= log_last:
+        raise OracleError(
+            f"--from {first} --to {last}: expected days in order, from {deployment.first_day} to {log_last}."
         )
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
-    progress(f"Truth of {len(days)} days, {first} to {last}, in {settings.simulated_root}")
-    write_days(simulator, settings.spec.seed, days, settings.simulated_root)
+    progress(f"Truth of {len(days)} days, {first} to {last}, in {deployment.simulated_root}")
+    write_days(simulator, deployment.spec.seed, days, deployment.simulated_root)
     overlaps = scored is not None and (scored.days is None or (scored.days[0] <= last and first <= scored.days[1]))
     if scored is None or not overlaps:
-        return truth_report(settings.simulated_root, first, last)
+        return truth_report(deployment.simulated_root, first, last)
 
     known = scored.frame
     if "impression_id" in known.columns:
         known = known.with_columns(pl.col("impression_id").cast(pl.String))
     hashed = known.height > 0 and "impression_id" in known.columns and _all_hashed(known["impression_id"])
     report = truth_report(
-        settings.simulated_root,
+        deployment.simulated_root,
         first,
         last,
         known,
@@ -111,7 +102,7 @@ def read_scores(path: Path) -> Scored:
     """Predicted click probabilities from a Parquet or CSV file with the columns ``impression_id`` and ``score``.
 
     Raises:
-        TruthError: the file is absent, cannot be read, or lacks a column.
+        OracleError: the file is absent, cannot be read, or lacks a column.
     """
     import polars as pl
 
@@ -123,47 +114,52 @@ def read_scores(path: Path) -> Scored:
         )
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = "no such file" if isinstance(error, FileNotFoundError) else "it cannot be read as Parquet or CSV"
-        raise TruthError(f"--scores {path}: {reason}. Give a .parquet or .csv file.") from None
+        raise OracleError(f"--scores {path}: {reason}. Give a .parquet or .csv file.") from None
     missing = [name for name in ("impression_id", "score") if name not in frame.columns]
     if missing:
-        raise TruthError(
+        raise OracleError(
             f"--scores {path}: there is no column `{missing[0]}`; found {', '.join(frame.columns)}. "
             "Give `impression_id` and `score` (the predicted click probability)."
         )
     return Scored(frame.select("impression_id", "score"), path.name)
 
 
-def latest_test_scores(settings: PipelineSettings) -> Scored | None:
-    """Calibrated click probabilities of the test rows of the newest retrain; None when there is no finished one."""
+def latest_test_scores(deployment: Deployment) -> Scored | None:
+    """Calibrated click probabilities of the test rows of the newest retrain; None when there is no finished one.
+
+    Raises:
+        OracleError: the lake has other rows now than the retrain was packed from.
+    """
     import numpy as np
     import polars as pl
 
     from ctr_pipeline.datasets import PackedDataset
-    from ctr_pipeline.evaluation import Calibrator
+    from ctr_pipeline.datasets.view import read_tables
     from ctr_pipeline.lake import Lake
-    from ctr_pipeline.orchestration.assets.datasets import view_of
 
-    click = next((n for n, task in enumerate(settings.spec.tasks) if task.label.event == CLICK), None)
-    finished = sorted((settings.data_root / "training").glob(f"*/{CALIBRATION_FILE}"))
+    tasks = deployment.spec.tasks
+    click = next((n for n, task in enumerate(tasks) if task.label.event == CLICK), None)
+    finished = deployment.paths.retrains("calibration.json")
     if click is None or not finished:
         return None
     day = finished[-1].parent.name
-    logits = scores(settings, day, "test")[:, click]
-    fitted = read_json(finished[-1], "calibrated_ranker")[settings.spec.tasks[click].name]
-    probability = 1 / (1 + np.exp(-Calibrator.from_json(fitted).apply(logits)))
-    bounds, tables = view_of(settings, Lake(settings.lake_root), day)
-    start, end = bounds.stretches["test"]
+    paths = deployment.paths.retrain(day)
+    files = RetrainFiles(paths)
+    view, logits = files.examples(), files.scores("test")[:, click]
+    probability = 1 / (1 + np.exp(-files.calibrators()[tasks[click].name].apply(logits)))
+    last = date.fromisoformat(day)
+    tables = read_tables(Lake(deployment.paths.lake), view.versions, deployment.first_day, last)
+    start, end = view.bounds.stretches["test"]
     rows = (
         tables.impressions.filter(
-            pl.col("ts").is_between(start, end, closed="left"), pl.col("ingest_ts") <= bounds.label_as_of("test")
+            pl.col("ts").is_between(start, end, closed="left"), pl.col("ingest_ts") <= view.bounds.label_as_of("test")
         )
         .select("day", "ts", "impression_id")
         .sort("ts", "impression_id")
         .collect()
     )
-    packed = PackedDataset.open(settings.packed_folder(day)).splits["test"].ts
-    if not np.array_equal(rows["ts"].to_numpy(), packed):
-        raise TruthError(
+    if not np.array_equal(rows["ts"].to_numpy(), PackedDataset.open(paths.packed).splits["test"].ts):
+        raise OracleError(
             f"the retrain of {day} was packed from other impressions than the lake has. Run `ctr run` again, "
             "or give --scores."
         )
@@ -172,110 +168,5 @@ def latest_test_scores(settings: PipelineSettings) -> Scored | None:
     return Scored(frame, f"test rows of the retrain of {day}", (shown[0], shown[-1]))
 
 
-def print_truth(report: Mapping[str, Any], console: Console) -> None:
-    """Prints the truth report for a person."""
-    days = report["days"]
-    console.print(
-        f"\n[bold]Truth[/]  {days['first']} to {days['last']}, {report['rows']:,} impressions", highlight=False
-    )
-    console.print(_ceilings(report))
-    console.print(_positions(report["positions"]))
-    console.print(_delays(report["delays"]))
-    noise = report["noise"]
-    console.print(
-        f"  {noise['clicks']:,} clicked; of those, advertisers fired {noise['fired']:,} outcomes that did not happen, "
-        f"and {noise['lost']:,} lost one that did",
-        highlight=False,
-    )
-    for name, count in report["incidents"].items():
-        console.print(f"  incident {name}: {count:,} impressions", highlight=False)
-    found = report.get("scores")
-    if found is None:
-        console.print("  No scores to compare: run `ctr run` first, or give --scores.", highlight=False)
-        return
-    console.print(
-        f"\nScores ({found['origin']}): {found['rows']:,} impressions, predicted rate {found['predicted_rate']:.3%}, "
-        f"true rate {found['bayes']['rate']:.3%}",
-        highlight=False,
-    )
-    console.print(_table(("", "AUC", "AP", "NE"), ((name, *_measures(found[name])) for name in ("model", "bayes"))))
-    console.print(
-        f"  excess NE {found['excess_ne']:.4f}; the model captures {found['captured']:.1%} of what can be known",
-        highlight=False,
-    )
-
-
 def _all_hashed(ids: "pl.Series") -> bool:
     return bool(ids.str.contains("^[0-9a-f]{32}$").fill_null(False).all())
-
-
-def _ceilings(report: Mapping[str, Any]) -> Table:
-    rows = [
-        (
-            CLICK,
-            name.replace("_", " "),
-            meaning,
-            f"{report['ceilings'][name]['rate']:.3%}",
-            *_measures(report["ceilings"][name]),
-        )
-        for name, meaning in CEILINGS.items()
-    ]
-    rows += [
-        (step, "bayes", CEILINGS["bayes"], f"{found['rate']:.3%}", *_measures(found))
-        for step, found in report["steps"].items()
-    ]
-    title = f"Best possible scores (observables: fitted on {report['ceilings']['observables']['rows']:,} rows)"
-    return _table(("outcome", "ceiling", "of a model that", "rate", "AUC", "AP", "NE"), rows, title)
-
-
-def _positions(rows: Sequence[Mapping[str, Any]]) -> Table:
-    columns = ("position", "examination", "observed", "IPS", "observed IPS", "random rows")
-    return _table(
-        columns,
-        (
-            (
-                str(row["position"]),
-                _number(row["examination"]),
-                _number(row["observed"]) + (f" ± {row['observed_error']:.3f}" if row["observed_error"] else ""),
-                _number(row["ips"]),
-                _number(row["observed_ips"]),
-                f"{row['random_rows']:,}",
-            )
-            for row in rows
-        ),
-        "Position effects: true, and as random sessions show them",
-    )
-
-
-def _delays(report: Mapping[str, Any]) -> Table:
-    rows = []
-    for step, found in report.items():
-        distribution = found.get("since_previous", found)
-        cdf, quantiles = distribution["cdf"], distribution["quantiles"]
-        late = found.get("out_of_window_share")
-        rows.append(
-            (
-                step.replace("_", " "),
-                f"{found['happened']:,}" if "happened" in found else "",
-                "–" if quantiles is None else f"{quantiles['0.5']:,.0f} s",
-                *(("–",) * len(CDF_LABELS) if cdf is None else (f"{share:.1%}" for share in cdf.values())),
-                "" if late is None else f"{late:.1%}",
-            )
-        )
-    columns = ("delay of", "happened", "median", *(f"≤ {label}" for label in CDF_LABELS), "out of window")
-    return _table(columns, rows, "Delays since the step before")
-
-
-def _measures(found: Mapping[str, float]) -> tuple[str, str, str]:
-    return f"{found['auc']:.4f}", f"{found['ap']:.4f}", f"{found['ne']:.4f}"
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3f}"
-
-
-def _table(columns: Iterable[str], rows: Iterable[Iterable[str]], title: str | None = None) -> Table:
-    table = Table(*columns, title=title, title_justify="left")
-    for row in rows:
-        table.add_row(*row)
-    return table

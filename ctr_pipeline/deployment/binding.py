@@ -5,8 +5,9 @@ from dataclasses import replace
 from datetime import date
 from pathlib import Path
 
+from ctr_pipeline.deployment.deployment import Deployment, declared_last_day
+from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.deployment.raw_logs import impression_files, reading_time
-from ctr_pipeline.deployment.settings import SETTINGS_FILE, PipelineSettings, declared_last_day
 from ctr_pipeline.spec import Spec, SpecError
 
 IMPRESSIONS = "impressions"
@@ -14,7 +15,7 @@ IMPRESSIONS = "impressions"
 
 def bind(
     spec: Spec, spec_path: Path, inputs: Sequence[str], data_root: Path | None, start: date | None = None
-) -> tuple[PipelineSettings, date]:
+) -> tuple[Deployment, date]:
     """The deployment, and the last day that its log holds.
 
     Args:
@@ -34,7 +35,7 @@ def bind(
     _refuse_foreign_root(root, spec)
     if spec.source.simulator is not None and (impressions or events):
         raise SpecError(f"{spec_path}: a simulated source takes no --input. Use a spec with source.impressions.")
-    settings = PipelineSettings(
+    deployment = Deployment(
         spec=spec,
         spec_text=spec_path.read_text(encoding="utf-8"),
         spec_folder=spec_path.resolve().parent,
@@ -45,17 +46,17 @@ def bind(
         last_day=declared_last_day(spec),
     )
     if spec.source.simulator is not None:
-        last = settings.last_day
+        last = deployment.last_day
         assert last is not None
     else:
-        settings, last = _with_range(settings)
-    if start is not None and start > settings.first_day:
-        held = PipelineSettings.load(root).first_day if (root / SETTINGS_FILE).is_file() else start
-        settings = replace(settings, first_day=max(settings.first_day, min(held, start)))
-    return settings, last
+        deployment, last = _with_range(deployment)
+    if start is not None and start > deployment.first_day:
+        held = Deployment.load(root).first_day if DataRoot(root).settings.is_file() else start
+        deployment = replace(deployment, first_day=max(deployment.first_day, min(held, start)))
+    return deployment, last
 
 
-def reopen(spec: Spec, spec_path: Path, data_root: Path | None) -> PipelineSettings | None:
+def reopen(spec: Spec, spec_path: Path, data_root: Path | None) -> Deployment | None:
     """The deployment that the data root already holds for this spec, now with the spec as it stands; None without one.
 
     Raises:
@@ -63,23 +64,23 @@ def reopen(spec: Spec, spec_path: Path, data_root: Path | None) -> PipelineSetti
     """
     root = (data_root or Path("data") / spec.name).resolve()
     _refuse_foreign_root(root, spec)
-    if not (root / SETTINGS_FILE).is_file():
+    if not DataRoot(root).settings.is_file():
         return None
-    held = PipelineSettings.load(root)
+    held = Deployment.load(root)
     return replace(held, spec=spec, spec_text=spec_path.read_text(encoding="utf-8"))
 
 
-def _with_range(settings: PipelineSettings) -> tuple[PipelineSettings, date]:
-    """The settings with the days that the log itself has."""
+def _with_range(deployment: Deployment) -> tuple[Deployment, date]:
+    """The deployment with the days that the log itself has."""
     from ctr_pipeline.sources import log_range
 
-    spec = settings.spec
-    first, last = log_range(spec, impression_files(settings), reading_time(settings))
+    spec = deployment.spec
+    first, last = log_range(spec, impression_files(deployment), reading_time(spec))
     # A log whose first day is declared and whose last is not grows; its partitions go on.
     grows = spec.days.first is not None and spec.days.last is None
     return (
         replace(
-            settings,
+            deployment,
             first_day=spec.days.first or first,
             last_day=None if grows else (spec.days.last or last),
         ),
@@ -107,8 +108,8 @@ def _split_inputs(spec: Spec, inputs: Sequence[str]) -> tuple[tuple[Path, ...], 
 
 def _refuse_foreign_root(root: Path, spec: Spec) -> None:
     """One data root holds one project: tables of two logs must not mix."""
-    if not (root / SETTINGS_FILE).is_file():
+    if not DataRoot(root).settings.is_file():
         return
-    held = PipelineSettings.load(root).spec.name
+    held = Deployment.load(root).spec.name
     if held != spec.name:
         raise SpecError(f"{root} belongs to the spec {held!r}, not to {spec.name!r}. Choose another --data-root.")

@@ -1,4 +1,4 @@
-"""Days of a table that are read stretch by stretch, and become visible all at once."""
+"""Days of a table that are read one interval after the other, and become visible all at once."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -12,11 +12,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ctr_pipeline.lake import Lake
-    from ctr_pipeline.sources import ReadResult
 
 
 class StagedDays:
-    """What was read of a table, stretch by stretch: its kept rows in files that nobody sees before the commit.
+    """Rows of a table in files that no reader sees before the commit.
 
     Files that were not committed by the end of the block are removed.
     """
@@ -24,16 +23,12 @@ class StagedDays:
     def __init__(self, lake: "Lake", table: str) -> None:
         import polars as pl
 
-        from ctr_pipeline.sources import QUARANTINE_SCHEMA
-
         self.lake, self.table = lake, table
         self.files: dict[date, Path] = {}
-        self.quarantined = pl.DataFrame(schema=QUARANTINE_SCHEMA)
+        self.rows: Counter[date] = Counter()
+        """Rows written, by day."""
         self.empty = pl.DataFrame()
-        self.kept: Counter[date] = Counter()
-        self.rows_in: Counter[date] = Counter()
-        self.notices: Counter[str] = Counter()
-        self.total = self.ignored = self.undated = self.rows_in_log = 0
+        """A frame with the columns of the table and no rows."""
 
     def __enter__(self) -> Self:
         return self
@@ -42,35 +37,19 @@ class StagedDays:
         for path in self.files.values():
             path.unlink(missing_ok=True)
 
-    def add(self, result: "ReadResult") -> None:
-        """Writes the rows of a stretch; it begins after the last one."""
-        import polars as pl
-
-        by_day = {day: rows for (day,), rows in result.kept.partition_by("day", as_dict=True).items()}
+    def add(self, rows: "pl.DataFrame") -> None:
+        """Writes the rows of an interval (column ``day``, which the files do not hold); it begins after the last one."""
+        by_day = {day: part for (day,), part in rows.partition_by("day", as_dict=True).items()}
         files = new_files(self.lake, self.table, sorted(by_day))
         self.files |= files
         for day, path in files.items():
             by_day[day].drop("day").write_parquet(path, compression="zstd")
-            self.kept[day] += by_day[day].height
-        self.quarantined = pl.concat([self.quarantined, result.quarantined])
-        self.empty = result.kept.clear()
-        self.rows_in.update(result.rows_in_by_day)
-        self.notices.update(result.notices)
-        self.total += result.rows_in
-        self.ignored += result.ignored
-        self.undated += result.undated
-        # Each stretch looks through the whole log.
-        self.rows_in_log = max(self.rows_in_log, result.rows_in_log)
+            self.rows[day] += by_day[day].height
+        self.empty = rows.clear()
 
-    def with_ids(self, known: "pl.LazyFrame | None", since: date) -> "pl.LazyFrame | None":
-        """``known``, and the ids of the impressions that were written, from the day ``since`` on."""
-        import polars as pl
-
-        written = [path for day, path in self.files.items() if day >= since]
-        if self.table != "impressions" or not written:
-            return known
-        ids = pl.scan_parquet(written, glob=False).select("impression_id", "ts", "ingest_ts")
-        return ids if known is None else pl.concat([known, ids])
+    def written(self, since: date) -> list[Path]:
+        """The files of the days from ``since`` on."""
+        return [path for day, path in self.files.items() if day >= since]
 
     def commit(self, days: Sequence[date]) -> int:
         """Makes what was written the content of ``days``; the version of the table."""

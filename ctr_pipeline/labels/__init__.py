@@ -14,6 +14,7 @@ from ctr_pipeline.labels.states import (
     state_counts,
     states_as_of,
 )
+from ctr_pipeline.labels.stored_states import stored_states
 from ctr_pipeline.labels.table import (
     TABLE_COLUMNS,
     TABLE_ORDER,
@@ -60,5 +61,6 @@ __all__ = [
     "state_at",
     "state_counts",
     "states_as_of",
+    "stored_states",
     "task_watermarks",
 ]

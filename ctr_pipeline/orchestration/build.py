@@ -1,13 +1,13 @@
 """Binds assets, checks, automation and resources to one deployment."""
 
-import os
 import warnings
 from collections.abc import Mapping
-from pathlib import Path
 
 import dagster as dg
 
-from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.deployment.deployment import Deployment
+from ctr_pipeline.deployment.environment import Environment, process_environment
+from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.orchestration.assets.datasets import dataset_assets
 from ctr_pipeline.orchestration.assets.evaluation import evaluation_assets
 from ctr_pipeline.orchestration.assets.features import feature_assets
@@ -30,79 +30,72 @@ from ctr_pipeline.orchestration.resources import (
     TrackingResource,
     TrainerResource,
 )
+from ctr_pipeline.orchestration.stages import LABEL_JOB
 
 # Pinned exactly, so that a change of these interfaces cannot come unseen.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
-WEBHOOK_VARIABLE = "CTR_WEBHOOK_URL"
-TRACKING_VARIABLE = "MLFLOW_TRACKING_URI"
-TRACKING_PAGE_VARIABLE = "CTR_MLFLOW_URL"
-DAGSTER_PAGE_VARIABLE = "CTR_DAGSTER_URL"
-TRACKING_PAGE, DAGSTER_PAGE = "http://127.0.0.1:5000", "http://127.0.0.1:3000"
-"""Where `make ui` serves the pages, so that links of a run made without it work once it is started."""
-
 
 def build_definitions(
-    settings: PipelineSettings | None = None, resources: Mapping[str, dg.ConfigurableResource] | None = None
+    deployment: Deployment | None = None, resources: Mapping[str, dg.ConfigurableResource] | None = None
 ) -> dg.Definitions:
     """All of the pipeline for one deployment.
 
     Args:
-        settings: The deployment; by default the one that the environment names (see
-            :meth:`PipelineSettings.from_environment`).
+        deployment: The deployment; by default the one that the environment names (see
+            :meth:`Deployment.from_environment`).
         resources: Resources to use instead of the deployment's own, by name.
     """
-    settings = settings or PipelineSettings.from_environment(os.environ)
-    jobs = pipeline_jobs(settings)
+    environment = process_environment()
+    deployment = deployment or Deployment.from_environment(environment)
+    jobs = pipeline_jobs(deployment)
     return dg.Definitions(
         assets=[
-            *ingest_assets(settings),
-            *reference_assets(settings),
-            *monitoring_assets(settings),
-            *label_assets(settings),
-            *feature_assets(settings),
-            *dataset_assets(settings),
-            *propensity_assets(settings),
-            *label_quality_assets(settings),
-            *training_assets(settings),
-            *evaluation_assets(settings),
-            *release_assets(settings),
+            *ingest_assets(deployment),
+            *reference_assets(deployment),
+            *monitoring_assets(deployment),
+            *label_assets(deployment),
+            *feature_assets(deployment),
+            *dataset_assets(deployment),
+            *propensity_assets(deployment),
+            *label_quality_assets(deployment),
+            *training_assets(deployment),
+            *evaluation_assets(deployment),
+            *release_assets(deployment),
         ],
         jobs=list(jobs.values()),
-        schedules=pipeline_schedules(settings, jobs),
-        sensors=[late_label_sensor(settings, jobs["label_refresh"]), *alert_sensors()],
-        resources={**_resources(settings), **(resources or {})},
+        schedules=pipeline_schedules(deployment, jobs),
+        sensors=[late_label_sensor(deployment, jobs[LABEL_JOB]), *alert_sensors()],
+        resources={**_resources(deployment, environment), **(resources or {})},
         # Light steps share a process; the training has one of its own all the same.
         executor=dg.in_process_executor,
         loggers={"console": progress_logger},
     )
 
 
-def _resources(settings: PipelineSettings) -> dict[str, dg.ConfigurableResource]:
-    root = settings.data_root
-    return {
-        "lake": LakeResource(root=str(settings.lake_root)),
-        "notifier": NotifierResource(
-            path=str(root / "notifications.jsonl"), webhook_url=os.environ.get(WEBHOOK_VARIABLE, "")
-        ),
-        "tracking": tracking_of(settings),
-        "trainer": TrainerResource(processes=settings.spec.training.processes),
-    }
-
-
-def tracking_of(settings: PipelineSettings) -> TrackingResource:
+def tracking_of(deployment: Deployment, environment: Environment) -> TrackingResource:
     """MLflow as the environment names it, by default inside the data root."""
-    root = settings.data_root
+    paths = deployment.paths
     return TrackingResource(
-        tracking_uri=os.environ.get(TRACKING_VARIABLE) or default_tracking_uri(root),
-        artifact_root=str(root / "mlflow-artifacts"),
-        experiment=settings.spec.name,
-        ui_url=os.environ.get(TRACKING_PAGE_VARIABLE, TRACKING_PAGE),
-        dagster_url=os.environ.get(DAGSTER_PAGE_VARIABLE, DAGSTER_PAGE),
+        tracking_uri=environment.tracking_uri or default_tracking_uri(paths),
+        artifact_root=str(paths.mlflow_artifacts),
+        experiment=deployment.spec.name,
+        ui_url=environment.tracking_page,
+        dagster_url=environment.dagster_page,
     )
 
 
-def default_tracking_uri(data_root: Path) -> str:
+def default_tracking_uri(paths: DataRoot) -> str:
     """MLflow's database inside the data root."""
-    return f"sqlite:///{data_root / 'mlflow.db'}"
+    return f"sqlite:///{paths.mlflow_database}"
+
+
+def _resources(deployment: Deployment, environment: Environment) -> dict[str, dg.ConfigurableResource]:
+    paths = deployment.paths
+    return {
+        "lake": LakeResource(root=str(paths.lake)),
+        "notifier": NotifierResource(path=str(paths.notifications), webhook_url=environment.webhook_url),
+        "tracking": tracking_of(deployment, environment),
+        "trainer": TrainerResource(processes=deployment.spec.training.processes),
+    }

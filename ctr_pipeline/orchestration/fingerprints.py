@@ -1,22 +1,24 @@
-"""Says from which inputs a partition was made, so that a second run does only what is missing.
+"""From what a partition was made, as a digest, so that a second run does only what is missing.
 
-A fingerprint covers everything that decides the content of a partition: the part of the spec that it reads, the
-files of the log, and the instant as of which labels are seen. Equal fingerprint, equal content.
+A fingerprint covers everything that decides the content of a partition: the code that makes it, the part of the spec
+that it reads, the files of the log, and the instant as of which labels are seen. Equal fingerprint, equal content.
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 import dagster as dg
 
 from ctr_pipeline import __version__
-from ctr_pipeline.deployment.raw_logs import impression_files, key_fingerprint, outcome_files
-from ctr_pipeline.deployment.settings import PipelineSettings, end_of_day_us
-from ctr_pipeline.orchestration.metadata import newest_materializations
+from ctr_pipeline.deployment.deployment import Deployment, end_of_day_us
+from ctr_pipeline.deployment.environment import process_environment
+from ctr_pipeline.deployment.key import key_fingerprint
+from ctr_pipeline.deployment.raw_logs import impression_files, outcome_files
+from ctr_pipeline.orchestration.records import days_of, newest_tags
+from ctr_pipeline.provenance import code_digest
 
 TAG = "ctr/fingerprint"
 """Tag of every materialisation."""
@@ -24,19 +26,47 @@ TAG = "ctr/fingerprint"
 CONTRACT_TAG = "ctr/contract"
 """Tag of the days of raw tables: under another one, rows of two days do not fit together."""
 
+INGEST_CODE = (
+    "errors.py",
+    "spec",
+    "lake",
+    "engines",
+    "sources",
+    "simulator",
+    "privacy",
+    "orchestration/assets/ingest.py",
+)
+"""What reads the raw logs: packages and files of `ctr_pipeline`."""
 
-def contract_fingerprint(settings: PipelineSettings) -> str:
-    """How raw rows become stored ones: the sections of the spec that say so, the key of the hashes, and the columns."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FingerprintInputs:
+    """What the fingerprints look at."""
+
+    deployment: Deployment
+    instance: dg.DagsterInstance
+    last: date
+    """Last day of the run; the day of a retrain."""
+    watermark: date | None = None
+    """Last arrival day up to which all outcomes were read; only the labels need it."""
+
+
+def contract_fingerprint(deployment: Deployment) -> str:
+    """How raw rows become stored ones: the sections of the spec that decide it, the key of the hashes, and the columns.
+
+    The code is not part of it: days that were read before an upgrade fit those read after it.
+    """
     from ctr_pipeline.sources import EVENT_SCHEMA
 
-    spec = settings.spec.model_dump(mode="json")
-    sections = ("time_zone", "source", "impression", "days", "privacy", "features", "tasks", "seed")
+    spec = deployment.spec.model_dump(mode="json")
     for task in spec["tasks"]:
         task.pop("objective", None)  # what training minimises changes no stored row
-    return _digest("contract", {name: spec[name] for name in sections}, key_fingerprint(os.environ), list(EVENT_SCHEMA))
+    sections = ("time_zone", "source", "impression", "days", "privacy", "features", "tasks", "seed")
+    key = key_fingerprint(process_environment())
+    return digest("contract", {name: spec[name] for name in sections}, key, list(EVENT_SCHEMA))
 
 
-def ingest_fingerprint(settings: PipelineSettings) -> str:
+def ingest_fingerprint(deployment: Deployment) -> str:
     """For the tables read from the raw logs: how they are read, the files, and the days that they have.
 
     Of unchanged files the last day moves when a time of the future has come to pass: its row then leaves the
@@ -44,56 +74,46 @@ def ingest_fingerprint(settings: PipelineSettings) -> str:
     """
     from ctr_pipeline.sources import source_fingerprint
 
-    if settings.spec.source.simulator is not None:
-        files = settings.simulation_hash
+    if deployment.spec.source.simulator is not None:
+        files = deployment.simulation_hash
     else:
-        events = [path for _, paths in sorted(outcome_files(settings).items()) for path in paths]
-        files = source_fingerprint([*impression_files(settings), *events])
-    return _digest(
-        "ingest", contract_fingerprint(settings), files, settings.first_day.isoformat(), str(settings.last_day)
-    )
+        events = [path for _, paths in sorted(outcome_files(deployment).items()) for path in paths]
+        files = source_fingerprint([*impression_files(deployment), *events])
+    days = (deployment.first_day.isoformat(), str(deployment.last_day))
+    return digest("ingest", contract_fingerprint(deployment), files, *days, code_digest(INGEST_CODE))
 
 
-def label_fingerprint(settings: PipelineSettings, watermark: date) -> str:
+def read_only(inputs: FingerprintInputs) -> list[Any]:
+    """For tables that depend on nothing but what was read."""
+    return [ingest_fingerprint(inputs.deployment)]
+
+
+def labels_decided_by(inputs: FingerprintInputs) -> list[Any]:
     """For labels: what was read, the last arrival day that was read, and the lag that is waited for."""
-    return _digest("labels", ingest_fingerprint(settings), end_of_day_us(watermark), settings.spec.split.ingest_lag)
+    assert inputs.watermark is not None
+    deployment = inputs.deployment
+    return [ingest_fingerprint(deployment), end_of_day_us(inputs.watermark), deployment.spec.split.ingest_lag]
 
 
-def history_fingerprint(settings: PipelineSettings, first: date) -> str:
-    """For history features that look back to ``first`` at most."""
-    return _digest("history", ingest_fingerprint(settings), settings.spec.split.ingest_lag, first.isoformat())
+def history_decided_by(inputs: FingerprintInputs) -> list[Any]:
+    """For history features, which look back to the first day that was read at most."""
+    deployment = inputs.deployment
+    first = min(days_of(inputs.instance, "impressions", deployment))
+    return [ingest_fingerprint(deployment), deployment.spec.split.ingest_lag, first.isoformat()]
 
 
-def reference_fingerprint(settings: PipelineSettings) -> str:
-    """For the check of the events' impressions."""
-    return _digest("references", ingest_fingerprint(settings))
-
-
-def profile_fingerprint(settings: PipelineSettings) -> str:
-    """For the profiles of the days."""
-    return _digest("profile", ingest_fingerprint(settings))
-
-
-def retrain_fingerprint(settings: PipelineSettings, instance: dg.DagsterInstance, last: date) -> str:
-    """For everything from the examples to the champion of ``last``: the whole spec, and every day that was read."""
+def retrain_decided_by(inputs: FingerprintInputs) -> list[Any]:
+    """For everything from the examples to the champion: the whole spec, and every day that was read."""
     read = {
-        asset: sorted((str(day), tag) for day, tag in newest_tags(instance, asset, TAG).items() if day <= last)
+        asset: sorted(
+            (str(day), tag) for day, tag in newest_tags(inputs.instance, asset, TAG).items() if day <= inputs.last
+        )
         for asset in ("impressions", "outcome_events")
     }
-    return _digest("retrain", settings.spec.model_dump(mode="json"), str(settings.first_day), read)
+    return [inputs.deployment.spec.model_dump(mode="json"), str(inputs.deployment.first_day), read]
 
 
-def newest_tags(instance: dg.DagsterInstance, asset: str, tag: str) -> dict[date, str]:
-    """Value of ``tag`` of the newest materialisation of each day; empty where it has none."""
-    return {day: (found.tags or {}).get(tag, "") for day, found in newest_materializations(instance, asset).items()}
-
-
-def fresh_days(instance: dg.DagsterInstance, asset: str, days: Sequence[date], fingerprint: str) -> set[date]:
-    """Those of ``days`` whose newest materialisation carries ``fingerprint``."""
-    newest = newest_tags(instance, asset, TAG)
-    return {day for day in days if newest.get(day) == fingerprint}
-
-
-def _digest(*parts: Any) -> str:
+def digest(*parts: Any) -> str:
+    """Digest of plain values and of the package's version."""
     content = json.dumps([__version__, *parts], sort_keys=True, default=str)
     return hashlib.sha256(content.encode()).hexdigest()[:16]

@@ -4,20 +4,21 @@ from datetime import date, timedelta
 
 import dagster as dg
 
-from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.deployment.deployment import Deployment
+from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US
 
 
-def daily_partitions(settings: PipelineSettings) -> dg.DailyPartitionsDefinition:
+def daily_partitions(deployment: Deployment) -> dg.DailyPartitionsDefinition:
     """One partition for each UTC day of the log."""
-    end = (settings.last_day + timedelta(days=1)).isoformat() if settings.last_day else None
-    return dg.DailyPartitionsDefinition(start_date=settings.first_day.isoformat(), end_date=end, timezone="UTC")
+    end = (deployment.last_day + timedelta(days=1)).isoformat() if deployment.last_day else None
+    return dg.DailyPartitionsDefinition(start_date=deployment.first_day.isoformat(), end_date=end, timezone="UTC")
 
 
-def arrival_days(settings: PipelineSettings) -> dg.TimeWindowPartitionMapping:
+def arrival_days(spec: Spec) -> dg.TimeWindowPartitionMapping:
     """The days on which outcomes of one day's impressions may arrive in time."""
     return dg.TimeWindowPartitionMapping(
-        start_offset=0, end_offset=window_days(settings), allow_nonexistent_upstream_partitions=True
+        start_offset=0, end_offset=window_days(spec), allow_nonexistent_upstream_partitions=True
     )
 
 
@@ -26,26 +27,26 @@ def past_days(days: int) -> dg.TimeWindowPartitionMapping:
     return dg.TimeWindowPartitionMapping(start_offset=-days, end_offset=0, allow_nonexistent_upstream_partitions=True)
 
 
-def history_days(settings: PipelineSettings) -> dg.TimeWindowPartitionMapping:
+def history_days(spec: Spec) -> dg.TimeWindowPartitionMapping:
     """The days from which a partition's history features are computed; its own only where they look back from it."""
-    features = settings.spec.features.history
-    reach = max((feature.days for feature in features), default=0) + window_days(settings)
+    features = spec.features.history
+    reach = max((feature.days for feature in features), default=0) + window_days(spec)
     exact = any(getattr(feature, "exact", False) for feature in features)
     return dg.TimeWindowPartitionMapping(
         start_offset=-max(1, reach), end_offset=0 if exact else -1, allow_nonexistent_upstream_partitions=True
     )
 
 
-def window_days(settings: PipelineSettings) -> int:
+def window_days(spec: Spec) -> int:
     """The longest label window in days, rounded up."""
-    return -(-settings.spec.longest_maturity // DAY_US)
+    return -(-spec.longest_maturity // DAY_US)
 
 
-def training_days(settings: PipelineSettings) -> int:
-    """How many days back a retrain reads: its slices, two maturity gaps, and the training stretch."""
-    split = settings.spec.split
+def training_days(spec: Spec) -> int:
+    """How many days back a retrain reads: its slices, two maturity gaps, and the training interval."""
+    split = spec.split
     slices = sum(part.days or 0 for part in (split.test, split.calibration, split.validation))
-    return slices + 2 * window_days(settings) + (split.train_days or 365)
+    return slices + 2 * window_days(spec) + (split.train_days or 365)
 
 
 def partition_days(context: dg.AssetExecutionContext) -> list[date]:

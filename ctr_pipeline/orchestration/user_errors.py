@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import dagster as dg
 
 from ctr_pipeline.errors import UserError
+from ctr_pipeline.orchestration.checks.definition import refused
 
 
 @contextmanager
@@ -21,14 +22,15 @@ def user_errors() -> Iterator[None]:
         raise dg.Failure(str(error), allow_retries=False) from None
 
 
-def require(check: dg.AssetCheckResult) -> Iterator[dg.AssetCheckResult]:
-    """Hands out a blocking check that failed, and fails the step: nothing counts as made that did not pass it.
+def require(asset: str, checks: list[dg.AssetCheckResult]) -> Iterator[dg.AssetCheckResult]:
+    """Hands out the checks and fails the step where a blocking one failed: nothing counts as made that did not pass it.
 
     Dagster alone would record the materialisation first, and a later run would take it for good.
 
     Raises:
-        dagster.Failure: with the check's description.
+        dagster.Failure: with the descriptions of the checks that failed.
     """
-    if not check.passed and check.severity == dg.AssetCheckSeverity.ERROR:
-        yield check
-        raise dg.Failure(f"{check.check_name}: {check.description}", allow_retries=False)
+    broken = refused(asset, checks)
+    if broken:
+        yield from checks
+        raise dg.Failure(" ".join(f"{check.check_name}: {check.description}" for check in broken), allow_retries=False)

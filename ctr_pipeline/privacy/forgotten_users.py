@@ -4,13 +4,10 @@ It holds digests of hashes: one for each forgotten user, and one for each impres
 out, since outcomes name the impression and not the user. A digest serves to know the hash again, and for nothing else.
 """
 
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
-
-from ctr_pipeline.deployment.raw_logs import key_fingerprint
 
 if TYPE_CHECKING:
     import polars as pl
@@ -32,14 +29,14 @@ class Forgotten:
     under_other_keys: int
 
 
-def forgotten(lake: "Lake") -> Forgotten:
-    """Whom the table names."""
+def forgotten(lake: "Lake", key: str) -> Forgotten:
+    """Whom the table names, as seen under the key with the fingerprint ``key``."""
     import polars as pl
 
     if not lake.exists(FORGOTTEN_TABLE):
         return Forgotten(frozenset(), frozenset(), 0)
     rows = lake.scan(FORGOTTEN_TABLE).collect()
-    own = pl.col("key") == key_fingerprint(os.environ)
+    own = pl.col("key") == key
 
     def of(kind: str) -> frozenset[str]:
         return frozenset(rows.filter(own, pl.col("kind") == kind)["digest"].to_list())
@@ -48,13 +45,14 @@ def forgotten(lake: "Lake") -> Forgotten:
     return Forgotten(of(USER), of(IMPRESSION), others)
 
 
-def remember(lake: "Lake", kind: str, hashes: "pl.DataFrame") -> None:
+def remember(lake: "Lake", kind: str, hashes: "pl.DataFrame", key: str) -> None:
     """Adds digests of hashes to the table.
 
     Args:
         lake: The lake.
         kind: ``user`` or ``impression``.
         hashes: Columns ``day`` (the day of forgetting, or that of the impression) and ``hash``.
+        key: Fingerprint of the key that the hashes were made with.
     """
     import polars as pl
 
@@ -66,7 +64,7 @@ def remember(lake: "Lake", kind: str, hashes: "pl.DataFrame") -> None:
         "day",
         kind=pl.lit(kind),
         digest=pl.Series(digests(hashes["hash"].to_list()), dtype=pl.String),
-        key=pl.lit(key_fingerprint(os.environ)),
+        key=pl.lit(key),
     )
     days: list[date] = hashes["day"].unique().sort().to_list()
     held = [lake.scan(FORGOTTEN_TABLE, first=day, last=day).collect() for day in days if lake.exists(FORGOTTEN_TABLE)]
@@ -76,7 +74,7 @@ def remember(lake: "Lake", kind: str, hashes: "pl.DataFrame") -> None:
 
 
 def leave_out_forgotten(
-    lake: "Lake", spec: "Spec", table: str, result: "ReadResult", warn: Callable[[str], None]
+    lake: "Lake", spec: "Spec", table: str, result: "ReadResult", key: str, warn: Callable[[str], None]
 ) -> "ReadResult":
     """What was read of ``table``, without the rows of forgotten users; remembers their impressions.
 
@@ -85,11 +83,12 @@ def leave_out_forgotten(
         spec: Says which columns hold a user.
         table: ``impressions`` or ``outcome_events``.
         result: What was read.
-        warn: Told of users whom this key does not know again.
+        key: Fingerprint of the key in use.
+        warn: Receives a message about users whom this key does not know again.
     """
     from ctr_pipeline.sources.forgotten import leave_out, user_columns
 
-    known = forgotten(lake)
+    known = forgotten(lake, key)
     if known.under_other_keys:
         warn(
             f"{known.under_other_keys} users were forgotten under another key of the hashes and are not known again "
@@ -98,5 +97,5 @@ def leave_out_forgotten(
     shown = table == "impressions"
     remaining, left_out = leave_out(result, user_columns(spec) if shown else (), known.users, known.impressions)
     if shown:
-        remember(lake, IMPRESSION, left_out.select("day", hash="impression_id"))
+        remember(lake, IMPRESSION, left_out.select("day", hash="impression_id"), key)
     return remaining

@@ -2,10 +2,13 @@
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
-from ctr_pipeline.deployment.raw_logs import KEY_VARIABLE, key_path, pseudonymiser
 from ctr_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from ctr_pipeline.sources import Pseudonymiser
 
 _STDIN = "-"
 
@@ -14,7 +17,7 @@ class IdentityError(UserError):
     """The hash of an id cannot be found; the message never contains the id."""
 
 
-def identity_hash(raw: str | None, hashed: str | None, option: str, environment: Mapping[str, str]) -> str:
+def identity_hash(raw: str | None, hashed: str | None, option: str, key: "Callable[[], Pseudonymiser]") -> str:
     """The hash that one of two options names: ``--<option>`` with the raw id, or ``--<option>-hash``.
 
     The raw id is hashed and forgotten. ``-`` reads it from standard input, which leaves it out of the shell's history
@@ -24,10 +27,10 @@ def identity_hash(raw: str | None, hashed: str | None, option: str, environment:
         raw: Value of ``--<option>``.
         hashed: Value of ``--<option>-hash``.
         option: Name of the option.
-        environment: Where the key is named.
+        key: Gives what hashes a raw id with the deployment's key; called only where there is one to hash.
 
     Raises:
-        IdentityError: not exactly one is given, the hash is none, or there is no key.
+        IdentityError: not exactly one is given, or the hash is none.
     """
     from ctr_pipeline.sources.pseudonyms import PSEUDONYM_LENGTH
 
@@ -43,21 +46,12 @@ def identity_hash(raw: str | None, hashed: str | None, option: str, environment:
     text = (sys.stdin.readline() if raw == _STDIN else raw or "").strip("\r\n")
     if not text:
         raise IdentityError(f"--{option}: the id is empty.")
-    return pseudonym_of(text, environment)
+    return pseudonym_of(text, key())
 
 
-def pseudonym_of(text: str, environment: Mapping[str, str]) -> str:
-    """The hash of the id ``text`` under the deployment's key.
-
-    Raises:
-        IdentityError: there is no key; none is made here, since nothing was hashed with it.
-    """
+def pseudonym_of(text: str, pseudonymiser: "Pseudonymiser") -> str:
+    """The hash of the id ``text``."""
     import polars as pl
 
-    if not environment.get(KEY_VARIABLE) and not key_path(environment).is_file():
-        raise IdentityError(
-            f"there is no key that ids were hashed with: {KEY_VARIABLE} is not set and {key_path(environment)} is "
-            "absent. Name the key of the deployment, or give the hash itself."
-        )
     frame = pl.DataFrame({"id": [text]}, schema={"id": pl.String})
-    return str(frame.select(pseudonymiser(environment).expr("id")).item())
+    return str(frame.select(pseudonymiser.expr("id")).item())

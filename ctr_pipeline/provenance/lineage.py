@@ -1,52 +1,55 @@
-"""What a training was made from and where, recorded so that it can be repeated bit for bit."""
+"""What a training was made from and where, recorded so that it can be reproduced bit for bit."""
 
 import os
 import platform
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from ctr_pipeline import __version__
-from ctr_pipeline.deployment.raw_logs import key_fingerprint
-from ctr_pipeline.deployment.settings import PipelineSettings, model_spec_hash
-from ctr_pipeline.orchestration.files import read_json
 
-PROVENANCE_FILE = "provenance.json"
-SPEC_FILE = "spec.yaml"
-"""Both are artifacts of the MLflow run."""
-
-FORMAT = 1
+FORMAT = 2
 LIBRARIES = ("torch", "numpy", "polars", "narwhals", "polars-hash", "deltalake", "pyarrow")
 """Libraries whose version may decide a bit of a packed array or of a weight."""
 
 
-def provenance(settings: PipelineSettings, day: str, code: str, result: dict[str, Any]) -> dict[str, Any]:
-    """All that decides the model of the retrain of ``day``, and digests of what came out.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lineage:
+    """All that decides a model, and digests of what came out."""
 
-    Args:
-        settings: The deployment.
-        day: Partition of the retrain.
-        code: Version of the package with a digest of its source files.
-        result: What the trainer said.
-    """
-    examples = read_json(settings.dataset_folder(day) / "examples.json", "examples")
-    manifest = read_json(settings.packed_folder(day) / "manifest.json", "training_dataset")
-    return {
-        "format": FORMAT,
-        "day": day,
-        "first_day": settings.first_day.isoformat(),
-        "examples": examples,
-        "seed": settings.spec.seed,
-        "spec_hash": model_spec_hash(settings),
-        "key_fingerprint": key_fingerprint(os.environ),
-        "surroundings": {**surroundings(), "code": code, "device": str(result.get("device"))},
-        "arrays": manifest["sha256"],
-        "model_sha256": result.get("model_sha256"),
-    }
+    day: str
+    """Partition of the retrain."""
+    first_day: date
+    """First day that the training could read."""
+    examples: Mapping[str, Any]
+    """The view of the tables: versions, bounds, watermarks."""
+    seed: int
+    spec_hash: str
+    key_fingerprint: str
+    """Of the key of the hashes."""
+    environment: Mapping[str, str]
+    """Versions and hardware (:func:`environment_info`), the code's version, and the device."""
+    arrays: Mapping[str, str]
+    """SHA-256 of each packed array."""
+    model_sha256: str | None
+    """SHA-256 of the weights; None where the training did not finish."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"format": FORMAT, **asdict(self), "first_day": self.first_day.isoformat()}
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> "Lineage":
+        """The lineage that :meth:`to_json` described, also in format 1, which calls the environment surroundings."""
+        fields = {name: content[name] for name in cls.__slots__ if name in content}
+        environment = content["environment"] if "environment" in content else content["surroundings"]
+        return cls(**{**fields, "environment": environment, "first_day": date.fromisoformat(content["first_day"])})
 
 
-def surroundings() -> dict[str, str]:
+def environment_info() -> dict[str, str]:
     """Versions and hardware of this process, as far as they may decide a bit of a result."""
     return {
         "package": __version__,
@@ -56,11 +59,6 @@ def surroundings() -> dict[str, str]:
         "processor": _processor(),
         "cores": str(os.cpu_count()),
     }
-
-
-def first_day_of(facts: dict[str, Any]) -> date:
-    """First day that the recorded training could read."""
-    return date.fromisoformat(facts["first_day"])
 
 
 def _version(name: str) -> str:

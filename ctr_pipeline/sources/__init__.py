@@ -1,4 +1,4 @@
-"""Reads raw logs, replaces ids by keyed hashes at the door, and sets aside what breaks the contract."""
+"""Reads raw logs, replaces ids by keyed hashes at ingestion, and sets aside what breaks the contract."""
 
 from ctr_pipeline.sources.contract import EVENT_SCHEMA
 from ctr_pipeline.sources.errors import SourceError
@@ -9,12 +9,14 @@ from ctr_pipeline.sources.outcomes import read_events
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser, load_or_create_key
 from ctr_pipeline.sources.quarantine import QUARANTINE_SCHEMA, ReadResult
 from ctr_pipeline.sources.references import find_broken_references, reference_quarantine, referring, refers
+from ctr_pipeline.sources.tally import ReadTally
 
 __all__ = [
     "EVENT_SCHEMA",
     "QUARANTINE_SCHEMA",
     "Pseudonymiser",
     "ReadResult",
+    "ReadTally",
     "SourceError",
     "find_broken_references",
     "load_or_create_key",

@@ -125,3 +125,21 @@ def _no_rows(files: Sequence[LogFile], column: str, malformed: Sequence[str]) ->
         f"the impression log has no row with a value in `{column}`{lines} (files: {names}). "
         "Check that the paths in `source.impressions` lead to the right files, and that they have rows."
     )
+
+
+_INTERVAL_BYTES = 200e6
+"""Compressed bytes of Parquet that are read in one go: two to three million rows of forty columns."""
+
+
+def days_at_a_time(spec: Spec, table: str, files: Sequence[Path], days_in_log: int) -> int | None:
+    """Days of a log to read in one go, which bounds memory; None for all of them.
+
+    A log in Parquet is read in intervals, each of which reads little else. Text has to be read from its first line each
+    time, so it is read in one go. So are 0/1 columns: which of two rows with one id counts is seen only beside each
+    other.
+    """
+    by_column = table == "outcome_events" and any(task.label.column is not None for task in spec.tasks)
+    if by_column or any(path.suffix not in (".parquet", ".pq") for path in files):
+        return None
+    size = sum(path.stat().st_size for path in files) / days_in_log
+    return max(1, int(_INTERVAL_BYTES // max(1.0, size)))

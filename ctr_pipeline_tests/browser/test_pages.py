@@ -10,7 +10,7 @@ from selenium import webdriver
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 
-from ctr_pipeline.orchestration.automation.jobs import INGEST, REFERENCES
+from ctr_pipeline.orchestration.stages import INGEST_STEP, names
 from ctr_pipeline_tests.end_to_end.fixtures import Servers
 
 CHROMIUM = shutil.which("chromium")
@@ -53,7 +53,7 @@ def _text(browser: webdriver.Chrome, url: str, *expected: str, folder: Path, nam
 @pytest.mark.parametrize(
     ("group", "assets"),
     [
-        ("ingest", (*INGEST, REFERENCES)),
+        ("ingest", (*names(step=INGEST_STEP), "event_references")),
         ("monitoring", ("profile",)),
         ("tables", ("labels", "history")),
         ("dataset", ("examples", "position_propensity", "advertiser_quality", "vocabulary", "training_dataset")),

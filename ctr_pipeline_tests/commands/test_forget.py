@@ -16,11 +16,15 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from polars.testing import assert_frame_equal
 
 from ctr_pipeline.commands.forget import ForgetError, forget_user
-from ctr_pipeline.commands.run import PipelineError, exclusive, prepare_instance_home
-from ctr_pipeline.deployment.settings import PipelineSettings, end_of_day_us
+from ctr_pipeline.deployment.deployment import Deployment, end_of_day_us
+from ctr_pipeline.deployment.environment import Environment, process_environment
+from ctr_pipeline.deployment.key import key_fingerprint
+from ctr_pipeline.deployment.lock import DataRootBusyError, exclusive
 from ctr_pipeline.labels import TABLE_ORDER, label_days, label_table
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.assets.release import KEY_TAG, key_reasons
+from ctr_pipeline.orchestration.instance import prepare_home
+from ctr_pipeline.orchestration.resources.tracking import ModelVersion
 from ctr_pipeline.privacy.forgotten_users import FORGOTTEN_TABLE, forgotten, leave_out_forgotten
 from ctr_pipeline.privacy.scrub import ScrubError, holders, scrub
 from ctr_pipeline.sources import ReadResult
@@ -34,7 +38,7 @@ TABLES = ("impressions", "impressions_quarantine", "outcome_events", "labels", "
 
 
 @pytest.fixture
-def settings(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineSettings:
+def settings(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     monkeypatch.setenv("CTR_PSEUDONYM_KEY", "0123456789abcdef")
     content = yaml.safe_load((project / "specs" / "ads.yaml").read_text(encoding="utf-8"))
     content["features"]["history"] += [
@@ -44,7 +48,7 @@ def settings(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     ]
     spec = tmp_path / "ads.yaml"
     spec.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return PipelineSettings.from_environment({"CTR_SPEC": str(spec), "CTR_DATA_ROOT": str(tmp_path / "data")})
+    return Deployment.from_environment(Environment.of({"CTR_SPEC": str(spec), "CTR_DATA_ROOT": str(tmp_path / "data")}))
 
 
 def shown(day: date, user: str | None, number: int) -> dict[str, Any]:
@@ -56,13 +60,13 @@ def shown(day: date, user: str | None, number: int) -> dict[str, Any]:
 
 
 @pytest.fixture
-def deployment(settings: PipelineSettings) -> PipelineSettings:
+def deployment(settings: Deployment) -> Deployment:
     """Anna is shown something on the first three days, and clicks on the first; the log of each day was read twice.
 
     On the third day nothing is ever heard of her, so that the labels of that day name nobody. On the fourth she is in
     the first reading only: by the second one row was Ben's, and the other does not exist.
     """
-    lake = Lake(settings.lake_root)
+    lake = Lake(settings.paths.lake)
     for reading in (1, 2):
         for day in DAYS:
             people = (ANNA, BEN, None, ANNA, BEN)
@@ -99,8 +103,8 @@ def deployment(settings: PipelineSettings) -> PipelineSettings:
     return settings
 
 
-def tables(settings: PipelineSettings) -> dict[str, pl.DataFrame]:
-    lake = Lake(settings.lake_root)
+def tables(settings: Deployment) -> dict[str, pl.DataFrame]:
+    lake = Lake(settings.paths.lake)
     return {table: lake.scan(table).collect() for table in TABLES}
 
 
@@ -120,7 +124,7 @@ def expected(before: dict[str, pl.DataFrame]) -> dict[str, pl.DataFrame]:
     }
 
 
-def test_the_user_leaves_every_table_and_nobody_else_does(deployment: PipelineSettings) -> None:
+def test_the_user_leaves_every_table_and_nobody_else_does(deployment: Deployment) -> None:
     before = tables(deployment)
     report = forget_user(deployment, ANNA, TODAY)
     after = tables(deployment)
@@ -130,15 +134,15 @@ def test_the_user_leaves_every_table_and_nobody_else_does(deployment: PipelineSe
         "impressions": 6, "outcome_events": 4, "labels": 12, "history": 5, "profile": 1,
     }  # fmt: skip
     assert report["impressions"] == 7
-    headers = label_days(Lake(deployment.lake_root).scan("labels"))
+    headers = label_days(Lake(deployment.paths.lake).scan("labels"))
     assert [headers[day].impressions for day in DAYS] == [3, 3, 3, 5]
     # What is left is the hash of an ad.
     assert {path.split("/")[1] for path in report["left"]} == {"history", "profile"}
-    assert holders(deployment.lake_root / "impressions", ANNA) == []
+    assert holders(deployment.paths.lake / "impressions", ANNA) == []
 
 
 def test_a_call_that_is_cut_short_anywhere_is_completed_by_the_next(
-    deployment: PipelineSettings, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = tables(deployment)
     replace, writes = Lake.replace_days, 0
@@ -167,7 +171,7 @@ def test_a_call_that_is_cut_short_anywhere_is_completed_by_the_next(
 
 
 def test_a_call_that_is_cut_short_before_the_history_is_purged_is_completed(
-    deployment: PipelineSettings, monkeypatch: pytest.MonkeyPatch
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
@@ -176,7 +180,7 @@ def test_a_call_that_is_cut_short_before_the_history_is_purged_is_completed(
         patched.setattr("ctr_pipeline.lake.erasure.purge_history", interrupted)
         with pytest.raises(KeyboardInterrupt):
             forget_user(deployment, ANNA, TODAY)
-    impressions = deployment.lake_root / "impressions"
+    impressions = deployment.paths.lake / "impressions"
     assert holders(impressions, ANNA)
     report = forget_user(deployment, ANNA, TODAY)
     assert holders(impressions, ANNA) == []
@@ -195,34 +199,36 @@ def read(rows: list[dict[str, Any]]) -> ReadResult:
     )  # fmt: skip
 
 
-def test_ingest_leaves_the_user_and_the_outcomes_of_their_impressions_out(deployment: PipelineSettings) -> None:
+def key() -> str:
+    return key_fingerprint(process_environment())
+
+
+def test_ingest_leaves_the_user_and_the_outcomes_of_their_impressions_out(deployment: Deployment) -> None:
     forget_user(deployment, ANNA, TODAY)
-    lake, warnings = Lake(deployment.lake_root), []
+    lake, warnings = Lake(deployment.paths.lake), []
     new = date(2026, 1, 9)
     rows = [shown(new, ANNA, 0), shown(new, BEN, 1)]
-    result = leave_out_forgotten(lake, deployment.spec, "impressions", read(rows), warnings.append)
+    result = leave_out_forgotten(lake, deployment.spec, "impressions", read(rows), key(), warnings.append)
     assert result.kept["user"].to_list() == [BEN]
     assert result.rows_in == result.kept.height + result.quarantined.height + result.ignored
     events = [
         {"day": new, "impression_id": row["impression_id"], "event": "click"}
         for row in (*rows, shown(DAYS[0], ANNA, 0), shown(DAYS[3], ANNA, 0), shown(DAYS[3], BEN, 3))
     ]
-    arrived = leave_out_forgotten(lake, deployment.spec, "outcome_events", read(events), warnings.append)
+    arrived = leave_out_forgotten(lake, deployment.spec, "outcome_events", read(events), key(), warnings.append)
     assert [name[0] for name in arrived.kept["impression_id"]] == ["b", "m"]
     assert arrived.ignored == 3
     assert warnings == []
     assert set(lake.scan(FORGOTTEN_TABLE).collect()["kind"]) == {"user", "impression"}
 
 
-def test_a_user_forgotten_under_another_key_is_told(
-    deployment: PipelineSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_user_forgotten_under_another_key_is_told(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     forget_user(deployment, ANNA, TODAY)
     monkeypatch.setenv("CTR_PSEUDONYM_KEY", "another-key-of-hashes")
-    lake, warnings = Lake(deployment.lake_root), []
-    assert forgotten(lake).users == frozenset()
+    lake, warnings = Lake(deployment.paths.lake), []
+    assert forgotten(lake, key()).users == frozenset()
     rows = [shown(DAYS[0], ANNA, 0)]
-    result = leave_out_forgotten(lake, deployment.spec, "impressions", read(rows), warnings.append)
+    result = leave_out_forgotten(lake, deployment.spec, "impressions", read(rows), key(), warnings.append)
     assert result.kept.height == 1
     [warning] = warnings
     assert "1 users were forgotten under another key" in warning
@@ -230,27 +236,27 @@ def test_a_user_forgotten_under_another_key_is_told(
 
 def test_a_champion_of_another_key_is_said_to_know_nobody() -> None:
     assert key_reasons(None, "new") == []
-    assert key_reasons(("3", "run", {}), "new") == []
-    assert key_reasons(("3", "run", {KEY_TAG: "new"}), "new") == []
-    [reason] = key_reasons(("3", "run", {KEY_TAG: "old"}), "new")
+    assert key_reasons(ModelVersion("3", "run", {}), "new") == []
+    assert key_reasons(ModelVersion("3", "run", {KEY_TAG: "new"}), "new") == []
+    [reason] = key_reasons(ModelVersion("3", "run", {KEY_TAG: "old"}), "new")
     assert "The champion (version 3) was made under another key" in reason
 
 
-def test_nobody_else_may_be_at_work(deployment: PipelineSettings) -> None:
-    with exclusive(deployment.data_root), pytest.raises(PipelineError, match="another run is at work there"):
+def test_nobody_else_may_be_at_work(deployment: Deployment) -> None:
+    with exclusive(deployment.data_root), pytest.raises(DataRootBusyError, match="another run is at work there"):
         forget_user(deployment, ANNA, TODAY)
     location = InProcessCodeLocationOrigin(LoadableTargetOrigin(module_name="ctr_pipeline.definitions"))
     launched = RemoteJobOrigin(RemoteRepositoryOrigin(location, "__repository__"), "daily_ingest")
-    with dg.DagsterInstance.from_config(str(prepare_instance_home(deployment))) as instance:
+    with dg.DagsterInstance.from_config(str(prepare_home(deployment.paths))) as instance:
         create_run_for_test(instance, "daily_ingest", status=dg.DagsterRunStatus.STARTED, remote_job_origin=launched)
     before = tables(deployment)
     with pytest.raises(ForgetError, match="the Dagster page has 1 runs at work"):
         forget_user(deployment, ANNA, TODAY)
-    assert not Lake(deployment.lake_root).exists(FORGOTTEN_TABLE)
+    assert not Lake(deployment.paths.lake).exists(FORGOTTEN_TABLE)
     assert_frame_equal(tables(deployment)["impressions"], before["impressions"])
 
 
-def dataset(settings: PipelineSettings, day: str, first: date, last: date) -> Path:
+def dataset(settings: Deployment, day: str, first: date, last: date) -> Path:
     """A dataset that learns from ``first`` to before ``last``, and tests on the day of ``last``."""
 
     def instant(of: date) -> int:
@@ -259,14 +265,14 @@ def dataset(settings: PipelineSettings, day: str, first: date, last: date) -> Pa
     bounds = {"train_start": instant(first), "validation_start": instant(last), "calibration_start": instant(last),
               "train_end": instant(last), "test_start": instant(last), "test_end": instant(last) + DAY_US,
               "as_of": instant(last) + DAY_US}  # fmt: skip
-    folder = settings.dataset_folder(day)
+    folder = settings.paths.retrain(day).dataset
     (folder / "packed").mkdir(parents=True)
     (folder / "packed" / "manifest.json").write_text(
         json.dumps({"bounds": {name: datetime.fromtimestamp(us / 1e6, UTC).isoformat().replace("+00:00", "Z")
                                for name, us in bounds.items()}})
     )  # fmt: skip
     (folder / "examples.json").write_text(json.dumps({"bounds": bounds, "versions": {}}))
-    training = settings.training_folder(day)
+    training = settings.paths.retrain(day).training
     training.mkdir(parents=True)
     facts = {"day": day, "examples": {"bounds": bounds}}
     (training / "provenance.json").write_text(json.dumps(facts))
@@ -275,7 +281,7 @@ def dataset(settings: PipelineSettings, day: str, first: date, last: date) -> Pa
 
 
 def test_datasets_with_a_row_of_the_user_go_and_models_that_learnt_from_one_are_named(
-    deployment: PipelineSettings,
+    deployment: Deployment,
 ) -> None:
     learnt = dataset(deployment, "learnt", FIRST, DAYS[2])
     tested = dataset(deployment, "tested", date(2025, 1, 1), DAYS[1])

@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from polars.testing import assert_frame_equal
 
-from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.engines.base import Engine, EngineName
 from ctr_pipeline.features import HISTORY_ORDER, history_for_days
 from ctr_pipeline.labels import TABLE_ORDER, facts_in, label_table, labels_of
@@ -154,7 +154,7 @@ def test_a_whole_run_gives_the_same_tables(
     sessions(name)  # Skips without Spark.
     root = tmp_path / "data"
     ctr("run", "--spec", finished.spec, "--data-root", root, "--engine", name)
-    assert PipelineSettings.load(root).engine == name
+    assert Deployment.load(root).engine == name
     ours, theirs = Lake(root / "lake"), Lake(finished.data_root / "lake")
     for table in ("labels", "history"):
         found, expected = ours.scan(table).collect(), theirs.scan(table).collect()

@@ -129,8 +129,8 @@ def test_models_are_named_and_their_bundles_still_open(forgotten: Forgotten) -> 
     assert release["bundle_sha256"] == bundle.sha256
 
 
-def test_the_run_cannot_be_repeated_any_more(forgotten: Forgotten, ctr: Ctr) -> None:
-    refused = ctr("repeat", "latest", "--data-root", forgotten.data_root, expect=2)
+def test_the_run_cannot_be_reproduced_any_more(forgotten: Forgotten, ctr: Ctr) -> None:
+    refused = ctr("reproduce", "latest", "--data-root", forgotten.data_root, expect=2)
     assert "is gone, or files of it are: `ctr forget` removes earlier versions" in " ".join(refused.stderr.split())
 
 

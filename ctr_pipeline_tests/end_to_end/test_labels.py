@@ -96,7 +96,7 @@ def test_states_and_completeness_are_those_of_the_raw_log(
         assert shares[-1] < 0.9
 
 
-def test_no_undecided_case_was_ever_believed_negative(loans: Path, cases: list[Case], ctr: Ctr, tmp_path: Path) -> None:
+def test_no_undecided_case_was_ever_labelled_negative(loans: Path, cases: list[Case], ctr: Ctr, tmp_path: Path) -> None:
     """A case that nobody had closed by the cut-off, and that had missed no stage, has no label anywhere."""
     undecided = next(
         case
@@ -115,9 +115,9 @@ def test_no_undecided_case_was_ever_believed_negative(loans: Path, cases: list[C
         [stretch] = found["tasks"][task]
         assert (stretch["state"], stretch["value"], stretch["until"]) == ("CENSORED", None, None)
         assert stretch["elapsed_seconds"] == (LOG_END - undecided["A_SUBMITTED"]).total_seconds()
-        assert found["believed"]["tasks"][task]["value"] is None
+        assert found["label_as_of"]["tasks"][task]["value"] is None
         age = (CUT - undecided["A_SUBMITTED"]).total_seconds()
-        assert found["believed"]["tasks"][task]["elapsed_seconds"] == age
+        assert found["label_as_of"]["tasks"][task]["elapsed_seconds"] == age
     # The id is hashed, and neither shown nor stored.
     assert undecided["case_id"] not in done.stdout + done.stderr + out.read_text(encoding="utf-8")
     again = ctr("labels", "--data-root", loans, "--impression-hash", found["impression"]["hash"])

@@ -17,7 +17,7 @@ from polars.testing import assert_frame_equal
 from typer.testing import CliRunner
 
 from ctr_pipeline.cli import app
-from ctr_pipeline.deployment.settings import SETTINGS_FILE, PipelineSettings
+from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.engines.base import EngineError, EngineName
 from ctr_pipeline.engines.factory import engine_session
 from ctr_pipeline.engines.polars import PolarsEngine
@@ -182,13 +182,13 @@ def test_an_amount_of_memory_that_is_none_is_refused(tmp_path: Path, monkeypatch
 def test_the_settings_keep_the_engine(tmp_path: Path) -> None:
     for name in ENGINES:
         settings_for(tmp_path, name).save()
-        assert PipelineSettings.load(tmp_path).engine == name
+        assert Deployment.load(tmp_path).engine == name
     # A data root of a version that knew no engines.
-    path = tmp_path / SETTINGS_FILE
+    path = tmp_path / "pipeline.json"
     content = json.loads(path.read_text())
     del content["engine"]
     path.write_text(json.dumps(content))
-    assert PipelineSettings.load(tmp_path).engine == "duckdb"
+    assert Deployment.load(tmp_path).engine == "duckdb"
 
 
 def test_spark_says_what_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -7,8 +7,9 @@ from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteJobOr
 from dagster._core.test_utils import create_run_for_test
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 
-from ctr_pipeline.orchestration.abandoned import COMMAND_TAG, RETRAIN_JOB, close_abandoned
+from ctr_pipeline.orchestration.instance import COMMAND_TAG, close_abandoned
 from ctr_pipeline.orchestration.resources import TrackingResource
+from ctr_pipeline.orchestration.stages import RETRAIN_JOB
 
 OURS = {COMMAND_TAG: "run"}
 STARTED = dg.DagsterRunStatus.STARTED

@@ -9,19 +9,20 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.deployment.deployment import Deployment
+from ctr_pipeline.deployment.environment import Environment
 from ctr_pipeline.orchestration.automation.alerts import alerts_of_run
 from ctr_pipeline.orchestration.automation.jobs import pipeline_jobs
 from ctr_pipeline.orchestration.automation.schedules import pipeline_schedules
-from ctr_pipeline.orchestration.automation.sensors import (
+from ctr_pipeline.orchestration.automation.sensors import late_label_sensor
+from ctr_pipeline.orchestration.build import build_definitions
+from ctr_pipeline.orchestration.records import (
     EVENTS_VERSION,
     WATERMARK,
     Seen,
     arrival_day_watermark,
-    late_label_sensor,
     stale_label_days,
 )
-from ctr_pipeline.orchestration.build import build_definitions
 from ctr_pipeline.orchestration.resources import NotifierResource
 
 START = date(2026, 1, 1)
@@ -29,9 +30,9 @@ days = st.integers(0, 40).map(lambda n: START + timedelta(days=n))
 
 
 @pytest.fixture
-def settings(tmp_path: Path, project: Path) -> PipelineSettings:
-    return PipelineSettings.from_environment(
-        {"CTR_SPEC": str(project / "specs" / "ads.yaml"), "CTR_DATA_ROOT": str(tmp_path / "data")}
+def settings(tmp_path: Path, project: Path) -> Deployment:
+    return Deployment.from_environment(
+        Environment.of({"CTR_SPEC": str(project / "specs" / "ads.yaml"), "CTR_DATA_ROOT": str(tmp_path / "data")})
     )
 
 
@@ -57,7 +58,7 @@ def test_the_watermark_stops_at_the_first_hole() -> None:
     assert arrival_day_watermark(read[1:], START) is None
 
 
-def test_the_sensor_asks_again_after_each_arrival_and_only_then(settings: PipelineSettings) -> None:
+def test_the_sensor_asks_again_after_each_arrival_and_only_then(settings: Deployment) -> None:
     defs = build_definitions(settings)
     sensor = late_label_sensor(settings, pipeline_jobs(settings)["label_refresh"])
 
@@ -92,7 +93,7 @@ def test_the_sensor_asks_again_after_each_arrival_and_only_then(settings: Pipeli
         assert requests(instance) == {"2026-01-01": "2026-01-01:2026-01-02:4"}
 
 
-def test_schedules_ask_for_yesterday_and_only_within_the_log(settings: PipelineSettings) -> None:
+def test_schedules_ask_for_yesterday_and_only_within_the_log(settings: Deployment) -> None:
     schedules = pipeline_schedules(settings, pipeline_jobs(settings))
     assert {schedule.name for schedule in schedules} == {"daily_ingest_schedule", "daily_retrain_schedule"}
     for schedule in schedules:

@@ -7,23 +7,24 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from ctr_pipeline.deployment.settings import PipelineSettings
-from ctr_pipeline.orchestration.automation.jobs import INGEST, RETRAIN, TABLES
+from ctr_pipeline.deployment.deployment import Deployment
+from ctr_pipeline.deployment.environment import Environment
 from ctr_pipeline.orchestration.build import build_definitions
+from ctr_pipeline.orchestration.stages import STAGES
 
 
 @pytest.fixture
-def settings(tmp_path: Path, project: Path) -> PipelineSettings:
-    return PipelineSettings.from_environment(
-        {"CTR_SPEC": str(project / "specs" / "ads.yaml"), "CTR_DATA_ROOT": str(tmp_path / "data")}
+def settings(tmp_path: Path, project: Path) -> Deployment:
+    return Deployment.from_environment(
+        Environment.of({"CTR_SPEC": str(project / "specs" / "ads.yaml"), "CTR_DATA_ROOT": str(tmp_path / "data")})
     )
 
 
-def test_definitions_are_loadable_and_complete(settings: PipelineSettings) -> None:
+def test_definitions_are_loadable_and_complete(settings: Deployment) -> None:
     defs = build_definitions(settings)
     dg.Definitions.validate_loadable(defs)
     keys = {key.to_user_string() for key in defs.resolve_asset_graph().get_all_asset_keys()}
-    assert keys == {*INGEST, *TABLES, *RETRAIN}
+    assert keys == {stage.name for stage in STAGES}
 
 
 def test_importing_the_definitions_loads_no_heavy_library(project: Path) -> None:

@@ -2,26 +2,26 @@
 
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 import polars as pl
 import pytest
 import yaml
 
-from ctr_pipeline.commands.run import PipelineError, _run_days
-from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.deployment.deployment import Deployment
+from ctr_pipeline.deployment.environment import Environment
 from ctr_pipeline.lake import Lake
-from ctr_pipeline.orchestration.assets import ingest
-from ctr_pipeline.orchestration.automation.jobs import INGEST
 from ctr_pipeline.orchestration.build import build_definitions
+from ctr_pipeline.orchestration.execution import PipelineError, run_days
+from ctr_pipeline.sources import extent
 
+INGESTED = ("impressions", "outcome_events")
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = [date(2026, 1, n) for n in (1, 2, 3)]
 
 
 @pytest.fixture
-def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineSettings:
+def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Deployment:
     """Thirty impressions a day; one id comes again on the next day, and one time is of the future."""
     monkeypatch.setenv("CTR_PSEUDONYM_KEY", "0123456789abcdef")
     number = range(90)
@@ -41,22 +41,19 @@ def settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> PipelineSetting
     }
     (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
     where = {"CTR_SPEC": str(tmp_path / "spec.yaml"), "CTR_DATA_ROOT": str(tmp_path / "data")}
-    return PipelineSettings.from_environment(where)
+    return Deployment.from_environment(Environment.of(where))
 
 
-def test_days_read_apart_hold_what_they_hold_together(
-    settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_days_read_apart_hold_what_they_hold_together(settings: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether a run reads all days, in one go or a day at a time, or each run reads one."""
     tables = ("impressions", "impressions_quarantine", "outcome_events", "outcome_events_quarantine")
-    runs: list[Any] = []
     stored = []
-    for at_once, stretches in ((1e9, [DAYS]), (1.0, [DAYS]), (1e9, [[day] for day in DAYS])):
-        monkeypatch.setattr(ingest, "_STRETCH_BYTES", at_once)
+    for at_once, intervals in ((1e9, [DAYS]), (1.0, [DAYS]), (1e9, [[day] for day in DAYS])):
+        monkeypatch.setattr(extent, "_INTERVAL_BYTES", at_once)
         with dg.instance_for_test() as instance:
-            for days in stretches:
-                _run_days(build_definitions(settings), instance, "daily_ingest", INGEST, days, runs)
-        lake = Lake(settings.lake_root)
+            for days in intervals:
+                run_days(build_definitions(settings), instance, "daily_ingest", INGESTED, days)
+        lake = Lake(settings.paths.lake)
         stored.append({table: lake.scan(table).collect() for table in tables})
         for table in tables:
             lake.replace_days(table, stored[0][table].clear(), DAYS)
@@ -67,16 +64,16 @@ def test_days_read_apart_hold_what_they_hold_together(
     assert together["impressions"].height == together["outcome_events"].height == 88
 
 
-def test_a_refused_run_leaves_no_row_and_no_file(settings: PipelineSettings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_run_leaves_no_row_and_no_file(settings: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
     """The flood is on the last day, when the days before it have been written."""
-    monkeypatch.setattr(ingest, "_STRETCH_BYTES", 1.0)
+    monkeypatch.setattr(extent, "_INTERVAL_BYTES", 1.0)
     path = settings.spec_folder / "log.parquet"
     log = pl.read_parquet(path)
     flooded = pl.col("time") >= START + timedelta(days=2)
     log.with_columns(id=pl.when(flooded).then(None).otherwise("id")).write_parquet(path)
     with dg.instance_for_test() as instance, pytest.raises(PipelineError, match="missing_id: 30"):
-        _run_days(build_definitions(settings), instance, "daily_ingest", ("impressions",), DAYS, [])
-    lake = Lake(settings.lake_root)
+        run_days(build_definitions(settings), instance, "daily_ingest", ("impressions",), DAYS)
+    lake = Lake(settings.paths.lake)
     assert not lake.exists("impressions")
     assert lake.scan("impressions_quarantine").collect().height >= 30
-    assert not list((settings.lake_root / "impressions").rglob("*.parquet"))
+    assert not list((settings.paths.lake / "impressions").rglob("*.parquet"))

@@ -1,10 +1,8 @@
 """The check, and the table that a person reads."""
 
-import dagster as dg
-
 from ctr_pipeline.labels import KeyQuality, QualityTable, TaskQuality
 from ctr_pipeline.orchestration.assets.label_quality import offender_table
-from ctr_pipeline.orchestration.checks.label_quality import check_advertiser_labels
+from ctr_pipeline.orchestration.checks.label_quality import LabelQualityEvidence, check_advertiser_labels
 
 
 def offender(key: str, **changes: object) -> KeyQuality:
@@ -43,19 +41,19 @@ def test_a_long_table_says_how_many_it_leaves_out() -> None:
 
 def test_the_check_warns_above_the_share_and_names_the_worst() -> None:
     shares = {"cart": (0.02, ["a"]), "order": (0.2, ["a", "b", "c", "d", "e"])}
-    result = check_advertiser_labels("advertiser_quality", shares, 0.05)
+    result = check_advertiser_labels(LabelQualityEvidence(shares, 0.05))
     assert not result.passed
-    assert result.severity == dg.AssetCheckSeverity.WARN
+    assert not result.error
     assert result.description is not None
     assert "more than 5%" in result.description
     assert "order 20.0% (a, b, c and 2 more)" in result.description
     assert "cart" not in result.description
-    assert {key: entry.value for key, entry in result.metadata.items()} == {
+    assert dict(result.metadata) == {
         "flagged_share/cart": 0.02,
         "flagged_share/order": 0.2,
     }
 
 
 def test_the_check_passes_at_the_share_and_without_tasks() -> None:
-    assert check_advertiser_labels("advertiser_quality", {"order": (0.05, ["a"])}, 0.05).passed
-    assert check_advertiser_labels("advertiser_quality", {}, 1.0).passed
+    assert check_advertiser_labels(LabelQualityEvidence({"order": (0.05, ["a"])}, 0.05)).passed
+    assert check_advertiser_labels(LabelQualityEvidence({}, 1.0)).passed

@@ -10,24 +10,26 @@ import polars as pl
 import pytest
 import yaml
 
-from ctr_pipeline.commands.run import PipelineError, _run_days
+from ctr_pipeline.deployment.deployment import Deployment
+from ctr_pipeline.deployment.environment import Environment
 from ctr_pipeline.deployment.raw_logs import impression_files, outcome_files
-from ctr_pipeline.deployment.settings import PipelineSettings
 from ctr_pipeline.lake import Lake
-from ctr_pipeline.orchestration.automation.jobs import REFERENCES
+from ctr_pipeline.orchestration.assets.references import REFERENCES
 from ctr_pipeline.orchestration.build import build_definitions
 from ctr_pipeline.orchestration.checks.contracts import (
+    ReferenceEvidence,
     References,
     Share,
     check_event_references,
     check_quarantine_share,
 )
+from ctr_pipeline.orchestration.execution import PipelineError, run_days
 from ctr_pipeline.sources import Pseudonymiser, read_events, read_impressions
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 DAYS = [date(2026, 1, n) for n in range(1, 9)]
 A_DAY = 300
-Maker = Callable[..., PipelineSettings]
+Maker = Callable[..., Deployment]
 
 
 @pytest.fixture
@@ -35,7 +37,7 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
     """A log of eight days, 300 impressions each, and an event an hour after every third of them."""
     monkeypatch.setenv("CTR_PSEUDONYM_KEY", "0123456789abcdef")
 
-    def make(events: Callable[[pl.DataFrame], pl.DataFrame]) -> PipelineSettings:
+    def make(events: Callable[[pl.DataFrame], pl.DataFrame]) -> Deployment:
         step = timedelta(days=1) / A_DAY
         shown = pl.DataFrame(
             {
@@ -59,35 +61,36 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
         }
         (tmp_path / "spec.yaml").write_text(yaml.safe_dump(spec), encoding="utf-8")
         where = {"CTR_SPEC": str(tmp_path / "spec.yaml"), "CTR_DATA_ROOT": str(tmp_path / "data")}
-        settings = PipelineSettings.from_environment(where)
+        settings = Deployment.from_environment(Environment.of(where))
         ingest(settings)
         return settings
 
     return make
 
 
-def ingest(settings: PipelineSettings) -> None:
+def ingest(settings: Deployment) -> None:
     """Stores what the raw tables would hold."""
     key, days = Pseudonymiser(b"0123456789abcdef"), (DAYS[0], DAYS[-1])
     shown = read_impressions(settings.spec, impression_files(settings), *days, key, DAYS[0])
     happened = read_events(settings.spec, [], outcome_files(settings), *days, key, DAYS[0])
-    Lake(settings.lake_root).replace_days("impressions", shown.kept, DAYS)
-    Lake(settings.lake_root).replace_days("outcome_events", happened.kept, DAYS)
+    Lake(settings.paths.lake).replace_days("impressions", shown.kept, DAYS)
+    Lake(settings.paths.lake).replace_days("outcome_events", happened.kept, DAYS)
 
 
-def outcome(settings: PipelineSettings, instance: dg.DagsterInstance, days: list[date] = DAYS) -> Any:
+def outcome(settings: Deployment, instance: dg.DagsterInstance, days: list[date] = DAYS) -> Any:
     """Checks the references of ``days``, and gives the check."""
-    runs: list[Any] = []
     try:
-        _run_days(build_definitions(settings), instance, "daily_ingest", (REFERENCES,), days, runs)
+        run_days(build_definitions(settings), instance, "daily_ingest", (REFERENCES,), days)
     finally:
-        entries = instance.all_logs(runs[-1].run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION)
+        entries = instance.all_logs(
+            instance.get_runs(limit=1)[0].run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION
+        )
         checks = [entry.dagster_event.asset_check_evaluation_data for entry in entries if entry.dagster_event]
     return checks[0]
 
 
-def stored(settings: PipelineSettings) -> pl.DataFrame:
-    return Lake(settings.lake_root).scan("event_references_quarantine").collect()
+def stored(settings: Deployment) -> pl.DataFrame:
+    return Lake(settings.paths.lake).scan("event_references_quarantine").collect()
 
 
 def orphaned(rows: pl.Expr) -> Callable[[pl.DataFrame], pl.DataFrame]:
@@ -158,14 +161,14 @@ def test_a_flood_refuses_before_anything_counts_as_made(
     assert stored(settings).height >= 10  # for those who want to look
 
 
-def test_the_first_days_of_a_log_are_listed_and_not_judged(shop: Maker) -> None:
+def test_the_first_days_of_a_log_are_listed_and_not_evaluated(shop: Maker) -> None:
     """A log that starts in the middle of things: all events of its first two days are of older impressions."""
     settings = shop(orphaned(NUMBER < 190))
     with dg.instance_for_test() as instance:
         check = outcome(settings, instance)
         assert (check.passed, check.severity) == (False, dg.AssetCheckSeverity.WARN)
         assert check.metadata["orphan_event"].value == 190
-        assert check.metadata["orphan_event_judged"].value == 0
+        assert check.metadata["orphan_event_evaluated"].value == 0
     assert stored(settings).height == 190
 
 
@@ -175,10 +178,14 @@ def test_days_one_by_one_find_what_they_find_together(shop: Maker) -> None:
         outcome(settings, instance)
         together = stored(settings)
         for day in (DAYS[3], DAYS[5]):
-            Lake(settings.lake_root).replace_days("event_references_quarantine", together.clear(), [day])
+            Lake(settings.paths.lake).replace_days("event_references_quarantine", together.clear(), [day])
             outcome(settings, instance, [day])
     assert stored(settings).equals(together)
     assert together["source_row"].to_list() == [310, 590]
+
+
+def evidence(days: dict[date, References]) -> ReferenceEvidence:
+    return ReferenceEvidence(table=REFERENCES, days=days, max_orphan_share=0.01, max_early_share=0.01)
 
 
 def day(broken: int, of: int) -> Share:
@@ -186,15 +193,15 @@ def day(broken: int, of: int) -> Share:
 
 
 def test_few_rows_are_a_trickle_and_many_days_of_them_a_flood() -> None:
-    def severity(days: dict[date, Share]) -> dg.AssetCheckSeverity:
-        found = {d: References(early=Share(0, s.of), orphans=s, judged=s) for d, s in days.items()}
-        return check_event_references(REFERENCES, found, 0.01, 0.01).severity
+    def severity(days: dict[date, Share]) -> str:
+        found = {d: References(early=Share(0, s.of), orphans=s, evaluated=s) for d, s in days.items()}
+        return "ERROR" if check_event_references(evidence(found)).error else "WARN"
 
-    assert severity({DAYS[0]: day(4, 20)}) == dg.AssetCheckSeverity.WARN
-    assert severity({DAYS[0]: day(5, 20)}) == dg.AssetCheckSeverity.ERROR
-    assert severity({DAYS[0]: day(5, 500)}) == dg.AssetCheckSeverity.WARN
-    assert severity({d: day(4, 20) for d in DAYS}) == dg.AssetCheckSeverity.ERROR
-    assert check_event_references(REFERENCES, {}, 0.01, 0.01).passed
+    assert severity({DAYS[0]: day(4, 20)}) == "WARN"
+    assert severity({DAYS[0]: day(5, 20)}) == "ERROR"
+    assert severity({DAYS[0]: day(5, 500)}) == "WARN"
+    assert severity({d: day(4, 20) for d in DAYS}) == "ERROR"
+    assert check_event_references(evidence({})).passed
 
 
 def test_rows_without_a_day_are_judged_among_all_rows_of_the_log() -> None:
@@ -203,11 +210,11 @@ def test_rows_without_a_day_are_judged_among_all_rows_of_the_log() -> None:
     result = check_quarantine_share(
         "impressions", {**rows, DAYS[0]: 1050}, {DAYS[0]: 50}, {"bad_time": 50}, 0.01, day(50, 8050)
     )
-    assert (result.passed, result.severity) == (False, dg.AssetCheckSeverity.WARN)
+    assert (result.passed, result.severity) == (False, "WARN")
     flood = check_quarantine_share(
         "impressions", {**rows, DAYS[0]: 1100}, {DAYS[0]: 100}, {"bad_time": 100}, 0.01, day(100, 8100)
     )
-    assert flood.severity == dg.AssetCheckSeverity.ERROR
+    assert flood.severity == "ERROR"
     assert "rows without a day 100 of 8100" in str(flood.description)
     dated = check_quarantine_share("impressions", rows, {DAYS[0]: 11}, {"bad_label": 11}, 0.01, day(0, 8000))
-    assert dated.severity == dg.AssetCheckSeverity.ERROR
+    assert dated.severity == "ERROR"

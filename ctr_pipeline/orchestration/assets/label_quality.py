@@ -1,24 +1,25 @@
 """`advertiser_quality`: who reports far more or fewer outcomes than the others, and what their labels weigh."""
 
 from collections.abc import Sequence
-from datetime import date
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
-from ctr_pipeline.deployment.settings import PipelineSettings
-from ctr_pipeline.orchestration.assets.datasets import view_of, watermarks_of
-from ctr_pipeline.orchestration.checks.label_quality import advertiser_labels_spec, check_advertiser_labels
-from ctr_pipeline.orchestration.files import QUALITY_FILE
-from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
+from ctr_pipeline.deployment.deployment import Deployment
+from ctr_pipeline.deployment.retrain_files import ExamplesView, RetrainFiles
+from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
+from ctr_pipeline.orchestration.checks import check_results, check_specs
+from ctr_pipeline.orchestration.checks.label_quality import LabelQualityEvidence
 from ctr_pipeline.orchestration.metadata import plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.user_errors import user_errors
+from ctr_pipeline.spec import Spec
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from ctr_pipeline.datasets import Tables
     from ctr_pipeline.labels import KeyQuality, QualityTable
     from ctr_pipeline.spec.weighting import LabelQuality
 
@@ -28,41 +29,30 @@ LISTED = 30
 NOT_DECLARED = "Not declared: the spec has no section `label_quality`, so nobody is judged and all weights are 1."
 
 
-def label_quality_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
+def label_quality_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     """The verdicts of a retrain."""
 
     @dg.asset(
         deps=["examples"],
-        partitions_def=daily_partitions(settings),
-        check_specs=[advertiser_labels_spec("advertiser_quality")],
+        partitions_def=daily_partitions(deployment),
+        check_specs=check_specs("advertiser_quality"),
         group_name="dataset",
         kinds={"numpy"},
         description="Advertisers, or other keys, whose outcome rates are implausible among the others, with weights.",
     )
     def advertiser_quality(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
-        from ctr_pipeline.datasets import fit_label_quality
         from ctr_pipeline.labels import QualityTable
 
-        day = context.partition_key
-        section = settings.spec.label_quality
-        path = settings.dataset_folder(day) / QUALITY_FILE
-        found, shown = QualityTable(key=None, tasks=(), flagged=()), {}
+        files = RetrainFiles(deployment.paths.retrain(context.partition_key))
+        section = deployment.spec.label_quality
+        found, keys, shown = QualityTable(key=None, tasks=(), flagged=()), None, {}
         if section is not None:
             with user_errors():
-                bounds, tables = view_of(settings, lake.open(), day)
-                found, keys = fit_label_quality(
-                    settings.spec, bounds, tables.impressions, tables.labels, watermarks_of(settings, day).get("train")
-                )
-            keys.write_parquet(path.with_suffix(".parquet"), compression="zstd", statistics=False)
+                tables = tables_of(deployment, lake.open(), context.partition_key)
+                found, keys = _fit(deployment.spec, files.examples(), tables)
             shown = plots(_plots(found, keys, section))
-        path.write_text(found.to_json(), encoding="utf-8")
-        misstated = {
-            task.task: (
-                task.flagged_share,
-                [entry.key for entry in found.flagged if entry.task == task.task and entry.verdict != "late"],
-            )
-            for task in found.tasks
-        }
+        files.write_advertiser_quality(found, keys)
+        limit = section.max_flagged_share if section is not None else 1.0
         return dg.MaterializeResult(
             metadata={
                 "offenders": dg.MetadataValue.md(offender_table(found) if section is not None else NOT_DECLARED),
@@ -70,15 +60,28 @@ def label_quality_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition
                 "weighting": section.weighting if section is not None else "none",
                 **shown,
             },
-            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
-            check_results=[
-                check_advertiser_labels(
-                    "advertiser_quality", misstated, section.max_flagged_share if section is not None else 1.0
-                )
-            ],
+            tags=retrain_tags(deployment, context),
+            check_results=check_results("advertiser_quality", LabelQualityEvidence(_misstated(found), limit)),
         )
 
     return [advertiser_quality]
+
+
+def _fit(spec: Spec, view: ExamplesView, tables: "Tables") -> "tuple[QualityTable, pl.DataFrame]":
+    from ctr_pipeline.datasets import fit_label_quality
+
+    return fit_label_quality(spec, view.bounds, tables.impressions, tables.labels, view.watermarks.get("train"))
+
+
+def _misstated(found: "QualityTable") -> dict[str, tuple[float, list[str]]]:
+    """By task, the share that flagged keys hold, and those of them that report too much or too little."""
+    return {
+        task.task: (
+            task.flagged_share,
+            [entry.key for entry in found.flagged if entry.task == task.task and entry.verdict != "late"],
+        )
+        for task in found.tasks
+    }
 
 
 def offender_table(found: "QualityTable", most: int = LISTED) -> str:
@@ -91,7 +94,7 @@ def offender_table(found: "QualityTable", most: int = LISTED) -> str:
     rows += [_cells(entry, parents[entry.task]) for entry in found.flagged[:most]]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     if len(found.flagged) > most:
-        lines += ["", f"{len(found.flagged) - most} more are in {QUALITY_FILE}."]
+        lines += ["", f"{len(found.flagged) - most} more are in advertiser_quality.json."]
     return "\n".join(lines)
 
 

@@ -4,26 +4,29 @@ from datetime import timedelta
 
 import dagster as dg
 
-from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.engines.base import intervals_of
-from ctr_pipeline.orchestration.checks.drift import drift_check_specs, drift_checks
-from ctr_pipeline.orchestration.fingerprints import TAG, profile_fingerprint
+from ctr_pipeline.orchestration.checks import check_results, check_specs
+from ctr_pipeline.orchestration.checks.drift import DriftEvidence
+from ctr_pipeline.orchestration.fingerprints import TAG, FingerprintInputs
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days
 from ctr_pipeline.orchestration.resources import LakeResource
+from ctr_pipeline.orchestration.stages import stage
 from ctr_pipeline.orchestration.user_errors import user_errors
 
-STRETCH_DAYS = 7
+INTERVAL_DAYS = 7
 """Days profiled in one go: bounds memory."""
 
 
-def monitoring_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
+def monitoring_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     """The profile table, by day, with a check for each symptom of drift."""
+    spec = deployment.spec
 
     @dg.asset(
         deps=["impressions", "outcome_events"],
-        partitions_def=daily_partitions(settings),
+        partitions_def=daily_partitions(deployment),
         backfill_policy=dg.BackfillPolicy.single_run(),
-        check_specs=drift_check_specs("profile"),
+        check_specs=check_specs("profile"),
         group_name="monitoring",
         kinds={"polars", "deltalake"},
         description="Counts, magnitudes, shares and delays of each day, compared with up to 14 days before it.",
@@ -33,15 +36,14 @@ def monitoring_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
 
         from ctr_pipeline.features import REFERENCE_DAYS, find_drift, judged_days, profile_days, profiled_columns
 
-        days = partition_days(context)
-        store = lake.open()
-        columns = profiled_columns(settings.spec)
+        days, store = partition_days(context), lake.open()
+        columns = profiled_columns(spec)
         profiles = []
         with user_errors():
-            for first, last in intervals_of(days, STRETCH_DAYS):
+            for first, last in intervals_of(days, INTERVAL_DAYS):
                 profiles.append(
                     profile_days(
-                        settings.spec,
+                        spec,
                         store.scan("impressions", first=first, last=last).select(columns).collect(),
                         store.scan("outcome_events", first=first, last=last).collect(),
                         store.scan("impressions_quarantine", first=first, last=last).select("day", "reason").collect(),
@@ -52,17 +54,19 @@ def monitoring_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
             # With the profiles of the days before, which earlier steps made.
             known = store.scan("profile", version, days[0] - timedelta(days=REFERENCE_DAYS), days[-1]).collect()
             findings = find_drift(known, days)
-        judged = len(judged_days(known, days))
-        context.log.info(f"{len({finding.day for finding in findings})} of {judged} days look unlike the days before")
+        evaluated = len(judged_days(known, days))
+        unlike = len({finding.day for finding in findings})
+        context.log.info(f"{unlike} of {evaluated} days look unlike the days before")
+        inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=days[-1])
         return dg.MaterializeResult(
             metadata={
                 "dagster/uri": str(store.root / "profile"),
                 "rows": sum(part.height for part in profiles),
-                "days_judged": judged,
+                "days_evaluated": evaluated,
                 "delta_version": version,
             },
-            tags={TAG: profile_fingerprint(settings)},
-            check_results=drift_checks("profile", findings, judged),
+            tags={TAG: stage("profile").fingerprint(inputs)},
+            check_results=check_results("profile", DriftEvidence(findings, evaluated)),
         )
 
     return [profile]

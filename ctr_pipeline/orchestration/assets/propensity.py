@@ -1,14 +1,14 @@
 """`position_propensity`: how exposure and examination differ between randomised and production traffic."""
 
-from datetime import date
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
-from ctr_pipeline.deployment.settings import PipelineSettings
-from ctr_pipeline.orchestration.assets.datasets import PROPENSITY_FILE, view_of, watermarks_of
-from ctr_pipeline.orchestration.checks.propensity import check_effective_rows, effective_rows_spec
-from ctr_pipeline.orchestration.fingerprints import TAG, retrain_fingerprint
+from ctr_pipeline.deployment.deployment import Deployment
+from ctr_pipeline.deployment.retrain_files import RetrainFiles
+from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
+from ctr_pipeline.orchestration.checks import check_results, check_specs
+from ctr_pipeline.orchestration.checks.propensity import PropensityEvidence
 from ctr_pipeline.orchestration.metadata import plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
     from ctr_pipeline.propensity import PropensityTable
 
 
-def propensity_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
+def propensity_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     """The propensity tables of a retrain."""
 
     @dg.asset(
         deps=["examples"],
-        partitions_def=daily_partitions(settings),
-        check_specs=[effective_rows_spec("position_propensity")],
+        partitions_def=daily_partitions(deployment),
+        check_specs=check_specs("position_propensity"),
         group_name="dataset",
         kinds={"numpy"},
         description="IPS(position, response) and examination by position, with intervals and effective sample size.",
@@ -32,27 +32,22 @@ def propensity_assets(settings: PipelineSettings) -> list[dg.AssetsDefinition]:
     def position_propensity(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         from ctr_pipeline.datasets import fit_propensity
 
-        day = context.partition_key
+        files = RetrainFiles(deployment.paths.retrain(context.partition_key))
         with user_errors():
-            bounds, tables = view_of(settings, lake.open(), day)
+            view, tables = files.examples(), tables_of(deployment, lake.open(), context.partition_key)
             found = fit_propensity(
-                settings.spec, bounds, tables.impressions, tables.labels, watermarks_of(settings, day).get("train")
+                deployment.spec, view.bounds, tables.impressions, tables.labels, view.watermarks.get("train")
             )
-        path = settings.dataset_folder(day) / PROPENSITY_FILE
-        path.write_text(found.to_json(), encoding="utf-8")
+        files.write_propensity(found)
+        usable = {r.response: (r.ess_rows, r.ess_positives) for r in found.responses if r.usable}
         return dg.MaterializeResult(
             metadata={
                 "positions": table(_position_rows(found)),
                 "responses": table(_response_rows(found)),
                 **plots(_plots(found)),
             },
-            tags={TAG: retrain_fingerprint(settings, context.instance, date.fromisoformat(day))},
-            check_results=[
-                check_effective_rows(
-                    "position_propensity",
-                    {r.response: (r.ess_rows, r.ess_positives) for r in found.responses if r.usable},
-                )
-            ],
+            tags=retrain_tags(deployment, context),
+            check_results=check_results("position_propensity", PropensityEvidence(usable)),
         )
 
     return [position_propensity]

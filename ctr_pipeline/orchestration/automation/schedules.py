@@ -1,26 +1,26 @@
-"""The daily rhythm, in UTC: logs at 01:00, labels as they settle, the model at 04:00."""
+"""The daily schedules, in UTC: logs at 01:00, labels as they settle, the model at 04:00."""
 
 from datetime import date, timedelta
 
 import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
-from ctr_pipeline.deployment.settings import PipelineSettings
+from ctr_pipeline.deployment.deployment import Deployment
 
 
 def pipeline_schedules(
-    settings: PipelineSettings, jobs: dict[str, UnresolvedAssetJobDefinition]
+    deployment: Deployment, jobs: dict[str, UnresolvedAssetJobDefinition]
 ) -> list[dg.ScheduleDefinition]:
     """Schedules for yesterday's partition. They run by default only where the log grows."""
-    status = dg.DefaultScheduleStatus.STOPPED if settings.last_day else dg.DefaultScheduleStatus.RUNNING
+    status = dg.DefaultScheduleStatus.STOPPED if deployment.last_day else dg.DefaultScheduleStatus.RUNNING
     return [
-        _daily(settings, jobs["daily_ingest"], "0 1 * * *", status),
-        _daily(settings, jobs["daily_retrain"], "0 4 * * *", status),
+        _daily(deployment, jobs["daily_ingest"], "0 1 * * *", status),
+        _daily(deployment, jobs["daily_retrain"], "0 4 * * *", status),
     ]
 
 
 def _daily(
-    settings: PipelineSettings,
+    deployment: Deployment,
     job: UnresolvedAssetJobDefinition,
     cron: str,
     status: dg.DefaultScheduleStatus,
@@ -35,12 +35,12 @@ def _daily(
     )
     def yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest | dg.SkipReason:
         day = context.scheduled_execution_time.date() - timedelta(days=1)
-        if not _in_log(settings, day):
+        if not _in_log(deployment, day):
             return dg.SkipReason(f"{day} is not among the days of the log.")
         return dg.RunRequest(run_key=day.isoformat(), partition_key=day.isoformat())
 
     return yesterday
 
 
-def _in_log(settings: PipelineSettings, day: date) -> bool:
-    return settings.first_day <= day and (settings.last_day is None or day <= settings.last_day)
+def _in_log(deployment: Deployment, day: date) -> bool:
+    return deployment.first_day <= day and (deployment.last_day is None or day <= deployment.last_day)

@@ -1,4 +1,27 @@
-"""What is asked of every materialisation. A check is a name, a severity, and a verdict with its figures.
+"""The checks of all assets. Importing this package registers them."""
 
-Blocking checks stop what is downstream in the same run; the consuming assets guard themselves in later runs.
-"""
+from ctr_pipeline.orchestration.checks import (
+    contracts,
+    drift,
+    gradient_health,
+    label_quality,
+    maturity,
+    model_quality,
+    propensity,
+)
+from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, check_results, check_specs, refused
+
+__all__ = [
+    "CheckDefinition",
+    "Outcome",
+    "check_results",
+    "check_specs",
+    "contracts",
+    "drift",
+    "gradient_health",
+    "label_quality",
+    "maturity",
+    "model_quality",
+    "propensity",
+    "refused",
+]

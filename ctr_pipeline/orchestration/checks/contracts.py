@@ -4,43 +4,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
-import dagster as dg
-
-ROWS_CONSERVED = "rows_conserved"
-QUARANTINE_SHARE = "quarantine_share"
-DAYS_NOT_EMPTY = "days_not_empty"
-EVENT_REFERENCES = "event_references"
+from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
 
 FEWEST_IN_A_FLOOD = 5
-"""Fewer broken rows are a trickle, whatever their share: on a small day one row may be one in twenty."""
+"""Fewer broken rows are no flood, whatever their share: on a small day one row may be one in twenty."""
 
 SHOWN_DAYS = 5
-
-
-def ingest_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
-    """The checks of a table read from a raw log."""
-    return [
-        dg.AssetCheckSpec(
-            ROWS_CONSERVED, asset=asset, blocking=True, description="Rows read = rows kept + quarantined + ignored."
-        ),
-        dg.AssetCheckSpec(
-            QUARANTINE_SHARE, asset=asset, blocking=True, description="The share of quarantined rows is small."
-        ),
-        dg.AssetCheckSpec(DAYS_NOT_EMPTY, asset=asset, description="Every day has rows."),
-    ]
-
-
-def check_rows_conserved(asset: str, rows_in: int, kept: int, quarantined: int, ignored: int) -> dg.AssetCheckResult:
-    """Blocking error when a row got lost or was made up."""
-    lost = rows_in - kept - quarantined - ignored
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=ROWS_CONSERVED,
-        passed=lost == 0,
-        severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"rows_in": rows_in, "kept": kept, "quarantined": quarantined, "ignored": ignored},
-        description=None if lost == 0 else f"{lost} of {rows_in} rows are unaccounted for.",
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,77 +39,85 @@ def floods(days: Mapping[date, Share], limit: float) -> dict[str, Share]:
     return found or ({"all days together": total} if total.is_flood(limit) else {})
 
 
-def check_quarantine_share(
-    asset: str,
-    rows_in: Mapping[date, int],
-    quarantined: Mapping[date, int],
-    reasons: Mapping[str, int],
-    limit: float,
-    undated: Share,
-) -> dg.AssetCheckResult:
-    """Blocking error when a day is above ``limit``; a warning while there is only a trickle.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IngestEvidence:
+    """Where the rows of a log went."""
 
-    Args:
-        asset: The table.
-        rows_in: Rows read, by day.
-        quarantined: Rows quarantined, by day.
-        reasons: Rows quarantined, by reason.
-        limit: Largest share of a day's rows.
-        undated: Those of the quarantined rows that belong to no day, and are counted with the first, among all rows
-            of the log: they are judged by themselves.
+    table: str
+    """The table that was read."""
+    rows_in: Mapping[date, int]
+    """Rows read, by day."""
+    kept: Mapping[date, int]
+    """Rows kept, by day."""
+    quarantined: Mapping[date, int]
+    """Rows quarantined, by day."""
+    reasons: Mapping[str, int]
+    """Rows quarantined, by reason."""
+    total: int
+    """Rows read in all, those of no day included."""
+    ignored: int
+    """Rows left out on purpose."""
+    undated: Share
+    """Quarantined rows that belong to no day, and are counted with the first, among all rows of the log."""
+    max_quarantine_share: float
+    """Largest share of a day's rows (`quality.max_quarantine_share`)."""
+
+
+def check_rows_conserved(evidence: IngestEvidence) -> Outcome:
+    """Error when a row got lost or was made up."""
+    kept, quarantined = sum(evidence.kept.values()), sum(evidence.quarantined.values())
+    lost = evidence.total - kept - quarantined - evidence.ignored
+    return Outcome(
+        passed=lost == 0,
+        error=True,
+        metadata={"rows_in": evidence.total, "kept": kept, "quarantined": quarantined, "ignored": evidence.ignored},
+        description=None if lost == 0 else f"{lost} of {evidence.total} rows are unaccounted for.",
+    )
+
+
+def check_quarantine_share(evidence: IngestEvidence) -> Outcome:
+    """Error when a day is above the limit; a warning while there are only a few.
+
+    Rows without a day are evaluated by themselves.
     """
-    first = min(rows_in, default=None)
+    limit, undated = evidence.max_quarantine_share, evidence.undated
+    first = min(evidence.rows_in, default=None)
     days = {
-        day: Share(quarantined.get(day, 0), rows)
+        day: Share(evidence.quarantined.get(day, 0), rows)
         if day != first
-        else Share(quarantined.get(day, 0) - undated.broken, rows - undated.broken)
-        for day, rows in rows_in.items()
+        else Share(evidence.quarantined.get(day, 0) - undated.broken, rows - undated.broken)
+        for day, rows in evidence.rows_in.items()
     }
     found = floods(days, limit) | ({"rows without a day": undated} if undated.is_flood(limit) else {})
-    total, broken = sum(rows_in.values()), sum(quarantined.values())
-    listed = ", ".join(f"{reason}: {rows}" for reason, rows in reasons.items())
-    description = f"{broken} of {total} rows were quarantined ({listed}); see table {asset}_quarantine."
+    total, broken = sum(evidence.rows_in.values()), sum(evidence.quarantined.values())
+    listed = ", ".join(f"{reason}: {rows}" for reason, rows in evidence.reasons.items())
+    description = f"{broken} of {total} rows were quarantined ({listed}); see table {evidence.table}_quarantine."
     if found:
         description += (
             f" Above quality.max_quarantine_share = {limit:.2%}: {_listed(found)}. Mend the log or raise the limit."
         )
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=QUARANTINE_SHARE,
+    return Outcome(
         passed=broken == 0,
-        severity=dg.AssetCheckSeverity.ERROR if found else dg.AssetCheckSeverity.WARN,
+        error=bool(found),
         metadata={
             "share": broken / total if total else 0.0,
             "limit": limit,
             "days_above": len(found),
             "rows_without_a_day": undated.broken,
-            **{f"reason/{reason}": rows for reason, rows in reasons.items()},
+            **{f"reason/{reason}": rows for reason, rows in evidence.reasons.items()},
         },
         description=description if broken else None,
     )
 
 
-def check_days_not_empty(asset: str, rows_by_day: Mapping[date, int]) -> dg.AssetCheckResult:
+def check_days_not_empty(evidence: IngestEvidence) -> Outcome:
     """Warning that names the days without rows."""
-    empty = [day.isoformat() for day, rows in sorted(rows_by_day.items()) if rows == 0]
+    empty = [day.isoformat() for day, rows in sorted(evidence.kept.items()) if rows == 0]
     shown = ", ".join(empty[:10]) + (f" and {len(empty) - 10} more" if len(empty) > 10 else "")
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=DAYS_NOT_EMPTY,
+    return Outcome(
         passed=not empty,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={"days": len(rows_by_day), "empty_days": len(empty)},
+        metadata={"days": len(evidence.kept), "empty_days": len(empty)},
         description=f"No rows on {shown}: is the log complete?" if empty else None,
-    )
-
-
-def event_references_spec(asset: str) -> dg.AssetCheckSpec:
-    """The check of the asset that looks up the impressions of events."""
-    return dg.AssetCheckSpec(
-        EVENT_REFERENCES,
-        asset=asset,
-        blocking=True,
-        description="Events belong to impressions that the log holds, and do not come before them.",
     )
 
 
@@ -152,28 +129,34 @@ class References:
     """Those before their impression, among all."""
     orphans: Share
     """Those without an impression, among all."""
-    judged: Share
+    evaluated: Share
     """Those without an impression, among events that cannot belong to an impression before the log."""
 
 
-def check_event_references(
-    asset: str, days: Mapping[date, References], max_orphans: float, max_early: float
-) -> dg.AssetCheckResult:
-    """Blocking error when events without an impression, or before it, are a flood; a warning for a trickle.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReferenceEvidence:
+    """The events that arrived, and whether they belong to impressions of the log."""
 
-    Args:
-        asset: Asset that holds them.
-        days: What was found, by day of arrival.
-        max_orphans: Largest share of events without an impression (`quality.max_orphan_share`).
-        max_early: Largest share of events before their impression (`quality.max_quarantine_share`).
-    """
-    orphans = floods({day: found.judged for day, found in days.items()}, max_orphans)
+    table: str
+    """The asset that lists those that do not."""
+    days: Mapping[date, References]
+    """What was found, by day of arrival."""
+    max_orphan_share: float
+    """Largest share of events without an impression (`quality.max_orphan_share`)."""
+    max_early_share: float
+    """Largest share of events before their impression (`quality.max_quarantine_share`)."""
+
+
+def check_event_references(evidence: ReferenceEvidence) -> Outcome:
+    """Error when events without an impression, or before it, are a flood; a warning for a few."""
+    days, max_orphans, max_early = evidence.days, evidence.max_orphan_share, evidence.max_early_share
+    orphans = floods({day: found.evaluated for day, found in days.items()}, max_orphans)
     early = floods({day: found.early for day, found in days.items()}, max_early)
     lost, before = _sum([found.orphans for found in days.values()]), _sum([found.early for found in days.values()])
-    judged = _sum([found.judged for found in days.values()])
+    evaluated = _sum([found.evaluated for found in days.values()])
     texts = [
-        f"Of {lost.of} events, {lost.broken} have no impression in the log ({judged.broken} of them late enough to need "
-        f"one there) and {before.broken} come before theirs: none of these counts. See table {asset}_quarantine."
+        f"Of {lost.of} events, {lost.broken} have no impression in the log ({evaluated.broken} of them late enough to need "
+        f"one there) and {before.broken} come before theirs: none of these counts. See table {evidence.table}_quarantine."
     ]
     if orphans:
         texts.append(
@@ -186,15 +169,13 @@ def check_event_references(
             "times of both logs in one zone and unit? Mend them, or raise the limit."
         )
     passed = lost.broken + before.broken == 0
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=EVENT_REFERENCES,
+    return Outcome(
         passed=passed,
-        severity=dg.AssetCheckSeverity.ERROR if orphans or early else dg.AssetCheckSeverity.WARN,
+        error=bool(orphans or early),
         metadata={
             "events": lost.of,
             "orphan_event": lost.broken,
-            "orphan_event_judged": judged.broken,
+            "orphan_event_evaluated": evaluated.broken,
             "event_before_impression": before.broken,
             "max_orphan_share": max_orphans,
             "days_above": len(orphans) + len(early),
@@ -210,3 +191,34 @@ def _sum(shares: Sequence[Share]) -> Share:
 def _listed(found: Mapping[str, Share]) -> str:
     shown = ", ".join(f"{day} {share}" for day, share in list(found.items())[:SHOWN_DAYS])
     return shown + (f" and {len(found) - SHOWN_DAYS} more days" if len(found) > SHOWN_DAYS else "")
+
+
+for _table in ("impressions", "outcome_events"):
+    register(
+        CheckDefinition(
+            asset=_table,
+            name="rows_conserved",
+            question="Rows read = rows kept + quarantined + ignored.",
+            evaluate=check_rows_conserved,
+            blocking=True,
+        ),
+        CheckDefinition(
+            asset=_table,
+            name="quarantine_share",
+            question="The share of quarantined rows is small.",
+            evaluate=check_quarantine_share,
+            blocking=True,
+        ),
+        CheckDefinition(
+            asset=_table, name="days_not_empty", question="Every day has rows.", evaluate=check_days_not_empty
+        ),
+    )
+register(
+    CheckDefinition(
+        asset="event_references",
+        name="event_references",
+        question="Events belong to impressions that the log holds, and do not come before them.",
+        evaluate=check_event_references,
+        blocking=True,
+    )
+)

@@ -1,10 +1,12 @@
 """Does a day look like the days before it? One check a symptom; docs/monitoring.md says what each sees."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
 from ctr_pipeline.orchestration.metadata import table
 
 if TYPE_CHECKING:
@@ -25,40 +27,34 @@ SYMPTOMS = {
 SHOWN_DAYS, SHOWN_FINDINGS = 5, 3
 
 
-def drift_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
-    """A warning for each symptom: nothing is stopped, since an unusual day may be a true one."""
-    return [dg.AssetCheckSpec(name, asset=asset, description=text) for name, text in SYMPTOMS.items()]
+@dataclass(frozen=True, slots=True)
+class DriftEvidence:
+    """What was found on the days of a step, and how many days had enough days before them to be compared with."""
+
+    findings: "Sequence[Finding]"
+    days_evaluated: int
 
 
-def drift_checks(asset: str, findings: Iterable["Finding"], judged: int) -> list[dg.AssetCheckResult]:
-    """The verdict on each symptom; its metadata lists the failing days in ``failing_days``.
+def _check(symptom: str) -> CheckDefinition:
+    """Whether a symptom is absent; the metadata lists the failing days. A warning: an unusual day may be a true one."""
 
-    Args:
-        asset: Asset that holds the profiles.
-        findings: What was found on the days of the step.
-        judged: Days that had enough days before them to be compared with.
-    """
-    found = list(findings)
-    return [_check(asset, symptom, [f for f in found if f.symptom == symptom], judged) for symptom in SYMPTOMS]
+    def evaluate(evidence: DriftEvidence) -> Outcome:
+        found = [finding for finding in evidence.findings if finding.symptom == symptom]
+        days = sorted({finding.day.isoformat() for finding in found})
+        return Outcome(
+            passed=not found,
+            metadata={
+                "failing_days": dg.MetadataValue.json(days),
+                "days_evaluated": evidence.days_evaluated,
+                "findings": table(
+                    {"day": f.day.isoformat(), "name": f.name, "value": f.value, "usual": f.usual, "message": f.message}
+                    for f in found
+                ),
+            },
+            description=_description(days, found) if found else None,
+        )
 
-
-def _check(asset: str, symptom: str, found: "Sequence[Finding]", judged: int) -> dg.AssetCheckResult:
-    days = sorted({finding.day.isoformat() for finding in found})
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=symptom,
-        passed=not found,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={
-            "failing_days": dg.MetadataValue.json(days),
-            "days_judged": judged,
-            "findings": table(
-                {"day": f.day.isoformat(), "name": f.name, "value": f.value, "usual": f.usual, "message": f.message}
-                for f in found
-            ),
-        },
-        description=_description(days, found) if found else None,
-    )
+    return CheckDefinition(asset="profile", name=symptom, question=SYMPTOMS[symptom], evaluate=evaluate)
 
 
 def _description(days: Sequence[str], found: "Sequence[Finding]") -> str:
@@ -70,3 +66,6 @@ def _description(days: Sequence[str], found: "Sequence[Finding]") -> str:
     if len(days) > SHOWN_DAYS:
         texts.append(f"Also {', '.join(days[SHOWN_DAYS:])}.")
     return " ".join(texts)
+
+
+register(*(_check(symptom) for symptom in SYMPTOMS))

@@ -1,9 +1,11 @@
-"""Did the training stay healthy? The findings of the `gradients` room, one check each."""
+"""Did the training stay healthy? The findings of the trainer, one check each."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
-import dagster as dg
+from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
 
 QUESTIONS = {
     "nonfinite": "Loss, gradients and parameters stayed finite.",
@@ -19,32 +21,30 @@ BLOCKING = frozenset({"nonfinite", "logit_gradient_identity"})
 """Findings after which the model must not be used."""
 
 
-def gradient_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
-    """One check for each finding."""
-    return [
-        dg.AssetCheckSpec(name, asset=asset, blocking=name in BLOCKING, description=question)
-        for name, question in QUESTIONS.items()
-    ]
+@dataclass(frozen=True, slots=True)
+class TrainingEvidence:
+    """The trainer's findings by name: ``severity`` (``ok``, ``warn`` or ``error``) and ``message``."""
+
+    findings: Mapping[str, Mapping[str, Any]]
 
 
-def check_gradients(asset: str, findings: Sequence[Mapping[str, Any]]) -> list[dg.AssetCheckResult]:
-    """One result for each question.
+def check_finding(name: str, evidence: TrainingEvidence) -> Outcome:
+    """The outcome of one finding."""
+    finding = evidence.findings[name]
+    return Outcome(
+        passed=finding["severity"] == "ok", error=finding["severity"] == "error", description=finding["message"]
+    )
 
-    Args:
-        asset: Asset that trained.
-        findings: ``name``, ``severity`` (``ok``, ``warn`` or ``error``) and ``message`` of every judgement.
 
-    Raises:
-        KeyError: a question has no finding.
-    """
-    found = {finding["name"]: finding for finding in findings}
-    return [
-        dg.AssetCheckResult(
-            asset_key=asset,
-            check_name=name,
-            passed=found[name]["severity"] == "ok",
-            severity=dg.AssetCheckSeverity.ERROR if found[name]["severity"] == "error" else dg.AssetCheckSeverity.WARN,
-            description=found[name]["message"],
+register(
+    *(
+        CheckDefinition(
+            asset="ranker",
+            name=name,
+            question=question,
+            evaluate=partial(check_finding, name),
+            blocking=name in BLOCKING,
         )
-        for name in QUESTIONS
-    ]
+        for name, question in QUESTIONS.items()
+    )
+)

@@ -1,46 +1,46 @@
 """Do the outcomes rest on keys whose rates are implausible?"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import dagster as dg
+from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
 
-ADVERTISER_LABELS = "advertiser_labels"
 _NAMED = 3
 
 
-def advertiser_labels_spec(asset: str) -> dg.AssetCheckSpec:
-    """Warning: much of what the model learns comes from keys that seem to misreport."""
-    return dg.AssetCheckSpec(
-        ADVERTISER_LABELS,
-        asset=asset,
-        description="Keys with implausible outcome rates hold few of the outcomes and of the trials of each task.",
-    )
+@dataclass(frozen=True, slots=True)
+class LabelQualityEvidence:
+    """By task, the share that flagged keys hold of its outcomes or trials, and those keys, worst first."""
+
+    shares: Mapping[str, tuple[float, Sequence[str]]]
+    limit: float
+    """Largest share (`label_quality.max_flagged_share`)."""
 
 
-def check_advertiser_labels(
-    asset: str, shares: Mapping[str, tuple[float, Sequence[str]]], limit: float
-) -> dg.AssetCheckResult:
-    """Warning when flagged keys hold more than ``limit`` of a task's outcomes or trials.
-
-    Args:
-        asset: Asset that holds the verdicts.
-        shares: By task, the share that flagged keys hold, and those keys, worst first.
-        limit: Largest share.
-    """
-    high = {task: found for task, found in shares.items() if found[0] > limit}
+def check_advertiser_labels(evidence: LabelQualityEvidence) -> Outcome:
+    """Warning when flagged keys hold more than the limit of a task's outcomes or trials."""
+    limit = evidence.limit
+    high = {task: found for task, found in evidence.shares.items() if found[0] > limit}
     listed = "; ".join(
         f"{task} {share:.1%} ({', '.join(keys[:_NAMED])}"
         + (f" and {len(keys) - _NAMED} more)" if len(keys) > _NAMED else ")")
         for task, (share, keys) in high.items()
     )
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=ADVERTISER_LABELS,
+    return Outcome(
         passed=not high,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={f"flagged_share/{task}": share for task, (share, _) in shares.items()},
+        metadata={f"flagged_share/{task}": share for task, (share, _) in evidence.shares.items()},
         description=f"Keys with implausible rates hold more than {limit:.0%} of the outcomes or trials: {listed}. "
         "Ask them how they report, or set `label_quality.weighting: down_weight`."
         if high
         else None,
     )
+
+
+register(
+    CheckDefinition(
+        asset="advertiser_quality",
+        name="advertiser_labels",
+        question="Keys with implausible outcome rates hold few of the outcomes and of the trials of each task.",
+        evaluate=check_advertiser_labels,
+    )
+)

@@ -1,46 +1,48 @@
 """Were the labels settled when they were used?"""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
-import dagster as dg
+from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
 
-TEST_MATURE = "test_rows_mature"
-LATE_RATE = "late_positive_rate"
+LATE_SHARE = 0.001
+"""Largest share of late positives that is taken as normal."""
 LATE_SIGNIFICANCE = 0.01
 
 
-def test_maturity_spec(asset: str) -> dg.AssetCheckSpec:
-    """Blocking: a test on unsettled labels is no test."""
-    return dg.AssetCheckSpec(
-        TEST_MATURE, asset=asset, blocking=True, description="The labels of the test rows are settled."
-    )
+@dataclass(frozen=True, slots=True)
+class MaturityEvidence:
+    """How many of the test labels were settled."""
+
+    share: float
+    """Share of test rows and tasks whose outcomes had been delivered past their maturity."""
+    limit: float
+    """Smallest share that is enough (`quality.min_mature_test_share`)."""
+    stopped_logs: Mapping[str, str]
+    """Logs of outcomes that have stopped, each with the instant up to which it was delivered."""
 
 
-def late_rate_spec(asset: str) -> dg.AssetCheckSpec:
-    """Warning: outcomes that arrive after their label counted as settled."""
-    return dg.AssetCheckSpec(LATE_RATE, asset=asset, description="Few outcomes arrive after their window closed.")
+@dataclass(frozen=True, slots=True)
+class LateEvidence:
+    """Outcomes by task."""
+
+    late: Mapping[str, int]
+    """Those first known after their label counted as settled."""
+    positives: Mapping[str, int]
+    """All that count, late ones included."""
 
 
-def check_test_maturity(asset: str, share: float, limit: float, silent: Mapping[str, str]) -> dg.AssetCheckResult:
-    """Error when the share of settled labels among the test rows and tasks is below ``limit``.
-
-    Args:
-        asset: Asset that holds the labels.
-        share: Share of test rows and tasks whose outcomes had been delivered past their maturity.
-        limit: Smallest share that is enough.
-        silent: Logs of outcomes that have stopped, each with the instant up to which it was delivered.
-    """
-    passed = share >= limit
-    stopped = ", ".join(f"`{log}` up to {instant}" for log, instant in silent.items())
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=TEST_MATURE,
+def check_test_maturity(evidence: MaturityEvidence) -> Outcome:
+    """Error when the share of settled labels among the test rows and tasks is below the limit."""
+    passed = evidence.share >= evidence.limit
+    stopped = ", ".join(f"`{log}` up to {instant}" for log, instant in evidence.stopped_logs.items())
+    return Outcome(
         passed=passed,
-        severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"mature_share": share, "limit": limit, "stopped_logs": stopped or "none"},
+        error=True,
+        metadata={"mature_share": evidence.share, "limit": evidence.limit, "stopped_logs": stopped or "none"},
         description=None
         if passed
-        else f"Only {share:.2%} of the test labels are past their maturity; at least {limit:.2%} is needed."
+        else f"Only {evidence.share:.2%} of the test labels are past their maturity; at least {evidence.limit:.2%} is needed."
         + (
             f" Logs have stopped: delivered is {stopped}. Read what they have sent since, or wait for it."
             if stopped
@@ -49,30 +51,37 @@ def check_test_maturity(asset: str, share: float, limit: float, silent: Mapping[
     )
 
 
-def check_late_rate(
-    asset: str, late: Mapping[str, int], positives: Mapping[str, int], limit: float = 0.001
-) -> dg.AssetCheckResult:
-    """Warning when the share of late positives surely exceeds ``limit`` (one-sided exact binomial test, 1 %).
-
-    Args:
-        asset: Asset that holds the labels.
-        late: Outcomes first known after their label counted as settled, by task.
-        positives: All outcomes that count, late ones included, by task.
-        limit: Largest share that is taken as normal.
-    """
+def check_late_rate(evidence: LateEvidence) -> Outcome:
+    """Warning when the share of late positives surely exceeds the limit (one-sided exact binomial test, 1 %)."""
     from scipy.stats import binomtest
 
+    late, positives = evidence.late, evidence.positives
     high = [
         task
         for task, count in late.items()
-        if count and binomtest(count, positives[task], limit, alternative="greater").pvalue < LATE_SIGNIFICANCE
+        if count and binomtest(count, positives[task], LATE_SHARE, alternative="greater").pvalue < LATE_SIGNIFICANCE
     ]
     listed = ", ".join(f"{task} {late[task]} of {positives[task]}" for task in high)
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=LATE_RATE,
+    shares = {f"late_share/{task}": late[task] / max(1, n) for task, n in positives.items()}
+    return Outcome(
         passed=not high,
-        severity=dg.AssetCheckSeverity.WARN,
-        metadata={**{f"late_share/{task}": late[task] / max(1, n) for task, n in positives.items()}, "limit": limit},
+        metadata={**shares, "limit": LATE_SHARE},
         description=f"Outcomes arrive after their window closed: {listed}. Raise split.ingest_lag." if high else None,
     )
+
+
+register(
+    CheckDefinition(
+        asset="training_dataset",
+        name="test_rows_mature",
+        question="The labels of the test rows are settled.",
+        evaluate=check_test_maturity,
+        blocking=True,
+    ),
+    CheckDefinition(
+        asset="labels",
+        name="late_positive_rate",
+        question="Few outcomes arrive after their window closed.",
+        evaluate=check_late_rate,
+    ),
+)

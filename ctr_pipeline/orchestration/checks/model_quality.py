@@ -1,108 +1,116 @@
 """Is the model good enough to take over?"""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
-import dagster as dg
+from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
 
-CALIBRATED = "observed_over_expected"
-PARITY = "export_parity"
-NOT_WORSE = "not_worse_than_champion"
-INFORMATIVE = "better_than_base_rate"
-
-
-def evaluation_check_specs(asset: str) -> list[dg.AssetCheckSpec]:
-    """Checks of the evaluation on the test rows."""
-    return [
-        dg.AssetCheckSpec(INFORMATIVE, asset=asset, description="Normalised entropy of the first task is below 1."),
-        dg.AssetCheckSpec(
-            CALIBRATED, asset=asset, description="Observed over expected outcomes is near 1 on the test."
-        ),
-    ]
+CALIBRATED_LOW, CALIBRATED_HIGH = 0.9, 1.1
+"""Observed over expected outcomes between which a task counts as calibrated."""
 
 
-def parity_check_spec(asset: str) -> dg.AssetCheckSpec:
-    """Blocking: what is served must be what was trained."""
-    return dg.AssetCheckSpec(
-        PARITY, asset=asset, blocking=True, description="The exported graph scores as the trained model does."
-    )
+@dataclass(frozen=True, slots=True)
+class EvaluationEvidence:
+    """How the model predicts the test rows."""
+
+    first_task: str
+    """Name of the first task."""
+    first_ne: float | None
+    """Its normalised entropy; None where its test rows have one class only."""
+    observed_over_expected: Mapping[str, tuple[float, float, float]]
+    """By task: value and 95 % interval."""
+    metrics: Mapping[str, Mapping[str, Mapping[str, object]]]
+    """Every metric, by task and split, as evaluation.json has them."""
 
 
-def champion_check_spec(asset: str) -> dg.AssetCheckSpec:
-    """Warning: the challenger lost, so the champion stays."""
-    return dg.AssetCheckSpec(NOT_WORSE, asset=asset, description="The new model is not worse than the champion.")
+@dataclass(frozen=True, slots=True)
+class ParityEvidence:
+    """Largest differences between the exported graph and the trained model."""
+
+    passed: bool
+    """Whether all are within their limits."""
+    logit: float
+    probability: float
+    batch: float
+    """Of a row's probability alone and in a batch."""
 
 
-def check_informative(asset: str, task: str, ne: float | None) -> dg.AssetCheckResult:
+@dataclass(frozen=True, slots=True)
+class PromotionEvidence:
+    """How the new model compares with the champion."""
+
+    not_worse: bool
+    reasons: Sequence[str]
+
+
+def check_informative(evidence: EvaluationEvidence) -> Outcome:
     """Error when the model predicts no better than the base rate."""
+    task, ne = evidence.first_task, evidence.first_ne
     passed = ne is not None and ne < 1
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=INFORMATIVE,
+    if ne is None:
+        description = f"The test rows of {task} have only one class: nothing can be said about the model."
+    else:
+        description = f"Normalised entropy of {task} is {ne:.4f}: the model is no better than the base rate."
+    return Outcome(
         passed=passed,
-        severity=dg.AssetCheckSeverity.ERROR,
+        error=True,
         metadata={"task": task, **({"ne": ne} if ne is not None else {})},
-        description=None
-        if passed
-        else (
-            f"Normalised entropy of {task} is {ne:.4f}: the model is no better than the base rate."
-            if ne is not None
-            else f"The test rows of {task} have only one class: nothing can be said about the model."
-        ),
+        description=None if passed else description,
     )
 
 
-def check_calibrated(
-    asset: str, intervals: Mapping[str, tuple[float, float, float]], low: float = 0.9, high: float = 1.1
-) -> dg.AssetCheckResult:
-    """Warning when a task's observed/expected lies outside [low, high] beyond doubt.
-
-    Args:
-        asset: Asset that was evaluated.
-        intervals: Observed/expected with its 95 % interval (value, low, high), by task.
-        low: Smallest ratio that counts as calibrated.
-        high: Largest ratio that counts as calibrated.
-    """
-    off = {task: oe for task, oe in intervals.items() if oe[2] < low or oe[1] > high}
+def check_calibrated(evidence: EvaluationEvidence) -> Outcome:
+    """Warning when the interval of a task's observed/expected lies outside the limits."""
+    intervals = evidence.observed_over_expected
+    off = {task: oe for task, oe in intervals.items() if oe[2] < CALIBRATED_LOW or oe[1] > CALIBRATED_HIGH}
     listed = ", ".join(f"{task} {oe[0]:.3f} [{oe[1]:.3f}, {oe[2]:.3f}]" for task, oe in off.items())
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=CALIBRATED,
+    return Outcome(
         passed=not off,
-        severity=dg.AssetCheckSeverity.WARN,
         metadata={f"observed_over_expected/{task}": oe[0] for task, oe in intervals.items()},
         description=f"Outcomes are not as many as predicted: {listed}." if off else None,
     )
 
 
-def check_parity(asset: str, passed: bool, logit: float, probability: float, batch: float) -> dg.AssetCheckResult:
-    """Error when the exported graph and the trained model disagree, or a row's score depends on its batch.
-
-    Args:
-        asset: Asset that was exported.
-        passed: The verdict.
-        logit: Largest difference of a logit.
-        probability: Largest difference of a calibrated probability.
-        batch: Largest difference of a row's probability alone and in a batch.
-    """
-    figures = (
-        f"logits differ by up to {logit:.1e}, probabilities by {probability:.1e}, alone and in a batch by {batch:.1e}"
-    )
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=PARITY,
-        passed=passed,
-        severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"logit": logit, "probability": probability, "batch": batch},
-        description=figures,
+def check_parity(evidence: ParityEvidence) -> Outcome:
+    """Error when the exported graph and the trained model disagree, or a row's score depends on its batch."""
+    return Outcome(
+        passed=evidence.passed,
+        error=True,
+        metadata={"logit": evidence.logit, "probability": evidence.probability, "batch": evidence.batch},
+        description=f"logits differ by up to {evidence.logit:.1e}, probabilities by {evidence.probability:.1e}, "
+        f"alone and in a batch by {evidence.batch:.1e}",
     )
 
 
-def check_champion(asset: str, promoted: bool, reasons: Sequence[str]) -> dg.AssetCheckResult:
+def check_champion(evidence: PromotionEvidence) -> Outcome:
     """Warning when the new model was not promoted."""
-    return dg.AssetCheckResult(
-        asset_key=asset,
-        check_name=NOT_WORSE,
-        passed=promoted,
-        severity=dg.AssetCheckSeverity.WARN,
-        description=" ".join(reasons) or None,
-    )
+    return Outcome(passed=evidence.not_worse, description=" ".join(evidence.reasons) or None)
+
+
+register(
+    CheckDefinition(
+        asset="evaluation",
+        name="better_than_base_rate",
+        question="Normalised entropy of the first task is below 1.",
+        evaluate=check_informative,
+    ),
+    CheckDefinition(
+        asset="evaluation",
+        name="observed_over_expected",
+        question="Observed over expected outcomes is near 1 on the test.",
+        evaluate=check_calibrated,
+    ),
+    CheckDefinition(
+        asset="serving_bundle",
+        name="export_parity",
+        question="The exported graph scores as the trained model does.",
+        evaluate=check_parity,
+        blocking=True,
+    ),
+    CheckDefinition(
+        asset="champion",
+        name="not_worse_than_champion",
+        question="The new model is not worse than the champion.",
+        evaluate=check_champion,
+    ),
+)

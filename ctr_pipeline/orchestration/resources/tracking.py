@@ -1,7 +1,8 @@
 """MLflow: one run for each training materialisation."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,16 @@ if TYPE_CHECKING:
 
 BATCH = 1000
 """MLflow accepts at most this many metrics in one call."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """A version of a model in the registry."""
+
+    version: str
+    run_id: str
+    """Id of the run that trained it."""
+    tags: Mapping[str, str]
 
 
 class TrackingResource(dg.ConfigurableResource):
@@ -54,15 +65,15 @@ class TrackingResource(dg.ConfigurableResource):
         client.log_batch(run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
         return str(run.info.run_id)
 
-    def log(self, run_id: str, metrics: Mapping[str, float], artifacts: Mapping[str, Path]) -> None:
-        """Adds metrics, and files or folders under the given artifact folders, to a run."""
+    def log(self, run_id: str, metrics: Mapping[str, float], artifacts: Sequence[tuple[str, Path]]) -> None:
+        """Adds metrics, and files or folders each under the artifact folder that it comes with, to a run."""
         from mlflow.entities import Metric
 
         client = self.client()
         entries = [Metric(key, float(value), 0, 0) for key, value in metrics.items()]
         for start in range(0, len(entries), BATCH):
             client.log_batch(run_id, metrics=entries[start : start + BATCH])
-        for folder, path in artifacts.items():
+        for folder, path in artifacts:
             if path.is_dir():
                 client.log_artifacts(run_id, str(path), folder or None)
             else:
@@ -114,8 +125,8 @@ class TrackingResource(dg.ConfigurableResource):
         source = f"{client.get_run(run_id).info.artifact_uri}/{artifact}"
         return str(client.create_model_version(name, source, run_id, tags=dict(tags)).version)
 
-    def champion(self, name: str) -> tuple[str, str, dict[str, str]] | None:
-        """Version, run id and tags of the model that has the alias ``champion``; None when no model has."""
+    def champion(self, name: str) -> "ModelVersion | None":
+        """The version of the model that has the alias ``champion``; None when none has."""
         from mlflow.exceptions import MlflowException
 
         try:
@@ -125,14 +136,14 @@ class TrackingResource(dg.ConfigurableResource):
             if error.error_code in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 return None
             raise
-        return str(version.version), str(version.run_id), dict(version.tags)
+        return ModelVersion(str(version.version), str(version.run_id), dict(version.tags))
 
     def promote(self, name: str, version: str) -> None:
         """Moves the alias ``champion`` to ``version`` and keeps the one before as ``previous``."""
         client = self.client()
         held = self.champion(name)
-        if held is not None and held[0] != version:
-            client.set_registered_model_alias(name, "previous", held[0])
+        if held is not None and held.version != version:
+            client.set_registered_model_alias(name, "previous", held.version)
         client.set_registered_model_alias(name, "champion", version)
 
     def set_challenger(self, name: str, version: str) -> None:

@@ -1,4 +1,4 @@
-"""`ctr repeat`: a run trained again, bit for bit, after its tables were revised."""
+"""`ctr reproduce`: a run trained again, bit for bit, after its tables were revised."""
 
 import hashlib
 import json
@@ -66,15 +66,15 @@ def test_the_first_run_is_repeated_bit_for_bit_after_the_log_was_revised(
         assert first["tables"][table]["version"] < second["tables"][table]["version"]
     before = everything(revised.data_root)
 
-    out = tmp_path / "repeat.json"
-    done = ctr("repeat", first["mlflow"]["run_id"], "--data-root", revised.data_root, "--json", out)
+    out = tmp_path / "reproduction.json"
+    done = ctr("reproduce", first["mlflow"]["run_id"], "--data-root", revised.data_root, "--json", out)
 
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["identical"]
-    assert found["model"] == {"recorded": first["model"]["sha256"], "repeated": first["model"]["sha256"]}
+    assert found["model"] == {"recorded": first["model"]["sha256"], "reproduced": first["model"]["sha256"]}
     assert found["arrays"]["different"] == []
     assert found["arrays"]["identical"] == found["arrays"]["recorded"] >= 32
-    assert found["surroundings"] == []
+    assert found["environment"] == []
     assert done.stdout.rstrip().endswith("identical")
     assert everything(revised.data_root) == before
 
@@ -85,18 +85,18 @@ def test_a_difference_is_named_and_is_no_success(revised: Revised, ctr: Ctr, tmp
     [record] = (root / "mlflow-artifacts" / revised.second["mlflow"]["run_id"]).rglob("provenance.json")
     facts = json.loads(record.read_text(encoding="utf-8"))
     facts["examples"]["versions"]["labels"] = revised.first["tables"]["labels"]["version"]
-    facts["surroundings"]["torch"] = "0.0.1"
+    facts["environment"]["torch"] = "0.0.1"
     record.write_text(json.dumps(facts), encoding="utf-8")
-    out = tmp_path / "repeat.json"
-    done = ctr("repeat", "latest", "--data-root", root, "--json", out, expect=1)
+    out = tmp_path / "reproduction.json"
+    done = ctr("reproduce", "latest", "--data-root", root, "--json", out, expect=1)
     found = json.loads(out.read_text(encoding="utf-8"))
     assert found["run_id"] == revised.second["mlflow"]["run_id"]
     assert "train/labels.npy" in found["arrays"]["different"]
     assert "train/numeric.npy" not in found["arrays"]["different"]
-    assert found["model"]["repeated"] is None
-    assert [entry["what"] for entry in found["surroundings"]] == ["torch"]
+    assert found["model"]["reproduced"] is None
+    assert [entry["what"] for entry in found["environment"]] == ["torch"]
     assert done.stdout.rstrip().endswith("not identical")
-    assert not (root / "repeat").exists()
+    assert not (root / "reproduction").exists()
 
 
 def test_a_version_that_is_gone_is_said_plainly(revised: Revised, ctr: Ctr, tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_a_version_that_is_gone_is_said_plainly(revised: Revised, ctr: Ctr, tmp_
     )
     for file in old - new:
         Path(file).unlink()
-    refused = ctr("repeat", revised.first["mlflow"]["run_id"], "--data-root", root, expect=2)
+    refused = ctr("reproduce", revised.first["mlflow"]["run_id"], "--data-root", root, expect=2)
     version = revised.first["tables"]["history"]["version"]
     assert f"table history: version {version} is gone" in " ".join(refused.stderr.split())
-    unknown = ctr("repeat", "0" * 32, "--data-root", root, expect=2)
+    unknown = ctr("reproduce", "0" * 32, "--data-root", root, expect=2)
     assert "MLflow has no run" in unknown.stderr
-    assert "no report '2020-01-01'" in ctr("repeat", "2020-01-01", "--data-root", root, expect=2).stderr
+    assert "no report '2020-01-01'" in ctr("reproduce", "2020-01-01", "--data-root", root, expect=2).stderr

@@ -1,0 +1,90 @@
+"""`ctr report`, `ctr reproduce`, `ctr oracle`: how good a model is, whether it can be made again, what is possible."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ctr_pipeline.cli.options import (
+    DataRootOption,
+    JsonOption,
+    RootOption,
+    SpecOption,
+    bound,
+    console,
+    day_of,
+    fail,
+    held,
+    spec_of,
+    user_errors,
+    write_json,
+)
+
+
+def report(
+    run: Annotated[str, typer.Argument(help="Report file, MLflow run id, day (YYYY-MM-DD) or `latest`.")],
+    data_root: RootOption = Path("data/ads"),
+    as_json: Annotated[bool, typer.Option("--json", help="Print the documented JSON instead.")] = False,
+) -> None:
+    """Show what a run did and how good its model is."""
+    from ctr_pipeline.commands.report import find_report
+    from ctr_pipeline.commands.report_text import print_report
+
+    with user_errors():
+        found = find_report(run, data_root)
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        print_report(found, console())
+
+
+def reproduce(
+    run: Annotated[str, typer.Argument(help="MLflow run id, day (YYYY-MM-DD) or `latest`.")],
+    data_root: RootOption = Path("data/ads"),
+    json_out: JsonOption = None,
+) -> None:
+    """Train a recorded run again from its table versions, and compare every bit."""
+    from ctr_pipeline.commands.reproduce import reproduce_run
+    from ctr_pipeline.commands.reproduce_text import print_reproduction
+
+    with user_errors():
+        found = reproduce_run(held(data_root), run)
+    write_json(found, json_out)
+    print_reproduction(found, console())
+    if not found["identical"]:
+        raise typer.Exit(1)
+
+
+def oracle(
+    spec: SpecOption,
+    data_root: DataRootOption = None,
+    first: Annotated[str | None, typer.Option("--from", help="First day, YYYY-MM-DD.")] = None,
+    last: Annotated[str | None, typer.Option("--to", help="Last day, YYYY-MM-DD.")] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            "--scores",
+            help="Parquet or CSV with impression_id and score (probability of a click); "
+            "by default the test rows of the newest retrain.",
+        ),
+    ] = None,
+    json_out: JsonOption = None,
+) -> None:
+    """Show how good a model could be in the simulated world, and how close a model comes."""
+    from ctr_pipeline.commands.oracle import latest_test_scores, oracle_report, read_scores
+    from ctr_pipeline.commands.oracle_text import print_oracle
+    from ctr_pipeline.deployment.environment import process_environment
+
+    if spec_of(spec).source.simulator is None:
+        fail(f"{spec}: source.simulator is absent, so the truth is not known. Use the bundled spec ads.")
+    deployment, _ = bound(spec, [], data_root)
+    begin, end = day_of(first, "--from"), day_of(last, "--to")
+    with user_errors():
+        scored = read_scores(scores) if scores else latest_test_scores(deployment)
+        progress = Console(stderr=True).print
+        found = oracle_report(deployment, begin, end, scored, process_environment(), progress)
+    write_json(found, json_out)
+    print_oracle(found, console())

@@ -1,0 +1,34 @@
+"""`ctr spec …`: work with spec files."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from ctr_pipeline.cli.options import spec_of
+from ctr_pipeline.spec import spec_hash
+
+
+def check(file: Annotated[Path, typer.Argument(help="Spec file to check.")]) -> None:
+    """Check a spec file and print what it declares."""
+    spec = spec_of(file)
+    console = Console()
+    console.print(f"[bold]{spec.name}[/] ({file}) is valid. Hash {spec_hash(spec)}.", highlight=False)
+    features = spec.features
+    console.print(
+        f"  features: {len(features.dense)} dense, {len(features.categorical)} categorical, "
+        f"{len(features.contextual)} contextual, {len(features.history)} history",
+        highlight=False,
+    )
+    for task in spec.tasks:
+        parent = f" after {task.parent}" if task.parent else ""
+        console.print(
+            f"  task: {task.name}{parent}, settled {spec.maturity(task.name) / 86.4e9:g} d after the impression"
+        )
+    if spec.label_quality is not None:
+        console.print(
+            f"  label quality: each {spec.label_quality.key}, by its {', '.join(spec.label_quality.judged(spec.tasks))}; "
+            f"weighting {spec.label_quality.weighting}",
+            highlight=False,
+        )

@@ -1,0 +1,44 @@
+"""What `ctr forget` removed, as a person reads it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def print_forgotten(report: Mapping[str, Any], console: Console) -> None:
+    """Prints what was removed for a person."""
+    known = "was forgotten before" if report["known_before"] else "is left out by every later reading of the log"
+    console.print(f"\nUser {report['hash']} {known}.", highlight=False)
+    table = Table("table", "rows removed", "days", "old files removed")
+    for name, removed in report["tables"].items():
+        table.add_row(name, f"{removed['rows']:,}", str(removed["days"]), f"{removed['old_files']:,}")
+    if report["tables"]:
+        console.print(table)
+    for what, label in (
+        ("datasets", "packed datasets removed"),
+        ("views", "views of table versions removed"),
+        ("vocabularies", "vocabularies rewritten"),
+        ("bundles", "bundles with a new manifest"),
+        ("texts", "texts blanked"),
+        ("databases", "databases blanked"),
+    ):
+        if report[what]:
+            console.print(f"  {label}: {', '.join(report[what])}", highlight=False, soft_wrap=True)
+    for model in report["models"]:
+        console.print(
+            f"  [yellow]learnt from {model['learnt_rows']} of the rows[/]: MLflow run {model['run_id']} of {model['day']}"
+            + (f", version {model['version']}" if model["version"] else "")
+            + (f" ({', '.join(model['aliases'])})" if model["aliases"] else ""),
+            highlight=False,
+            soft_wrap=True,
+        )
+    if not any(report[what] for what in ("tables", "datasets", "vocabularies", "texts", "databases")):
+        console.print("  Nothing was stored of them.", highlight=False)
+    if any(report[what] for what in ("tables", "datasets", "vocabularies")):
+        console.print("Run `ctr run` to train the newest model again without the user.")
+    if report["elsewhere"]:
+        console.print(f"  [yellow]not searched[/]: {report['elsewhere']}", highlight=False, soft_wrap=True)
+    for path in report["left"]:
+        console.print(f"  [red]still holds the hash[/]: {path}", highlight=False, soft_wrap=True)

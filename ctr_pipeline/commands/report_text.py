@@ -1,0 +1,151 @@
+"""The report of a pipeline run as a person reads it."""
+
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+OFFENDERS_SHOWN = 10
+"""Keys with implausible labels that are printed."""
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """Prints the report for a person."""
+    days = report["days"]
+    console.print(f"\n[bold]{report['spec']['name']}[/]  {days['first']} to {days['last']}", highlight=False)
+    for name, rows in report["rows"].items():
+        reasons = ", ".join(f"{reason} {count:,}" for reason, count in rows["reasons"].items())
+        console.print(
+            f"  {name}: {rows['in']:,} rows in, {rows['kept']:,} kept, {rows['quarantined']:,} quarantined"
+            + (f" ({reasons})" if reasons else ""),
+            highlight=False,
+        )
+    console.print(_label_table(report))
+    console.print(_split_table(report))
+    _print_undelivered(report, console)
+    console.print(_metric_table(report))
+    if report["propensity"].get("positions"):
+        console.print(_propensity_table(report))
+    for response in report["propensity"].get("responses", []):
+        if response["usable"]:
+            console.print(
+                f"  {response['response']}: effective sample size {response['ess_rows']:.1%} of the rows, "
+                f"{response['ess_positives']:.1%} of the outcomes",
+                highlight=False,
+            )
+    _print_label_quality(report.get("label_quality", {}), console)
+    _print_checks(report, console)
+    model, mlflow = report["model"], report["mlflow"]
+    outcome = "champion" if model["promoted"] else "not promoted"
+    console.print(f"Model version {model['version']} ({outcome}): {' '.join(model['reasons'])}", highlight=False)
+    console.print(f"MLflow run {mlflow.get('run_id')}; files in {model['folder']}", highlight=False, soft_wrap=True)
+    if report["seconds"]:
+        total = sum(report["seconds"].values())
+        slowest = sorted(report["seconds"].items(), key=lambda item: -item[1])[:4]
+        listed = ", ".join(f"{asset} {seconds:.1f} s" for asset, seconds in slowest)
+        console.print(f"Assets took {total:.0f} s: {listed}, …", highlight=False)
+    else:
+        console.print("Everything was up to date.")
+
+
+def _label_table(report: dict[str, Any]) -> Table:
+    states = sorted({state for counts in report["labels"].values() for state in counts})
+    table = Table("task", *(state.lower() for state in states), title="Labels", title_justify="left")
+    for task, counts in report["labels"].items():
+        table.add_row(task, *(f"{counts.get(state, 0):,}" for state in states))
+    return table
+
+
+def _split_table(report: dict[str, Any]) -> Table:
+    tasks = list(report["labels"])
+    table = Table(
+        "split", "rows", "first", "last", *(f"{t} positives" for t in tasks), title="Split", title_justify="left"
+    )
+    for name, split in report["split"].items():
+        positives = (
+            f"{split['states'][task].get('POSITIVE', 0) + split['states'][task].get('LATE_POSITIVE', 0):,}"
+            for task in tasks
+        )
+        table.add_row(name, f"{split['rows']:,}", split["first"][:16], split["last"][:16], *positives)
+    return table
+
+
+def _print_undelivered(report: dict[str, Any], console: Console) -> None:
+    """Says which labels were left out because a log had stopped; nothing where none were."""
+    for name, split in report["split"].items():
+        found = {task: rows for task, rows in split.get("undelivered", {}).items() if rows}
+        if found:
+            listed = ", ".join(f"{task} {rows:,}" for task, rows in found.items())
+            console.print(
+                f"  {name}: {listed} negatives have no label, since a log that stopped may have missed their outcome",
+                highlight=False,
+            )
+
+
+def _metric_table(report: dict[str, Any]) -> Table:
+    columns = {"auc": "AUC", "ap": "AP", "ne": "NE", "oe": "observed/expected"}
+    table = Table(
+        "task", "rows", "positives", *columns.values(), title="Test, with 95 % intervals", title_justify="left"
+    )
+    for task, splits in report["metrics"].items():
+        metrics = splits["test"]
+        numbers = (_interval(metrics[key]) for key in columns)
+        table.add_row(task, f"{metrics['rows']:,}", f"{metrics['positives']:,}", *numbers)
+    return table
+
+
+def _propensity_table(report: dict[str, Any]) -> Table:
+    columns = ("response", "position", "examination", "exposure ratio", "weight")
+    table = Table(*columns, title="Position propensity, with 95 % intervals", title_justify="left")
+    for row in report["propensity"]["positions"]:
+        table.add_row(
+            row["response"],
+            str(row["position"]),
+            *(
+                f"{row[value]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]"
+                for value, name in (("examination", "examination"), ("exposure_ratio", "exposure"))
+            ),
+            f"{row['weight']:.3f}",
+        )
+    return table
+
+
+def _print_label_quality(found: dict[str, Any], console: Console) -> None:
+    offenders = found.get("flagged", [])[:OFFENDERS_SHOWN]
+    if offenders:
+        columns = (str(found["key"]), "task", "trials", "outcomes", "rate", "expected", "z", "verdict", "weight")
+        table = Table(*columns, title="Implausible outcome rates", title_justify="left")
+        for row in offenders:
+            expected, z = row["expected_rate"], row["z"]
+            table.add_row(
+                Text(row["key"]), row["task"], f"{row['trials']:,}", f"{row['positives']:,}", f"{row['rate']:.1%}",
+                "–" if expected is None else f"{expected:.1%}", "–" if z is None else f"{z:+.1f}",
+                row["verdict"], f"{row['weight']:.2f}",
+            )  # fmt: skip
+        console.print(table)
+    for task in found.get("tasks", []):
+        console.print(
+            f"  {task['task']}: {task['inflated']} inflated, {task['dropped']} dropped, {task['late']} late of "
+            f"{task['judged']:,} judged and {task['keys']:,} known by {found['key']}",
+            highlight=False,
+        )
+
+
+def _print_checks(report: dict[str, Any], console: Console) -> None:
+    failing = [check for check in report["checks"] if not check["passed"]]
+    console.print(f"Checks: {len(report['checks']) - len(failing)} of {len(report['checks'])} passed", highlight=False)
+    for check in failing:
+        style = "red" if check["severity"] == "ERROR" else "yellow"
+        console.print(f"  [{style}]{check['severity']}[/] {check['asset']}.{check['check']}: ", end="", highlight=False)
+        console.print(check["description"] or "failed", markup=False, highlight=False, soft_wrap=True)
+
+
+def _interval(value: Any) -> str:
+    if value is None:
+        return "–"
+    if isinstance(value, dict):
+        if value.get("low") is None or value.get("high") is None:
+            return f"{value['value']:.3f}"
+        return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"
+    return f"{value:.3f}"

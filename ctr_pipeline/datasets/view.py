@@ -1,0 +1,80 @@
+"""A dataset's tables at fixed versions: reading them, and the test rows as another model sees them."""
+
+from collections.abc import Mapping
+from datetime import date
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from ctr_pipeline.datasets.examples import build_examples
+from ctr_pipeline.datasets.pack import Tables
+from ctr_pipeline.datasets.split import SplitBounds
+from ctr_pipeline.features import Layout, encode_ids, numeric_matrix
+from ctr_pipeline.lake import Lake
+from ctr_pipeline.spec import Spec
+
+
+def read_tables(lake: Lake, versions: Mapping[str, int | None], first: date, last: date) -> Tables:
+    """The tables from ``first`` to ``last`` at ``versions``, not read yet.
+
+    Raises:
+        LakeError: a table or version does not exist.
+    """
+    return Tables(
+        impressions=lake.scan("impressions", versions["impressions"], first, last),
+        labels=lake.scan("labels", versions["labels"], first, last),
+        history=lake.scan("history", versions["history"], first, last),
+    )
+
+
+def other_models_test_rows(
+    spec: Spec, bounds: SplitBounds, tables: Tables, layout: Layout, vocabulary: Path
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """The test rows as the inputs of a model with another layout and vocabulary, in the order of the packed rows.
+
+    Args:
+        spec: The spec of the rows.
+        bounds: Where the test begins and ends.
+        tables: The tables.
+        layout: Layout of the other model.
+        vocabulary: Its vocabulary file.
+
+    Returns:
+        Numbers [N, D] and ids [N, F].
+
+    Raises:
+        KeyError: the other model needs a feature that the spec does not have.
+    """
+    known = set(spec.features.inputs)
+    for name in (*(column.name for column in layout.numeric), *(column.name for column in layout.ids)):
+        if name not in known:
+            raise KeyError(name)
+    start, end = bounds.stretches["test"]
+
+    def within(frame: pl.LazyFrame) -> pl.LazyFrame:
+        return frame.filter(pl.col("ts").is_between(start, end, closed="left"))
+
+    rows = (
+        build_examples(spec, within(tables.impressions), within(tables.labels), tables.history, bounds.as_of)
+        .sort("ts", "impression_id")
+        .collect()
+    )
+    return numeric_matrix(layout, rows), encode_ids(layout, pl.read_parquet(vocabulary), rows)
+
+
+def delivered_share(spec: Spec, watermarks: Mapping[str, Mapping[str, int]], test_ts: NDArray[np.int64]) -> float:
+    """Share of test rows and tasks whose window closed before the watermark of the task's logs.
+
+    The split ensures that every window is closed by the clock; this tells whether the logs kept up with the clock.
+
+    Args:
+        spec: Tasks and their windows.
+        watermarks: By split and task, up to when outcomes had been delivered; empty where that was not recorded.
+        test_ts: [N] times of the test rows, microseconds.
+    """
+    if "test" not in watermarks:
+        return 1.0
+    closing = [watermarks["test"][task.name] - spec.maturity(task.name) for task in spec.tasks]
+    return float(sum((test_ts <= instant).mean() for instant in closing) / len(closing))

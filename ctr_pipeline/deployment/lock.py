@@ -1,0 +1,30 @@
+"""One command at a time works on a data root."""
+
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from ctr_pipeline.errors import UserError
+
+
+class DataRootBusyError(UserError):
+    """Another command works on the data root."""
+
+
+@contextmanager
+def exclusive(data_root: Path) -> Iterator[None]:
+    """Keeps other commands off the data root until the end of the block.
+
+    Raises:
+        DataRootBusyError: one works there already.
+    """
+    data_root.mkdir(parents=True, exist_ok=True)
+    with (data_root / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise DataRootBusyError(
+                f"{data_root}: another run is at work there. Wait for it, or use --data-root."
+            ) from error
+        yield

@@ -1,0 +1,183 @@
+"""Where everything lies below one data root."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True, slots=True)
+class DataRoot:
+    """The folder of everything that is made from one spec and its logs; data/README.md lists its contents."""
+
+    root: Path
+
+    @property
+    def settings(self) -> Path:
+        """Spec, logs and days, as the last command bound them."""
+        return self.root / "pipeline.json"
+
+    @property
+    def lake(self) -> Path:
+        """Folder of the Delta tables."""
+        return self.root / "lake"
+
+    @property
+    def reports(self) -> Path:
+        """Folder of the reports of `ctr run`, one a day."""
+        return self.root / "reports"
+
+    @property
+    def dagster_home(self) -> Path:
+        """Folder of Dagster's own storage and configuration."""
+        return self.root / "dagster"
+
+    @property
+    def notifications(self) -> Path:
+        """File of the alerts, a JSON line each."""
+        return self.root / "notifications.jsonl"
+
+    @property
+    def mlflow_database(self) -> Path:
+        """MLflow's SQLite database."""
+        return self.root / "mlflow.db"
+
+    @property
+    def mlflow_artifacts(self) -> Path:
+        """Folder of MLflow's artifacts."""
+        return self.root / "mlflow-artifacts"
+
+    @property
+    def reproduction(self) -> Path:
+        """Folder of `ctr reproduce` while it works."""
+        return self.root / "reproduction"
+
+    @property
+    def server_logs(self) -> Path:
+        """Folder of the log files of the pages' servers."""
+        return self.root / "logs"
+
+    def retrain(self, day: str) -> "RetrainPaths":
+        """What the retrain of ``day`` (YYYY-MM-DD) makes."""
+        return RetrainPaths(self.root / "datasets" / day, self.root / "training" / day)
+
+    def retrains(self, file: str) -> list[Path]:
+        """The files called ``file`` in the training folders of all retrains, by day."""
+        return sorted(self.root.glob(f"training/*/{file}"))
+
+
+@dataclass(frozen=True, slots=True)
+class RetrainPaths:
+    """Files of the retrain of one day: its dataset, and its model."""
+
+    dataset: Path
+    """Folder of the view, the fitted vocabulary and the packed arrays."""
+    training: Path
+    """Folder of model, scores, metrics and bundle."""
+
+    @property
+    def day(self) -> str:
+        """The day, YYYY-MM-DD."""
+        return self.dataset.name
+
+    @property
+    def examples(self) -> Path:
+        """The view: table versions, and where each split begins."""
+        return self.dataset / "examples.json"
+
+    @property
+    def propensity(self) -> Path:
+        """IPS weights by position and response."""
+        return self.dataset / "position_propensity.json"
+
+    @property
+    def advertiser_quality(self) -> Path:
+        """Keys whose outcome rates are implausible, and the weights of their labels."""
+        return self.dataset / "advertiser_quality.json"
+
+    @property
+    def layout(self) -> Path:
+        """The inputs as fitted on the training rows."""
+        return self.dataset / "fitted" / "layout.json"
+
+    @property
+    def vocabulary(self) -> Path:
+        """The ids as fitted on the training rows."""
+        return self.dataset / "fitted" / "vocabulary.parquet"
+
+    @property
+    def packed(self) -> Path:
+        """Folder of the memory-mapped arrays."""
+        return self.dataset / "packed"
+
+    @property
+    def packed_manifest(self) -> Path:
+        """What the packed arrays are."""
+        return self.packed / "manifest.json"
+
+    @property
+    def spec(self) -> Path:
+        """The spec as the user wrote it."""
+        return self.training / "spec.yaml"
+
+    @property
+    def job(self) -> Path:
+        """What the trainer is told."""
+        return self.training / "job.json"
+
+    @property
+    def mlflow_run(self) -> Path:
+        """Which MLflow run the training is."""
+        return self.training / "run.json"
+
+    @property
+    def model(self) -> Path:
+        """The weights of the best epoch."""
+        return self.training / "model.pt"
+
+    @property
+    def result(self) -> Path:
+        """What the trainer reports of the training."""
+        return self.training / "result.json"
+
+    @property
+    def provenance(self) -> Path:
+        """From what the model was made."""
+        return self.training / "provenance.json"
+
+    @property
+    def plots(self) -> Path:
+        """Folder of PNG images."""
+        return self.training / "plots"
+
+    @property
+    def calibration(self) -> Path:
+        """The fitted calibrators."""
+        return self.training / "calibration.json"
+
+    @property
+    def evaluation(self) -> Path:
+        """Metrics of each task and split."""
+        return self.training / "evaluation.json"
+
+    @property
+    def bundle(self) -> Path:
+        """Folder of the exported model."""
+        return self.training / "bundle"
+
+    @property
+    def bundle_manifest(self) -> Path:
+        """What the bundle holds."""
+        return self.bundle / "manifest.json"
+
+    @property
+    def release(self) -> Path:
+        """Whether the model was promoted, and why."""
+        return self.training / "release.json"
+
+    @property
+    def failed_steps(self) -> tuple[Path, ...]:
+        """Folders that may hold the batch that a training stopped at; the second of earlier versions."""
+        return self.training / "failed_step", self.training / "bad_step"
+
+    def scores(self, split: str) -> Path:
+        """Uncalibrated logits of a split."""
+        return self.training / "scores" / f"{split}.npy"

@@ -1,0 +1,71 @@
+"""Dagster's instance in the data root: its folder, its environment, and the runs that it has open."""
+
+import shutil
+from typing import TYPE_CHECKING
+
+import dagster as dg
+from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
+
+from ctr_pipeline.deployment.bundled import bundled_file
+from ctr_pipeline.deployment.environment import process_environment
+from ctr_pipeline.deployment.paths import DataRoot
+from ctr_pipeline.orchestration.stages import RETRAIN_JOB
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ctr_pipeline.orchestration.resources import TrackingResource
+
+COMMAND_TAG = "ctr/command"
+"""Tag of the Dagster runs that a command of ours executes in its own process."""
+
+_MESSAGE = "The process of this run ended without a message: it was killed, or the machine went down."
+
+
+def prepare_home(paths: DataRoot) -> "Path":
+    """The folder of Dagster's own storage inside the data root, with its configuration."""
+    paths.dagster_home.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(bundled_file("dagster.yaml"), paths.dagster_home / "dagster.yaml")
+    return paths.dagster_home
+
+
+def dagster_variables(paths: DataRoot) -> dict[str, str]:
+    """Variables by which Dagster's processes find this data root."""
+    return {
+        **process_environment().variables,
+        "DAGSTER_HOME": str(prepare_home(paths)),
+        "CTR_DATA_ROOT": str(paths.root),
+    }
+
+
+def launched_runs(paths: DataRoot) -> list[str]:
+    """Ids of the runs at work that a Dagster page or daemon launched, each in a process of its own."""
+    with dg.DagsterInstance.from_config(str(prepare_home(paths))) as instance:
+        running = instance.get_runs(dg.RunsFilter(statuses=IN_PROGRESS_RUN_STATUSES))
+        return [run.run_id for run in running if run.remote_job_origin is not None]
+
+
+def close_abandoned(instance: dg.DagsterInstance, tracking: "TrackingResource | None") -> list[str]:
+    """Marks as failed the runs of earlier `ctr run` commands that are not finished, and their MLflow runs as killed.
+
+    Nobody else ends runs whose process was killed. Left alone they would show as running for ever, and each would hold
+    one of the few places that the daemon has for runs. A killed training would also keep its slot of the pool `gpu`,
+    for which the next training waits. Runs that a Dagster page or daemon launched have a process of their own and are
+    not touched. Call this only with the lock of the data root held: then no other `ctr run` is at work.
+
+    Returns:
+        Ids of the Dagster runs that were closed.
+    """
+    open_runs = instance.get_runs(dg.RunsFilter(statuses=NOT_FINISHED_STATUSES))
+    # One that was launched again from the page has the tag too, but records from where its code is loaded.
+    abandoned = [run for run in open_runs if COMMAND_TAG in run.tags and run.remote_job_origin is None]
+    for run in abandoned:
+        instance.report_run_failed(run, _MESSAGE)
+        if run.job_name == RETRAIN_JOB and tracking is not None:
+            tracking.close_killed(run.run_id)
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        holder = instance.get_run_by_id(run_id)
+        if holder is None or holder.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+    return [run.run_id for run in abandoned]

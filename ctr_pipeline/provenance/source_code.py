@@ -1,0 +1,40 @@
+"""Which code made something: the package's version, and a digest of the files that it consists of."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from ctr_pipeline import __version__
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+_GENERATED = {"__pycache__"}
+
+
+def code_version() -> str:
+    """Version of the package with a digest of all its files: also an edited checkout is told apart."""
+    return f"{__version__}+{code_digest(())[:12]}"
+
+
+def code_digest(parts: Sequence[str]) -> str:
+    """SHA-256 over the files of ``parts``, Python and all others, with their names.
+
+    Args:
+        parts: Packages or files, relative to the package's folder, such as ``labels`` or ``orchestration/stages.py``;
+            none for the whole package.
+
+    Raises:
+        FileNotFoundError: a part does not exist.
+    """
+    digest = hashlib.sha256()
+    for path in sorted({path for part in parts or ("",) for path in _files(PACKAGE / part)}):
+        digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def _files(part: Path) -> list[Path]:
+    if part.is_file():
+        return [part]
+    if not part.is_dir():
+        raise FileNotFoundError(part)
+    return [path for path in part.rglob("*") if path.is_file() and _GENERATED.isdisjoint(path.parts)]

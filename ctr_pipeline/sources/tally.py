@@ -1,0 +1,48 @@
+"""Adds up what was read of a log in several intervals."""
+
+from collections import Counter
+from datetime import date
+
+import polars as pl
+
+from ctr_pipeline.sources.quarantine import QUARANTINE_SCHEMA, ReadResult
+
+
+class ReadTally:
+    """Where the rows of a log went, over all intervals that were read so far."""
+
+    def __init__(self) -> None:
+        self.quarantined = pl.DataFrame(schema=QUARANTINE_SCHEMA)
+        """The quarantined rows."""
+        self.rows_in: Counter[date] = Counter()
+        """Rows read, by day."""
+        self.notices: Counter[str] = Counter()
+        """Rows by remark that is worth a look, and no more."""
+        self.total = 0
+        """Rows read."""
+        self.ignored = 0
+        """Rows left out on purpose, such as those of other days."""
+        self.undated = 0
+        """Quarantined rows that belong to no day."""
+        self.rows_in_log = 0
+        """Rows of the whole log."""
+
+    def add(self, result: ReadResult) -> None:
+        """Adds what was read of one interval."""
+        self.quarantined = pl.concat([self.quarantined, result.quarantined])
+        self.rows_in.update(result.rows_in_by_day)
+        self.notices.update(result.notices)
+        self.total += result.rows_in
+        self.ignored += result.ignored
+        self.undated += result.undated
+        # Each interval looks through the whole log.
+        self.rows_in_log = max(self.rows_in_log, result.rows_in_log)
+
+    def quarantined_by_day(self) -> dict[date, int]:
+        """Quarantined rows by day."""
+        return {day: int(rows) for day, rows in self.quarantined.group_by("day").len().iter_rows()}
+
+    def reasons(self) -> dict[str, int]:
+        """Quarantined rows by reason, in the order of the alphabet."""
+        counts = self.quarantined.group_by("reason").len().sort("reason")
+        return {str(reason): int(rows) for reason, rows in counts.iter_rows()}
