@@ -17,6 +17,7 @@ from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.assets.references import REFERENCES
 from ctr_pipeline.orchestration.build import build_definitions
 from ctr_pipeline.orchestration.checks.contracts import (
+    IngestEvidence,
     ReferenceEvidence,
     References,
     Share,
@@ -204,17 +205,28 @@ def test_few_rows_are_a_trickle_and_many_days_of_them_a_flood() -> None:
     assert check_event_references(evidence({})).passed
 
 
-def test_rows_without_a_day_are_judged_among_all_rows_of_the_log() -> None:
+def test_rows_without_a_day_are_evaluated_among_all_rows_of_the_log() -> None:
     """They are counted with the first day, which is no worse for it."""
     rows = dict.fromkeys(DAYS, 1000)
-    result = check_quarantine_share(
-        "impressions", {**rows, DAYS[0]: 1050}, {DAYS[0]: 50}, {"bad_time": 50}, 0.01, day(50, 8050)
-    )
-    assert (result.passed, result.severity) == (False, "WARN")
-    flood = check_quarantine_share(
-        "impressions", {**rows, DAYS[0]: 1100}, {DAYS[0]: 100}, {"bad_time": 100}, 0.01, day(100, 8100)
-    )
-    assert flood.severity == "ERROR"
+    result = check_quarantine_share(ingested({**rows, DAYS[0]: 1050}, 50, "bad_time", day(50, 8050)))
+    assert (result.passed, result.error) == (False, False)
+    flood = check_quarantine_share(ingested({**rows, DAYS[0]: 1100}, 100, "bad_time", day(100, 8100)))
+    assert flood.error
     assert "rows without a day 100 of 8100" in str(flood.description)
-    dated = check_quarantine_share("impressions", rows, {DAYS[0]: 11}, {"bad_label": 11}, 0.01, day(0, 8000))
-    assert dated.severity == "ERROR"
+    dated = check_quarantine_share(ingested(rows, 11, "bad_label", day(0, 8000)))
+    assert dated.error
+
+
+def ingested(rows_in: dict[date, int], quarantined: int, reason: str, undated: Share) -> IngestEvidence:
+    """A log with quarantined rows on its first day."""
+    return IngestEvidence(
+        table="impressions",
+        rows_in=rows_in,
+        kept={},
+        quarantined={DAYS[0]: quarantined},
+        reasons={reason: quarantined},
+        total=sum(rows_in.values()),
+        ignored=0,
+        undated=undated,
+        max_quarantine_share=0.01,
+    )
