@@ -66,3 +66,9 @@ def process_environment() -> Environment:
 def set_variables(variables: Mapping[str, str]) -> None:
     """Sets variables of this process, for the libraries and child processes that read them."""
     os.environ.update(variables)
+
+
+def set_default_variables(variables: Mapping[str, str]) -> None:
+    """Sets those variables of this process that are not set, for the libraries that read them."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
+from ctr_pipeline.deployment.environment import set_default_variables
+
 if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
@@ -38,12 +40,14 @@ class TrackingResource(dg.ConfigurableResource):
 
     def client(self) -> "MlflowClient":
         """A client of the tracking store, which is made on first use."""
-        import os
-
         # The client reads these when it loads: no usage reports, no log noise from the schema's creation.
-        os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-        os.environ.setdefault("DO_NOT_TRACK", "true")
-        os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+        set_default_variables(
+            {
+                "MLFLOW_DISABLE_TELEMETRY": "true",
+                "DO_NOT_TRACK": "true",
+                "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+            }
+        )
         import logging
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)

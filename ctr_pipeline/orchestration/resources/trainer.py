@@ -1,6 +1,5 @@
 """Runs the trainer as a process of its own, under torchrun, and leaves none behind."""
 
-import os
 import signal
 import subprocess
 import sys
@@ -13,6 +12,7 @@ import dagster as dg
 from dagster import PipesFileContextInjector, PipesFileMessageReader, open_pipes_session
 from dagster._core.pipes.client import PipesClientCompletedInvocation
 
+from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.engines.spill import spill_folder
 
 
@@ -56,7 +56,7 @@ class TrainerResource(dg.ConfigurableResource):
                 env={
                     # torch makes the folder of its compiler's cache although nothing is compiled.
                     "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiler"),
-                    **os.environ,
+                    **process_environment().variables,
                     "GOMP_SPINCOUNT": "0",
                     **session.get_bootstrap_env_vars(),
                 },
