@@ -10,18 +10,16 @@ from ctr_pipeline.spec.fields import Section
 class Training(Section):
     """The training loop."""
 
-    epochs: int = Field(
-        default=1, gt=0, description="Passes over the training stretch; the best on validation is kept."
-    )
+    epochs: int = Field(default=1, gt=0, description="Passes over the training rows; the best on validation is kept.")
     batch_size: int = Field(default=4096, gt=0, description="Rows a step over all processes.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Peak step size of AdamW on the dense parameters.")
+    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW on the dense parameters.")
     embedding_learning_rate: float = Field(
-        default=0.02, gt=0, description="Peak step size of row-wise Adagrad on the embeddings."
+        default=0.02, gt=0, description="Peak learning rate of row-wise Adagrad on the embeddings."
     )
     weight_decay: float = Field(default=1e-5, ge=0, description="Decoupled weight decay on the dense weights.")
     embedding_l2: float = Field(default=0.0, ge=0, description="L2 penalty on the embedding rows that a batch touches.")
     warmup_fraction: float = Field(
-        default=0.05, ge=0, lt=1, description="Share of the steps with a rising step size; then cosine."
+        default=0.05, ge=0, lt=1, description="Share of the steps with a rising learning rate; then cosine."
     )
     clip_norm: float = Field(default=10.0, gt=0, description="Largest global gradient norm.")
     precision: Literal["fp32", "bf16", "fp16"] = Field(

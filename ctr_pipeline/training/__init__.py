@@ -1,4 +1,4 @@
-"""Trains the ranker: losses, optimizers, feeding, checkpoints, several processes, and the process itself.
+"""Trains the ranker: data loading, optimizers, checkpoints, several processes, and the process itself.
 
 Light to import: the job description alone needs no torch.
 """

@@ -1,4 +1,4 @@
-"""The files that grow while a run goes on, and those who want to hear of it."""
+"""Callbacks of the training loop, and the files that grow during a run."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -11,7 +11,7 @@ from ctr_pipeline.gradients import StepRecord
 
 
 class Callback(Protocol):
-    """Hears of a run's progress."""
+    """Receives a run's progress."""
 
     def on_step(self, record: StepRecord, steps: int) -> None:
         """A step was taken; ``steps`` is the number of steps of the whole run."""

@@ -1,4 +1,4 @@
-"""Batches from memory-mapped arrays: a random permutation a epoch, one thread that reads ahead."""
+"""Batches from memory-mapped arrays: a random permutation for each epoch, one thread that reads ahead."""
 
 import queue
 import threading
@@ -28,7 +28,7 @@ class Shard:
         """This process's part of ``rows``; the parts of all processes are equal to within one row."""
         return rows[self.rank :: self.world]
 
-    def stretch(self, rows: int) -> tuple[int, int]:
+    def interval(self, rows: int) -> tuple[int, int]:
         """First row and end of this process's part of ``rows`` consecutive rows."""
         return rows * self.rank // self.world, rows * (self.rank + 1) // self.world
 
@@ -93,7 +93,7 @@ class BatchLoader:
         self._split = split
         self._batch_size = batch_size
         self._shard = shard
-        self._place = (seed, epoch, first)
+        self._start = (seed, epoch, first)
         self._queue: queue.Queue[BatchView | BaseException | None] = queue.Queue(AHEAD)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._read, name="batch reader", daemon=True)
@@ -105,7 +105,7 @@ class BatchLoader:
     def __exit__(self, *_: object) -> None:
         self._stopped.set()
         while self._thread.is_alive():
-            # An item may be waiting for room in the queue.
+            # The thread may be waiting to put an item into the full queue.
             try:
                 self._queue.get(timeout=0.01)
             except queue.Empty:
@@ -118,7 +118,7 @@ class BatchLoader:
             yield item
 
     def _read(self) -> None:
-        seed, epoch, first = self._place
+        seed, epoch, first = self._start
         try:
             order = epoch_order(len(self._split), seed, epoch)
             for batch in range(first, batches_per_epoch(len(order), self._batch_size)):

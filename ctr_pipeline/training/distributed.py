@@ -86,10 +86,10 @@ class ProcessGroup:
         counts[self.shard.rank] = len(rows)
         dist.all_reduce(counts)
         sizes = [int(count) for count in counts]
-        room = max(sizes)
-        padded_rows = rows.new_zeros(room)
+        longest = max(sizes)
+        padded_rows = rows.new_zeros(longest)
         padded_rows[: len(rows)] = rows
-        padded_values = values.new_zeros((room, values.shape[1]))
+        padded_values = values.new_zeros((longest, values.shape[1]))
         padded_values[: len(rows)] = values
         all_rows = [torch.empty_like(padded_rows) for _ in sizes]
         all_values = [torch.empty_like(padded_values) for _ in sizes]

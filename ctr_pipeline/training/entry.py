@@ -2,7 +2,7 @@
 
 The only module of the package that reads the environment and the clock. Exit codes: 0 finished, 1 failed, 2 wrong job
 file, 3 stopped by the guard, 130 and 143 cancelled by SIGINT and SIGTERM (alone under torchrun, 0 for 1 and 3). Whatever happens, short of SIGKILL,
-result.json in the output directory says it.
+result.json in the output directory has the outcome.
 
 torch is imported after the signals are set up: a process that is cancelled in its first seconds ends as properly.
 """
@@ -17,10 +17,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from dagster_pipes import DAGSTER_PIPES_CONTEXT_ENV_VAR
-
 from ctr_pipeline.spec.extensions import ExtensionError, load_extensions
 from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
+from ctr_pipeline.training.pipes import started_by_dagster
 from ctr_pipeline.training.process import StopRequest, die_with_launcher, die_with_parent
 
 FAILED, WRONG_JOB, STOPPED = 1, 2, 3
@@ -38,7 +37,7 @@ _log = logging.getLogger("ctr_pipeline.training")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train as the job file says; returns the exit code."""
+    """Train what the job file describes; returns the exit code."""
     parser = argparse.ArgumentParser(prog="ctr_pipeline.training.entry", description="Train one ranker.")
     parser.add_argument("--job", type=Path, required=True, help="the job file")
     parser.add_argument("--resume", action="store_true", help="continue from the output directory's checkpoint, if any")
@@ -77,7 +76,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             rank=rank,
             local_rank=local_rank,
             world=world,
-            under_pipes=DAGSTER_PIPES_CONTEXT_ENV_VAR in os.environ,
+            under_pipes=started_by_dagster(os.environ),
             clock=time.monotonic,
             milliseconds=lambda: time.time_ns() // 1_000_000,
             cancelled=stop,
@@ -99,7 +98,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if stop.exit_code is not None and result["status"] not in ("finished", "stopped"):
         cancelled(stop.exit_code)
         _log.info("cancelled")
-        # Other processes may wait for this one in an operation that never completes: no orderly farewell.
+        # Other processes may wait for this one in an operation that never completes: no orderly shutdown.
         logging.shutdown()
         os._exit(stop.exit_code)
     write_result()

@@ -1,4 +1,4 @@
-"""One job from the opened dataset to the result: device, processes, observers, trainer."""
+"""One job from the opened dataset to the result: device, processes, callbacks, trainer."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -7,7 +7,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from dagster_pipes import open_dagster_pipes
 
 from ctr_pipeline.datasets import DatasetError, PackedDataset
 from ctr_pipeline.gradients import HealthSummary, evaluate_health
@@ -18,8 +17,9 @@ from ctr_pipeline.training.dataloader import Shard
 from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.pipes import pipes_report
 from ctr_pipeline.training.process import gpu_lock
-from ctr_pipeline.training.reporting import MlflowReport, PipesReport, ProgressLog
+from ctr_pipeline.training.reporting import MlflowReport, ProgressLog
 from ctr_pipeline.training.stopping import Cancelled, Stopped
 
 FINISHED, FAILED, STOPPED = 0, 1, 3
@@ -27,13 +27,13 @@ FINISHED, FAILED, STOPPED = 0, 1, 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProcessContext:
-    """What the process knows of its surroundings.
+    """Rank, clocks and signals of this process, read once by the process entry.
 
     Attributes:
         rank: This process among all.
         local_rank: This process among those of the machine; also the number of its GPU.
         world: Number of processes.
-        under_pipes: Whether a Dagster step listens.
+        under_pipes: Whether a Dagster step receives messages through Pipes.
         clock: Seconds from an arbitrary start.
         milliseconds: Milliseconds since 1970-01-01 UTC.
         cancelled: Whether the process was asked to stop.
@@ -49,7 +49,7 @@ class ProcessContext:
 
 
 def execute(job: TrainingJob, resume: bool, process: ProcessContext, result: dict[str, Any]) -> int:
-    """Train, and fill ``result`` with what result.json will say; returns the exit code.
+    """Train, and fill ``result`` with the content of result.json; returns the exit code.
 
     Raises:
         TrainingError: The job, its dataset or its checkpoint cannot be used.
@@ -72,9 +72,9 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
     result |= {"device": _device_name(device), "precision": job.training.precision}
     dataset = PackedDataset.open(job.dataset)
     result["layout_sha256"] = layout_hash(dataset.layout)
-    observers, mlflow = _observers(job, process, stack)
+    callbacks, mlflow = _callbacks(job, process, stack)
     group = ProcessGroup(Shard(rank=process.rank, world=process.world), device)
-    trainer = Trainer(job, dataset, group, process.clock, process.cancelled, observers)
+    trainer = Trainer(job, dataset, group, process.clock, process.cancelled, callbacks)
     if (warning := trainer.precision.warning()) is not None:
         result["warnings"].append(warning)
     started = process.clock()
@@ -103,20 +103,20 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
     return FINISHED
 
 
-def _observers(
+def _callbacks(
     job: TrainingJob, process: ProcessContext, stack: ExitStack
 ) -> tuple[list[Callback], MlflowReport | None]:
     if process.rank:
         return [], None
-    observers: list[Callback] = []
+    callbacks: list[Callback] = []
     if process.under_pipes:
-        observers.append(PipesReport(stack.enter_context(open_dagster_pipes()), job.training.epochs, process.clock))
+        callbacks.append(stack.enter_context(pipes_report(job.training.epochs, process.clock)))
     else:
-        observers.append(ProgressLog(job.training.epochs, process.clock))
+        callbacks.append(ProgressLog(job.training.epochs, process.clock))
     if job.mlflow is None:
-        return observers, None
+        return callbacks, None
     mlflow = MlflowReport(job.mlflow, job.training.log_every, process.clock, process.milliseconds)
-    return [*observers, mlflow], mlflow
+    return [*callbacks, mlflow], mlflow
 
 
 def _health(summary: HealthSummary) -> dict[str, Any]:

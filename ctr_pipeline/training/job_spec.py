@@ -1,4 +1,4 @@
-"""The job file: everything that one training process is told."""
+"""The job file: the complete input of one training process."""
 
 from pathlib import Path
 from typing import Literal, Self
@@ -13,7 +13,7 @@ from ctr_pipeline.spec.training import Training
 
 
 class TrainingError(UserError):
-    """A job, dataset or checkpoint that training cannot use; the message says what to do."""
+    """A job, dataset or checkpoint that training cannot use; the message names the remedy."""
 
 
 class MlflowTarget(Section):

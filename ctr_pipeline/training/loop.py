@@ -1,4 +1,4 @@
-"""The training loop. One step: forward, loss, backward, sum over processes, look, and only then update."""
+"""The training loop. One step: forward, loss, backward, sum over processes, check, and only then update."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -50,7 +50,7 @@ SCORED = ("validation", "calibration", "test")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TrainingResult:
-    """What a finished run has to say.
+    """Outcome of a finished run.
 
     Attributes:
         best_epoch: Epoch (from 0) whose weights model.pt holds.
@@ -82,7 +82,7 @@ class Trainer:
         group: The processes of the run.
         clock: Seconds from an arbitrary start, for the speed.
         cancelled: Asked after every batch; True stops the run with :class:`Cancelled`.
-        observers: Hear of steps and epochs; the first process calls them.
+        callbacks: Called after steps and epochs, by the first process only.
     """
 
     def __init__(
@@ -92,10 +92,10 @@ class Trainer:
         group: ProcessGroup,
         clock: Callable[[], float],
         cancelled: Callable[[], bool],
-        observers: Sequence[Callback] = (),
+        callbacks: Sequence[Callback] = (),
     ) -> None:
         self.job, self.dataset, self.group = job, dataset, group
-        self._clock, self._cancelled, self._observers = clock, cancelled, observers
+        self._clock, self._cancelled, self._callbacks = clock, cancelled, callbacks
         train = dataset.splits["train"]
         for key, named_tasks in (("task_weights", job.task_weights), ("objectives", job.objectives)):
             if unknown := set(named_tasks) - set(dataset.layout.tasks):
@@ -191,8 +191,8 @@ class Trainer:
                 if self.group.is_first:
                     if steps_file is not None:
                         steps_file.write(record.to_dict())
-                    for observer in self._observers:
-                        observer.on_step(record, self.steps)
+                    for callback in self._callbacks:
+                        callback.on_step(record, self.steps)
                 self.step += 1
                 self.batch += 1
                 if self.step % self.job.checkpoint_every == 0 and self.batch < self.steps_per_epoch:
@@ -304,8 +304,8 @@ class Trainer:
             metrics["best_epoch"] = self.best_epoch
             if validation_file is not None:
                 validation_file.write(metrics)
-            for observer in self._observers:
-                observer.on_epoch(metrics)
+            for callback in self._callbacks:
+                callback.on_epoch(metrics)
         self.epoch, self.batch = self.epoch + 1, 0
         self._save_checkpoint()
 

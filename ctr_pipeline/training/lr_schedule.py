@@ -6,7 +6,7 @@ import torch
 
 
 def learning_rate_factor(step: int, steps: int, warmup_fraction: float) -> float:
-    """Share of the peak step size at ``step`` (from 0) of ``steps``: linear warm-up, then half a cosine to 0.
+    """Share of the peak learning rate at ``step`` (from 0) of ``steps``: linear warm-up, then half a cosine to 0.
 
     A pure function of the position, so that a resumed run needs no scheduler state.
     """
@@ -17,6 +17,6 @@ def learning_rate_factor(step: int, steps: int, warmup_fraction: float) -> float
 
 
 def set_learning_rate(optimizer: torch.optim.Optimizer, value: float) -> None:
-    """Give every parameter group the step size ``value``."""
+    """Give every parameter group the learning rate ``value``."""
     for group in optimizer.param_groups:
         group["lr"] = value

@@ -17,7 +17,7 @@ class RowwiseAdagrad(torch.optim.Optimizer):
 
     Args:
         parameters: Embedding tables [rows, width].
-        learning_rate: Step size.
+        learning_rate: Learning rate.
         l2: L2 penalty, applied to the rows of the batch only.
     """
 

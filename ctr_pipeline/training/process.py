@@ -93,11 +93,11 @@ class StopRequest:
     """Remembers the first SIGINT or SIGTERM.
 
     Args:
-        last_words: Called with the exit code before a process that hangs is ended by force.
+        before_forced_end: Called with the exit code before a process that hangs is ended by force.
     """
 
-    def __init__(self, last_words: Callable[[int], None]) -> None:
-        self._last_words = last_words
+    def __init__(self, before_forced_end: Callable[[int], None]) -> None:
+        self._before_forced_end = before_forced_end
         self.exit_code: int | None = None
 
     def install(self) -> None:
@@ -120,6 +120,6 @@ class StopRequest:
     def _force(self) -> None:
         code = self.exit_code or 1
         try:
-            self._last_words(code)
+            self._before_forced_end(code)
         finally:
             os._exit(code)

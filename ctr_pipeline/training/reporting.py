@@ -1,13 +1,15 @@
-"""Who hears of a run: the log, Dagster Pipes, MLflow."""
+"""Progress of a run in the log and in MLflow. Needs no torch."""
+
+from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from dagster_pipes import PipesContext
-
-from ctr_pipeline.gradients import StepRecord
 from ctr_pipeline.training.job_spec import MlflowTarget
+
+if TYPE_CHECKING:
+    from ctr_pipeline.gradients import StepRecord
 
 LOG_SECONDS = 2.0
 MLFLOW_SECONDS = 5.0
@@ -29,52 +31,29 @@ class ProgressLog:
     Args:
         epochs: Epochs of the run.
         clock: Seconds from an arbitrary start.
-        say: Takes a line.
+        write: Receives each line.
     """
 
-    def __init__(self, epochs: int, clock: Callable[[], float], say: Callable[[str], None] = _log.info) -> None:
-        self._epochs, self._clock, self._say = epochs, clock, say
+    def __init__(self, epochs: int, clock: Callable[[], float], write: Callable[[str], None] = _log.info) -> None:
+        self._epochs, self._clock, self._write = epochs, clock, write
         self._last, self._rows = clock(), 0
 
     def on_step(self, record: StepRecord, steps: int) -> None:
-        """Say where the run is, when two seconds have passed."""
+        """Log the position, the loss and the speed, when two seconds have passed."""
         self._rows += record.rows
         now = self._clock()
         if now - self._last < LOG_SECONDS:
             return
         speed = self._rows / (now - self._last)
-        self._say(
+        self._write(
             f"epoch {record.epoch + 1}/{self._epochs}, step {record.step + 1}/{steps}: loss {record.loss:.4f}, "
             f"gradient norm {record.grad_norm:.3g}, {speed:,.0f} rows/s"
         )
         self._last, self._rows = now, 0
 
     def on_epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Say what the validation found."""
-        self._say(describe_epoch(metrics))
-
-
-class PipesReport:
-    """Reports to the Dagster step that waits for this process: progress as log lines, epochs also for code to read.
-
-    Args:
-        pipes: The opened context.
-        epochs: Epochs of the run.
-        clock: Seconds from an arbitrary start.
-    """
-
-    def __init__(self, pipes: PipesContext, epochs: int, clock: Callable[[], float]) -> None:
-        self._pipes = pipes
-        self._progress = ProgressLog(epochs, clock, pipes.log.info)
-
-    def on_step(self, record: StepRecord, steps: int) -> None:
-        """Log where the run is, now and then."""
-        self._progress.on_step(record, steps)
-
-    def on_epoch(self, metrics: Mapping[str, Any]) -> None:
-        """Report the validation as a log line and as a message that code can read."""
-        self._progress.on_epoch(metrics)
-        self._pipes.report_custom_message({"kind": "epoch", **metrics})
+        """Log the validation metrics."""
+        self._write(describe_epoch(metrics))
 
 
 class MlflowReport:

@@ -22,7 +22,7 @@ def _scored(
     model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
     """Row numbers, logits and labels of this process's share of ``split``, in float32 and evaluation mode."""
-    first, end = group.shard.stretch(len(split))
+    first, end = group.shard.interval(len(split))
     was_training = model.training
     model.eval()
     try:

@@ -107,7 +107,7 @@ def one_thread() -> None:
 
 @pytest.fixture
 def make_trainer() -> Callable[..., Trainer]:
-    def make(job: TrainingJob, *, stop_after: int | None = None, observers: Sequence[Callback] = ()) -> Trainer:
+    def make(job: TrainingJob, *, stop_after: int | None = None, callbacks: Sequence[Callback] = ()) -> Trainer:
         asked: Any = count()
         return Trainer(
             job,
@@ -115,7 +115,7 @@ def make_trainer() -> Callable[..., Trainer]:
             ProcessGroup(Shard(), torch.device("cpu")),
             clock=lambda: 0.0,
             cancelled=lambda: stop_after is not None and next(asked) >= stop_after,
-            observers=observers,
+            callbacks=callbacks,
         )
 
     return make

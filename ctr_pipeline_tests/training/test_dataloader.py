@@ -12,7 +12,7 @@ def test_the_shards_of_a_batch_are_all_of_it(rows: int, world: int) -> None:
     parts = [Shard(rank=rank, world=world).of(everything) for rank in range(world)]
     assert sorted(np.concatenate(parts).tolist()) == everything.tolist()
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    ends = [Shard(rank=rank, world=world).stretch(rows) for rank in range(world)]
+    ends = [Shard(rank=rank, world=world).interval(rows) for rank in range(world)]
     assert [row for first, end in ends for row in range(first, end)] == everything.tolist()
 
 

@@ -38,23 +38,23 @@ def test_golden_losses(job, make_trainer) -> None:
 
 
 def test_a_run_learns_and_writes_everything(job, make_trainer) -> None:
-    heard = []
+    received = []
 
-    class Listener:
+    class Recorder:
         def on_step(self, record, steps) -> None:
-            heard.append(("step", record.step, steps))
+            received.append(("step", record.step, steps))
 
         def on_epoch(self, metrics) -> None:
-            heard.append(("epoch", metrics["epoch"]))
+            received.append(("epoch", metrics["epoch"]))
 
-    result = make_trainer(job, observers=[Listener()]).run(False)
+    result = make_trainer(job, callbacks=[Recorder()]).run(False)
     output = job.output
     steps = lines(output / "steps.jsonl")
     assert [line["step"] for line in steps] == list(range(20))
     assert {line["rows"] for line in steps} == {100}
     assert all(line["loss"] == pytest.approx(line["loss_click"] + line["loss_cart"], rel=1e-5) for line in steps)
-    assert heard.count(("epoch", 1)) == 1
-    assert ("step", 19, 20) in heard
+    assert received.count(("epoch", 1)) == 1
+    assert ("step", 19, 20) in received
     validation = lines(output / "validation.jsonl")
     assert [line["epoch"] for line in validation] == [0, 1]
     best = min(validation, key=lambda line: line["ne"])
