@@ -1,19 +1,14 @@
 """Losses and objectives by the ``kind`` that a spec names, open to further ones."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Generic, Literal, TypeVar, overload
-
-from pydantic import create_model
+from typing import TypeVar, overload
 
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.losses.protocol import Loss, Objective
 from ctr_pipeline.spec.losses import LOSSES, BinaryCrossEntropy, Focal, LossSection
 from ctr_pipeline.spec.objectives import OBJECTIVES, Binary, ObjectiveSection
-from ctr_pipeline.spec.variants import Variant, Variants
+from ctr_pipeline.spec.variants import Registry
 
-PartT = TypeVar("PartT")
-SectionT = TypeVar("SectionT", bound=Variant)
 LossSectionT = TypeVar("LossSectionT", bound=LossSection)
 ObjectiveSectionT = TypeVar("ObjectiveSectionT", bound=ObjectiveSection)
 
@@ -22,56 +17,8 @@ class LossError(UserError):
     """A loss or an objective that a spec names and this process does not have."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry(Generic[PartT]):
-    build: Callable[[Any], PartT]
-    origin: str
-
-
-class _Registry(Generic[SectionT, PartT]):
-    """Builders by kind, and the sections of the spec that go with them.
-
-    Args:
-        noun: What is built, for messages.
-        sections: The spec's kinds, to which registered ones are added.
-        base: Class of all the sections.
-    """
-
-    def __init__(self, noun: str, sections: Variants[SectionT], base: type[SectionT]) -> None:
-        self._noun, self._sections, self._base = noun, sections, base
-        self._entries: dict[str, _Entry[PartT]] = {}
-
-    def add(self, kind: str, build: Callable[..., PartT], section: type[SectionT] | None) -> None:
-        origin = f"{build.__module__}.{build.__qualname__}"
-        known = self._entries.get(kind)
-        if known is not None and known.origin != origin:
-            raise ValueError(f"the {self._noun} {kind!r} of {origin} is already that of {known.origin}: choose another")
-        if section is None:
-            only: Any = Literal[kind]
-            self._sections.add(
-                create_model(
-                    f"{kind}_{self._noun}", __base__=self._base, __module__=build.__module__, kind=(only, kind)
-                )
-            )
-            self._entries[kind] = _Entry(lambda _: build(), origin)
-            return
-        if section.model_fields["kind"].default != kind:
-            raise ValueError(f"{section.__name__}.kind is not {kind!r}")
-        self._sections.add(section)
-        self._entries[kind] = _Entry(build, origin)
-
-    def build(self, section: SectionT) -> PartT:
-        entry = self._entries.get(section.kind)
-        if entry is None:
-            raise LossError(
-                f"no {self._noun} is registered under kind {section.kind!r}; registered: "
-                f"{', '.join(sorted(self._entries))}. Install the package that it comes from here too."
-            )
-        return entry.build(section)
-
-
-_LOSSES: _Registry[LossSection, Loss] = _Registry("loss", LOSSES, LossSection)
-_OBJECTIVES: _Registry[ObjectiveSection, Objective] = _Registry("objective", OBJECTIVES, ObjectiveSection)
+_LOSSES: Registry[LossSection, Loss] = Registry("loss", LOSSES, LossError)
+_OBJECTIVES: Registry[ObjectiveSection, Objective] = Registry("objective", OBJECTIVES, LossError)
 
 
 @overload

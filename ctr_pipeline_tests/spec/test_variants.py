@@ -5,8 +5,9 @@ from typing import Annotated, Literal
 import pytest
 from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
+from ctr_pipeline.errors import UserError
 from ctr_pipeline.spec.fields import Section, added_field
-from ctr_pipeline.spec.variants import Variant, Variants
+from ctr_pipeline.spec.variants import Registry, Variant, Variants
 
 
 class Shape(Variant):
@@ -73,3 +74,39 @@ def test_a_field_that_came_later_is_dumped_only_where_it_is_used() -> None:
     assert Grown().model_dump() == {"old": 1}
     assert Grown(new=4).model_dump(mode="json") == {"old": 1, "new": 4}
     assert Grown.model_validate({"old": 1}) == Grown()
+
+
+class ShapeError(UserError):
+    pass
+
+
+class Ring(Shape):
+    kind: Literal["ring"] = "ring"
+    width: float = 1.0
+
+
+def draw_ring(canvas: str, section: Ring) -> str:
+    return f"ring of width {section.width} on {canvas}"
+
+
+def draw_dot(canvas: str) -> str:
+    return f"dot on {canvas}"
+
+
+def test_a_registered_part_receives_the_arguments_and_then_its_section() -> None:
+    drawn: Registry[Shape, str] = Registry("shape", SHAPES, ShapeError)
+    drawn.add("ring", draw_ring, Ring)
+    drawn.add("dot", draw_dot, None)
+    ring, dot = (Drawing.model_validate({"shape": {"kind": kind}}).shape for kind in ("ring", "dot"))
+    assert drawn.build(ring, "paper") == "ring of width 1.0 on paper"
+    assert drawn.build(dot, "paper") == "dot on paper"
+    with pytest.raises(
+        ShapeError, match=r"no shape is registered under kind 'circle'; registered: dot, ring\. Install"
+    ):
+        drawn.build(Circle(radius=1), "paper")
+
+
+@pytest.mark.parametrize("kind", ["", "Dot", "a dot", "1dot", "a.dot", "dot-like"])
+def test_a_kind_is_a_name(kind: str) -> None:
+    with pytest.raises(ValueError, match="a kind starts with a letter and has only a-z, 0-9 and _"):
+        Registry("shape", SHAPES, ShapeError).add(kind, draw_dot, None)
