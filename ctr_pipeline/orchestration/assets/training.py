@@ -153,6 +153,11 @@ def _params(spec: Spec) -> dict[str, Any]:
         "propensity.weighting": content["propensity"]["weighting"],
         "label_quality.weighting": (content["label_quality"] or {}).get("weighting", "none"),
         "tasks": ",".join(task["name"] for task in content["tasks"]),
+        **{
+            f"objective.{task['name']}": json.dumps(task["objective"])
+            for task in content["tasks"]
+            if "objective" in task
+        },
     }
 
 
