@@ -24,7 +24,7 @@ import polars as pl
 import yaml
 
 from ctr_pipeline.datasets import SplitBounds
-from ctr_pipeline.datasets.quality import fit_label_quality
+from ctr_pipeline.datasets.quality_counts import fit_label_quality
 from ctr_pipeline.labels import label_table
 from ctr_pipeline.simulator import log_paths, write_days
 from ctr_pipeline.spec import Spec, parse_spec

@@ -171,7 +171,7 @@ def _timeline(
 def _versions(deployment: Deployment, lake: "Lake", shown: "pl.DataFrame") -> list[dict[str, Any]]:
     """What each version of the labels held about the impression as of its own instant, as it was stored."""
     from ctr_pipeline.labels import label_days
-    from ctr_pipeline.lake.history import versions_that_changed
+    from ctr_pipeline.lake.changes import versions_that_changed
 
     day = shown["day"][0]
     found: list[dict[str, Any]] = []

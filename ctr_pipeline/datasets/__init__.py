@@ -3,8 +3,8 @@
 from ctr_pipeline.datasets.examples import build_examples, fit_propensity, fit_vocabulary
 from ctr_pipeline.datasets.pack import Tables, pack_dataset
 from ctr_pipeline.datasets.packed import SPLITS, DatasetError, PackedDataset, PackedSplit, create_split, write_split
-from ctr_pipeline.datasets.quality import fit_label_quality
-from ctr_pipeline.datasets.split import SplitBounds, split_bounds, split_watermarks
+from ctr_pipeline.datasets.quality_counts import fit_label_quality
+from ctr_pipeline.datasets.time_split import SplitBounds, split_bounds, split_watermarks
 
 __all__ = [
     "SPLITS",

@@ -13,8 +13,8 @@ import polars as pl
 import polars_hash as plh
 from numpy.typing import NDArray
 
-from ctr_pipeline.datasets.contract import check_examples, weight_column
 from ctr_pipeline.datasets.examples import build_examples, in_stretch, utc_day
+from ctr_pipeline.datasets.examples_contract import check_examples, weight_column
 from ctr_pipeline.datasets.packed import (
     SPLITS,
     DatasetError,
@@ -24,7 +24,7 @@ from ctr_pipeline.datasets.packed import (
     create_split,
     release,
 )
-from ctr_pipeline.datasets.split import SplitBounds, iso
+from ctr_pipeline.datasets.time_split import SplitBounds, iso
 from ctr_pipeline.features import Group, Layout, embedding_rows, id_matrix, numeric_matrix
 from ctr_pipeline.labels import QualityTable, label_column, label_days, label_maturity, label_state_counts
 from ctr_pipeline.propensity import PropensityTable
@@ -67,7 +67,7 @@ def pack_dataset(
     Args:
         directory: Where to write.
         spec: Features, tasks, split, weighting and seed.
-        bounds: The split (:func:`~ctr_pipeline.datasets.split.split_bounds`).
+        bounds: The split (:func:`~ctr_pipeline.datasets.time_split.split_bounds`).
         tables: The tables, with at least the days of ``bounds``.
         layout: Layout of the inputs, fitted on the training stretch of the same bounds.
         vocabulary: Vocabulary fitted with it.
@@ -75,7 +75,7 @@ def pack_dataset(
         versions: Whatever identifies the inputs, such as table versions; recorded in the manifest.
         quality: Label quality; used with ``weighting: down_weight`` only.
         watermarks: By split and task, up to when outcomes had been delivered
-            (:func:`~ctr_pipeline.datasets.split.split_watermarks`); negatives beyond have no label. None for no limit.
+            (:func:`~ctr_pipeline.datasets.time_split.split_watermarks`); negatives beyond have no label. None for no limit.
 
     Raises:
         DatasetError: the directory holds something, a split has no rows, or labels are older than their maturity.

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.datasets.examples import build_examples
 from ctr_pipeline.datasets.pack import Tables
-from ctr_pipeline.datasets.split import SplitBounds
+from ctr_pipeline.datasets.time_split import SplitBounds
 from ctr_pipeline.features import Layout, encode_ids, numeric_matrix
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.spec import Spec

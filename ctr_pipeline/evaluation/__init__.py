@@ -4,8 +4,8 @@ from ctr_pipeline.evaluation.calibration import Calibrator, ReliabilityBin, fit_
 from ctr_pipeline.evaluation.intervals import PairedDifference, paired_difference
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
 from ctr_pipeline.evaluation.promotion import PromotionDecision, compare_with_champion
-from ctr_pipeline.evaluation.report import TaskMetrics, evaluate
 from ctr_pipeline.evaluation.slices import SliceMetrics, grouped_auc, slice_metrics, standard_slices
+from ctr_pipeline.evaluation.task_metrics import TaskMetrics, evaluate
 
 __all__ = [
     "Calibrator",

@@ -1,7 +1,7 @@
 """What is known of each impression's outcomes as of an instant: windows, maturity, censoring, revisions."""
 
 from ctr_pipeline.labels.holding import held
-from ctr_pipeline.labels.impressions import FACT_COLUMNS, LABEL_COLUMNS, label_facts, label_impressions, labels_of
+from ctr_pipeline.labels.labelling import FACT_COLUMNS, LABEL_COLUMNS, label_facts, label_impressions, labels_of
 from ctr_pipeline.labels.quality import KeyQuality, QualityTable, TaskQuality, Verdict, label_quality
 from ctr_pipeline.labels.revisions import REVISION_COLUMNS, revisions
 from ctr_pipeline.labels.states import (

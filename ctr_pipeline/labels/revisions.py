@@ -6,7 +6,7 @@ from typing import Any, TypeAlias
 import narwhals.stable.v2 as nw
 from narwhals.stable.v2.typing import IntoLazyFrameT
 
-from ctr_pipeline.labels.impressions import labels_of
+from ctr_pipeline.labels.labelling import labels_of
 from ctr_pipeline.labels.states import NEVER, LabelState, label_value
 from ctr_pipeline.spec.tasks import Task
 
@@ -34,11 +34,11 @@ def revisions(
 
     The stretches of an impression and task follow each other without a gap, from the arrival of the impression on.
     At every instant up to ``as_of`` the state, value and revision of the stretch that contains it are those of
-    :func:`~ctr_pipeline.labels.impressions.label_impressions` as of that instant.
+    :func:`~ctr_pipeline.labels.labelling.label_impressions` as of that instant.
 
     Args:
         impressions: Rows of the impressions table.
-        facts: What :func:`~ctr_pipeline.labels.impressions.label_facts` found about them as of ``as_of`` or later.
+        facts: What :func:`~ctr_pipeline.labels.labelling.label_facts` found about them as of ``as_of`` or later.
         tasks: Tasks of the spec, parents first.
         as_of: Microseconds since 1970-01-01 UTC.
         ingest_lag: Microseconds added to every maturity.

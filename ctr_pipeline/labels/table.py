@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 import narwhals.stable.v2 as nw
 from narwhals.stable.v2.typing import IntoLazyFrameT
 
-from ctr_pipeline.labels.impressions import FACT_COLUMNS, label_facts
+from ctr_pipeline.labels.labelling import FACT_COLUMNS, label_facts
 from ctr_pipeline.labels.states import (
     NEVER,
     LabelState,

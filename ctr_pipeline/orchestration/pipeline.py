@@ -37,9 +37,9 @@ class SnapshotLakeResource(LakeResource):
 
     def open(self) -> "Lake":
         """The lake at the recorded versions; it refuses to be written."""
-        from ctr_pipeline.lake.pinned import PinnedLake
+        from ctr_pipeline.lake.snapshot import LakeSnapshot
 
-        return PinnedLake(Path(self.root), self.versions)
+        return LakeSnapshot(Path(self.root), self.versions)
 
 
 def execute_assets(

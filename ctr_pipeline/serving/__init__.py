@@ -2,6 +2,6 @@
 
 from ctr_pipeline.serving.bundle import Bundle, Scores
 from ctr_pipeline.serving.parity import Parity, measure_parity
-from ctr_pipeline.serving.values import BundleError
+from ctr_pipeline.serving.request_values import BundleError
 
 __all__ = ["Bundle", "BundleError", "Parity", "Scores", "measure_parity"]

@@ -25,7 +25,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ctr_pipeline.features.layout import MISSING_ROW, UNKNOWN_ROW, Layout, LayoutError
-from ctr_pipeline.serving.values import BundleError, category_text, finite_number
+from ctr_pipeline.serving.request_values import BundleError, category_text, finite_number
 
 FORMAT = 1
 """Version of the bundle format."""

@@ -23,7 +23,7 @@ from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.ranker import Ranker
 from ctr_pipeline.serving.bundle import FILES, MANIFEST, Bundle, Scores, write_manifest
 from ctr_pipeline.serving.parity import Parity, measure_parity, probe_rows
-from ctr_pipeline.serving.values import BundleError
+from ctr_pipeline.serving.request_values import BundleError
 from ctr_pipeline.spec import Spec
 
 OPSET = 20

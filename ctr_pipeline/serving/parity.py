@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.features.layout import MISSING_ROW, UNKNOWN_ROW, Layout
 from ctr_pipeline.serving.bundle import MAX_LOGIT_DIFFERENCE, MAX_PROBABILITY_DIFFERENCE, Bundle, Scores
-from ctr_pipeline.serving.values import BundleError
+from ctr_pipeline.serving.request_values import BundleError
 
 MAX_BATCH_DIFFERENCE = 1e-6
 """Largest difference in probability between a row scored alone and in a batch."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ctr_pipeline.simulator.auction import Sessions, Shown
 from ctr_pipeline.simulator.incidents import REDELIVERY_US, Marks, incident_names
 from ctr_pipeline.simulator.laws import DEVICES, LAWS, SLOTS
-from ctr_pipeline.simulator.outcomes import SECOND, STEPS, Outcomes
+from ctr_pipeline.simulator.outcome_draws import SECOND, STEPS, Outcomes
 from ctr_pipeline.simulator.world import GEO, NOISE_KINDS, SYSTEMS, Bytes, Floats, Integers, World
 from ctr_pipeline.spec.fields import DAY_US, MICROSECONDS
 

@@ -25,7 +25,7 @@ from ctr_pipeline.simulator.columns import (
 )
 from ctr_pipeline.simulator.incidents import DayIncidents, deliver_twice
 from ctr_pipeline.simulator.laws import SLOTS
-from ctr_pipeline.simulator.outcomes import draw_outcomes
+from ctr_pipeline.simulator.outcome_draws import draw_outcomes
 from ctr_pipeline.simulator.pilot import make_world
 from ctr_pipeline.simulator.world import DAY, World, stream
 from ctr_pipeline.spec.fields import DAY_US

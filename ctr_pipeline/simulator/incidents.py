@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.simulator.auction import Sessions
 from ctr_pipeline.simulator.laws import DEVICES, SLOTS
-from ctr_pipeline.simulator.outcomes import SECOND, Outcomes
+from ctr_pipeline.simulator.outcome_draws import SECOND, Outcomes
 from ctr_pipeline.simulator.world import INCIDENT, Floats, World, stream
 from ctr_pipeline.spec.fields import DAY_US, MICROSECONDS
 from ctr_pipeline.spec.simulator import (

@@ -16,7 +16,7 @@ from ctr_pipeline.simulator.days import day_files, truth_file
 from ctr_pipeline.simulator.expected import ceiling, metrics
 from ctr_pipeline.simulator.laws import SLOTS
 from ctr_pipeline.simulator.observables import COLUMNS, position_unknown, predict_from_observables
-from ctr_pipeline.simulator.outcomes import STEPS
+from ctr_pipeline.simulator.outcome_draws import STEPS
 from ctr_pipeline.simulator.world import SimulatorError
 from ctr_pipeline.spec.fields import DAY_US, MICROSECONDS
 

@@ -2,13 +2,13 @@
 
 from ctr_pipeline.sources.contract import EVENT_SCHEMA
 from ctr_pipeline.sources.errors import SourceError
+from ctr_pipeline.sources.event_references import find_broken_references, reference_quarantine, referring, refers
 from ctr_pipeline.sources.extent import log_range
 from ctr_pipeline.sources.files import log_files, source_fingerprint
 from ctr_pipeline.sources.impressions import read_impressions
 from ctr_pipeline.sources.outcomes import read_events
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser, load_or_create_key
 from ctr_pipeline.sources.quarantine import QUARANTINE_SCHEMA, ReadResult
-from ctr_pipeline.sources.references import find_broken_references, reference_quarantine, referring, refers
 from ctr_pipeline.sources.tally import ReadTally
 
 __all__ = [

@@ -21,7 +21,7 @@ from ctr_pipeline.datasets import (
     fit_vocabulary,
     pack_dataset,
 )
-from ctr_pipeline.datasets.quality import fit_label_quality
+from ctr_pipeline.datasets.quality_counts import fit_label_quality
 from ctr_pipeline.spec import Spec
 from ctr_pipeline_tests.datasets.logs import DAY, SPEC, Log, a_log, a_spec
 from ctr_pipeline_tests.features import leaks

@@ -9,8 +9,8 @@ from deltalake import DeltaTable
 from polars.testing import assert_frame_equal
 
 from ctr_pipeline.lake import Lake, LakeError
+from ctr_pipeline.lake.changes import versions_that_changed
 from ctr_pipeline.lake.erasure import erase_rows, purge_history, stored_values, tables_of
-from ctr_pipeline.lake.history import versions_that_changed
 
 MONDAY = date(2026, 1, 5)
 DAYS = [MONDAY + timedelta(days=n) for n in range(4)]

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from ctr_pipeline.features.vocabulary import encode_ids, numeric_matrix
 from ctr_pipeline.serving import Bundle, BundleError
 from ctr_pipeline.serving.bundle import FILES, MANIFEST
-from ctr_pipeline.serving.values import category_text, finite_number
+from ctr_pipeline.serving.request_values import category_text, finite_number
 from ctr_pipeline.sources.rows import RAW
 from ctr_pipeline.sources.values import canonical_text
 from ctr_pipeline_tests.serving.shop import Shop

@@ -134,7 +134,7 @@ def tables_of(deployment: Deployment, lake: "Lake", day: str) -> "Tables":
 def _view(spec: Spec, lake: "Lake", first: date, last: date) -> tuple[ExamplesView, int]:
     """The view of the tables as of the end of ``last``, and the number of its impressions."""
     from ctr_pipeline.datasets import split_bounds, split_watermarks
-    from ctr_pipeline.datasets.split import iso
+    from ctr_pipeline.datasets.time_split import iso
     from ctr_pipeline.labels import log_watermarks
 
     as_of = end_of_day_us(last)

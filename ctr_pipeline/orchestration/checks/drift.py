@@ -10,7 +10,7 @@ from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcom
 from ctr_pipeline.orchestration.metadata import table
 
 if TYPE_CHECKING:
-    from ctr_pipeline.features.drift import Finding
+    from ctr_pipeline.features.drift_detection import Finding
 
 SYMPTOMS = {
     "outcome_gap": "Outcomes arrive at every hour as they usually do.",

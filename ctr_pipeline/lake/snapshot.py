@@ -11,7 +11,7 @@ from ctr_pipeline.lake.tables import Lake, LakeError
 
 
 @dataclass(frozen=True, slots=True)
-class PinnedLake(Lake):
+class LakeSnapshot(Lake):
     """Shows each table of ``versions`` as it was at that version, unless another is asked for."""
 
     versions: Mapping[str, int]

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from ctr_pipeline.lake import Lake
-from ctr_pipeline.lake.history import versions_that_changed
+from ctr_pipeline.lake.changes import versions_that_changed
 
 MONDAY = date(2026, 1, 5)
 DAYS = [MONDAY + timedelta(days=n) for n in range(3)]

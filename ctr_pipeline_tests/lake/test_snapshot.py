@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 
 from ctr_pipeline.lake import Lake, LakeError
-from ctr_pipeline.lake.pinned import PinnedLake
+from ctr_pipeline.lake.snapshot import LakeSnapshot
 
 MONDAY = date(2026, 1, 5)
 
@@ -17,7 +17,7 @@ def test_it_shows_the_pinned_version_and_cannot_be_written(tmp_path: Path) -> No
     old, new = (
         lake.replace_days("labels", pl.DataFrame({"day": [MONDAY], "value": [value]}), [MONDAY]) for value in (1, 2)
     )
-    pinned = PinnedLake(tmp_path, {"labels": old})
+    pinned = LakeSnapshot(tmp_path, {"labels": old})
     assert pinned.version("labels") == old
     assert pinned.exists("labels")
     assert pinned.scan("labels").collect()["value"].to_list() == [1]

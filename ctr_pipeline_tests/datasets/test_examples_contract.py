@@ -14,7 +14,7 @@ from pandera.errors import SchemaErrors
 
 from ctr_pipeline.datasets import DatasetError
 from ctr_pipeline.datasets import pack as packing
-from ctr_pipeline.datasets.contract import check_examples, examples_contract
+from ctr_pipeline.datasets.examples_contract import check_examples, examples_contract
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline_tests.datasets.logs import SPEC, a_log, a_spec, pack
 

@@ -12,7 +12,7 @@ import yaml
 from scipy.stats import binom
 
 from ctr_pipeline.features import PROFILE_SCHEMA, SYMPTOMS, find_drift, judged_days, profile_days, profiled_columns
-from ctr_pipeline.features.drift import newcomers, outcome_gap, shift, surge
+from ctr_pipeline.features.drift_detection import newcomers, outcome_gap, shift, surge
 from ctr_pipeline.features.profile import LISTED, half_octave
 from ctr_pipeline.simulator import write_days
 from ctr_pipeline.sources import Pseudonymiser, log_range, read_events, read_impressions
