@@ -4,7 +4,7 @@ import signal
 
 import typer
 
-from ctr_pipeline.cli import data, models, pipeline, specs
+from ctr_pipeline.cli import data, models, project, specs
 from ctr_pipeline.cli.options import user_errors
 from ctr_pipeline.spec.extensions import load_extensions
 
@@ -12,9 +12,9 @@ app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_
 spec_app = typer.Typer(no_args_is_help=True, help="Work with spec files.")
 app.add_typer(spec_app, name="spec")
 
-app.command()(pipeline.init)
-app.command()(pipeline.run)
-app.command()(pipeline.ui)
+app.command()(project.init)
+app.command()(project.run)
+app.command()(project.ui)
 app.command()(models.report)
 app.command()(data.labels)
 app.command()(models.reproduce)

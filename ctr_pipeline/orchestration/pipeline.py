@@ -8,7 +8,7 @@ import dagster as dg
 
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.orchestration.build import build_definitions
-from ctr_pipeline.orchestration.execution import execute_retrain, run_pipeline
+from ctr_pipeline.orchestration.in_process import execute_retrain, run_pipeline
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.run_facts import RunFacts, collect_facts
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.execution import FinishedRun
+from ctr_pipeline.orchestration.in_process import FinishedRun
 from ctr_pipeline.orchestration.records import newest_metadata
 from ctr_pipeline.orchestration.stages import INGEST_STEP, STAGES, names
 

@@ -12,7 +12,7 @@ from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import Environment
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.build import build_definitions
-from ctr_pipeline.orchestration.execution import PipelineError, run_days
+from ctr_pipeline.orchestration.in_process import PipelineError, run_days
 from ctr_pipeline.sources import extent
 
 INGESTED = ("impressions", "outcome_events")

@@ -15,7 +15,7 @@ from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.automation.alerts import alerts_of_run
 from ctr_pipeline.orchestration.build import build_definitions
 from ctr_pipeline.orchestration.checks.drift import SYMPTOMS
-from ctr_pipeline.orchestration.execution import run_days
+from ctr_pipeline.orchestration.in_process import run_days
 
 SCALE, MIX = date(2026, 1, 10), date(2026, 1, 12)
 

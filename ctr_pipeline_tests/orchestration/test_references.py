@@ -24,7 +24,7 @@ from ctr_pipeline.orchestration.checks.contracts import (
     check_event_references,
     check_quarantine_share,
 )
-from ctr_pipeline.orchestration.execution import PipelineError, run_days
+from ctr_pipeline.orchestration.in_process import PipelineError, run_days
 from ctr_pipeline.sources import Pseudonymiser, read_events, read_impressions
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
