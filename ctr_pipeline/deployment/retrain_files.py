@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     import polars as pl
     from numpy.typing import NDArray
 
+    from ctr_pipeline.calibration import Calibrator
     from ctr_pipeline.datasets import SplitBounds
-    from ctr_pipeline.evaluation import Calibrator
     from ctr_pipeline.features import Layout
     from ctr_pipeline.labels import QualityTable
     from ctr_pipeline.propensity import PropensityTable
@@ -176,7 +176,7 @@ class RetrainFiles:
 
     def calibrators(self) -> "dict[str, Calibrator]":
         """The fitted calibrator of each task."""
-        from ctr_pipeline.evaluation import Calibrator
+        from ctr_pipeline.calibration import Calibrator
 
         content = self._read(self.paths.calibration, "calibrated_ranker")
         return {task: Calibrator.from_json(fields) for task, fields in content.items()}

@@ -1,14 +1,13 @@
 """How good a model is, how sure that is, whether its rates hold, and whether it may replace the champion."""
 
-from ctr_pipeline.evaluation.calibration import Calibrator, ReliabilityBin, fit_platt, reliability
 from ctr_pipeline.evaluation.intervals import PairedDifference, paired_difference
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
 from ctr_pipeline.evaluation.promotion import PromotionDecision, compare_with_champion
+from ctr_pipeline.evaluation.reliability import ReliabilityBin, reliability
 from ctr_pipeline.evaluation.slices import SliceMetrics, grouped_auc, slice_metrics, standard_slices
 from ctr_pipeline.evaluation.task_metrics import TaskMetrics, evaluate
 
 __all__ = [
-    "Calibrator",
     "EvaluationError",
     "Interval",
     "PairedDifference",
@@ -18,7 +17,6 @@ __all__ = [
     "TaskMetrics",
     "compare_with_champion",
     "evaluate",
-    "fit_platt",
     "grouped_auc",
     "paired_difference",
     "reliability",

@@ -11,21 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from ctr_pipeline.calibration.labelled import Float64s, Indices, Integers, Labelled, Reals, labelled
 from ctr_pipeline.evaluation.metrics import (
     Z95,
     EvaluationError,
-    Float64s,
-    Indices,
-    Integers,
     Interval,
-    Labelled,
     Ranking,
-    Reals,
     ap_of,
     auc_of,
     class_sums,
     entropy,
-    labelled,
     poisson_ratio,
     rank,
     row_losses,

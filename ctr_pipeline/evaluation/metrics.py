@@ -2,7 +2,7 @@
 
 Every function takes ``logits`` [N] and ``labels`` [N] in {0, 1, -1}; a label of -1 (censored) leaves its row out.
 ``weights`` [N], where given, multiply the rows. A metric that the rows cannot define, such as the AUC of one class,
-is ``None``; :func:`why_undefined` says the reason in words.
+is ``None``; :func:`~ctr_pipeline.calibration.labelled.why_undefined` gives the reason.
 """
 
 from collections.abc import Sequence
@@ -13,19 +13,15 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
+from ctr_pipeline.calibration.labelled import Float64s, Indices, Integers, Labelled, Reals, labelled
 from ctr_pipeline.errors import UserError
-
-Reals = NDArray[np.floating[Any]]
-Integers = NDArray[np.integer[Any]]
-Float64s = NDArray[np.float64]
-Indices = NDArray[np.intp]
 
 Z95 = 1.959963984540054
 """Two-sided 95 % quantile of the normal distribution."""
 
 
 class EvaluationError(UserError):
-    """Scores or labels that cannot be evaluated; the message says which row, what was found and what was expected."""
+    """Arguments of an evaluation that do not fit each other; the message says what was found and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,31 +39,6 @@ class Interval:
             "low": self.low if np.isfinite(self.low) else None,
             "high": self.high if np.isfinite(self.high) else None,
         }
-
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """The rows that have a label.
-
-    Attributes:
-        logits: [M], finite.
-        positive: [M], whether the label is 1.
-        weights: [M], or None where every row counts 1.
-        kept: [M], index of each row in the arrays given.
-    """
-
-    logits: Float64s
-    positive: NDArray[np.bool_]
-    weights: Float64s | None
-    kept: Indices
-
-    def __len__(self) -> int:
-        return len(self.logits)
-
-    @property
-    def positives(self) -> int:
-        """Number of rows with label 1."""
-        return int(np.count_nonzero(self.positive))
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,53 +65,12 @@ class Ranking:
         return group
 
 
-def labelled(logits: Reals, labels: Integers, weights: Reals | None = None) -> Labelled:
-    """The rows with a label of 0 or 1.
-
-    Raises:
-        EvaluationError: the lengths differ, a label is none of 0, 1, -1, a labelled row's logit is not finite,
-            or a weight is negative or not finite.
-    """
-    if logits.ndim != 1 or logits.shape != labels.shape or (weights is not None and weights.shape != logits.shape):
-        shapes = [str(array.shape) for array in (logits, labels, weights) if array is not None]
-        raise EvaluationError(
-            f"expected logits, labels and weights of one length [N]; found shapes {', '.join(shapes)}"
-        )
-    strange = np.flatnonzero((labels < -1) | (labels > 1))
-    if len(strange):
-        raise EvaluationError(
-            f"row {strange[0]}: label {labels[strange[0]]}; expected 1, 0, or -1 for a row without a settled label"
-        )
-    kept = np.flatnonzero(labels >= 0)
-    values = np.asarray(logits[kept], dtype=np.float64)
-    broken = np.flatnonzero(~np.isfinite(values))
-    if len(broken):
-        raise EvaluationError(
-            f"row {kept[broken[0]]}: logit {values[broken[0]]}; expected a finite number ({len(broken)} rows are not)"
-        )
-    chosen = None if weights is None else np.asarray(weights[kept], dtype=np.float64)
-    if chosen is not None and not np.all(np.isfinite(chosen) & (chosen >= 0)):
-        raise EvaluationError("a weight is negative or not finite; expected numbers of at least 0")
-    return Labelled(values, labels[kept] == 1, chosen, kept)
-
-
 def rank(logits: Reals) -> Ranking:
     """The ranking of ``logits`` [M] from high to low, equal values together. O(M log M)."""
     order = np.argsort(-logits, kind="stable")
     falls = np.flatnonzero(np.diff(logits[order]))
     ends = np.append(falls, len(order) - 1) if len(order) else falls
     return Ranking(order, ends)
-
-
-def why_undefined(rows: int, positives: int) -> str | None:
-    """Why ``rows`` with ``positives`` define no ranking metric or NE; None when they do."""
-    if rows == 0:
-        return "no row has a settled label"
-    if positives == 0:
-        return f"none of the {rows} labelled rows is positive"
-    if positives == rows:
-        return f"all {rows} labelled rows are positive"
-    return None
 
 
 def roc_auc(logits: Reals, labels: Integers, weights: Reals | None = None) -> float | None:

@@ -15,8 +15,9 @@ from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormat
 from PIL import Image
 from scipy import special
 
-from ctr_pipeline.evaluation.calibration import ReliabilityBin, wilson
-from ctr_pipeline.evaluation.metrics import Float64s, Indices, Integers, Reals, ap_of, class_sums, labelled, rank
+from ctr_pipeline.calibration.labelled import Float64s, Indices, Integers, Reals, labelled
+from ctr_pipeline.evaluation.metrics import ap_of, class_sums, rank
+from ctr_pipeline.evaluation.reliability import ReliabilityBin, wilson
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072b2", "#d55e00", "#009e73", "#aa4499", "#56b4e9", "#c1272d"
 SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)

@@ -4,8 +4,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from ctr_pipeline.calibration.labelled import Integers, Reals
 from ctr_pipeline.evaluation.intervals import PairedDifference, paired_difference
-from ctr_pipeline.evaluation.metrics import EvaluationError, Integers, Reals
+from ctr_pipeline.evaluation.metrics import EvaluationError
 
 MIN_POSITIVES = 100
 """A task with fewer positives cannot show that it is not worse, so it can only object."""
@@ -65,7 +66,8 @@ def compare_with_champion(
         min_positives: Positives that a task needs to decide.
 
     Raises:
-        EvaluationError: the shapes do not fit each other, or labelled rows have logits that are not finite.
+        EvaluationError: the shapes do not fit each other.
+        ScoreError: labelled rows have logits that are not finite.
     """
     shape = (len(challenger), len(tasks))
     for name, array in (("challenger", challenger), ("champion", champion), ("labels", labels)):

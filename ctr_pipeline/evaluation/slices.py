@@ -8,17 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ctr_pipeline.evaluation.metrics import (
-    EvaluationError,
-    Float64s,
-    Integers,
-    Interval,
-    Reals,
-    entropy,
-    labelled,
-    poisson_ratio,
-    row_losses,
-)
+from ctr_pipeline.calibration.labelled import Float64s, Integers, Reals, labelled
+from ctr_pipeline.evaluation.metrics import EvaluationError, Interval, entropy, poisson_ratio, row_losses
 
 FALSE_DISCOVERY_RATE = 0.05
 """Expected share of wrong alarms among the slices that are marked as miscalibrated."""

@@ -7,18 +7,10 @@ from typing import Any
 import numpy as np
 from scipy import special
 
-from ctr_pipeline.evaluation.calibration import ReliabilityBin, calibration_error, reliability
+from ctr_pipeline.calibration.labelled import Integers, Reals, labelled, why_undefined
 from ctr_pipeline.evaluation.intervals import bootstrap_of, cluster_codes, delong_of
-from ctr_pipeline.evaluation.metrics import (
-    EvaluationError,
-    Integers,
-    Interval,
-    Reals,
-    labelled,
-    rank,
-    recall_at,
-    why_undefined,
-)
+from ctr_pipeline.evaluation.metrics import EvaluationError, Interval, rank, recall_at
+from ctr_pipeline.evaluation.reliability import ReliabilityBin, calibration_error, reliability
 from ctr_pipeline.evaluation.slices import grouped_auc
 
 RECALL_SHARES = (0.01, 0.05, 0.1)
@@ -137,7 +129,9 @@ def evaluate(
         replicates: Bootstrap replicates.
 
     Raises:
-        EvaluationError: shapes differ, a label is none of 0, 1, -1, or a labelled row's logit is not finite.
+        EvaluationError: there is not one cluster code for each row.
+        ScoreError: logits and labels differ in shape, a label is none of 0, 1, -1, or a labelled row's logit is not
+            finite.
     """
     if clusters is not None and clusters.shape != logits.shape:
         raise EvaluationError(f"clusters: expected shape {logits.shape}; found {clusters.shape}")

@@ -24,7 +24,8 @@ from ctr_pipeline.provenance import code_digest
 _TABLES = ("errors.py", "spec", "lake")
 _DATASET = (*_TABLES, "engines", "sources", "labels", "features", "propensity", "datasets")
 _MODEL = (*_DATASET, "losses", "ranker", "gradients", "training")
-_EVALUATION = (*_DATASET, "evaluation")
+_PLOTS = ("calibration/labelled.py", "evaluation/plots.py")
+_EVALUATION = (*_DATASET, "calibration", "evaluation")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +90,15 @@ STAGES = (
     _table("labels", ("engines", "labels", _asset("labels")), labels_decided_by, job=LABEL_JOB),
     _table("history", ("engines", "labels", "features", _asset("features")), history_decided_by),
     _retrain("examples", (*_DATASET, _asset("datasets")), lambda paths: paths.examples),
-    _retrain(
-        "position_propensity", (*_DATASET, "evaluation/plots.py", _asset("propensity")), lambda paths: paths.propensity
-    ),
+    _retrain("position_propensity", (*_DATASET, *_PLOTS, _asset("propensity")), lambda paths: paths.propensity),
     _retrain(
         "advertiser_quality",
-        (*_DATASET, "evaluation/funnel_plot.py", _asset("label_quality")),
+        (*_DATASET, *_PLOTS, "evaluation/funnel_plot.py", _asset("label_quality")),
         lambda paths: paths.advertiser_quality,
     ),
     _retrain("vocabulary", (*_DATASET, _asset("datasets")), lambda paths: paths.vocabulary),
     _retrain("training_dataset", (*_DATASET, _asset("datasets")), lambda paths: paths.packed_manifest),
-    _retrain("ranker", (*_MODEL, "evaluation/plots.py", _asset("training")), lambda paths: paths.model),
+    _retrain("ranker", (*_MODEL, *_PLOTS, _asset("training")), lambda paths: paths.model),
     _retrain("calibrated_ranker", (*_EVALUATION, _asset("evaluation")), lambda paths: paths.calibration),
     _retrain("evaluation", (*_EVALUATION, _asset("evaluation")), lambda paths: paths.evaluation),
     _retrain(

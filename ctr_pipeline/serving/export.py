@@ -18,7 +18,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ctr_pipeline.evaluation.calibration import Calibrator
+from ctr_pipeline.calibration import Calibrator
 from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.ranker import Ranker
 from ctr_pipeline.serving.bundle import FILES, MANIFEST, Bundle, Scores, write_manifest

@@ -8,8 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ctr_pipeline.calibration import Calibrator
 from ctr_pipeline.datasets import PackedDataset, SplitBounds, Tables, fit_vocabulary, pack_dataset, split_bounds
-from ctr_pipeline.evaluation import Calibrator
 from ctr_pipeline.features import Layout, history_for_days
 from ctr_pipeline.labels import label_table
 from ctr_pipeline.ranker import Ranker, build_ranker

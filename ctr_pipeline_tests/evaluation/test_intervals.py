@@ -5,6 +5,7 @@ import pytest
 from scipy import special
 from sklearn.metrics import average_precision_score
 
+from ctr_pipeline.calibration.labelled import labelled
 from ctr_pipeline.evaluation.intervals import (
     MIN_CLUSTERS,
     _ResampledAP,
@@ -13,14 +14,7 @@ from ctr_pipeline.evaluation.intervals import (
     delong,
     paired_difference,
 )
-from ctr_pipeline.evaluation.metrics import (
-    EvaluationError,
-    labelled,
-    normalised_entropy,
-    observed_expected,
-    rank,
-    roc_auc,
-)
+from ctr_pipeline.evaluation.metrics import EvaluationError, normalised_entropy, observed_expected, rank, roc_auc
 
 
 def naive_delong_variance(z: np.ndarray, y: np.ndarray) -> float:

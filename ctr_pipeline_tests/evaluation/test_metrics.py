@@ -5,8 +5,8 @@ from hypothesis import strategies as st
 from scipy import special
 from sklearn import metrics as oracle
 
+from ctr_pipeline.calibration.labelled import ScoreError, why_undefined
 from ctr_pipeline.evaluation.metrics import (
-    EvaluationError,
     average_precision,
     entropy,
     lift,
@@ -16,7 +16,6 @@ from ctr_pipeline.evaluation.metrics import (
     recall_at,
     relative_information_gain,
     roc_auc,
-    why_undefined,
 )
 
 
@@ -144,5 +143,5 @@ def test_masked_rows_are_left_out(seed: int, share: float) -> None:
     ],
 )
 def test_says_what_is_wrong(logits: list[float], labels: list[int], weights: list[float] | None, message: str) -> None:
-    with pytest.raises(EvaluationError, match=message):
+    with pytest.raises(ScoreError, match=message):
         log_loss(np.array(logits), np.array(labels), None if weights is None else np.array(weights))

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from ctr_pipeline.evaluation import Calibrator
+from ctr_pipeline.calibration import Calibrator
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
 from ctr_pipeline.ranker import Ranker, build_ranker
 from ctr_pipeline.serving import Bundle

@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 
-from ctr_pipeline.evaluation import Calibrator
+from ctr_pipeline.calibration import Calibrator
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
 from ctr_pipeline.ranker import build_ranker
 from ctr_pipeline.serving import Bundle, BundleError

@@ -37,8 +37,8 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         description="Calibration of each task's logit, fitted on the calibration slice only.",
     )
     def calibrated_ranker(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
+        from ctr_pipeline.calibration import fit_platt
         from ctr_pipeline.datasets import PackedDataset
-        from ctr_pipeline.evaluation import fit_platt
 
         paths = deployment.paths.retrain(context.partition_key)
         files = RetrainFiles(paths)

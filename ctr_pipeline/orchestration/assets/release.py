@@ -217,8 +217,8 @@ def _champion_logits(
     """
     import numpy as np
 
+    from ctr_pipeline.calibration import Calibrator
     from ctr_pipeline.datasets.view import other_models_test_rows
-    from ctr_pipeline.evaluation import Calibrator
     from ctr_pipeline.serving import BundleError
 
     if held is None:
