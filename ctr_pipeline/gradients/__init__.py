@@ -1,31 +1,31 @@
-"""Gradient health: measure each step cheaply, stop before a bad update, say where it came from."""
+"""Gradient health: measure each step cheaply, stop before a bad update, name the tensor that broke first.
 
-from ctr_pipeline.gradients.adapters.batch import BatchView
-from ctr_pipeline.gradients.adapters.inputs import input_fault
+Importing the package registers the detectors and needs no torch, so that Dagster's definitions can derive their checks
+from them. What computes is imported from its module.
+"""
+
+from ctr_pipeline.gradients import detectors as _built_in  # noqa: F401 - registers them
+from ctr_pipeline.gradients.core.detector import Detector
+from ctr_pipeline.gradients.core.detector_registry import register_detector, registered_detectors, unregister_detector
 from ctr_pipeline.gradients.core.diagnosis import CAUSE_ORDER, Diagnosis
-from ctr_pipeline.gradients.core.loss_gradient_check import logit_gradient_ratio
-from ctr_pipeline.gradients.core.monitor import GradientMonitor, StepRecord
-from ctr_pipeline.gradients.core.norms import GradientNorms, clip_gradients, gradient_norms
-from ctr_pipeline.gradients.core.thresholds import Finding, HealthSummary, evaluate_health
-from ctr_pipeline.gradients.triage.diagnose import diagnose
-from ctr_pipeline.gradients.triage.failed_step import dump_failed_step
-from ctr_pipeline.gradients.triage.replay import Replay
+from ctr_pipeline.gradients.core.findings import Finding, HealthReport, NamedFinding, grade
+from ctr_pipeline.gradients.core.step_view import LossView, Probe, StepRecord, StepStart, StepView, Update
 
 __all__ = [
     "CAUSE_ORDER",
-    "BatchView",
+    "Detector",
     "Diagnosis",
     "Finding",
-    "GradientMonitor",
-    "GradientNorms",
-    "HealthSummary",
-    "Replay",
+    "HealthReport",
+    "LossView",
+    "NamedFinding",
+    "Probe",
     "StepRecord",
-    "clip_gradients",
-    "diagnose",
-    "dump_failed_step",
-    "evaluate_health",
-    "gradient_norms",
-    "input_fault",
-    "logit_gradient_ratio",
+    "StepStart",
+    "StepView",
+    "Update",
+    "grade",
+    "register_detector",
+    "registered_detectors",
+    "unregister_detector",
 ]

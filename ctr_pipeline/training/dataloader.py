@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctr_pipeline.datasets import PackedSplit
-from ctr_pipeline.gradients import BatchView
+from ctr_pipeline.gradients.adapters.batch import BatchView
 
 AHEAD = 2
 """Batches that are read before they are asked for."""

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ctr_pipeline.datasets import DatasetError, PackedDataset
-from ctr_pipeline.gradients import HealthSummary, evaluate_health
+from ctr_pipeline.gradients import HealthReport
 from ctr_pipeline.losses import LossError
 from ctr_pipeline.ranker import RankerError, layout_hash
 from ctr_pipeline.training.callbacks import Callback
@@ -119,9 +119,8 @@ def _callbacks(
     return [*callbacks, mlflow], mlflow
 
 
-def _health(summary: HealthSummary) -> dict[str, Any]:
-    findings = [{"name": f.name, "severity": f.severity, "message": f.message} for f in evaluate_health(summary)]
-    return {"health": summary.to_dict(), "findings": findings}
+def _health(report: HealthReport) -> dict[str, Any]:
+    return {"health": report.numbers, "findings": [found.to_dict() for found in report.findings]}
 
 
 def _device(job: TrainingJob, local_rank: int) -> tuple[torch.device, str | None]:

@@ -10,21 +10,14 @@ import torch
 from torch import Tensor
 
 from ctr_pipeline.datasets import PackedDataset
-from ctr_pipeline.gradients import (
-    BatchView,
-    Diagnosis,
-    GradientMonitor,
-    HealthSummary,
-    Replay,
-    StepRecord,
-    clip_gradients,
-    diagnose,
-    dump_failed_step,
-    gradient_norms,
-    input_fault,
-    logit_gradient_ratio,
-)
-from ctr_pipeline.gradients.core.norms import GradientNorms
+from ctr_pipeline.gradients import Diagnosis, HealthReport, LossView, StepRecord
+from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.gradients.adapters.inputs import input_fault
+from ctr_pipeline.gradients.core.monitor import GradientMonitor
+from ctr_pipeline.gradients.core.norms import GradientNorms, clip_gradients, gradient_norms
+from ctr_pipeline.gradients.triage.diagnose import diagnose
+from ctr_pipeline.gradients.triage.failed_step import dump_failed_step
+from ctr_pipeline.gradients.triage.replay import Replay
 from ctr_pipeline.losses.multi_task import TaskObjectives, multi_task_loss
 from ctr_pipeline.ranker import build_ranker, layout_hash, load_ranker, save_ranker
 from ctr_pipeline.spec.objectives import Binary
@@ -69,7 +62,7 @@ class TrainingResult:
     steps: int
     rows: int
     seconds: float
-    health: HealthSummary
+    health: HealthReport
     model_sha256: str
 
 
@@ -174,7 +167,7 @@ class Trainer:
             steps=self.step,
             rows=rows,
             seconds=seconds,
-            health=self.monitor.summary(),
+            health=self.monitor.report(),
             model_sha256=self.model_sha256,
         )
 
@@ -218,16 +211,16 @@ class Trainer:
         sums = self.objectives.task_sums(logits, seen.labels, seen.weights)
         loss, means = multi_task_loss(sums, counts, self.loss_weights)
         torch.autograd.backward(self.precision.scale(loss))
-        identity = self._identity(logits, seen, counts)
+        loss_view = self._loss_view(logits, seen, counts)
         flags = torch.tensor([float(self._cancelled()), float(fault is not None)], device=loss.device)
         extra = torch.cat([means.detach(), loss.detach().reshape(1), flags])
         extra = self.group.sum_gradients([parameter for _, parameter in self.named], extra)
         self.precision.unscale(self.optimizers)
         norms = gradient_norms(self.named)
         # The step's only wait for the device: every number that the host needs, in one tensor.
-        host = torch.cat([extra, identity.reshape(1), norms.total.reshape(1), norms.each]).tolist()
+        host = torch.cat([extra, norms.total.reshape(1), norms.each]).tolist()
         tasks = len(self.dataset.layout.tasks)
-        losses, (total_loss, stop, faults, worst, norm), each = host[:tasks], host[tasks : tasks + 5], host[tasks + 5 :]
+        losses, (total_loss, stop, faults, norm), each = host[:tasks], host[tasks : tasks + 4], host[tasks + 4 :]
         if stop:
             raise Cancelled
         bad = faults > 0 or not math.isfinite(total_loss)
@@ -245,12 +238,13 @@ class Trainer:
             skipped=skipped,
             learning_rate=self._peaks[0] * factor,
             rows=self._rows_of(self.batch),
+            layer_norms=self.monitor.layer_norms(norms.names, each),
         )
         if bad:
             self._stop(record, batch, seen, fault, norms, before)
         self.monitor.before_update(self.dense)
         self.precision.step(self.optimizers, skipped)
-        self.monitor.after_update(record, norms.names, each, worst)
+        self.monitor.after_update(record, norms.names, each, loss_view)
         return record
 
     def _forward(self, batch: BatchView) -> Tensor:
@@ -260,12 +254,19 @@ class Trainer:
             hidden = self.model.tower(inputs)
         return self.model.score(hidden.float(), wide)
 
-    def _identity(self, logits: Tensor, batch: BatchView, counts: Tensor) -> Tensor:
+    def _loss_view(self, logits: Tensor, batch: BatchView, counts: Tensor) -> LossView | None:
+        """The loss for the detectors, on steps that are measured in detail."""
         if not self.monitor.is_probe(self.step) or logits.grad is None or not logits.shape[0]:
-            return torch.zeros((), device=logits.device)
-        gradient = logits.grad / self.precision.factor
-        ratio = logit_gradient_ratio(logits.detach(), batch.labels, batch.weights, gradient, counts, self.loss_weights)
-        return (ratio - 1).abs().max().float() if len(ratio) else torch.zeros((), device=logits.device)
+            return None
+        return LossView(
+            logits=logits.detach(),
+            labels=batch.labels,
+            weights=batch.weights,
+            gradient=logits.grad / self.precision.factor,
+            counts=counts,
+            loss_weights=self.loss_weights,
+            formula=self.objectives,
+        )
 
     def _stop(
         self,
@@ -276,7 +277,7 @@ class Trainer:
         norms: GradientNorms,
         before: dict[str, Any],
     ) -> NoReturn:
-        self.monitor.count_nonfinite(record)
+        self.monitor.stop(record)
         losses = list(record.task_losses.values())
         replay = Replay(lambda: self._forward(seen), before, self.group.device)
         own = fault or diagnose(self.model, seen, self.dataset.layout, self.step, losses, norms, replay)
@@ -284,7 +285,7 @@ class Trainer:
         if rank == self.group.shard.rank:
             dump_failed_step(self.job.output / "failed_step", cause, batch, before, self._weights(), self.monitor.ring)
         self.group.barrier()
-        raise Stopped(cause, self.monitor.summary())
+        raise Stopped(cause, self.monitor.report())
 
     def _finish_epoch(self, validation_file: JsonLines | None) -> None:
         split = self.dataset.splits["validation"]
@@ -339,6 +340,7 @@ class Trainer:
             "layout": layout_hash(self.dataset.layout),
             "rows": len(self.dataset.splits["train"]),
             "processes": self.group.shard.world,
+            "detectors": self.monitor.detectors,
         }
 
     def _weights(self) -> dict[str, Any]:

@@ -83,7 +83,14 @@ class MlflowReport:
         """Queue the step's metrics; send them when five seconds have passed."""
         if record.step % self._every == 0:
             losses = {f"loss_{task}": value for task, value in record.task_losses.items()}
-            values = {"loss": record.loss, **losses, "grad_norm": record.grad_norm, "lr": record.learning_rate}
+            layers = {f"grad_norm/{layer}": norm for layer, norm in record.layer_norms.items()}
+            values = {
+                "loss": record.loss,
+                **losses,
+                "grad_norm": record.grad_norm,
+                "lr": record.learning_rate,
+                **layers,
+            }
             self._queue(values, record.step)
         if self._clock() - self._last >= MLFLOW_SECONDS:
             self._send()

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ctr_pipeline.gradients import CAUSE_ORDER, Diagnosis, HealthSummary
+from ctr_pipeline.gradients import CAUSE_ORDER, Diagnosis, HealthReport
 
 
 class Cancelled(Exception):  # noqa: N818 - a request, not an error
@@ -17,7 +17,7 @@ class Stopped(Exception):  # noqa: N818 - the guard did its work
         health: The run up to the bad step.
     """
 
-    def __init__(self, cause: Diagnosis, health: HealthSummary) -> None:
+    def __init__(self, cause: Diagnosis, health: HealthReport) -> None:
         super().__init__(cause.message)
         self.cause = cause
         self.health = health

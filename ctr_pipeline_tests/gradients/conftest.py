@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
-from ctr_pipeline.gradients import BatchView
+from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.ranker import Ranker, build_ranker
 from ctr_pipeline.spec.model import Model
 

@@ -3,8 +3,11 @@ import math
 import pytest
 import torch
 
-from ctr_pipeline.gradients import Replay, diagnose, gradient_norms, input_fault
-from ctr_pipeline.gradients.core.diagnosis import CAUSE_ORDER
+from ctr_pipeline.gradients import CAUSE_ORDER
+from ctr_pipeline.gradients.adapters.inputs import input_fault
+from ctr_pipeline.gradients.core.norms import gradient_norms
+from ctr_pipeline.gradients.triage.diagnose import diagnose
+from ctr_pipeline.gradients.triage.replay import Replay
 
 
 def diagnosed(case, losses=(0.5, 0.5), norms=None):

@@ -1,11 +1,11 @@
-from dataclasses import replace
+from collections.abc import Mapping
+from typing import Any
 
 import pytest
 import torch
 
-from ctr_pipeline.gradients import GradientMonitor, HealthSummary, StepRecord, evaluate_health
-from ctr_pipeline.ranker import build_ranker
-from ctr_pipeline.spec.model import Model
+from ctr_pipeline.gradients import Finding, StepRecord, StepStart, StepView
+from ctr_pipeline.gradients.core.monitor import GradientMonitor
 
 
 def record(step: int, norm: float, *, clipped: bool = False, skipped: bool = False, ratio: float | None = None):
@@ -18,7 +18,7 @@ def record(step: int, norm: float, *, clipped: bool = False, skipped: bool = Fal
 def follow(monitor: GradientMonitor, norms: list[float], start: int = 0) -> None:
     for step, norm in enumerate(norms, start):
         monitor.begin(step)
-        monitor.after_update(record(step, norm, ratio=monitor.norm_ratio(norm)), ["w"], [norm], 0.0)
+        monitor.after_update(record(step, norm, ratio=monitor.norm_ratio(norm)), ["w"], [norm], None)
 
 
 def test_ratio_is_to_the_median_of_the_last_norms(case) -> None:
@@ -38,74 +38,32 @@ def test_update_ratio_is_measured_on_the_weights(case) -> None:
     monitor.before_update(dense)
     with torch.no_grad():
         case.model.head.weight.mul_(1.25)
-    monitor.after_update(record(0, 1.0), [], [], 0.0)
-    summary = monitor.summary()
-    assert summary.max_update_ratio == pytest.approx(0.25, rel=1e-5)
-    assert summary.max_update_tensor == "head.weight"
+    monitor.after_update(record(0, 1.0), [], [], None)
+    finding = monitor.report().finding("update_ratio")
+    assert finding.numbers["max_update_ratio"] == pytest.approx(0.25, rel=1e-5)
+    assert finding.numbers["max_update_tensor"] == "head.weight"
     ratios = {row[1]: row[4] for row in monitor.rows if row[2:4] == ("update", "ratio")}
     assert ratios["tower.0.weight"] == 0.0
-
-
-def forward(monitor: GradientMonitor, case, step: int) -> None:
-    monitor.begin(step)
-    with monitor.forward():
-        case.model(case.batch.numeric, case.batch.ids)
-    monitor.after_update(record(step, 1.0), [], [], 0.0)
-
-
-def test_dead_units_are_those_dead_on_all_rows(case) -> None:
-    first = case.model.tower[0]
-    with torch.no_grad():
-        # Of eight units two never pass a gradient, three always do, and three for some rows only.
-        first.weight[:5] = 0.0
-        first.bias[:] = torch.tensor([-1.0, -1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
-    monitor = GradientMonitor(case.model, 2)
-    outputs = first(case.model.encode(case.batch.numeric, case.batch.ids)[0])
-    mixed = outputs[:, 5:] > 0
-    assert bool((mixed.any(dim=0) & ~mixed.all(dim=0)).all())
-    for step in (0, 1):
-        forward(monitor, case, step)
-    assert monitor.summary().dead_unit_share["tower.1"] == 2 / 8
-    assert set(monitor.summary().dead_unit_share) == {"tower.1", "tower.4"}
-    assert {row[0] for row in monitor.rows} == {0}
-
-
-def test_dead_units_of_any_activation_are_counted(case) -> None:
-    case.model.tower[1] = torch.nn.GELU()
-    with torch.no_grad():
-        case.model.tower[0].weight.zero_()
-        case.model.tower[0].bias.fill_(-20.0)
-    monitor = GradientMonitor(case.model, 1)
-    forward(monitor, case, 0)
-    assert monitor.summary().dead_unit_share["tower.1"] == 1.0
-    finding = next(f for f in evaluate_health(monitor.summary()) if f.name == "dead_units")
-    assert (finding.severity, "100.0% of the units of tower.1" in finding.message) == ("warn", True)
-
-
-def test_an_ablated_tower_is_not_reported_as_healthy(case) -> None:
-    model = build_ranker(case.layout, Model(embedding_dim=4, hidden=[]), 1)
-    monitor = GradientMonitor(model, 1)
-    monitor.begin(0)
-    with monitor.forward():
-        model(case.batch.numeric, case.batch.ids)
-    monitor.after_update(record(0, 1.0), [], [], 0.0)
-    finding = next(f for f in evaluate_health(monitor.summary()) if f.name == "dead_units")
-    assert finding.severity == "warn"
-    assert "not measured" in finding.message
+    assert ratios["head.weight"] == pytest.approx(0.25, rel=1e-5)
+    sizes = {row[1]: row[4] for row in monitor.rows if row[2:4] == ("weight", "norm")}
+    assert sizes["tower.0.weight"] == pytest.approx(float(case.model.tower[0].weight.detach().norm()), rel=1e-5)
 
 
 def test_counts(case) -> None:
     monitor = GradientMonitor(case.model, 1)
-    steps = [record(0, 1.0, clipped=True), record(1, float("inf"), skipped=True), record(2, 2.0)]
+    steps = [record(0, 1.0, clipped=True), record(1, float("inf"), skipped=True), record(2, 2.0, ratio=1.5)]
     for one in steps:
         monitor.begin(one.step)
-        monitor.after_update(one, [], [], 2e-4 if one.step == 2 else 0.0)
-    monitor.count_nonfinite(record(3, float("nan")))
-    summary = monitor.summary()
-    assert (summary.steps, summary.nonfinite, summary.scaler_skips, summary.max_norm) == (4, 1, 1, 2.0)
-    assert summary.clipped_share == 1 / 4
-    assert summary.median_norm == 1.5
-    assert summary.identity_error == 2e-4
+        monitor.after_update(one, [], [], None)
+    monitor.stop(record(3, float("nan")))
+    report = monitor.report()
+    numbers = report.numbers
+    assert report.steps == numbers["steps"] == 4
+    assert (numbers["nonfinite"], numbers["scaler_skips"], numbers["max_norm"]) == (1, 1, 2.0)
+    assert (numbers["clipped_share"], numbers["median_norm"], numbers["max_norm_ratio"]) == (1 / 4, 1.5, 1.5)
+    assert report.finding("nonfinite").severity == "error"
+    assert "1 of 4 steps" in report.finding("nonfinite").message
+    assert [one["step"] for one in monitor.ring] == [0, 1, 2, 3]
 
 
 def test_state_continues_exactly(case) -> None:
@@ -115,39 +73,48 @@ def test_state_continues_exactly(case) -> None:
     follow(first, norms[:50])
     second.load_state_dict(first.state_dict())
     follow(second, norms[50:], 50)
-    assert second.summary() == whole.summary()
+    assert second.report() == whole.report()
     assert list(second.ring) == list(whole.ring)
     assert second.rows == whole.rows
     assert len(whole.ring) == 64
 
 
-HEALTHY = HealthSummary(
-    steps=100, nonfinite=0, scaler_skips=0, max_norm_ratio=2.0, median_norm=0.1, max_norm=0.2, max_update_ratio=0.01,
-    max_update_tensor="w", dead_unit_share={"tower.1": 0.1}, clipped_share=0.0, identity_error=1e-6,
-)  # fmt: skip
+class Reader:
+    """Reads two tensors at every probed step."""
+
+    name, question, blocking = "reader", "It reads.", False
+
+    def __init__(self) -> None:
+        self.received: list[list[float]] = []
+        self.started: list[StepStart] = []
+
+    def begin(self, start: StepStart) -> None:
+        self.started.append(start)
+
+    def observe(self, step: StepView) -> None:
+        if step.probe is not None:
+            step.read(torch.tensor([1.0, 2.0]), self.received.append)
+            step.read(torch.full((2, 2), 7, dtype=torch.int8), self.received.append)
+
+    def finding(self) -> Finding:
+        return Finding("ok", "read", {"steps": -1})
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        pass
 
 
-def test_a_healthy_run_passes_every_rule() -> None:
-    findings = evaluate_health(HEALTHY)
-    assert {finding.severity for finding in findings} == {"ok"}
-    assert len({finding.name for finding in findings}) == 6
-    assert HealthSummary.from_dict(HEALTHY.to_dict()) == HEALTHY
-
-
-@pytest.mark.parametrize(
-    ("change", "name", "severity"),
-    [
-        ({"nonfinite": 1}, "nonfinite", "error"),
-        ({"max_norm_ratio": 5.1}, "norm_ratio", "warn"),
-        ({"max_norm_ratio": 10.1}, "norm_ratio", "error"),
-        ({"max_update_ratio": 0.51}, "update_ratio", "warn"),
-        ({"dead_unit_share": {"tower.1": 0.1, "tower.4": 0.51}}, "dead_units", "warn"),
-        ({"dead_unit_share": {}}, "dead_units", "warn"),
-        ({"clipped_share": 0.51}, "clipped_steps", "warn"),
-        ({"identity_error": 0.0011}, "logit_gradient_identity", "error"),
-    ],
-)
-def test_each_rule_judges_its_own_number(change, name: str, severity: str) -> None:
-    findings = {finding.name: finding for finding in evaluate_health(replace(HEALTHY, **change))}
-    assert findings.pop(name).severity == severity
-    assert {finding.severity for finding in findings.values()} == {"ok"}
+def test_what_detectors_read_comes_in_one_copy(case, monkeypatch: pytest.MonkeyPatch) -> None:
+    readers = [Reader(), Reader()]
+    monitor = GradientMonitor(case.model, 2, readers)
+    copies = []
+    inner = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda tensor: copies.append(1) or inner(tensor))
+    follow(monitor, [1.0, 1.0, 1.0])
+    assert [reader.received for reader in readers] == [[[1.0, 2.0], [7.0] * 4] * 2] * 2
+    assert len(copies) == 2
+    assert readers[0].started == [StepStart(step=step, probed=step != 1) for step in range(3)]
+    # Of equal names the first keeps the name alone.
+    assert monitor.report().numbers == {"steps": 3, "reader.steps": -1}

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from ctr_pipeline.gradients import clip_gradients, gradient_norms
+from ctr_pipeline.gradients.core.norms import clip_gradients, gradient_norms
 
 
 def test_norms_equal_those_of_the_dense_gradients(case) -> None:

@@ -38,11 +38,12 @@ def test_golden_losses(job, make_trainer) -> None:
 
 
 def test_a_run_learns_and_writes_everything(job, make_trainer) -> None:
-    received = []
+    received, layers = [], {}
 
     class Recorder:
         def on_step(self, record, steps) -> None:
             received.append(("step", record.step, steps))
+            layers[record.step] = dict(record.layer_norms)
 
         def on_epoch(self, metrics) -> None:
             received.append(("epoch", metrics["epoch"]))
@@ -60,12 +61,17 @@ def test_a_run_learns_and_writes_everything(job, make_trainer) -> None:
     best = min(validation, key=lambda line: line["ne"])
     assert result.best_epoch == best["epoch"]
     assert result.best_validation == best["ne"] < 1.0
-    assert result.health.nonfinite == 0
-    assert result.health.identity_error < 1e-3
+    assert result.health.numbers["nonfinite"] == 0
+    assert result.health.numbers["loss_gradient_error"] < 1e-3
     gradients = pl.read_parquet(output / "gradients.parquet")
     assert gradients.columns == ["step", "tensor", "kind", "stat", "value"]
     assert gradients["step"].unique().sort().to_list() == [0, 4, 8, 12, 16]
     assert set(gradients["kind"]) == {"gradient", "weight", "update", "activation"}
+    # Norms by layer, on the logged steps: together they are the global norm.
+    assert [step for step, norms in layers.items() if norms] == [0, 4, 8, 12, 16]
+    assert {"tower.0", "tower.3", "head", "wide.numbers"} < set(layers[4])
+    assert math.hypot(*layers[4].values()) == pytest.approx(steps[4]["grad_norm"], rel=1e-5)
+    assert "layer_norms" not in steps[4]
 
 
 def test_scores_are_those_of_the_stored_model(job, make_trainer) -> None:
@@ -164,12 +170,12 @@ def test_sixteen_bits_learn_as_well(job, make_trainer, precision: str) -> None:
     full = make_trainer(moved(job, "fp32")).run(False)
     half = make_trainer(moved(job, precision, precision=precision)).run(False)
     assert half.best_validation == pytest.approx(full.best_validation, abs=0.01)
-    assert half.health.identity_error < 1e-3
+    assert half.health.numbers["loss_gradient_error"] < 1e-3
 
 
 def test_a_rare_clip_is_counted(job, make_trainer) -> None:
     result = make_trainer(moved(job, "clipped", clip_norm=1e-3)).run(False)
-    assert result.health.clipped_share == 1.0
+    assert result.health.numbers["clipped_share"] == 1.0
 
 
 def test_rows_outside_the_batches_never_move(job, make_trainer) -> None:
@@ -205,7 +211,7 @@ def assert_stopped_before_the_update(trainer, step: int) -> Stopped:
     with pytest.raises(Stopped) as caught:
         trainer.run(False)
     assert caught.value.cause.step == step
-    assert caught.value.health.nonfinite == 1
+    assert caught.value.health.numbers["nonfinite"] == 1
     after = trainer.model.state_dict()
     assert all(torch.equal(after[name].nan_to_num(), value.nan_to_num()) for name, value in taken["state"].items())
     return caught.value
@@ -267,7 +273,7 @@ def test_fp16_searches_its_scale_but_gives_up_in_the_end(job, make_trainer) -> N
     trainer.model.tower[0].weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(Stopped) as caught:
         trainer.run(False)
-    assert caught.value.health.scaler_skips == 20
+    assert caught.value.health.numbers["scaler_skips"] == 20
     assert caught.value.cause.tensor == "tower.0.weight"
 
 

@@ -20,7 +20,7 @@ class Clock:
 def record(step: int) -> StepRecord:
     return StepRecord(
         step=step, epoch=0, loss=0.5 + step, task_losses={"click": 0.25}, grad_norm=2.0, norm_ratio=None, clipped=False,
-        skipped=False, learning_rate=1e-3, rows=100,
+        skipped=False, learning_rate=1e-3, rows=100, layer_norms={"tower.0": 1.5, "head": 0.5},
     )  # fmt: skip
 
 
@@ -55,7 +55,8 @@ def test_metrics_reach_mlflow_in_batches(tmp_path: Path, monkeypatch: pytest.Mon
     assert [metric.step for metric in client.get_metric_history(run.info.run_id, "loss")] == [0, 2, 4]
     report.on_epoch({"epoch": 0, "steps": 5, "ne": 0.8, "ne_click": None})
     metrics = client.get_run(run.info.run_id).data.metrics
-    assert metrics == {"loss": 4.5, "loss_click": 0.25, "grad_norm": 2.0, "lr": 1e-3, "validation_ne": 0.8}
+    layers = {"grad_norm/tower.0": 1.5, "grad_norm/head": 0.5}
+    assert metrics == {"loss": 4.5, "loss_click": 0.25, "grad_norm": 2.0, "lr": 1e-3, "validation_ne": 0.8, **layers}
     assert report.warning is None
 
 

@@ -1,35 +1,35 @@
-"""The logit-gradient identity: a check of the loss that needs no reference."""
+"""Compares the gradient at the logits with the loss's own formula: a check that needs no reference run."""
 
 import torch
 from torch import Tensor
 
+from ctr_pipeline.gradients.core.step_view import LossView
+
 SMALLEST = 1e-3
-"""Residuals and weights below it are left out."""
+"""Gradients of a row with weight 1, and weights, below it are left out."""
 
 
-def logit_gradient_ratio(
-    logits: Tensor, labels: Tensor, weights: Tensor, gradient: Tensor, counts: Tensor, loss_weights: Tensor
-) -> Tensor:
-    """Ratio r = gradient · count / (weight · loss weight · (σ(z) − y)) of known labels: 1.
+def logit_gradient_ratio(loss: LossView) -> Tensor | None:
+    """Ratio r = gradient · count / (loss weight · formula) of known labels: 1.
 
-    The mean of weighted binary cross-entropies has exactly this gradient. r equal to the batch size says that the
-    loss is summed, r that depends on z says a second sigmoid, r = −1 a sign error, r that follows a weight says that
-    the weight is applied elsewhere.
+    The formula is the derivative of the task's weighted sum; dividing by the number of known labels and multiplying
+    by the task's loss weight is what the trainer does. r equal to the batch size says that the loss is summed, r that
+    depends on z says a second sigmoid, r = −1 a sign error, r that follows a weight says that the weight is applied
+    elsewhere.
 
     Args:
-        logits: [B, T] logits.
-        labels: [B, T] 1, 0, or -1 where not known.
-        weights: [B, T] weights of the rows.
-        gradient: [B, T] gradient of the loss with respect to the logits.
-        counts: [T] known labels of each task, over all processes.
-        loss_weights: [T] weights of the tasks.
+        loss: The loss of a step.
 
     Returns:
-        [K] ratios of the known labels whose residual is large enough to divide by.
+        [K] ratios of the known labels whose gradient is large enough to divide by; None when the loss has no formula.
     """
     with torch.no_grad():
-        error = torch.sigmoid(logits.double()) - labels
+        weights = loss.weights.double()
+        formula = loss.formula.logit_gradient(loss.logits.double(), loss.labels, weights)
+        if formula is None:
+            return None
         # Below a thousandth the rounding of σ(z) in single precision is no longer negligible beside the residual.
-        usable = (labels >= 0) & (error.abs() > SMALLEST) & (weights > SMALLEST)
-        residual = error * weights * loss_weights / counts.clamp_min(1)
-        return gradient.double()[usable] / residual[usable]
+        large = (formula.abs() > SMALLEST * weights) | formula.isnan()
+        usable = (loss.labels >= 0) & (weights > SMALLEST) & (loss.loss_weights > 0) & large
+        expected = formula * loss.loss_weights / loss.counts.clamp_min(1)
+        return loss.gradient.double()[usable] / expected[usable]

@@ -3,7 +3,7 @@
 A check is added by one :class:`CheckDefinition` and one call of :func:`register`, in its file or by an extension.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -62,14 +62,23 @@ class CheckDefinition:
 _REGISTERED: dict[tuple[str, str], CheckDefinition] = {}
 
 
+_DERIVED: list[Callable[[], Iterable[CheckDefinition]]] = []
+
+
+def derive(make: Callable[[], Iterable[CheckDefinition]]) -> None:
+    """Adds checks that follow from another registry; ``make`` is called whenever an asset's checks are asked for."""
+    _DERIVED.append(make)
+
+
 def register(*definitions: CheckDefinition) -> None:
     """Adds checks; one of the same asset and name is replaced, as when its module is loaded again."""
     _REGISTERED.update({(definition.asset, definition.name): definition for definition in definitions})
 
 
 def checks_of(asset: str) -> list[CheckDefinition]:
-    """The registered checks of an asset, in the order of their registration."""
-    return [definition for (guarded, _), definition in _REGISTERED.items() if guarded == asset]
+    """The registered checks of an asset, in the order of their registration, then those that are derived."""
+    derived = [definition for make in _DERIVED for definition in make()]
+    return [definition for definition in (*_REGISTERED.values(), *derived) if definition.asset == asset]
 
 
 def check_specs(asset: str) -> list[dg.AssetCheckSpec]:

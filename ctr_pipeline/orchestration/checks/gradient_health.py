@@ -1,24 +1,12 @@
-"""Did the training stay healthy? The findings of the trainer, one check each."""
+"""Did the training stay healthy? One check for each detector of :mod:`ctr_pipeline.gradients`, derived from its class."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
-
-QUESTIONS = {
-    "nonfinite": "Loss, gradients and parameters stayed finite.",
-    "norm_ratio": "The gradient norm stayed near its running median.",
-    "update_ratio": "Updates stayed small against the weights.",
-    "dead_units": "Hidden units stayed alive.",
-    "clipped_steps": "Clipping stayed the exception.",
-    "logit_gradient_identity": "The gradient of the loss is that of the mean weighted cross-entropy.",
-}
-"""Name of a finding → what it asks, in the words of a person."""
-
-BLOCKING = frozenset({"nonfinite", "logit_gradient_identity"})
-"""Findings after which the model must not be used."""
+from ctr_pipeline.gradients import registered_detectors
+from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, derive
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +17,32 @@ class TrainingEvidence:
 
 
 def check_finding(name: str, evidence: TrainingEvidence) -> Outcome:
-    """The outcome of one finding."""
-    finding = evidence.findings[name]
+    """The outcome of one finding; a detector without a finding has failed, as it guarded nothing."""
+    finding = evidence.findings.get(name)
+    if finding is None:
+        return Outcome(
+            passed=False,
+            error=True,
+            description=f"the training has no finding {name!r}: its process did not know this detector. Install the "
+            "package that it comes from there too, or remove it here; then train again",
+        )
     return Outcome(
         passed=finding["severity"] == "ok", error=finding["severity"] == "error", description=finding["message"]
     )
 
 
-register(
-    *(
+def detector_checks() -> list[CheckDefinition]:
+    """The checks of the detectors that are registered now."""
+    return [
         CheckDefinition(
             asset="ranker",
-            name=name,
-            question=question,
-            evaluate=partial(check_finding, name),
-            blocking=name in BLOCKING,
+            name=detector.name,
+            question=detector.question,
+            evaluate=partial(check_finding, detector.name),
+            blocking=detector.blocking,
         )
-        for name, question in QUESTIONS.items()
-    )
-)
+        for detector in registered_detectors()
+    ]
+
+
+derive(detector_checks)

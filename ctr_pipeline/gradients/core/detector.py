@@ -1,0 +1,47 @@
+"""What a health check of the training must be able to do."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar, Protocol
+
+from ctr_pipeline.gradients.core.findings import Finding
+from ctr_pipeline.gradients.core.step_view import StepStart, StepView
+
+
+class Detector(Protocol):
+    """Observes the steps of a run and ends with one finding.
+
+    A class with these members and one line, ``register_detector(ThatClass)``, are all that a new check needs: the
+    monitor makes one object a run without arguments, calls it at every step, keeps its state in the checkpoint and
+    writes its finding to result.json; Dagster's check, its description and its result are derived from the class.
+
+    The module of a detector is imported by every process, also by those that do not train: import torch inside the
+    methods that need it.
+
+    Attributes:
+        name: Stable name, in snake case: that of the check in Dagster and of the finding in result.json.
+        question: What the check asserts, in a person's words; its description in Dagster.
+        blocking: Whether a model must not be used when the finding is an error.
+    """
+
+    name: ClassVar[str]
+    question: ClassVar[str]
+    blocking: ClassVar[bool]
+
+    def begin(self, start: StepStart) -> None:
+        """A step begins; its forward pass follows."""
+
+    def observe(self, step: StepView) -> None:
+        """A step is done: the update was made, or the step stopped the run.
+
+        Called at every step of every process with that process's rows. The tensors of ``step`` are only valid during
+        the call. To read one, use :meth:`StepView.read`: a call of ``.item()`` waits for the device.
+        """
+
+    def finding(self) -> Finding:
+        """What was found so far. A detector that could not measure must say so and not report ``ok``."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that later findings depend on, as numbers, texts, lists, dicts and tensors."""
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from :meth:`state_dict`: findings are then those of an uninterrupted run."""

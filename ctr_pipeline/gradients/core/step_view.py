@@ -1,0 +1,144 @@
+"""What is known of a training step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ctr_pipeline.gradients.core.activations import Activation
+
+TensorRow = tuple[int, str, str, str, float]
+"""A measurement in long form: step, tensor, kind, statistic, value."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepRecord:
+    """What happened in one step.
+
+    Attributes:
+        step: Steps taken before this one.
+        epoch: Epoch, from 0.
+        loss: The loss that was minimised.
+        task_losses: Mean loss of each task, without the task's loss weight.
+        grad_norm: Global gradient norm before clipping.
+        norm_ratio: The norm relative to the running median; None while there is too little history.
+        clipped: Whether the gradient was scaled down.
+        skipped: Whether the fp16 scaler skipped the update.
+        learning_rate: Step size of the dense parameters.
+        rows: Rows of the batch, over all processes.
+        layer_norms: Gradient norm of each layer before clipping, on logged steps; else empty.
+    """
+
+    step: int
+    epoch: int
+    loss: float
+    task_losses: Mapping[str, float]
+    grad_norm: float
+    norm_ratio: float | None
+    clipped: bool
+    skipped: bool
+    learning_rate: float
+    rows: int
+    layer_norms: Mapping[str, float] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """One flat JSON object, with loss_<task> for each task; norms by layer are in gradients.parquet."""
+        values = asdict(self)
+        losses = values.pop("task_losses")
+        del values["layer_norms"]
+        return {**values, **{f"loss_{task}": value for task, value in losses.items()}}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepStart:
+    """A step that begins.
+
+    Attributes:
+        step: Steps taken before this one.
+        probed: Whether the step is measured in detail: :attr:`StepView.probe` will be there.
+    """
+
+    step: int
+    probed: bool
+
+
+class GradientFormula(Protocol):
+    """A loss that may know its gradient by formula."""
+
+    def logit_gradient(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor | None:
+        """[B, T] derivative of the tasks' sums by each logit, 0 for a task without a formula; None when none has one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LossView:
+    """The loss of a step and its gradient, this process's rows.
+
+    Attributes:
+        logits: [B, T] logits, detached.
+        labels: [B, T] 1, 0, or -1 where not known.
+        weights: [B, T] weights of the rows.
+        gradient: [B, T] gradient of the loss with respect to the logits, as autograd brought it; not scaled.
+        counts: [T] known labels of each task, over all processes.
+        loss_weights: [T] weights of the tasks in the loss.
+        formula: The loss, for its gradient by formula.
+    """
+
+    logits: Tensor
+    labels: Tensor
+    weights: Tensor
+    gradient: Tensor
+    counts: Tensor
+    loss_weights: Tensor
+    formula: GradientFormula
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """A weight matrix that is not an embedding table, before and after the update."""
+
+    name: str
+    before: Tensor
+    after: Tensor
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Probe:
+    """The tensors of a step that is measured in detail.
+
+    Attributes:
+        loss: Logits, labels and gradient; None for a process without rows.
+        activations: The hidden activations of the forward pass.
+        updates: The dense weight matrices.
+    """
+
+    loss: LossView | None
+    activations: Sequence[Activation]
+    updates: Sequence[Update]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepView:
+    """A step as detectors see it.
+
+    Attributes:
+        record: Its numbers.
+        stopped: Whether a value that is not finite stopped the run before the update.
+        names: Parameters that have a gradient.
+        norms: Norm of each of their gradients before clipping.
+        probe: Tensors, on steps that are measured in detail.
+        read: ``read(values, receive)`` passes the numbers of a tensor [K] to ``receive`` once all detectors have
+            observed the step: what all of them read comes from the device in one copy.
+        note: ``note(tensor, kind, statistic, value)`` adds a row to gradients.parquet.
+    """
+
+    record: StepRecord
+    stopped: bool
+    names: Sequence[str]
+    norms: Sequence[float]
+    probe: Probe | None
+    read: Callable[[Tensor, Callable[[list[float]], None]], None]
+    note: Callable[[str, str, str, float], None]

@@ -1,0 +1,70 @@
+"""Hidden units that learn nothing."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ctr_pipeline.gradients.core.findings import Finding, grade
+from ctr_pipeline.gradients.core.step_view import StepStart, StepView
+
+WARN_SHARE = 0.5
+
+
+class DeadUnits:
+    """Measures the share of dead units of each hidden activation, on the steps that are measured in detail.
+
+    A unit is dead on a batch when the slope of its activation is flat for every row
+    (:func:`~ctr_pipeline.gradients.core.activations.dead_share`): whatever the loss, no gradient reaches the weights
+    before it. For ReLU this means an output of 0 on all rows; a GELU far below 0 or a saturated sigmoid is as dead.
+    """
+
+    name: ClassVar[str] = "dead_units"
+    question: ClassVar[str] = "Hidden units stayed alive."
+    blocking: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self._shares: dict[str, float] = {}
+
+    def begin(self, start: StepStart) -> None:
+        """Nothing to prepare."""
+
+    def observe(self, step: StepView) -> None:
+        """Keeps the shares of the last detailed step."""
+        if step.probe is None or not step.probe.activations:
+            return
+        import torch
+
+        from ctr_pipeline.gradients.core.activations import dead_share
+
+        names = [activation.name for activation in step.probe.activations]
+
+        def receive(values: list[float]) -> None:
+            self._shares = dict(zip(names, values, strict=True))
+            for name, share in self._shares.items():
+                step.note(name, "activation", "dead_share", share)
+
+        step.read(torch.stack([dead_share(activation) for activation in step.probe.activations]), receive)
+
+    def finding(self) -> Finding:
+        """The worst layer; a warning when there was nothing to measure."""
+        numbers = {"dead_unit_share": dict(self._shares)}
+        if not self._shares:
+            message = (
+                "dead units were not measured: no hidden activation was observed; "
+                "expected only of a model without hidden layers"
+            )
+            return Finding("warn", message, numbers)
+        layer, dead = max(self._shares.items(), key=lambda item: item[1])
+        return Finding(
+            grade(dead, WARN_SHARE),
+            f"{dead:.1%} of the units of {layer} let no gradient through on a whole batch "
+            f"(warning above {WARN_SHARE:.0%}); layers observed: {len(self._shares)}",
+            numbers,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The shares by layer."""
+        return {"shares": dict(self._shares)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._shares = dict(state["shares"])

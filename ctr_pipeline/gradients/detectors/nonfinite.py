@@ -1,0 +1,43 @@
+"""Steps that a value that is not finite stopped."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from ctr_pipeline.gradients.core.findings import Finding
+from ctr_pipeline.gradients.core.step_view import StepStart, StepView
+
+
+class Nonfinite:
+    """Counts steps with a non-finite value; those that the fp16 loss scaler skipped are counted apart."""
+
+    name: ClassVar[str] = "nonfinite"
+    question: ClassVar[str] = "Loss, gradients and parameters stayed finite."
+    blocking: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self._steps, self._nonfinite, self._skips = 0, 0, 0
+
+    def begin(self, start: StepStart) -> None:
+        """Nothing to prepare."""
+
+    def observe(self, step: StepView) -> None:
+        """Counts."""
+        self._steps += 1
+        self._nonfinite += step.stopped
+        self._skips += step.record.skipped
+
+    def finding(self) -> Finding:
+        """Error when there was any."""
+        return Finding(
+            "error" if self._nonfinite else "ok",
+            f"{self._nonfinite} of {self._steps} steps had a loss or gradient that was not finite",
+            {"nonfinite": self._nonfinite, "scaler_skips": self._skips},
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """The counts."""
+        return {"steps": self._steps, "nonfinite": self._nonfinite, "skips": self._skips}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a checkpoint."""
+        self._steps, self._nonfinite, self._skips = state["steps"], state["nonfinite"], state["skips"]
