@@ -1,11 +1,13 @@
 """Embedding tables: all features of one width share one table, so that a lookup and its update are one operation."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ctr_pipeline.features.layout import IdColumn
+from ctr_pipeline.ranker.shapes import group_by_width
 
 INITIAL_STD = 0.01
 """Standard deviation of new embedding rows; small, so that rare rows start near "no opinion"."""
@@ -49,6 +51,19 @@ class FusedTable(nn.Module):
         return int(self.positions[column]), row - int(self.offsets[column])
 
 
+@dataclass(frozen=True, slots=True)
+class EmbeddedFields:
+    """The embeddings of a batch of B rows.
+
+    Attributes:
+        groups: [B, F, d] for each width d that occurs, narrowest first; F features in the order of the packed array.
+        flat: [B, W] all of them side by side, group by group.
+    """
+
+    groups: tuple[Tensor, ...]
+    flat: Tensor
+
+
 class Embeddings(nn.Module):
     """Every id column's embedding: one fused table for each width that occurs.
 
@@ -61,21 +76,23 @@ class Embeddings(nn.Module):
         super().__init__()
         self.dropout = dropout
         self.tables = nn.ModuleDict()
-        for width in sorted({column.dim for column in columns}):
-            positions = [index for index, column in enumerate(columns) if column.dim == width]
+        for group in group_by_width(columns):
+            positions = [index for index, column in enumerate(columns) if column.name in group.columns]
             heights = [columns[index].rows for index in positions]
-            self.tables[f"width_{width}"] = FusedTable(heights, positions, width, INITIAL_STD)
-        self.width = sum(column.dim for column in columns)
+            self.tables[f"width_{group.width}"] = FusedTable(heights, positions, group.width, INITIAL_STD)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """[B, F] rows to [B, width]: the embeddings side by side, grouped by width."""
-        if not len(self.tables):
-            return torch.zeros((ids.shape[0], 0), dtype=torch.float32, device=ids.device)
-        parts = []
+    def forward(self, ids: Tensor) -> EmbeddedFields:
+        """The embeddings of rows [B, F]."""
+        groups: list[Tensor] = []
+        # Flattened here and nowhere else: the tower's input has one order, whatever reads the groups.
+        parts: list[Tensor] = []
         for table in self.tables.values():
             vectors = table(ids)
             if self.training and self.dropout > 0:
                 kept = torch.rand(vectors.shape[:2], device=vectors.device) >= self.dropout
                 vectors = vectors * (kept.to(vectors.dtype) / (1 - self.dropout)).unsqueeze(-1)
+            groups.append(vectors)
             parts.append(vectors.flatten(1))
-        return torch.cat(parts, dim=1)
+        if not parts:
+            return EmbeddedFields((), torch.zeros((ids.shape[0], 0), dtype=torch.float32, device=ids.device))
+        return EmbeddedFields(tuple(groups), torch.cat(parts, dim=1))

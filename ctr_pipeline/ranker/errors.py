@@ -1,4 +1,4 @@
-"""What the room raises."""
+"""Errors of the ranker."""
 
 from ctr_pipeline.errors import UserError
 

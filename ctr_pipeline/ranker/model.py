@@ -1,4 +1,4 @@
-"""The ranker: transforms, embeddings, a multi-layer perceptron, a wide part, and one head a task."""
+"""The ranker: transforms, embeddings, a multi-layer perceptron, interactions, a wide part, and one head a task."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -10,7 +10,9 @@ from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.ranker.embeddings import Embeddings, FusedTable
 from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.heads import chain_logits
+from ctr_pipeline.ranker.interactions import build_interaction, out_width
 from ctr_pipeline.ranker.numeric import NumericEncoder
+from ctr_pipeline.ranker.shapes import InputShape, RankerInputs, check_shape, group_by_width
 from ctr_pipeline.spec.model import Model
 
 
@@ -43,7 +45,14 @@ class Ranker(nn.Module):
     """Scores impressions. Build it with :func:`build_ranker`.
 
     The three stages are methods of their own so that a trainer can run the middle one in lower precision:
-    :meth:`encode` (float32), :meth:`tower` (any precision), :meth:`score` (float32).
+    :meth:`encode` (float32), :meth:`hidden` (any precision), :meth:`score` (float32).
+
+    Args:
+        layout: The packed layout.
+        model: The spec's model section.
+
+    Raises:
+        RankerError: The layout has no columns or unusable statistics, or does not suit an interaction.
     """
 
     def __init__(self, layout: Layout, model: Model) -> None:
@@ -51,27 +60,58 @@ class Ranker(nn.Module):
         self.tasks = layout.tasks
         self.parents = layout.parents
         self.chained = model.heads == "chain"
+        self.columns = (len(layout.numeric), len(layout.ids))
         self.numeric = NumericEncoder(layout.numeric)
         self.embeddings = Embeddings(layout.ids, model.embedding_dropout)
         self.wide = WidePart(layout, self.numeric.width) if model.wide else None
-        widths = [self.numeric.width + self.embeddings.width, *model.hidden]
+        self.shape = InputShape(self.numeric.width, group_by_width(layout.ids))
+        widths = [self.shape.flat_width, *model.hidden]
         if widths[0] == 0:
             raise RankerError("the layout has neither numeric nor id columns: declare at least one feature")
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(model.dropout)]
         self.tower = nn.Sequential(*layers)
-        self.head = nn.Linear(widths[-1], len(layout.tasks))
+        self.interactions = nn.ModuleDict(
+            {
+                f"{section.kind}_{place}": build_interaction(section, self.shape)
+                for place, section in enumerate(model.interactions)
+            }
+        )
+        self.out_widths: dict[str, int] = {name: out_width(module) for name, module in self.interactions.items()}
+        self.head = nn.Linear(widths[-1] + sum(self.out_widths.values()), len(layout.tasks))
 
-    def encode(self, numeric: Tensor, ids: Tensor) -> tuple[Tensor, Tensor | float]:
-        """The tower's input [B, W] and the wide part's logits [B, T] (0 without a wide part)."""
-        encoded = self.numeric(numeric)
-        inputs = torch.cat([encoded, self.embeddings(ids).to(encoded.dtype)], dim=1)
-        return inputs, 0.0 if self.wide is None else self.wide(encoded, ids)
+    def encode(self, numeric: Tensor, ids: Tensor) -> RankerInputs:
+        """What the modules read, from raw numbers [B, D] and vocabulary rows [B, F].
 
-    def score(self, hidden: Tensor, wide: Tensor | float) -> Tensor:
-        """Entire-space logits [B, T] from the tower's output [B, H] and the wide logits."""
-        conditional: Tensor = self.head(hidden) + wide
+        Raises:
+            RankerError: the batch does not have the layout's columns.
+        """
+        check_shape("numbers of the batch", numeric, self.columns[0])
+        check_shape("ids of the batch", ids, self.columns[1])
+        numbers = self.numeric(numeric)
+        fields = self.embeddings(ids)
+        flat = torch.cat([numbers, fields.flat.to(numbers.dtype)], dim=1)
+        return RankerInputs(numbers, fields.groups, flat, 0.0 if self.wide is None else self.wide(numbers, ids))
+
+    def hidden(self, inputs: RankerInputs) -> Tensor:
+        """[B, H] what the heads read: the tower's output, then the interactions' in the order of the spec.
+
+        Raises:
+            RankerError: the output of an interaction is not [B, out_width].
+        """
+        parts = [self.tower(inputs.flat)]
+        rows = inputs.flat.shape[0]
+        for name, interaction in self.interactions.items():
+            output = interaction(inputs.numbers, inputs.fields)
+            check_shape(f"output of interaction {name}", output, self.out_widths[name], rows=rows)
+            parts.append(output)
+        # Under autocast one part may be 16 bits wide and another 32: the result then has 32.
+        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+
+    def score(self, hidden: Tensor, inputs: RankerInputs) -> Tensor:
+        """Entire-space logits [B, T] from [B, H] of :meth:`hidden`, and the wide part's logits."""
+        conditional: Tensor = self.head(hidden) + inputs.wide
         return chain_logits(conditional, self.parents) if self.chained else conditional
 
     def forward(self, numeric: Tensor, ids: Tensor) -> Tensor:
@@ -83,9 +123,12 @@ class Ranker(nn.Module):
 
         Returns:
             [B, T] logits of P(task) on all impressions.
+
+        Raises:
+            RankerError: the batch does not have the layout's columns.
         """
-        inputs, wide = self.encode(numeric, ids)
-        return self.score(self.tower(inputs), wide)
+        inputs = self.encode(numeric, ids)
+        return self.score(self.hidden(inputs), inputs)
 
     def start_from_rates(self, rates: Sequence[float]) -> None:
         """Set the heads' biases so that an untrained model predicts each task's overall rate.
@@ -105,7 +148,7 @@ def build_ranker(layout: Layout, model: Model, seed: int) -> Ranker:
     """A new ranker with random weights that depend on ``seed`` alone; the global generator is left as it was.
 
     Raises:
-        RankerError: The layout has no columns or unusable statistics.
+        RankerError: The layout has no columns or unusable statistics, or does not suit an interaction.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -4,7 +4,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from ctr_pipeline.spec.fields import Section
+from ctr_pipeline.spec.fields import Section, added_field
+from ctr_pipeline.spec.interactions import AnyInteraction
 
 
 class Model(Section):
@@ -17,6 +18,9 @@ class Model(Section):
         default=0.0, ge=0, lt=1, description="Share of feature embeddings zeroed in training."
     )
     wide: bool = Field(default=True, description="Add a linear part over all inputs to the logits.")
+    interactions: list[AnyInteraction] = added_field(
+        [], "Modules beside the hidden layers that combine inputs with each other; the heads read their outputs too."
+    )
     heads: Literal["chain", "independent"] = Field(
         default="chain",
         description="`chain` multiplies conditional probabilities along the funnel; `independent` has one logit a task.",

@@ -248,11 +248,11 @@ class Trainer:
         return record
 
     def _forward(self, batch: BatchView) -> Tensor:
-        """[B, T] logits: the tower at the run's precision, what is before and after it in fp32."""
-        inputs, wide = self.model.encode(batch.numeric, batch.ids)
+        """[B, T] logits: tower and interactions at the run's precision, what is before and after them in fp32."""
+        inputs = self.model.encode(batch.numeric, batch.ids)
         with self.precision.autocast():
-            hidden = self.model.tower(inputs)
-        return self.model.score(hidden.float(), wide)
+            hidden = self.model.hidden(inputs)
+        return self.model.score(hidden.float(), inputs)
 
     def _loss_view(self, logits: Tensor, batch: BatchView, counts: Tensor) -> LossView | None:
         """The loss for the detectors, on steps that are measured in detail."""

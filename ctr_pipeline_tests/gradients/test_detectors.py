@@ -166,7 +166,7 @@ def test_dead_units_are_those_dead_on_all_rows(case) -> None:
         first.weight[:5] = 0.0
         first.bias[:] = torch.tensor([-1.0, -1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     monitor = GradientMonitor(case.model, 2, [DeadUnits()])
-    mixed = first(case.model.encode(case.batch.numeric, case.batch.ids)[0])[:, 5:] > 0
+    mixed = first(case.model.encode(case.batch.numeric, case.batch.ids).flat)[:, 5:] > 0
     assert bool((mixed.any(dim=0) & ~mixed.all(dim=0)).all())
     for step in (0, 1):
         finding = forward(monitor, case, step)

@@ -73,10 +73,12 @@ def test_embedding_dropout_drops_whole_vectors(layout: Layout, batch: tuple[Tens
     kept = ranker.embeddings(batch[1])
     ranker.eval()
     full = ranker.embeddings(batch[1])
-    assert torch.equal(kept != 0, (kept / full).round() == 2)
-    vectors = torch.stack([kept[:, 0:2].ne(0).sum(1) % 2, kept[:, 2:6].ne(0).sum(1) % 4, kept[:, 6:].ne(0).sum(1) % 4])
-    assert torch.count_nonzero(vectors) == 0
-    assert 0 < torch.count_nonzero(kept) < kept.numel()
+    assert [group.shape for group in kept.groups] == [(9, 1, 2), (9, 2, 4)]
+    assert torch.equal(kept.flat, torch.cat([group.flatten(1) for group in kept.groups], dim=1))
+    for dropped, whole in zip(kept.groups, full.groups, strict=True):
+        assert torch.equal(dropped != 0, (dropped / whole).round() == 2)
+        assert torch.count_nonzero(dropped.ne(0).sum(2) % dropped.shape[2]) == 0
+        assert 0 < torch.count_nonzero(dropped) < dropped.numel()
 
 
 def test_start_from_rates_predicts_the_rates(layout: Layout) -> None:

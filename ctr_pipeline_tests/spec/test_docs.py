@@ -23,6 +23,7 @@ from ctr_pipeline.spec.features import (
     NumericFeature,
 )
 from ctr_pipeline.spec.fields import DAY_US, format_duration
+from ctr_pipeline.spec.interactions import FactorisationMachine
 from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.losses import BinaryCrossEntropy, Focal
 from ctr_pipeline.spec.model import Model
@@ -88,6 +89,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Propensity: "propensity",
     LabelQuality: "label_quality",
     Model: "model",
+    FactorisationMachine: "model.interactions[]",
     Training: "training",
     Quality: "quality",
 }
@@ -97,6 +99,7 @@ IN_WORDS = {
     ("features.history[]", "days"),
     ("source.simulator.incidents[]", "kind"),
     ("source.simulator.incidents[]", "share"),
+    ("model.interactions[]", "kind"),
     ("tasks[].objective", "kind"),
     ("tasks[].objective.loss", "kind"),
 }

@@ -228,6 +228,29 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "layer without units": (set_to("model.hidden", [64, 0]), ("model.hidden.1", "greater than 0", "(found 0)")),
     "dropout of all": (set_to("model.dropout", 1), ("model.dropout", "less than 1", "(found 1)")),
     "infinite weight": (set_to("tasks.0.loss_weight", float("inf")), ("tasks.0.loss_weight", "finite", "(found inf)")),
+    "unknown interaction": (
+        set_to("model.interactions", [{"kind": "factorization_machine"}]),
+        (
+            "model.interactions.0: set `kind` to one of 'factorisation_machine'",
+            "found 'factorization_machine', did you mean 'factorisation_machine'?",
+        ),
+    ),
+    "interaction without a kind": (
+        set_to("model.interactions", [{"kind": "factorisation_machine"}, {}]),
+        ("model.interactions.1: set `kind` to one of 'factorisation_machine'",),
+    ),
+    "interaction that is no section": (
+        set_to("model.interactions", ["factorisation_machine"]),
+        ("model.interactions.0: a mapping with the key `kind` is expected, found 'factorisation_machine'",),
+    ),
+    "one interaction instead of a list": (
+        set_to("model.interactions", {"kind": "factorisation_machine"}),
+        ("model.interactions: ", "list"),
+    ),
+    "field that the interaction does not have": (
+        set_to("model.interactions", [{"kind": "factorisation_machine", "width": 4}]),
+        ("model.interactions.0: width: unknown key",),
+    ),
     "unknown objective": (
         set_to("tasks.0.objective", {"kind": "binray"}),
         ("tasks.0.objective: set `kind` to one of 'binary'", "found 'binray', did you mean 'binary'?"),

@@ -1,3 +1,6 @@
+from dataclasses import replace
+
+import pytest
 import torch
 from torch import Tensor
 
@@ -14,9 +17,13 @@ def loss_of(logits: Tensor, labels: Tensor, weights: Tensor, loss_weights: Tenso
     )
 
 
-def test_gradient_of_model_and_loss_by_finite_differences(layout, make_rows) -> None:
+@pytest.mark.parametrize("interactions", [[], [{"kind": "factorisation_machine"}]], ids=["plain", "products"])
+def test_gradient_of_model_and_loss_by_finite_differences(layout, make_rows, interactions: list[dict]) -> None:
     """Along each tensor's own gradient; a step that flips a ReLU is no test of the gradient and is left out."""
-    ranker = build_ranker(layout, Model(embedding_dim=4, hidden=[16, 8]), 2).double()
+    if interactions:
+        layout = replace(layout, ids=tuple(replace(column, dim=4) for column in layout.ids))
+    model = Model.model_validate({"embedding_dim": 4, "hidden": [16, 8], "interactions": interactions})
+    ranker = build_ranker(layout, model, 2).double()
     rows = make_rows(64, 1)
     numeric, ids = torch.from_numpy(rows.numeric).double(), torch.from_numpy(rows.ids)
     labels, weights = torch.from_numpy(rows.labels), torch.from_numpy(rows.weights).double()

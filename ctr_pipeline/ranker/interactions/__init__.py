@@ -1,0 +1,10 @@
+"""Modules that combine the ranker's inputs with each other, one file each. Registering one needs no torch."""
+
+from ctr_pipeline.ranker.interactions.interaction import (
+    Interaction,
+    build_interaction,
+    out_width,
+    register_interaction,
+)
+
+__all__ = ["Interaction", "build_interaction", "out_width", "register_interaction"]

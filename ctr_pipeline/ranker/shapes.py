@@ -1,0 +1,111 @@
+"""Shapes of the ranker's inputs: known from the layout when the ranker is built, checked where modules meet."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ctr_pipeline.ranker.errors import RankerError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from ctr_pipeline.features.layout import IdColumn
+
+
+@dataclass(frozen=True, slots=True)
+class FieldGroup:
+    """The id features whose embeddings have one width.
+
+    Attributes:
+        width: Width d of each embedding.
+        columns: Names of the F features, in the order of the packed array.
+    """
+
+    width: int
+    columns: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class InputShape:
+    """What a module of the ranker can count on when it is built.
+
+    Attributes:
+        numbers: Width D of the encoded numbers: standardised values, then 0/1 columns for missing values.
+        groups: The id features by the width of their embeddings, narrowest first; empty without id features.
+    """
+
+    numbers: int
+    groups: tuple[FieldGroup, ...]
+
+    @property
+    def flat_width(self) -> int:
+        """Width of all inputs side by side."""
+        return self.numbers + sum(group.width * len(group.columns) for group in self.groups)
+
+    def equal_width_group(self, module: str) -> FieldGroup:
+        """The only group, for a module that combines each field with each other and so needs embeddings of one width.
+
+        Args:
+            module: What asks, for the message.
+
+        Raises:
+            RankerError: there are no id features, or their embeddings differ in width; names the features.
+        """
+        if not self.groups:
+            raise RankerError(
+                f"{module} combines embeddings, but the dataset has no embedded feature: declare one under "
+                f"`features.categorical`, or remove {module} from `model.interactions`"
+            )
+        if len(self.groups) > 1:
+            found = "; ".join(f"{group.width} for {', '.join(group.columns)}" for group in self.groups)
+            raise RankerError(
+                f"{module} needs embeddings of one width, and they differ: {found}. Give these features the same "
+                f"`embedding_dim`, or remove {module} from `model.interactions`"
+            )
+        return self.groups[0]
+
+
+@dataclass(frozen=True, slots=True)
+class RankerInputs:
+    """An encoded batch of B rows, in float32: what the ranker's modules read.
+
+    Attributes:
+        numbers: [B, D] encoded numbers.
+        fields: The embeddings, one [B, F, d] for each :attr:`InputShape.groups`, in its order.
+        flat: [B, W] all of them side by side: the numbers, then the fields group by group.
+        wide: [B, T] logits of the linear part; 0 without one.
+    """
+
+    numbers: Tensor
+    fields: tuple[Tensor, ...]
+    flat: Tensor
+    wide: Tensor | float
+
+
+def group_by_width(columns: Sequence[IdColumn]) -> tuple[FieldGroup, ...]:
+    """The id columns of a layout as groups of one width, narrowest first."""
+    widths = sorted({column.dim for column in columns})
+    return tuple(FieldGroup(w, tuple(column.name for column in columns if column.dim == w)) for w in widths)
+
+
+def check_shape(what: str, tensor: Tensor, *trailing: int, rows: int | None = None) -> None:
+    """Refuses a tensor whose shape is not [B, *trailing].
+
+    Args:
+        what: What the tensor is, for the message.
+        tensor: The tensor.
+        trailing: All sizes but the first.
+        rows: The batch's rows B, where they are compared too. An exported graph then has another form, though it
+            computes the same.
+
+    Raises:
+        RankerError: the shape is another one.
+    """
+    if tuple(tensor.shape[1:]) != trailing or (rows is not None and tensor.shape[0] != rows):
+        expected = ["B" if rows is None else rows, *trailing]
+        raise RankerError(
+            f"{what}: shape [{', '.join(str(size) for size in tensor.shape)}] found, "
+            f"[{', '.join(str(size) for size in expected)}] expected"
+        )
