@@ -231,13 +231,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "unknown interaction": (
         set_to("model.interactions", [{"kind": "factorization_machine"}]),
         (
-            "model.interactions.0: set `kind` to one of 'factorisation_machine'",
+            "model.interactions.0: set `kind` to one of ",
+            "'factorisation_machine'",
             "found 'factorization_machine', did you mean 'factorisation_machine'?",
         ),
     ),
     "interaction without a kind": (
         set_to("model.interactions", [{"kind": "factorisation_machine"}, {}]),
-        ("model.interactions.1: set `kind` to one of 'factorisation_machine'",),
+        ("model.interactions.1: set `kind` to one of ", "'factorisation_machine'"),
     ),
     "interaction that is no section": (
         set_to("model.interactions", ["factorisation_machine"]),

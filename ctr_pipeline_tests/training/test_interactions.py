@@ -11,8 +11,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from ctr_pipeline.calibration import Calibrator
 from ctr_pipeline.datasets import PackedDataset
-from ctr_pipeline.evaluation import Calibrator
 from ctr_pipeline.ranker import RankerError, load_ranker
 from ctr_pipeline.ranker.interactions import register_interaction
 from ctr_pipeline.ranker.shapes import InputShape

@@ -16,6 +16,7 @@ from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
 from ctr_pipeline.ranker import RankerError, build_ranker, load_ranker, save_ranker
 from ctr_pipeline.ranker.interactions import register_interaction
 from ctr_pipeline.ranker.shapes import FieldGroup, InputShape
+from ctr_pipeline.spec.extensions import load_extensions
 from ctr_pipeline.spec.interactions import InteractionSection
 from ctr_pipeline.spec.model import Model
 
@@ -224,3 +225,34 @@ def test_stored_weights_come_back(layout: Layout, batch: tuple[Tensor, Tensor], 
 def test_registering_needs_no_torch() -> None:
     script = "import sys, ctr_pipeline.ranker.interactions; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+EXTENSION = """
+import torch
+from torch import nn
+from ctr_pipeline.ranker.interactions import register_interaction
+
+class LargestNumber(nn.Module):
+    out_width = 1
+    def __init__(self, shape):
+        super().__init__()
+    def forward(self, numbers, fields):
+        return numbers.amax(dim=1, keepdim=True)
+
+register_interaction("largest_number", LargestNumber)
+"""
+
+
+def test_an_installed_extension_adds_one(
+    layout: Layout, batch: tuple[Tensor, Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "more_interactions.py").write_text(EXTENSION)
+    installed = tmp_path / "more_interactions-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: more-interactions\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[ctr_pipeline.extensions]\nmore = more_interactions\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    load_extensions()
+    ranker = build_ranker(layout, model({"kind": "largest_number"}), 0).eval()
+    inputs = ranker.encode(*batch)
+    assert torch.equal(ranker.hidden(inputs)[:, 8], inputs.numbers.max(dim=1).values)
