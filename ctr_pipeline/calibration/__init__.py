@@ -1,5 +1,24 @@
 """Turns logits into probabilities whose rates hold."""
 
-from ctr_pipeline.calibration.platt import CalibrationError, Calibrator, fit_platt
+from ctr_pipeline.calibration.calibrator import (
+    CalibrationError,
+    Calibrator,
+    calibrator_from_json,
+    calibrator_to_json,
+    fit_calibrators,
+    register_calibrator,
+)
+from ctr_pipeline.calibration.labelled import ScoreError
+from ctr_pipeline.calibration.platt import PlattCalibrator, fit_platt
 
-__all__ = ["CalibrationError", "Calibrator", "fit_platt"]
+__all__ = [
+    "CalibrationError",
+    "Calibrator",
+    "PlattCalibrator",
+    "ScoreError",
+    "calibrator_from_json",
+    "calibrator_to_json",
+    "fit_calibrators",
+    "fit_platt",
+    "register_calibrator",
+]

@@ -1,25 +1,25 @@
 """Platt scaling: a slope and an offset for each task's logit."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 from scipy import special
 
+from ctr_pipeline.calibration.calibrator import CalibrationError, register_calibrator
 from ctr_pipeline.calibration.labelled import Float64s, Integers, Labelled, Reals, labelled, why_undefined
-from ctr_pipeline.errors import UserError
+from ctr_pipeline.spec.calibration import Platt
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _ROUNDING = 1e-14
 """Relative error of a mean log loss, at most."""
 
 
-class CalibrationError(UserError):
-    """A calibrator that cannot be read; the message says what was found and what was expected."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Calibrator:
+class PlattCalibrator:
     """Calibrated logit = ``a`` * logit + ``b``.
 
     Attributes:
@@ -35,6 +35,11 @@ class Calibrator:
     rows: int = 0
     positives: int = 0
     reason: str | None = None
+
+    @classmethod
+    def fit(cls, logits: Reals, labels: Integers, _: Platt) -> "PlattCalibrator":
+        """The calibrator of least log loss; see :func:`fit_platt`."""
+        return fit_platt(logits, labels)
 
     def apply(self, logits: Reals) -> Float64s:
         """Calibrated logits of ``logits``, of any shape."""
@@ -65,8 +70,15 @@ class Calibrator:
             raise CalibrationError(f"calibrator: expected finite a > 0 and b; found a = {fitted.a}, b = {fitted.b}")
         return fitted
 
+    @classmethod
+    def module(cls, fitted: Sequence[Self]) -> "nn.Module":
+        """Slopes and offsets of all tasks as one multiplication and one addition."""
+        from ctr_pipeline.calibration.modules import Affine
 
-def fit_platt(logits: Reals, labels: Integers, weights: Reals | None = None) -> Calibrator:
+        return Affine([calibrator.a for calibrator in fitted], [calibrator.b for calibrator in fitted])
+
+
+def fit_platt(logits: Reals, labels: Integers, weights: Reals | None = None) -> PlattCalibrator:
     """The slope and offset that minimise log loss (Platt 1999), by damped Newton steps.
 
     The identity is returned, with the reason, for rows of one class and for scores that separate the classes, where
@@ -78,18 +90,18 @@ def fit_platt(logits: Reals, labels: Integers, weights: Reals | None = None) -> 
     rows, positives = len(used), used.positives
     undefined = why_undefined(rows, positives)
     if undefined:
-        return Calibrator(rows=rows, positives=positives, reason=f"left as it is: {undefined}")
+        return PlattCalibrator(rows=rows, positives=positives, reason=f"left as it is: {undefined}")
     hits, misses = used.logits[used.positive], used.logits[~used.positive]
     constant = used.logits.min() == used.logits.max()
     if not constant and (misses.max() <= hits.min() or hits.max() <= misses.min()):
-        return Calibrator(rows=rows, positives=positives, reason="left as it is: the scores separate the classes")
+        return PlattCalibrator(rows=rows, positives=positives, reason="left as it is: the scores separate the classes")
     if not constant:
         slope, offset = _newton(used, fit_slope=True)
         if slope > 0:
-            return Calibrator(a=slope, b=offset, rows=rows, positives=positives)
+            return PlattCalibrator(a=slope, b=offset, rows=rows, positives=positives)
     reason = "all scores are equal" if constant else "the best slope is not above 0"
     _, offset = _newton(used, fit_slope=False)
-    return Calibrator(b=offset, rows=rows, positives=positives, reason=f"only the offset is fitted: {reason}")
+    return PlattCalibrator(b=offset, rows=rows, positives=positives, reason=f"only the offset is fitted: {reason}")
 
 
 def _newton(rows: Labelled, *, fit_slope: bool) -> tuple[float, float]:
@@ -126,3 +138,6 @@ def _newton(rows: Labelled, *, fit_slope: bool) -> tuple[float, float]:
         return 1.0, float(point[0])
     slope = float(point[0] / spread)
     return slope, float(point[1] - slope * centre)
+
+
+register_calibrator("platt", PlattCalibrator, Platt)

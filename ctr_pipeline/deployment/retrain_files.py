@@ -176,14 +176,16 @@ class RetrainFiles:
 
     def calibrators(self) -> "dict[str, Calibrator]":
         """The fitted calibrator of each task."""
-        from ctr_pipeline.calibration import Calibrator
+        from ctr_pipeline.calibration import calibrator_from_json
 
         content = self._read(self.paths.calibration, "calibrated_ranker")
-        return {task: Calibrator.from_json(fields) for task, fields in content.items()}
+        return {task: calibrator_from_json(fields) for task, fields in content.items()}
 
     def write_calibrators(self, fitted: "Mapping[str, Calibrator]") -> None:
         """Keeps the fitted calibrators."""
-        write_json(self.paths.calibration, {task: calibrator.to_json() for task, calibrator in fitted.items()})
+        from ctr_pipeline.calibration import calibrator_to_json
+
+        write_json(self.paths.calibration, {task: calibrator_to_json(found) for task, found in fitted.items()})
 
     def evaluation(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Metrics by task and split."""

@@ -18,7 +18,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import polars as pl
@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.features.layout import MISSING_ROW, UNKNOWN_ROW, Layout, LayoutError
 from ctr_pipeline.serving.request_values import BundleError, category_text, finite_number
+
+if TYPE_CHECKING:
+    from ctr_pipeline.calibration import Calibrator
 
 FORMAT = 1
 """Version of the bundle format."""
@@ -137,6 +140,25 @@ class Bundle:
         }
         logits, probabilities = self.session.run(["logits", "probabilities"], inputs)
         return Scores(logits, probabilities)
+
+    def calibrators(self) -> "dict[str, Calibrator]":
+        """The calibrator of each task, to be applied to logits in double precision; scoring does without them.
+
+        Raises:
+            BundleError: calibration.json has no calibrator of a task, or one that is not known here; names the package
+                that it comes from.
+        """
+        from ctr_pipeline.calibration import CalibrationError, calibrator_from_json
+
+        path = self.directory / "calibration.json"
+        content = json.loads(path.read_text(encoding="utf-8"))
+        absent = [task for task in self.tasks if task not in content]
+        if absent:
+            raise BundleError(f"{path}: task {absent[0]!r} is absent; found {sorted(content)}. Export the model again.")
+        try:
+            return {task: calibrator_from_json(content[task]) for task in self.tasks}
+        except CalibrationError as error:
+            raise BundleError(f"{path}: {error}") from error
 
     def encode(self, rows: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Raw feature values as model inputs.

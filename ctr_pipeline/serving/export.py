@@ -16,12 +16,14 @@ import polars as pl
 import torch
 import yaml
 from numpy.typing import NDArray
+from scipy import special
 from torch import Tensor, nn
+from torch.func import functional_call
 
-from ctr_pipeline.calibration import Calibrator
+from ctr_pipeline.calibration import Calibrator, calibrator_to_json
 from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.ranker import Ranker
-from ctr_pipeline.serving.bundle import FILES, MANIFEST, Bundle, Scores, write_manifest
+from ctr_pipeline.serving.bundle import FILES, MANIFEST, MAX_PROBABILITY_DIFFERENCE, Bundle, Scores, write_manifest
 from ctr_pipeline.serving.parity import Parity, measure_parity, probe_rows
 from ctr_pipeline.serving.request_values import BundleError
 from ctr_pipeline.spec import Spec
@@ -33,26 +35,33 @@ MAX_MODEL_BYTES = 2**31 - 1
 
 
 class CalibratedRanker(nn.Module):
-    """What is exported: the ranker and Platt scaling of each task's logit.
+    """What is exported: the ranker, and the calibration of each task's logit.
 
     Args:
         ranker: The trained ranker.
-        calibrators: One for each task, in order.
+        calibrators: One for each task, in order, all of one kind.
     """
-
-    slopes: Tensor
-    offsets: Tensor
 
     def __init__(self, ranker: Ranker, calibrators: Sequence[Calibrator]) -> None:
         super().__init__()
         self.ranker = ranker
-        self.register_buffer("slopes", torch.tensor([c.a for c in calibrators], dtype=torch.float32))
-        self.register_buffer("offsets", torch.tensor([c.b for c in calibrators], dtype=torch.float32))
+        self._calibration = (type(calibrators[0]).module(calibrators),)
+        # Buffers of this module, so that they have the names and the place in the file that earlier bundles gave them.
+        self._own: dict[str, str] = {}
+        for name, values in self._calibration[0].state_dict().items():
+            self._own[name] = name.replace(".", "_")
+            self.register_buffer(self._own[name], values)
 
     def forward(self, numeric: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [N, T] and calibrated probabilities [N, T] of numeric [N, D] and ids [N, F]."""
         logits = self.ranker(numeric, ids)
-        return logits, torch.sigmoid(logits * self.slopes + self.offsets)
+        return logits, torch.sigmoid(self.calibrate(logits))
+
+    def calibrate(self, logits: Tensor) -> Tensor:
+        """Calibrated logits [N, T] of logits [N, T]."""
+        values = {name: self.get_buffer(own) for name, own in self._own.items()}
+        calibrated: Tensor = functional_call(self._calibration[0], values, (logits,))
+        return calibrated
 
 
 def export_bundle(
@@ -88,7 +97,7 @@ def export_bundle(
         (partial / "model.onnx").write_bytes(_onnx_bytes(module, layout))
     (partial / "layout.json").write_text(layout.to_json(), encoding="utf-8")
     (partial / "spec.yaml").write_text(_spec_text(spec), encoding="utf-8")
-    _write_json(partial / "calibration.json", {task: calibrators[task].to_json() for task in layout.tasks})
+    _write_json(partial / "calibration.json", {task: calibrator_to_json(calibrators[task]) for task in layout.tasks})
     _write_json(partial / "golden.json", _golden(module, layout))
     write_manifest(partial, spec.name, layout.tasks)
     Bundle.open(partial)
@@ -129,12 +138,34 @@ def _calibrated(ranker: Ranker, calibrators: Mapping[str, Calibrator], layout: L
     absent = [task for task in layout.tasks if task not in calibrators]
     if absent:
         raise BundleError(f"export: task {absent[0]!r} has no calibrator; found {sorted(calibrators)}")
+    kinds = {type(calibrators[task]) for task in layout.tasks}
+    if len(kinds) > 1:
+        found = ", ".join(sorted(kind.__name__ for kind in kinds))
+        raise BundleError(f"export: calibrators of several kinds ({found}); expected one kind for all tasks")
     for name, values in ranker.state_dict().items():
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise BundleError(
                 f"export: {name} of the ranker holds values that are not finite. Do not serve this model."
             )
-    return CalibratedRanker(ranker, [calibrators[task] for task in layout.tasks])
+    module = CalibratedRanker(ranker, [calibrators[task] for task in layout.tasks])
+    _check_calibration(module, calibrators, layout)
+    return module
+
+
+def _check_calibration(module: CalibratedRanker, calibrators: Mapping[str, Calibrator], layout: Layout) -> None:
+    """Refuses calibrators that evaluate one way in numpy, where they were measured, and another in the graph."""
+    logits = np.linspace(-30, 30, 1201, dtype=np.float32)
+    with _evaluating(module), torch.inference_mode():
+        found = torch.sigmoid(module.calibrate(torch.from_numpy(logits)[:, None].expand(-1, len(layout.tasks)))).numpy()
+    for column, task in enumerate(layout.tasks):
+        expected = special.expit(calibrators[task].apply(logits))
+        difference = np.max(np.abs(found[:, column] - expected))
+        if not difference <= MAX_PROBABILITY_DIFFERENCE:
+            raise BundleError(
+                f"export: the calibrator of task {task!r} ({type(calibrators[task]).__name__}) gives probabilities that "
+                f"differ by up to {difference:.3g} between `apply` and `module` (limit {MAX_PROBABILITY_DIFFERENCE:g}). "
+                "Make both compute the same."
+            )
 
 
 @contextlib.contextmanager

@@ -6,8 +6,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
+from ctr_pipeline.spec.calibration import AnyCalibrator, Platt
 from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
-from ctr_pipeline.spec.fields import Name, Section
+from ctr_pipeline.spec.fields import Name, Section, added_field
 from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.source import Days, ImpressionColumns, Privacy, Source
@@ -38,6 +39,7 @@ class Spec(Section):
     )
     model: Model = Field(default=Model(), description="The ranker.")
     training: Training = Field(default=Training(), description="The training loop.")
+    calibration: AnyCalibrator = added_field(Platt(), "How logits become probabilities whose rates hold.")
     quality: Quality = Field(default=Quality(), description="Limits of the checks.")
 
     @field_validator("time_zone")

@@ -5,7 +5,7 @@ import pytest
 from scipy import special
 from sklearn.linear_model import LogisticRegression
 
-from ctr_pipeline.calibration import CalibrationError, Calibrator, fit_platt
+from ctr_pipeline.calibration import CalibrationError, PlattCalibrator, fit_platt
 
 
 def draw(seed: int, n: int, a: float, b: float) -> tuple[np.ndarray, np.ndarray]:
@@ -86,9 +86,9 @@ def test_rows_without_weight_and_masked_rows_do_not_count() -> None:
 def test_json_round_trip_and_refusal() -> None:
     z, y = draw(5, 3000, 0.7, 0.2)
     found = fit_platt(z, y)
-    assert Calibrator.from_json(json.loads(json.dumps(found.to_json()))) == found
-    assert Calibrator.from_json(Calibrator(reason="x").to_json()).reason == "x"
+    assert PlattCalibrator.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert PlattCalibrator.from_json(PlattCalibrator(reason="x").to_json()).reason == "x"
     with pytest.raises(CalibrationError, match="expected a, b, rows, positives and reason"):
-        Calibrator.from_json({"a": 1.0})
+        PlattCalibrator.from_json({"a": 1.0})
     with pytest.raises(CalibrationError, match="a = -1"):
-        Calibrator.from_json({**found.to_json(), "a": -1.0})
+        PlattCalibrator.from_json({**found.to_json(), "a": -1.0})

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from ctr_pipeline.calibration import Calibrator
+from ctr_pipeline.calibration import PlattCalibrator
 from ctr_pipeline.datasets import PackedDataset, SplitBounds, Tables, fit_vocabulary, pack_dataset, split_bounds
 from ctr_pipeline.features import Layout, history_for_days
 from ctr_pipeline.labels import label_table
@@ -132,7 +132,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
     packed = pack_dataset(folder / "packed", spec, bounds, tables, layout, vocabulary, None, {})
     ranker = randomise(build_ranker(layout, spec.model, 1))
     bundle = export_bundle(
-        ranker, {"click": Calibrator()}, layout, folder / "packed" / "vocabulary.parquet", spec, folder / "bundle"
+        ranker, {"click": PlattCalibrator()}, layout, folder / "packed" / "vocabulary.parquet", spec, folder / "bundle"
     )
     return Made(log.with_columns(ts=pl.col("at").dt.epoch("us")), spec, bounds, packed, bundle, ranker)
 

@@ -7,7 +7,7 @@ import numpy as np
 import polars as pl
 import torch
 
-from ctr_pipeline.calibration import Calibrator
+from ctr_pipeline.calibration import Calibrator, PlattCalibrator
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
 from ctr_pipeline.ranker import Ranker, build_ranker
 from ctr_pipeline.serving import Bundle
@@ -87,8 +87,8 @@ def make_shop(folder: Path) -> Shop:
     ]
     pl.DataFrame(records[::-1]).write_parquet(vocabulary)
     calibrators = {
-        "like": Calibrator(a=1.2, b=0.3),
-        "click": Calibrator(a=0.8, b=-0.5, rows=100, positives=10),
-        "buy": Calibrator(reason="left as it is: no row has a settled label"),
+        "like": PlattCalibrator(a=1.2, b=0.3),
+        "click": PlattCalibrator(a=0.8, b=-0.5, rows=100, positives=10),
+        "buy": PlattCalibrator(reason="left as it is: no row has a settled label"),
     }
     return Shop(spec, layout, randomise(build_ranker(layout, spec.model, 1)), calibrators, vocabulary)

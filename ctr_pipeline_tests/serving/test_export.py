@@ -11,7 +11,7 @@ import polars as pl
 import pytest
 import torch
 
-from ctr_pipeline.calibration import Calibrator
+from ctr_pipeline.calibration import PlattCalibrator
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
 from ctr_pipeline.ranker import build_ranker
 from ctr_pipeline.serving import Bundle, BundleError
@@ -60,7 +60,7 @@ def test_parity_on_rows_and_corners(shop: Shop, bundle: Bundle) -> None:
 
 
 def test_parity_sees_another_model(shop: Shop, bundle: Bundle) -> None:
-    calibrators = {**shop.calibrators, "buy": Calibrator(b=1e-3)}
+    calibrators = {**shop.calibrators, "buy": PlattCalibrator(b=1e-3)}
     parity = check_parity(bundle, shop.ranker, calibrators, *shop.rows(50))
     assert parity.logit <= 1e-4 < parity.probability
     with pytest.raises(BundleError, match="does not score as the trained one"):
@@ -119,7 +119,7 @@ def test_golden_rows_are_made_up_from_the_layout_alone(shop: Shop, bundle: Bundl
 def test_an_older_bundle_is_replaced_and_other_folders_are_not(shop: Shop, bundle: Bundle, tmp_path: Path) -> None:
     target = tmp_path / "bundle"
     shop.export(target)
-    changed = replace(shop, calibrators={**shop.calibrators, "buy": Calibrator(b=1.0)})
+    changed = replace(shop, calibrators={**shop.calibrators, "buy": PlattCalibrator(b=1.0)})
     assert changed.export(target).sha256 != bundle.sha256
     assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
     (target / "diary.txt").write_text("mine")
@@ -162,7 +162,7 @@ def test_parity_holds_for_a_wide_model(shop: Shop, tmp_path: Path) -> None:
     ranker = build_ranker(layout, Model(hidden=[256, 128]), 0)
     with torch.no_grad():
         ranker.tower[0].weight.mul_(3)
-    calibrators = {"click": Calibrator()}
+    calibrators = {"click": PlattCalibrator()}
     bundle = export_bundle(ranker, calibrators, layout, tmp_path / "v.parquet", shop.spec, tmp_path / "bundle")
     rng = np.random.default_rng(0)
     numeric = rng.lognormal(1, 3, (1000, 20)).astype(np.float32)
@@ -173,7 +173,7 @@ def test_parity_holds_for_a_wide_model(shop: Shop, tmp_path: Path) -> None:
 
 def test_refuses_what_cannot_be_served(shop: Shop, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match="task 'buy' has no calibrator"):
-        replace(shop, calibrators={"click": Calibrator(), "like": Calibrator()}).export(tmp_path / "b")
+        replace(shop, calibrators={"click": PlattCalibrator(), "like": PlattCalibrator()}).export(tmp_path / "b")
     broken = randomise(build_ranker(shop.layout, shop.spec.model, 1))
     with torch.no_grad():
         broken.head.bias[0] = float("nan")

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ctr_pipeline.spec import Spec, parse_spec
+from ctr_pipeline.spec.calibration import Platt
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
     Features,
@@ -91,6 +92,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Model: "model",
     FactorisationMachine: "model.interactions[]",
     Training: "training",
+    Platt: "calibration",
     Quality: "quality",
 }
 IN_WORDS = {
@@ -100,6 +102,7 @@ IN_WORDS = {
     ("source.simulator.incidents[]", "kind"),
     ("source.simulator.incidents[]", "share"),
     ("model.interactions[]", "kind"),
+    ("calibration", "kind"),
     ("tasks[].objective", "kind"),
     ("tasks[].objective.loss", "kind"),
 }

@@ -280,6 +280,18 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "focal", "alpha": 1}}),
         ("tasks.0.objective: loss: alpha: ", "less than 1", "(found 1)"),
     ),
+    "unknown calibrator": (
+        set_to("calibration", {"kind": "plat"}),
+        ("calibration: set `kind` to one of ", "'platt'", "found 'plat', did you mean 'platt'?"),
+    ),
+    "calibrator without a kind": (
+        set_to("calibration", "platt"),
+        ("calibration: a mapping with the key `kind` is expected, found 'platt'",),
+    ),
+    "field of another calibrator": (
+        set_to("calibration", {"kind": "platt", "bins": 20}),
+        ("calibration: bins: unknown key",),
+    ),
     "constant fill without a value": (
         set_to("features.dense.0.missing", {"fill": "constant"}),
         ("features.dense.0.missing: `fill: constant` needs `value`",),

@@ -19,6 +19,7 @@ from ctr_pipeline.orchestration.user_errors import user_errors
 from ctr_pipeline.spec import Spec
 
 if TYPE_CHECKING:
+    from ctr_pipeline.calibration import Calibrator
     from ctr_pipeline.evaluation import TaskMetrics
 
 Metrics = Mapping[str, Mapping[str, "TaskMetrics"]]
@@ -37,7 +38,7 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         description="Calibration of each task's logit, fitted on the calibration slice only.",
     )
     def calibrated_ranker(context: dg.AssetExecutionContext) -> dg.MaterializeResult:
-        from ctr_pipeline.calibration import fit_platt
+        from ctr_pipeline.calibration import fit_calibrators
         from ctr_pipeline.datasets import PackedDataset
 
         paths = deployment.paths.retrain(context.partition_key)
@@ -47,13 +48,11 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             if (reason := TrainingOutcome.read(paths.result).blocking_reason(blocking_findings())) is not None:
                 raise dg.Failure(reason, allow_retries=False)
             split = PackedDataset.open(paths.packed).splits["calibration"]
-            fitted = {
-                task.name: fit_platt(logits[:, column], split.labels[:, column])
-                for column, task in enumerate(spec.tasks)
-            }
+            tasks = [task.name for task in spec.tasks]
+            fitted = fit_calibrators(spec.calibration, tasks, logits, split.labels)
         files.write_calibrators(fitted)
         return dg.MaterializeResult(
-            metadata={"calibrators": table({"task": task, **found.to_json()} for task, found in fitted.items())},
+            metadata={"calibrators": table({"task": task, **_plain(found)} for task, found in fitted.items())},
             tags=retrain_tags(deployment, context),
         )
 
@@ -92,6 +91,14 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         )
 
     return [calibrated_ranker, evaluation]
+
+
+def _plain(calibrator: "Calibrator") -> dict[str, Any]:
+    """The fields of a calibrator that fit into a cell."""
+    from ctr_pipeline.calibration import calibrator_to_json
+
+    content = calibrator_to_json(calibrator)
+    return {name: value for name, value in content.items() if not isinstance(value, list | dict)}
 
 
 def _measure(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetrics]]":

@@ -1,6 +1,5 @@
 """`serving_bundle` → `champion`: what is served, and whether it may take over."""
 
-import json
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -217,7 +216,6 @@ def _champion_logits(
     """
     import numpy as np
 
-    from ctr_pipeline.calibration import Calibrator
     from ctr_pipeline.datasets.view import other_models_test_rows
     from ctr_pipeline.serving import BundleError
 
@@ -225,6 +223,7 @@ def _champion_logits(
         return None, None
     try:
         bundle = _champion_bundle(tracking, held)
+        fitted = bundle.calibrators()
     except BundleError as error:
         return None, f"The champion (version {held.version}) cannot be opened, so nothing is compared: {error}"
     tasks = [task.name for task in spec.tasks]
@@ -236,9 +235,7 @@ def _champion_logits(
     except KeyError as error:
         return None, f"The champion (version {held.version}) needs feature {error}, which the spec no longer has."
     logits = bundle.score(numeric, ids).logits
-    fitted = json.loads((bundle.directory / "calibration.json").read_text(encoding="utf-8"))
-    columns = [Calibrator.from_json(fitted[task]).apply(logits[:, n]) for n, task in enumerate(tasks)]
-    return np.column_stack(columns), None
+    return np.column_stack([fitted[task].apply(logits[:, n]) for n, task in enumerate(tasks)]), None
 
 
 def _champion_bundle(tracking: TrackingResource, held: ModelVersion) -> "Bundle":
