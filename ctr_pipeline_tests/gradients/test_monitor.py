@@ -31,6 +31,15 @@ def test_ratio_is_to_the_median_of_the_last_norms(case) -> None:
     assert monitor.norm_ratio(10.0) == pytest.approx(2.0)
 
 
+def test_skipped_steps_are_no_history(case) -> None:
+    monitor = GradientMonitor(case.model, 10)
+    follow(monitor, [2.0] * 20)
+    for step in range(20, 60):
+        monitor.begin(step)
+        monitor.after_update(record(step, float("inf"), skipped=True), [], [], None)
+    assert monitor.norm_ratio(4.0) == pytest.approx(2.0)
+
+
 def test_update_ratio_is_measured_on_the_weights(case) -> None:
     monitor = GradientMonitor(case.model, 1)
     monitor.begin(0)

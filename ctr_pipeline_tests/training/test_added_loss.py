@@ -36,7 +36,14 @@ class NoFormula(Brier):
         return None
 
 
+class WrongFormula(Brier):
+    def logit_gradient(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor | None:
+        right = super().logit_gradient(logits, labels, weights)
+        return None if right is None else right * 1.01
+
+
 register_loss("brier", Brier)
+register_loss("brier_with_a_wrong_formula", WrongFormula)
 register_loss("brier_without_a_formula", NoFormula)
 
 
@@ -56,6 +63,8 @@ def test_it_trains(job: TrainingJob, project: Path, make_trainer: Callable[..., 
     # Focal loss is no proper score: before calibration its log loss may be worse than that of a constant.
     assert result.best_validation < (1.2 if "focal" in kinds else 1)
     steps = [json.loads(line) for line in (job.output / "steps.jsonl").read_text().splitlines()]
+    checked = result.health.finding("loss_gradient")
+    assert (checked.severity, "differed" in checked.message) == ("ok", True)
     if kinds[0] == "brier":
         assert max(step["loss_click"] for step in steps) < 0.5  # the cross-entropy starts at 0.6
 
@@ -63,6 +72,16 @@ def test_it_trains(job: TrainingJob, project: Path, make_trainer: Callable[..., 
 def test_it_trains_without_a_formula(job: TrainingJob, project: Path, make_trainer: Callable[..., Any]) -> None:
     result = make_trainer(with_loss(job, project, "brier_without_a_formula", "brier")).run(False)
     assert result.best_validation < 1
+
+
+def test_a_gradient_that_its_formula_does_not_give_is_an_error(
+    job: TrainingJob, project: Path, make_trainer: Callable[..., Any]
+) -> None:
+    wrong = make_trainer(with_loss(job, project, "focal", "brier_with_a_wrong_formula")).run(False)
+    assert wrong.health.finding("loss_gradient").severity == "error"
+    kinds = ("brier_without_a_formula", "brier_without_a_formula")
+    without = make_trainer(with_loss(job, project, *kinds)).run(False).health.finding("loss_gradient")
+    assert (without.severity, without.message) == ("ok", "not checked: the loss gives no analytic gradient")
 
 
 def test_a_checkpoint_of_another_loss_is_refused(

@@ -13,9 +13,8 @@ def logit_gradient_ratio(loss: LossView) -> Tensor | None:
     """Ratio r = gradient · count / (loss weight · formula) of known labels: 1.
 
     The formula is the derivative of the task's weighted sum; dividing by the number of known labels and multiplying
-    by the task's loss weight is what the trainer does. r equal to the batch size says that the loss is summed, r that
-    depends on z says a second sigmoid, r = −1 a sign error, r that follows a weight says that the weight is applied
-    elsewhere.
+    by the task's loss weight is what the trainer does. r equal to the batch size means that the loss is summed, r that
+    depends on z a second sigmoid, r = −1 a sign error, r that follows a weight that the weight is applied elsewhere.
 
     Args:
         loss: The loss of a step.

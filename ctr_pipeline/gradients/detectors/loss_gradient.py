@@ -56,7 +56,7 @@ class LossGradient:
         return Finding(
             grade(self._error, MAX_ERROR, MAX_ERROR),
             f"the gradient at the logits differed from the loss's formula by {self._error:.2g} of it at most "
-            f"(error above {MAX_ERROR:g}: the loss, its sum or its weights are not what the formula says)",
+            f"(error above {MAX_ERROR:g}: the loss, its sum or its weights do not follow the formula)",
             numbers,
         )
 
