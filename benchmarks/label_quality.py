@@ -1,8 +1,8 @@
 """How many misreporting advertisers of the simulated marketplace are found, by the number of their clicks.
 
 Some simulated advertisers fire conversions that did not happen, some drop 80 % of them, some report days late; the
-truth tables say which. The logs go through the pipeline's own labels, are judged as a retrain would judge them, and the
-verdicts are held against the truth. Beside them stand the verdicts on the same worlds without misreporting: the true
+truth tables say which. The logs go through the pipeline's own labels, are evaluated as by a retrain, and the
+statuses are compared with the truth. Beside them stand the statuses on the same worlds without misreporting: the true
 outcomes instead of the logged ones, where every flag is false.
 
 Run from the checkout::
@@ -37,7 +37,7 @@ EDGES = (1, 20, 50, 100, 200, 500)
 
 
 def main() -> None:
-    """Judges the worlds that the command line asks for and prints what was found."""
+    """Evaluates the worlds that the command line asks for and prints what was found."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--funnel", choices=sorted(SPECS), default="credit")
     parser.add_argument("--worlds", type=int, default=8)
@@ -51,15 +51,15 @@ def main() -> None:
         settings = SimulatorSettings(
             funnel=arguments.funnel, days=arguments.days, sessions_per_day=arguments.sessions, users=20_000, ads=6_000
         )
-        spec = judging_spec(arguments.funnel, arguments.min_trials, arguments.threshold)
+        spec = evaluating_spec(arguments.funnel, arguments.min_trials, arguments.threshold)
         with tempfile.TemporaryDirectory() as folder:
             days = [settings.first_day + timedelta(days=number) for number in range(settings.days)]
             write_days(settings, seed, days, Path(folder))
             impressions, events, truth = read(Path(folder), spec)
         kinds = kinds_of(impressions, truth)
-        for verdicts, rows in ((logged, events), (true, true_events(truth, spec))):
-            found = judge(spec, impressions, rows).with_columns(world=pl.lit(seed))
-            verdicts.append(found.join(kinds, on="key", how="left"))
+        for statuses, rows in ((logged, events), (true, true_events(truth, spec))):
+            found = evaluate(spec, impressions, rows).with_columns(world=pl.lit(seed))
+            statuses.append(found.join(kinds, on="key", how="left"))
     print(f"{arguments.worlds} worlds of {arguments.days} days with {arguments.sessions:,} pages a day, ", end="")
     print(f"funnel {arguments.funnel}, at least {arguments.min_trials} trials, |z| above {arguments.threshold:g}\n")
     print("\n".join(found_table(pl.concat(logged), arguments.threshold)))
@@ -67,8 +67,8 @@ def main() -> None:
     print("\n".join(false_table(pl.concat(true), arguments.threshold)))
 
 
-def judging_spec(funnel: str, min_trials: int, threshold: float) -> Spec:
-    """The bundled spec of the funnel, which judges advertisers."""
+def evaluating_spec(funnel: str, min_trials: int, threshold: float) -> Spec:
+    """The bundled spec of the funnel, which evaluates advertisers."""
     path = Path(__file__).resolve().parent.parent / "specs" / f"{SPECS[funnel]}.yaml"
     content = yaml.safe_load(path.read_text(encoding="utf-8"))
     names = [feature["name"] for feature in content["features"]["categorical"]]
@@ -123,8 +123,8 @@ def kinds_of(impressions: pl.DataFrame, truth: pl.DataFrame) -> pl.DataFrame:
     )  # fmt: skip
 
 
-def judge(spec: Spec, impressions: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
-    """All advertisers and tasks, judged once every label has settled."""
+def evaluate(spec: Spec, impressions: pl.DataFrame, events: pl.DataFrame) -> pl.DataFrame:
+    """All advertisers and tasks, evaluated once every label has settled."""
     first = int(datetime.combine(impressions["day"].min(), datetime.min.time(), UTC).timestamp()) * 1_000_000  # type: ignore[arg-type]
     end = int(impressions["ts"].max() or 0) + 1
     as_of = end + spec.longest_maturity
@@ -146,8 +146,8 @@ def found_table(rows: pl.DataFrame, threshold: float) -> Iterator[str]:
     # A row an advertiser: one flagged task is enough.
     each = rows.group_by("world", "key").agg(
         pl.col("kind", "clicks").first(),
-        inflated=(pl.col("verdict") == "inflated").any(),
-        flagged=pl.col("verdict").is_in(["inflated", "dropped"]).any(),
+        inflated=(pl.col("status") == "inflated").any(),
+        flagged=pl.col("status").is_in(["inflated", "dropped"]).any(),
         weight=pl.col("weight").min(),
         late=(pl.col("delay_z") > threshold).any(),
     )  # fmt: skip
@@ -169,10 +169,10 @@ def found_table(rows: pl.DataFrame, threshold: float) -> Iterator[str]:
 
 
 def false_table(rows: pl.DataFrame, threshold: float) -> Iterator[str]:
-    """Markdown: of the judged advertisers, how many are flagged though all report truly."""
-    yield "| task | judged | flagged | share | deviation of z |"
+    """Markdown: of the evaluated advertisers, how many are flagged though all report truly."""
+    yield "| task | evaluated | flagged | share | deviation of z |"
     yield "|---|---|---|---|---|"
-    for (task,), own in rows.filter(pl.col("verdict") != "not judged").group_by("task", maintain_order=True):
+    for (task,), own in rows.filter(pl.col("status") != "not evaluated").group_by("task", maintain_order=True):
         flagged = int((own["z"].abs() > threshold).sum())
         z = own["z"].to_numpy()
         yield f"| {task} | {own.height} | {flagged} | {flagged / own.height:.2%} | {np.std(z):.2f} |"

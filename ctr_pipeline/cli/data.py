@@ -96,7 +96,7 @@ def forget(
         found = forget_user(deployment, hashed, datetime.now(UTC).date())
     write_json(found, json_out)
     print_forgotten(found, console())
-    if found["left"]:
+    if found["remaining_files"]:
         raise typer.Exit(1)
 
 

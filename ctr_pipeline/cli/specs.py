@@ -28,7 +28,7 @@ def check(file: Annotated[Path, typer.Argument(help="Spec file to check.")]) -> 
         )
     if spec.label_quality is not None:
         console.print(
-            f"  label quality: each {spec.label_quality.key}, by its {', '.join(spec.label_quality.judged(spec.tasks))}; "
+            f"  label quality: each {spec.label_quality.key}, by its {', '.join(spec.label_quality.evaluated_tasks(spec.tasks))}; "
             f"weighting {spec.label_quality.weighting}",
             highlight=False,
         )

@@ -20,15 +20,15 @@ from ctr_pipeline.privacy.erasing import erase_user, impressions_of, listed_user
 from ctr_pipeline.privacy.forgotten_users import FORGOTTEN_TABLE, IMPRESSION, USER, forgotten, remember
 from ctr_pipeline.privacy.scrub import Scrubbed, holders, scrub
 
-FORMAT = 1
+FORMAT = 2
 
 
 class ForgetError(UserError):
-    """Nothing may be removed just now; the message says why."""
+    """Nothing may be removed just now; the message gives the reason."""
 
 
 def forget_user(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
-    """Removes the user with the hash ``hashed`` from the data root, and sees to it that ingest leaves them out.
+    """Removes the user with the hash ``hashed`` from the data root, and has ingestion leave them out from now on.
 
     Deletion wins over reproducibility: the tables lose their earlier versions, so that no earlier training can be
     reproduced. Interrupted, it is simply called again.
@@ -36,10 +36,10 @@ def forget_user(deployment: Deployment, hashed: str, today: date) -> dict[str, A
     Args:
         deployment: The deployment.
         hashed: Hash of the user's id.
-        today: Day that is noted as that of the forgetting.
+        today: Day that is recorded as that of the forgetting.
 
     Returns:
-        What was removed where, which models have learnt from the user, and which files still hold the hash.
+        What was removed where, which models were trained on the user's rows, and which files still hold the hash.
 
     Raises:
         ForgetError: the Dagster page has runs at work.
@@ -60,7 +60,7 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
     lake, columns = Lake(deployment.paths.lake), user_columns(deployment.spec)
     key = key_fingerprint(process_environment())
     known_before = digests([hashed])[0] in forgotten(lake, key).users
-    # First of all, so that nothing comes back however this ends.
+    # First, so that no row comes back wherever this is interrupted.
     remember(lake, USER, pl.DataFrame({"day": [today], "hash": [hashed]}), key)
     shown = impressions_of(lake, columns, hashed)
     remember(lake, IMPRESSION, shown.select("day", hash="impression_id").unique(), key)
@@ -91,8 +91,8 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
         "texts": scrubbed.texts,
         "databases": scrubbed.databases,
         "models": models,
-        "elsewhere": _elsewhere(deployment),
-        "left": holders(deployment.data_root, hashed),
+        "not_searched": _not_searched(deployment),
+        "remaining_files": holders(deployment.data_root, hashed),
     }
 
 
@@ -107,7 +107,7 @@ def _refuse_launched_runs(deployment: Deployment) -> None:
 
 
 def _bounds(paths: RetrainPaths) -> dict[str, int] | None:
-    """Where the splits of a dataset begin and end; None where no file tells it any more."""
+    """Where the splits of a dataset begin and end; None where no file holds that any more."""
     if paths.examples.is_file():
         bounds: dict[str, int] = read_json(paths.examples)["bounds"]
         return bounds
@@ -122,7 +122,7 @@ def _microseconds(text: str) -> int:
     return since // timedelta(microseconds=1)
 
 
-def _learnt(bounds: Mapping[str, int], times: Sequence[int]) -> int:
+def _training_rows(bounds: Mapping[str, int], times: Sequence[int]) -> int:
     """How many of the impressions at ``times`` a model with these bounds was fitted, chosen or calibrated on."""
     return sum(bounds["train_start"] <= ts < bounds["train_end"] for ts in times)
 
@@ -137,7 +137,7 @@ def _drop_datasets(deployment: Deployment, times: Sequence[int], purged: bool) -
     for folder in sorted((deployment.data_root / "datasets").glob("*/")):
         paths = deployment.paths.retrain(folder.name)
         bounds = _bounds(paths)
-        holds = bounds is None or _learnt(bounds, times) + _tested(bounds, times) > 0
+        holds = bounds is None or _training_rows(bounds, times) + _tested(bounds, times) > 0
         if times and holds:
             shutil.rmtree(folder)
             # Rows of the batch that a training stopped at.
@@ -151,16 +151,22 @@ def _drop_datasets(deployment: Deployment, times: Sequence[int], purged: bool) -
 
 
 def _models(deployment: Deployment, times: Sequence[int]) -> list[dict[str, Any]]:
-    """The recorded trainings that learnt from an impression at ``times``, with their versions in the registry."""
+    """The recorded trainings that used an impression at ``times``, with their versions in the registry."""
     artifacts = deployment.paths.mlflow_artifacts
     found: dict[str, dict[str, Any]] = {}
     for path in [*artifacts.glob("*/artifacts/provenance.json"), *deployment.paths.retrains("provenance.json")]:
         local = deployment.paths.retrain(path.parent.name).mlflow_run
         run_id = path.parents[1].name if path.is_relative_to(artifacts) else read_json(local).get("run_id")
         facts = read_json(path)
-        rows = _learnt(facts["examples"]["bounds"], times)
+        rows = _training_rows(facts["examples"]["bounds"], times)
         if run_id and rows:
-            found[run_id] = {"run_id": run_id, "day": facts["day"], "learnt_rows": rows, "version": None, "aliases": []}
+            found[run_id] = {
+                "run_id": run_id,
+                "day": facts["day"],
+                "training_rows": rows,
+                "version": None,
+                "aliases": [],
+            }
     for run_id, version, aliases in _registered(deployment) if found else ():
         if run_id in found:
             found[run_id] |= {"version": version, "aliases": aliases}
@@ -184,7 +190,7 @@ def _registered(deployment: Deployment) -> list[tuple[str, str, list[str]]]:
 
 
 def _renew_identities(deployment: Deployment, scrubbed: Scrubbed) -> None:
-    """Writes the new digest of a rewritten bundle where the old one is noted, so that it is still known for what it is."""
+    """Writes the new digest of a rewritten bundle where the old one is recorded, so that it is still recognised."""
     from ctr_pipeline.serving.bundle import MANIFEST
 
     digests: dict[str, str] = {}
@@ -203,7 +209,7 @@ def _renew_identities(deployment: Deployment, scrubbed: Scrubbed) -> None:
             )
 
 
-def _elsewhere(deployment: Deployment) -> str | None:
+def _not_searched(deployment: Deployment) -> str | None:
     """What lies outside the data root and may hold the hash."""
     uri = process_environment().tracking_uri
     if not uri or uri == default_tracking_uri(deployment.paths):

@@ -28,7 +28,7 @@ def print_forgotten(report: Mapping[str, Any], console: Console) -> None:
             console.print(f"  {label}: {', '.join(report[what])}", highlight=False, soft_wrap=True)
     for model in report["models"]:
         console.print(
-            f"  [yellow]learnt from {model['learnt_rows']} of the rows[/]: MLflow run {model['run_id']} of {model['day']}"
+            f"  [yellow]trained on {model['training_rows']} of the rows[/]: MLflow run {model['run_id']} of {model['day']}"
             + (f", version {model['version']}" if model["version"] else "")
             + (f" ({', '.join(model['aliases'])})" if model["aliases"] else ""),
             highlight=False,
@@ -38,7 +38,7 @@ def print_forgotten(report: Mapping[str, Any], console: Console) -> None:
         console.print("  Nothing was stored of them.", highlight=False)
     if any(report[what] for what in ("tables", "datasets", "vocabularies")):
         console.print("Run `ctr run` to train the newest model again without the user.")
-    if report["elsewhere"]:
-        console.print(f"  [yellow]not searched[/]: {report['elsewhere']}", highlight=False, soft_wrap=True)
-    for path in report["left"]:
+    if report["not_searched"]:
+        console.print(f"  [yellow]not searched[/]: {report['not_searched']}", highlight=False, soft_wrap=True)
+    for path in report["remaining_files"]:
         console.print(f"  [red]still holds the hash[/]: {path}", highlight=False, soft_wrap=True)

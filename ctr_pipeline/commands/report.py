@@ -12,8 +12,8 @@ from ctr_pipeline.orchestration.run_facts import RunFacts
 from ctr_pipeline.orchestration.stages import INGEST_STEP, names, tables
 from ctr_pipeline.spec import spec_hash
 
-FORMAT = 1
-MOST_OFFENDERS = 100
+FORMAT = 2
+MOST_FLAGGED_KEYS = 100
 """Keys with implausible labels that the report lists."""
 
 
@@ -39,7 +39,7 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
         "labels": stored_states(
             spec, lake.scan("impressions", first=first, last=last), lake.scan("labels", first=first, last=last)
         ),
-        "split": read_json(retrain.packed_manifest).get("splits", {}),
+        "split": _splits(retrain.packed_manifest),
         "propensity": read_json(retrain.propensity),
         "label_quality": _label_quality(retrain.advertiser_quality),
         "metrics": read_json(retrain.evaluation).get("metrics", {}),
@@ -95,10 +95,21 @@ def find_report(run: str, data_root: Path) -> dict[str, Any]:
     )
 
 
+def _splits(manifest: Path) -> dict[str, dict[str, Any]]:
+    """Rows, instants and label states of each split of the packed arrays."""
+    splits: dict[str, dict[str, Any]] = read_json(manifest).get("splits", {})
+    # The manifest's own name for these labels stays what it was, so that datasets of before are read.
+    return {
+        name: {"awaiting_data" if key == "undelivered" else key: value for key, value in split.items()}
+        for name, split in splits.items()
+    }
+
+
 def _label_quality(path: Path) -> dict[str, Any]:
     """What was found of the keys; of those that are flagged the worst."""
     content = read_json(path)
-    return {**content, "flagged": content.get("flagged", [])[:MOST_OFFENDERS]}
+    content.pop("format", None)
+    return {**content, "flagged": content.get("flagged", [])[:MOST_FLAGGED_KEYS]}
 
 
 def _tables(paths: DataRoot) -> dict[str, dict[str, Any]]:

@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-OFFENDERS_SHOWN = 10
+FLAGGED_KEYS_SHOWN = 10
 """Keys with implausible labels that are printed."""
 
 
@@ -23,7 +23,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         )
     console.print(_label_table(report))
     console.print(_split_table(report))
-    _print_undelivered(report, console)
+    _print_awaiting_data(report, console)
     console.print(_metric_table(report))
     if report["propensity"].get("positions"):
         console.print(_propensity_table(report))
@@ -71,10 +71,10 @@ def _split_table(report: dict[str, Any]) -> Table:
     return table
 
 
-def _print_undelivered(report: dict[str, Any], console: Console) -> None:
-    """Says which labels were left out because a log had stopped; nothing where none were."""
+def _print_awaiting_data(report: dict[str, Any], console: Console) -> None:
+    """Prints which labels were left out because a log had stopped; nothing where none were."""
     for name, split in report["split"].items():
-        found = {task: rows for task, rows in split.get("undelivered", {}).items() if rows}
+        found = {task: rows for task, rows in split.get("awaiting_data", {}).items() if rows}
         if found:
             listed = ", ".join(f"{task} {rows:,}" for task, rows in found.items())
             console.print(
@@ -112,22 +112,22 @@ def _propensity_table(report: dict[str, Any]) -> Table:
 
 
 def _print_label_quality(found: dict[str, Any], console: Console) -> None:
-    offenders = found.get("flagged", [])[:OFFENDERS_SHOWN]
-    if offenders:
-        columns = (str(found["key"]), "task", "trials", "outcomes", "rate", "expected", "z", "verdict", "weight")
+    flagged = found.get("flagged", [])[:FLAGGED_KEYS_SHOWN]
+    if flagged:
+        columns = (str(found["key"]), "task", "trials", "outcomes", "rate", "expected", "z", "status", "weight")
         table = Table(*columns, title="Implausible outcome rates", title_justify="left")
-        for row in offenders:
+        for row in flagged:
             expected, z = row["expected_rate"], row["z"]
             table.add_row(
                 Text(row["key"]), row["task"], f"{row['trials']:,}", f"{row['positives']:,}", f"{row['rate']:.1%}",
                 "–" if expected is None else f"{expected:.1%}", "–" if z is None else f"{z:+.1f}",
-                row["verdict"], f"{row['weight']:.2f}",
+                row["status"], f"{row['weight']:.2f}",
             )  # fmt: skip
         console.print(table)
     for task in found.get("tasks", []):
         console.print(
             f"  {task['task']}: {task['inflated']} inflated, {task['dropped']} dropped, {task['late']} late of "
-            f"{task['judged']:,} judged and {task['keys']:,} known by {found['key']}",
+            f"{task['evaluated']:,} evaluated and {task['keys']:,} known by {found['key']}",
             highlight=False,
         )
 

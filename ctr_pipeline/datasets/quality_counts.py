@@ -1,4 +1,4 @@
-"""Label quality of a retrain: counted and judged on what was known before the test began."""
+"""Label quality of a retrain: counted and evaluated on what was known before the test began."""
 
 from collections.abc import Mapping
 
@@ -30,12 +30,12 @@ def fit_label_quality(
         The table, and all keys (see :func:`~ctr_pipeline.labels.quality.label_quality`).
 
     Raises:
-        DatasetError: the spec does not say whose labels are to be judged.
+        DatasetError: the spec does not declare whose labels are to be evaluated.
     """
     section = spec.label_quality
     if section is None:
         raise DatasetError("label quality: the spec has no section `label_quality`. Declare one, with a `key`.")
-    judged = [task for task in spec.tasks if task.name in section.judged(spec.tasks)]
+    evaluated = [task for task in spec.tasks if task.name in section.evaluated_tasks(spec.tasks)]
     as_of = bounds.label_as_of("train")
     shown = (
         in_stretch(impressions, bounds.train_start, bounds.train_end)
@@ -44,13 +44,13 @@ def fit_label_quality(
         .drop_nulls("key")
     )
     stored = in_stretch(labels, bounds.train_start, bounds.train_end)
-    counted = {name: None for task in judged for name in (task.parent, task.name) if name is not None}
+    counted = {name: None for task in evaluated for name in (task.parent, task.name) if name is not None}
     rows = join_labels(shown, stored, spec.tasks, list(counted), as_of, spec.split.ingest_lag, watermarks)
     return label_quality(
         section.key,
-        _counts(rows, judged),
-        pl.concat([_delays(shown, facts_in(stored), task, as_of) for task in judged]).collect(),
-        {task.name: task.parent for task in judged},
+        _counts(rows, evaluated),
+        pl.concat([_delays(shown, facts_in(stored), task, as_of) for task in evaluated]).collect(),
+        {task.name: task.parent for task in evaluated},
         min_trials=section.min_trials,
         threshold=section.threshold,
         floor=section.floor,

@@ -1,7 +1,7 @@
 """History aggregates, vocabularies, statistics, and the layout of the model's inputs."""
 
 from ctr_pipeline.features.daily_grid import HISTORY_COLUMNS
-from ctr_pipeline.features.drift_detection import REFERENCE_DAYS, SYMPTOMS, Finding, find_drift, judged_days
+from ctr_pipeline.features.drift_detection import REFERENCE_DAYS, SYMPTOMS, Finding, evaluated_days, find_drift
 from ctr_pipeline.features.history import HISTORY_ORDER, history_for_days, history_reach, join_history
 from ctr_pipeline.features.layout import (
     FIRST_VOCABULARY_ROW,
@@ -42,13 +42,13 @@ __all__ = [
     "NumericColumn",
     "embedding_rows",
     "encode_ids",
+    "evaluated_days",
     "find_drift",
     "fit_layout",
     "history_for_days",
     "history_reach",
     "id_matrix",
     "join_history",
-    "judged_days",
     "numeric_matrix",
     "profile_days",
     "profiled_columns",

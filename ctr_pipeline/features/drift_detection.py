@@ -1,7 +1,7 @@
 """Compares the profile of a day with those of the days before it, and names the symptoms that it finds.
 
 Each comparison needs two things: that the difference cannot be chance, at a level of one in a million, and that it is
-large enough to matter. Chance is judged with what the reference days themselves do, since rows of one session or one
+large enough to matter. Chance is measured by what the reference days themselves do, since rows of one session or one
 user are alike and vary more between days than independent rows would. Medians over the reference days keep a few bad
 days among them from counting as normal.
 """
@@ -55,7 +55,7 @@ SYMPTOMS = (
     "missing_values",
     "unseen_categories",
     "traffic_mix",
-    "suspicious_users",
+    "anomalous_users",
 )
 
 SURGE_FLOORS = {
@@ -63,7 +63,7 @@ SURGE_FLOORS = {
     "duplicate_delivery": 0.005,
     "missing_values": 0.05,
     "unseen_categories": 0.01,
-    "suspicious_users": 0.15,
+    "anomalous_users": 0.15,
 }
 """By how much a share must exceed its usual value."""
 
@@ -71,8 +71,8 @@ _SHARES = (
     ("late_arrivals", "late", "outcomes", "of the outcomes of {name} arrive late"),
     ("duplicate_delivery", "repeats", "deliveries", "of {name} are repeats"),
     ("missing_values", "missing", "values", "of the rows have no {name}"),
-    ("suspicious_users", "heaviest", "clients", "of the rows belong to ten {name}s"),
-    ("suspicious_users", "suspicious", "same_day", "of the outcomes come from users who respond as no person does"),
+    ("anomalous_users", "heaviest", "clients", "of the rows belong to ten {name}s"),
+    ("anomalous_users", "suspicious", "same_day", "of the outcomes come from users who respond as no person does"),
 )
 
 
@@ -94,22 +94,22 @@ def find_drift(profile: pl.DataFrame, days: Sequence[date]) -> list[Finding]:
     Args:
         profile: Profiles of these days and of the days before them (see :mod:`ctr_pipeline.features.profile`). Days
             without impressions are no reference.
-        days: Days to judge. One with fewer than :data:`LEAST_REFERENCE_DAYS` reference days is not judged.
+        days: Days to evaluate. One with fewer than :data:`LEAST_REFERENCE_DAYS` reference days is left out.
 
     Returns:
         Findings by day, symptom and name.
     """
     series = _Series.of(profile)
     findings: list[Finding] = []
-    for day in series.judged(days):
+    for day in series.evaluated(days):
         at = np.array([series.index[day], *(series.index[other] for other in series.reference(day))])
         findings += _of_day(series, day, at)
     return sorted(findings, key=lambda found: (found.day, found.symptom, found.name))
 
 
-def judged_days(profile: pl.DataFrame, days: Sequence[date]) -> list[date]:
+def evaluated_days(profile: pl.DataFrame, days: Sequence[date]) -> list[date]:
     """Those of ``days`` that have impressions and enough days before them in ``profile`` to be compared with."""
-    return _Series.of(profile.filter(pl.col("measure") == "rows")).judged(days)
+    return _Series.of(profile.filter(pl.col("measure") == "rows")).evaluated(days)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class _Series:
     def has_rows(self, day: date) -> bool:
         return day in self.index and bool(self.values("rows", "impressions")[self.index[day]] > 0)
 
-    def judged(self, days: Sequence[date]) -> list[date]:
+    def evaluated(self, days: Sequence[date]) -> list[date]:
         return [d for d in sorted(days) if self.has_rows(d) and len(self.reference(d)) >= LEAST_REFERENCE_DAYS]
 
     def reference(self, day: date) -> list[date]:

@@ -15,7 +15,7 @@ A profile is a long table, so that a new measure needs no new column. What each 
 | ``category`` | categorical feature, position, traffic | value | rows, for the :data:`LISTED` most frequent values |
 | ``clients`` | user, session | | rows with one |
 | ``heaviest`` | user, session | | rows of the :data:`HEAVIEST` that have most |
-| ``same_day``, ``suspicious`` | user | | outcomes of the day's own impressions, and those by suspicious users |
+| ``same_day``, ``suspicious`` | user | | outcomes of the day's own impressions, and those by anomalous users |
 """
 
 from collections.abc import Sequence
@@ -35,10 +35,10 @@ LISTED = 100
 """Values of a categorical feature whose rows are counted."""
 
 HEAVIEST = 10
-SUSPICIOUS_OUTCOMES = 5
-SUSPICIOUS_RATE = 0.3
-SUSPICIOUS_RATIO = 5.0
-"""A user is suspicious who, on one day, has this many outcomes, on this share of their impressions, at this multiple of
+ANOMALOUS_OUTCOMES = 5
+ANOMALOUS_RATE = 0.3
+ANOMALOUS_RATIO = 5.0
+"""A user is anomalous who, on one day, has this many outcomes, on this share of their impressions, at this multiple of
 the day's rate."""
 
 QUANTILES = (0.05, 0.5, 0.95)
@@ -213,13 +213,11 @@ def _clients(spec: Spec, impressions: pl.DataFrame, happened: pl.DataFrame) -> l
         by_user = by_user.join(rows, on=["day", client]).join(totals.select("day", "clients"), on="day")
         rate = pl.col("outcomes") / pl.col("rows")
         day_rate = pl.col("outcomes").sum().over("day") / pl.col("clients")
-        suspicious = (
-            (pl.col("outcomes") >= SUSPICIOUS_OUTCOMES)
-            & (rate >= SUSPICIOUS_RATE)
-            & (rate >= SUSPICIOUS_RATIO * day_rate)
+        anomalous = (
+            (pl.col("outcomes") >= ANOMALOUS_OUTCOMES) & (rate >= ANOMALOUS_RATE) & (rate >= ANOMALOUS_RATIO * day_rate)
         )
-        found = by_user.with_columns(suspicious=suspicious).group_by("day").agg(
-            same_day=pl.col("outcomes").sum(), suspicious=pl.col("outcomes").filter(pl.col("suspicious")).sum()
+        found = by_user.with_columns(anomalous=anomalous).group_by("day").agg(
+            same_day=pl.col("outcomes").sum(), suspicious=pl.col("outcomes").filter(pl.col("anomalous")).sum()
         )  # fmt: skip
         parts += [_long(found, measure, client, measure) for measure in ("same_day", "suspicious")]
     return parts

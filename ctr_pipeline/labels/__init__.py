@@ -2,7 +2,7 @@
 
 from ctr_pipeline.labels.holding import held
 from ctr_pipeline.labels.labelling import FACT_COLUMNS, LABEL_COLUMNS, label_facts, label_impressions, labels_of
-from ctr_pipeline.labels.quality import KeyQuality, QualityTable, TaskQuality, Verdict, label_quality
+from ctr_pipeline.labels.quality import KeyQuality, KeyStatus, QualityTable, TaskQuality, label_quality
 from ctr_pipeline.labels.revisions import REVISION_COLUMNS, revisions
 from ctr_pipeline.labels.states import (
     LabelState,
@@ -35,11 +35,11 @@ __all__ = [
     "TABLE_COLUMNS",
     "TABLE_ORDER",
     "KeyQuality",
+    "KeyStatus",
     "LabelDay",
     "LabelState",
     "QualityTable",
     "TaskQuality",
-    "Verdict",
     "arrival_watermark",
     "facts_in",
     "held",

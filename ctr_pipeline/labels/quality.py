@@ -13,14 +13,18 @@ from numpy.typing import NDArray
 from ctr_pipeline.labels.population import RatePopulation, compare_delays, fit_rates
 
 LEAST_KEYS = 10
-"""Keys with enough trials that it takes to say what is usual."""
+"""Keys with enough trials from which the usual rates can be estimated."""
 
+FORMAT = 2
+"""Version of the table's JSON."""
+
+_NAMES_BEFORE = {"judged": "evaluated", "verdict": "status"}
 _HOUR = 3_600_000_000
 _SECOND = 1_000_000
 
 
-class Verdict(StrEnum):
-    """What is thought of a key's labels of one task."""
+class KeyStatus(StrEnum):
+    """How plausible a key's labels of one task are."""
 
     INFLATED = "inflated"
     """Far more outcomes than the other keys have: z above the threshold."""
@@ -28,9 +32,9 @@ class Verdict(StrEnum):
     """Far fewer: z below minus the threshold."""
     LATE = "late"
     """The rate is plausible, but outcomes are known far later than those of the other keys."""
-    FINE = "fine"
+    PLAUSIBLE = "plausible"
     """As plausible as the others."""
-    UNJUDGED = "not judged"
+    UNEVALUATED = "not evaluated"
     """Too few trials, or no population to compare with."""
 
 
@@ -47,7 +51,7 @@ class KeyQuality:
     expected_rate: float | None
     """Mean rate of the honest keys; None, like z, where no population was fitted."""
     z: float | None
-    verdict: str
+    status: str
     weight: float
     """What the loss of the key's rows is multiplied by, if the spec asks for it."""
     delay_hours: float | None
@@ -63,9 +67,9 @@ class TaskQuality:
     parent: str | None
     usable: bool
     reason: str
-    """Why no key was judged; empty when they were."""
+    """Why no key was evaluated; empty when they were."""
     keys: int
-    judged: int
+    evaluated: int
     trials: int
     positives: int
     expected_rate: float | None
@@ -90,10 +94,10 @@ class TaskQuality:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QualityTable:
-    """What was found in all tasks. Keys that are fine, or were not judged, are counted but not listed."""
+    """What was found in all tasks. Keys that are plausible, or were not evaluated, are counted but not listed."""
 
     key: str | None
-    """Feature whose values were judged; None when the spec declares none."""
+    """Feature whose values were evaluated; None when the spec declares none."""
     tasks: tuple[TaskQuality, ...]
     flagged: tuple[KeyQuality, ...]
     """Inflated and dropped ones, worst first; then late ones."""
@@ -119,16 +123,16 @@ class QualityTable:
 
     def to_json(self) -> str:
         """The table as JSON text; read back by :meth:`from_json`."""
-        return json.dumps(asdict(self), indent=1, allow_nan=False) + "\n"
+        return json.dumps({"format": FORMAT, **asdict(self)}, indent=1, allow_nan=False) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """The table in JSON ``text`` that :meth:`to_json` made."""
+        """The table in JSON ``text`` that :meth:`to_json` made, also in format 1, which has other names for two keys."""
         content = json.loads(text)
         return cls(
             key=content["key"],
-            tasks=tuple(TaskQuality(**entry) for entry in content["tasks"]),
-            flagged=tuple(KeyQuality(**entry) for entry in content["flagged"]),
+            tasks=tuple(TaskQuality(**_renamed(entry)) for entry in content["tasks"]),
+            flagged=tuple(KeyQuality(**_renamed(entry)) for entry in content["flagged"]),
         )
 
 
@@ -142,7 +146,7 @@ def label_quality(
     threshold: float,
     floor: float,
 ) -> tuple[QualityTable, pl.DataFrame]:
-    """Judges each key by its rate among the others: an empirical-Bayes outlier test on the logit scale.
+    """Evaluates each key by its rate among the others: an empirical-Bayes outlier test on the logit scale.
 
     The honest keys' rates are taken to be Beta distributed, and their distribution is estimated from all keys with
     outliers set apart (:func:`~ctr_pipeline.labels.population.fit_rates`). With its mean μ and standard deviation τ on
@@ -154,11 +158,11 @@ def label_quality(
     They change no weight: a settled label is right however late it was known.
 
     Args:
-        key: Name of the feature whose values are judged.
+        key: Name of the feature whose values are evaluated.
         counts: A row a task and key: task, key (text), trials, positives.
         delays: A row an outcome: task, key, delay (microseconds from the parent's outcome until it was known).
-        parents: Parent of each task to be judged, in the order of the result.
-        min_trials: Trials below which a key is not judged.
+        parents: Parent of each task to be evaluated, in the order of the result.
+        min_trials: Trials below which a key is not evaluated.
         threshold: Largest |z| that is plausible.
         floor: Smallest weight.
 
@@ -168,15 +172,15 @@ def label_quality(
     tasks, frames = [], []
     for task, parent in parents.items():
         own = counts.filter(pl.col("task") == task, pl.col("trials") > 0).sort("key")
-        judged = own.with_columns(*_delay_columns(own, delays.filter(pl.col("task") == task)))
+        evaluated = own.with_columns(*_delay_columns(own, delays.filter(pl.col("task") == task)))
         reason = _unusable(own, min_trials)
         population = None if reason else fit_rates(_integers(own, "trials"), _integers(own, "positives"))
-        found = _judge(judged, population, min_trials, threshold, floor)
+        found = _evaluate(evaluated, population, min_trials, threshold, floor)
         tasks.append(_summary(task, parent, found, population, reason, min_trials))
         frames.append(found)
     keys = pl.concat(frames)
-    flagged = keys.filter(pl.col("verdict").is_in([Verdict.INFLATED, Verdict.DROPPED, Verdict.LATE]))
-    late = pl.col("verdict") == Verdict.LATE
+    flagged = keys.filter(pl.col("status").is_in([KeyStatus.INFLATED, KeyStatus.DROPPED, KeyStatus.LATE]))
+    late = pl.col("status") == KeyStatus.LATE
     worst = flagged.sort(late, pl.when(late).then("delay_z").otherwise(pl.col("z").abs()), "task", "key",
                          descending=[False, True, False, False])  # fmt: skip
     return QualityTable(
@@ -184,12 +188,16 @@ def label_quality(
     ), keys
 
 
+def _renamed(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {_NAMES_BEFORE.get(name, name): value for name, value in entry.items()}
+
+
 def _unusable(own: pl.DataFrame, min_trials: int) -> str:
     enough = int((own["trials"] >= min_trials).sum())
     if enough < LEAST_KEYS:
         return (
-            f"{enough} keys have {min_trials} trials or more, and it takes {LEAST_KEYS} to say what is usual: no key "
-            "is judged, all weights are 1. Lower `min_trials`, or wait for more outcomes."
+            f"{enough} keys have {min_trials} trials or more, and estimating the usual rates takes {LEAST_KEYS}: no key "
+            "is evaluated, all weights are 1. Lower `min_trials`, or wait for more outcomes."
         )
     positives, trials = int(own["positives"].sum()), int(own["trials"].sum())
     if positives in (0, trials):
@@ -209,30 +217,30 @@ def _delay_columns(own: pl.DataFrame, delays: pl.DataFrame) -> tuple[pl.Series, 
     )  # type: ignore[return-value]
 
 
-def _judge(
+def _evaluate(
     own: pl.DataFrame, population: RatePopulation | None, min_trials: int, threshold: float, floor: float
 ) -> pl.DataFrame:
-    """The rows of ``own`` with everything that :class:`KeyQuality` says, farthest first."""
+    """The rows of ``own`` with the columns of :class:`KeyQuality`, farthest first."""
     z = pl.Series("z", [None] * len(own), dtype=pl.Float64)
     if population is not None:
         z = pl.Series("z", population.z(_integers(own, "trials"), _integers(own, "positives")))
-    judged = pl.col("z").is_not_null() & (pl.col("trials") >= min_trials)
-    inflated, dropped = judged & (pl.col("z") > threshold), judged & (pl.col("z") < -threshold)
+    evaluated = pl.col("z").is_not_null() & (pl.col("trials") >= min_trials)
+    inflated, dropped = evaluated & (pl.col("z") > threshold), evaluated & (pl.col("z") < -threshold)
     weight = (threshold / pl.col("z")) ** 2
     return (
         own.with_columns(z)
         .with_columns(
             rate=pl.col("positives") / pl.col("trials"),
             expected_rate=pl.lit(population.rate if population else None, dtype=pl.Float64),
-            verdict=pl.when(inflated)
-            .then(pl.lit(Verdict.INFLATED.value))
+            status=pl.when(inflated)
+            .then(pl.lit(KeyStatus.INFLATED.value))
             .when(dropped)
-            .then(pl.lit(Verdict.DROPPED.value))
+            .then(pl.lit(KeyStatus.DROPPED.value))
             .when(pl.col("delay_z") > threshold)
-            .then(pl.lit(Verdict.LATE.value))
-            .when(judged)
-            .then(pl.lit(Verdict.FINE.value))
-            .otherwise(pl.lit(Verdict.UNJUDGED.value)),
+            .then(pl.lit(KeyStatus.LATE.value))
+            .when(evaluated)
+            .then(pl.lit(KeyStatus.PLAUSIBLE.value))
+            .otherwise(pl.lit(KeyStatus.UNEVALUATED.value)),
             weight=pl.when(inflated | dropped).then(weight.clip(lower_bound=floor)).otherwise(1.0),
         )
         .select(KeyQuality.__slots__)
@@ -243,8 +251,8 @@ def _judge(
 def _summary(
     task: str, parent: str | None, found: pl.DataFrame, population: RatePopulation | None, reason: str, min_trials: int
 ) -> TaskQuality:
-    verdicts = dict(found["verdict"].value_counts().iter_rows())
-    misstated = found.filter(pl.col("verdict").is_in([Verdict.INFLATED, Verdict.DROPPED]))
+    statuses = dict(found["status"].value_counts().iter_rows())
+    misstated = found.filter(pl.col("status").is_in([KeyStatus.INFLATED, KeyStatus.DROPPED]))
 
     def total(frame: pl.DataFrame, column: str) -> int:
         return int(frame[column].sum())
@@ -256,7 +264,7 @@ def _summary(
         usable=not reason,
         reason=reason,
         keys=found.height,
-        judged=0 if reason else int((found["trials"] >= min_trials).sum()),
+        evaluated=0 if reason else int((found["trials"] >= min_trials).sum()),
         trials=total(found, "trials"),
         positives=total(found, "positives"),
         expected_rate=population.rate if population else None,
@@ -264,9 +272,9 @@ def _summary(
         beta=population.beta if population else None,
         spread=population.spread if population else None,
         outlier_share=population.outlier_share if population else None,
-        inflated=verdicts.get(Verdict.INFLATED.value, 0),
-        dropped=verdicts.get(Verdict.DROPPED.value, 0),
-        late=verdicts.get(Verdict.LATE.value, 0),
+        inflated=statuses.get(KeyStatus.INFLATED.value, 0),
+        dropped=statuses.get(KeyStatus.DROPPED.value, 0),
+        late=statuses.get(KeyStatus.LATE.value, 0),
         flagged_share=max(shares),
     )
 

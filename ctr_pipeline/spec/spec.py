@@ -1,4 +1,4 @@
-"""The whole spec: one frozen object that every room reads."""
+"""The whole spec: one frozen object that every package reads."""
 
 from datetime import date
 from typing import Literal, Self
@@ -35,7 +35,7 @@ class Spec(Section):
     split: Split = Field(default=Split(), description="How time is divided.")
     propensity: Propensity = Field(default=Propensity(), description="Weights from randomised traffic.")
     label_quality: LabelQuality | None = Field(
-        default=None, description="Whose labels are judged for plausibility; nobody's when absent."
+        default=None, description="Whose labels are evaluated for plausibility; none are when absent."
     )
     model: Model = Field(default=Model(), description="The ranker.")
     training: Training = Field(default=Training(), description="The training loop.")
@@ -131,8 +131,10 @@ class Spec(Section):
                 f"`label_quality.tasks` names {', '.join(unknown)}, which is no task; "
                 f"use {', '.join(task.name for task in self.tasks)}"
             )
-        if not section.judged(self.tasks):
-            raise ValueError("`label_quality` judges tasks with a parent, and there is none: name them in its `tasks`")
+        if not section.evaluated_tasks(self.tasks):
+            raise ValueError(
+                "`label_quality` evaluates tasks with a parent, and there is none: name them in its `tasks`"
+            )
         return self
 
     @model_validator(mode="after")

@@ -28,14 +28,16 @@ class Propensity(Section):
 
 
 class LabelQuality(Section):
-    """Whose labels are judged, by the rate of their outcomes among the other keys, and what follows from it."""
+    """Whose labels are evaluated, by the rate of their outcomes among the other keys, and what follows from it."""
 
-    key: Name = Field(description="Name of the categorical feature that says who reports the outcomes.")
+    key: Name = Field(description="Name of the categorical feature that names who reports the outcomes.")
     tasks: list[Name] = Field(
-        default=[], description="Tasks whose rates are judged; every task with a parent when empty."
+        default=[], description="Tasks whose rates are evaluated; every task with a parent when empty."
     )
     min_trials: int = Field(
-        default=10, gt=0, description="Parent outcomes (impressions, for a first step) below which a key is not judged."
+        default=10,
+        gt=0,
+        description="Parent outcomes (impressions, for a first step) below which a key is not evaluated.",
     )
     threshold: float = Field(default=2.5, gt=0, description="Largest plausible distance |z| from the other keys.")
     weighting: Literal["none", "down_weight"] = Field(
@@ -46,6 +48,6 @@ class LabelQuality(Section):
         default=0.05, ge=0, le=1, description="Above this share of a task's outcomes or trials the check warns."
     )
 
-    def judged(self, tasks: list[Task]) -> list[str]:
-        """Names of the tasks that are judged, in the order of ``tasks``."""
+    def evaluated_tasks(self, tasks: list[Task]) -> list[str]:
+        """Names of the tasks whose labels are evaluated, in the order of ``tasks``."""
         return [task.name for task in tasks if (task.name in self.tasks if self.tasks else task.parent is not None)]

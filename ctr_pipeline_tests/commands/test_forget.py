@@ -137,7 +137,7 @@ def test_the_user_leaves_every_table_and_nobody_else_does(deployment: Deployment
     headers = label_days(Lake(deployment.paths.lake).scan("labels"))
     assert [headers[day].impressions for day in DAYS] == [3, 3, 3, 5]
     # What is left is the hash of an ad.
-    assert {path.split("/")[1] for path in report["left"]} == {"history", "profile"}
+    assert {path.split("/")[1] for path in report["remaining_files"]} == {"history", "profile"}
     assert holders(deployment.paths.lake / "impressions", ANNA) == []
 
 
@@ -293,7 +293,7 @@ def test_datasets_with_a_row_of_the_user_go_and_models_that_learnt_from_one_are_
     assert not tested.exists()
     assert (before / "packed").is_dir()
     assert not (before / "examples.json").exists()
-    assert [(model["run_id"], model["learnt_rows"]) for model in report["models"]] == [("learnt", 4), ("tested", 2)]
+    assert [(model["run_id"], model["training_rows"]) for model in report["models"]] == [("learnt", 4), ("tested", 2)]
 
 
 def test_vocabularies_texts_and_databases_lose_the_hash(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What is counted of each key, against plain Python; and the weights that packing makes of the verdicts."""
+"""What is counted of each key, against plain Python; and the weights that packing makes of the statuses."""
 
 from collections import defaultdict
 from pathlib import Path
@@ -104,7 +104,7 @@ def packed(directory: Path, spec: Spec, quality: QualityTable | None) -> PackedD
 def test_flagged_keys_weigh_less_from_their_step_on(tmp_path: Path) -> None:
     def flagged(task: str, key: str, weight: float) -> KeyQuality:
         return KeyQuality(
-            task=task, key=key, trials=50, positives=40, rate=0.8, expected_rate=0.4, z=5.0, verdict="inflated",
+            task=task, key=key, trials=50, positives=40, rate=0.8, expected_rate=0.4, z=5.0, status="inflated",
             weight=weight, delay_hours=None, delay_z=None,
         )  # fmt: skip
 
@@ -114,7 +114,7 @@ def test_flagged_keys_weigh_less_from_their_step_on(tmp_path: Path) -> None:
     without = packed(tmp_path / "without", judging("{key: ad}"), quality)
     assert with_weights.manifest()["label_weighting"] == "down_weight"
     assert without.manifest()["label_weighting"] == "none"
-    # Reporting alone changes nothing: these are the weights of a pack that knows of no verdicts.
+    # Reporting alone changes nothing: these are the weights of a pack that knows of no statuses.
     plain = packed(tmp_path / "plain", a_spec(), None)
     code = dict(pl.read_parquet(tmp_path / "with" / "vocabulary.parquet").select("key", "row").iter_rows())
     feature = [column.name for column in with_weights.layout.ids].index("ad")

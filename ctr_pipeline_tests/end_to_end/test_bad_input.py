@@ -276,7 +276,7 @@ def test_negatives_of_an_outage_that_has_ended_are_left_out_and_counted(
     shop.run(log, TWO_LOGS)
     split = json.loads((shop.folder / "out.json").read_text(encoding="utf-8"))["split"]
     assert split["test"]["first"][:10] == "2026-03-08"
-    left_out = {name: found["undelivered"] for name, found in split.items()}
+    left_out = {name: found["awaiting_data"] for name, found in split.items()}
     assert {name for name, found in left_out.items() if found["buy"]} == {"validation", "calibration"}
     assert all(found["click"] == 0 for found in left_out.values())
     # Nothing of that day was delivered: only its known orders, none, have a label.

@@ -84,7 +84,7 @@ def test_no_file_below_the_data_root_knows_the_user(forgotten: Forgotten) -> Non
     own = pl.DataFrame({"hash": [forgotten.hashed]}).select(code.cast(pl.Int64)).item()
     for path in forgotten.data_root.rglob("*.npy"):
         assert own not in np.load(path).astype(np.int64), path
-    assert forgotten.report["left"] == []
+    assert forgotten.report["remaining_files"] == []
     assert forgotten.report["hash"] == forgotten.hashed
     assert f"{forgotten.raw!r}" not in forgotten.output
     assert f" {forgotten.raw} " not in forgotten.output
@@ -117,7 +117,7 @@ def test_models_are_named_and_their_bundles_still_open(forgotten: Forgotten) -> 
     [model] = forgotten.report["models"]
     assert model["day"] == DAY
     assert (model["version"], model["aliases"]) == ("1", ["challenger", "champion"])
-    assert model["learnt_rows"] > 50
+    assert model["training_rows"] > 50
     assert forgotten.report["datasets"] == [DAY]
     assert len(forgotten.report["bundles"]) == 2
     for folder in forgotten.report["bundles"]:

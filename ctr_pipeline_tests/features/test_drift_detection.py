@@ -11,7 +11,7 @@ import pytest
 import yaml
 from scipy.stats import binom
 
-from ctr_pipeline.features import PROFILE_SCHEMA, SYMPTOMS, find_drift, judged_days, profile_days, profiled_columns
+from ctr_pipeline.features import PROFILE_SCHEMA, SYMPTOMS, evaluated_days, find_drift, profile_days, profiled_columns
 from ctr_pipeline.features.drift_detection import newcomers, outcome_gap, shift, surge
 from ctr_pipeline.features.profile import LISTED, half_octave
 from ctr_pipeline.simulator import write_days
@@ -49,7 +49,7 @@ EXPECTED: dict[str, tuple[dict[str, Any], dict[str, set[date]], set[str]]] = {
         {"feature_scale": {DAY, NEXT}},
         {"query_ad_similarity"},
     ),
-    "bot_campaign": ({}, {"suspicious_users": {DAY}}, {"user"}),
+    "bot_campaign": ({}, {"anomalous_users": {DAY}}, {"user"}),
     "traffic_shift": (
         {"last_day": NEXT},
         {"traffic_mix": {DAY, NEXT}},
@@ -116,7 +116,7 @@ def test_an_outage_of_some_hours_is_named_with_its_hours(project: Path, tmp_path
 def test_a_quiet_world_raises_nothing(project: Path, tmp_path: Path, seed: int, size: dict[str, Any]) -> None:
     profile, days = ingested_profile(marketplace(project, seed, [], **size), tmp_path)
     assert find_drift(profile, days) == []
-    assert len(judged_days(profile, days)) == 21
+    assert len(evaluated_days(profile, days)) == 21
 
 
 @pytest.mark.parametrize("name", ["ga4", "criteo", "open_bandit", "loan_funnel"])
@@ -131,7 +131,7 @@ def test_real_logs_raise_nothing(project: Path, shared_data: Path, name: str) ->
         spec, impressions.kept.select(profiled_columns(spec)), outcomes.kept, impressions.quarantined, days
     )
     assert find_drift(profile, days) == []
-    assert len(judged_days(profile, days)) >= 4
+    assert len(evaluated_days(profile, days)) >= 4
 
 
 def test_a_profile_does_not_depend_on_the_days_made_with_it(project: Path, tmp_path: Path) -> None:

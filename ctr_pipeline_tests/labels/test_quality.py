@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctr_pipeline.labels import KeyQuality, QualityTable, Verdict, label_quality
+from ctr_pipeline.labels import KeyQuality, KeyStatus, QualityTable, label_quality
 from ctr_pipeline.labels.population import fit_rates
 
 HOUR = 3_600_000_000
@@ -64,26 +64,26 @@ def test_verdicts_and_weights_of_planted_keys() -> None:
     by_key = {row["key"]: row for row in found.iter_rows(named=True)}
     z = population.z(np.array([60, 60]), np.array([60, 3]))
     assert by_key["k40"]["z"] == pytest.approx(z[0])
-    assert by_key["k40"]["verdict"] == Verdict.INFLATED
-    assert by_key["k41"]["verdict"] == Verdict.DROPPED
+    assert by_key["k40"]["status"] == KeyStatus.INFLATED
+    assert by_key["k41"]["status"] == KeyStatus.DROPPED
     assert by_key["k41"]["weight"] == pytest.approx(max(0.1, (2.5 / z[1]) ** 2))
-    # As far away as the inflating one, but on nine trials nobody is judged.
-    assert by_key["k42"]["verdict"] == Verdict.UNJUDGED
+    # As far away as the inflating one, but on nine trials nobody is evaluated.
+    assert by_key["k42"]["status"] == KeyStatus.UNEVALUATED
     assert (by_key["k42"]["weight"], by_key["k42"]["z"]) == (
         1.0,
         pytest.approx(population.z(np.array([9]), np.array([9]))[0]),
     )
-    assert by_key["k43"]["verdict"] == Verdict.INFLATED
+    assert by_key["k43"]["status"] == KeyStatus.INFLATED
     (task,) = table.tasks
-    assert (task.keys, task.judged, task.usable, task.reason) == (44, 43, True, "")
+    assert (task.keys, task.evaluated, task.usable, task.reason) == (44, 43, True, "")
     assert (task.expected_rate, task.spread) == (pytest.approx(population.rate), pytest.approx(population.spread))
     assert task.population == population
     assert (task.inflated, task.dropped) == (
-        sum(e.verdict == "inflated" for e in table.flagged),
-        sum(e.verdict == "dropped" for e in table.flagged),
+        sum(e.status == "inflated" for e in table.flagged),
+        sum(e.status == "dropped" for e in table.flagged),
     )
     assert [entry.key for entry in table.flagged][:2] == ["k40", "k41"]
-    flagged = found.filter(pl.col("verdict").is_in(["inflated", "dropped"]))
+    flagged = found.filter(pl.col("status").is_in(["inflated", "dropped"]))
     shares = (flagged["positives"].sum() / found["positives"].sum(), flagged["trials"].sum() / found["trials"].sum())
     assert task.flagged_share == pytest.approx(max(shares))
 
@@ -96,6 +96,9 @@ def test_the_table_survives_being_written_and_read() -> None:
     )
     assert table.flagged
     assert QualityTable.from_json(table.to_json()) == table
+    before = table.to_json().replace('"evaluated"', '"judged"').replace('"status"', '"verdict"')
+    assert before != table.to_json()
+    assert QualityTable.from_json(before) == table
     assert [task.population is None for task in table.tasks] == [False, True]
 
 
@@ -104,8 +107,8 @@ def test_late_keys_are_named_and_keep_their_weight() -> None:
     shape = np.exp(np.random.default_rng(1).normal(0, 1, 15))
     delays = {f"k{n}": (shape * (20 + n % 5)).tolist() for n in range(40)} | {"k7": (shape * 400).tolist()}
     table, found = judge(counted("cart", honest()), delayed("cart", delays))
-    assert [(entry.key, entry.verdict, entry.weight) for entry in table.flagged if entry.verdict == "late"] == [
-        ("k7", Verdict.LATE, 1.0)
+    assert [(entry.key, entry.status, entry.weight) for entry in table.flagged if entry.status == "late"] == [
+        ("k7", KeyStatus.LATE, 1.0)
     ]
     late = found.row(by_predicate=pl.col("key") == "k7", named=True)
     assert late["delay_hours"] == pytest.approx(400 * float(np.median(shape)), rel=1e-6)
@@ -139,16 +142,16 @@ def test_without_a_population_nobody_is_judged(rows: list[tuple[int, int]], reas
     (task,) = table.tasks
     assert not task.usable
     assert reason in task.reason
-    assert (task.judged, task.expected_rate, task.flagged_share) == (0, None, 0.0)
+    assert (task.evaluated, task.expected_rate, task.flagged_share) == (0, None, 0.0)
     assert table.flagged == ()
     assert found["weight"].to_list() == [1.0] * len(rows)
-    assert set(found["verdict"]) <= {Verdict.UNJUDGED}
+    assert set(found["status"]) <= {KeyStatus.UNEVALUATED}
     assert table.row_weights(["cart"], pl.Series(["k0", "x"])).tolist() == [1.0, 1.0]
 
 
 def entry(task: str, key: str, weight: float) -> KeyQuality:
     return KeyQuality(
-        task=task, key=key, trials=50, positives=40, rate=0.8, expected_rate=0.4, z=5.0, verdict="inflated",
+        task=task, key=key, trials=50, positives=40, rate=0.8, expected_rate=0.4, z=5.0, status="inflated",
         weight=weight, delay_hours=None, delay_z=None,
     )  # fmt: skip
 
@@ -183,11 +186,11 @@ def test_weights_and_verdicts_of_any_counts(
     assert found.height == sum(n > 0 for n, _ in rows)
     for row in found.iter_rows(named=True):
         far = row["z"] is not None and abs(row["z"]) > threshold and row["trials"] >= min_trials
-        assert (row["verdict"] in {Verdict.INFLATED, Verdict.DROPPED}) == far
+        assert (row["status"] in {KeyStatus.INFLATED, KeyStatus.DROPPED}) == far
         assert floor <= row["weight"] <= 1
         expected = max(floor, (threshold / row["z"]) ** 2) if far else 1.0
         assert row["weight"] == pytest.approx(expected)
         assert row["z"] is None or math.isfinite(row["z"])
         if far:
-            assert (row["z"] > 0) == (row["verdict"] == Verdict.INFLATED)
-    assert {e.key for e in table.flagged} == set(found.filter(pl.col("verdict").is_in(["inflated", "dropped"]))["key"])
+            assert (row["z"] > 0) == (row["status"] == KeyStatus.INFLATED)
+    assert {e.key for e in table.flagged} == set(found.filter(pl.col("status").is_in(["inflated", "dropped"]))["key"])

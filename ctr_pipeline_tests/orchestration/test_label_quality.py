@@ -1,40 +1,40 @@
 """The check, and the table that a person reads."""
 
 from ctr_pipeline.labels import KeyQuality, QualityTable, TaskQuality
-from ctr_pipeline.orchestration.assets.label_quality import offender_table
+from ctr_pipeline.orchestration.assets.label_quality import flagged_table
 from ctr_pipeline.orchestration.checks.label_quality import LabelQualityEvidence, check_advertiser_labels
 
 
-def offender(key: str, **changes: object) -> KeyQuality:
+def flagged_key(key: str, **changes: object) -> KeyQuality:
     fields: dict[str, object] = {
         "task": "order", "key": key, "trials": 1200, "positives": 1100, "rate": 11 / 12, "expected_rate": 0.451,
-        "z": 6.31, "verdict": "inflated", "weight": 0.157, "delay_hours": 1.234, "delay_z": 0.1,
+        "z": 6.31, "status": "inflated", "weight": 0.157, "delay_hours": 1.234, "delay_z": 0.1,
     }  # fmt: skip
     return KeyQuality(**(fields | changes))  # type: ignore[arg-type]
 
 
 def found(*flagged: KeyQuality) -> QualityTable:
     task = TaskQuality(
-        task="order", parent="click", usable=True, reason="", keys=40, judged=30, trials=9000, positives=5000,
+        task="order", parent="click", usable=True, reason="", keys=40, evaluated=30, trials=9000, positives=5000,
         expected_rate=0.451, alpha=45.1, beta=54.9, spread=0.2, outlier_share=0.03, inflated=1, dropped=0, late=0,
         flagged_share=0.1,
     )  # fmt: skip
     return QualityTable(key="shop", tasks=(task,), flagged=flagged)
 
 
-def test_the_table_reads_as_a_line_an_offender() -> None:
-    text = offender_table(found(offender("s1"), offender("s|2`\n", z=None, expected_rate=None, delay_hours=None)))
+def test_the_table_has_a_line_for_each_flagged_key() -> None:
+    text = flagged_table(found(flagged_key("s1"), flagged_key("s|2`\n", z=None, expected_rate=None, delay_hours=None)))
     assert text.splitlines() == [
-        "| shop | step | trials | outcomes | rate | expected | z | delay (h) | verdict | weight |",
+        "| shop | step | trials | outcomes | rate | expected | z | delay (h) | status | weight |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
         "| `s1` | click → order | 1,200 | 1,100 | 91.7% | 45.1% | +6.3 | 1.2 | inflated | 0.16 |",
         "| `s\\|2' ` | click → order | 1,200 | 1,100 | 91.7% | – | – | – | inflated | 0.16 |",
     ]
-    assert offender_table(found()) == "No key is flagged."
+    assert flagged_table(found()) == "No key is flagged."
 
 
 def test_a_long_table_says_how_many_it_leaves_out() -> None:
-    text = offender_table(found(*(offender(f"s{number}") for number in range(35))), most=30)
+    text = flagged_table(found(*(flagged_key(f"s{number}") for number in range(35))), most=30)
     assert len(text.splitlines()) == 2 + 30 + 2
     assert text.endswith("5 more are in advertiser_quality.json.")
 

@@ -1,4 +1,4 @@
-"""The asset `event_references` on a real Dagster instance: a trickle warns, a flood refuses, a log's start is spared."""
+"""The asset `event_references` on a real Dagster instance: a few warn, too many refuse, a log's start is spared."""
 
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
@@ -148,7 +148,7 @@ def test_a_trickle_warns_and_is_listed(shop: Maker) -> None:
     ],
     ids=["one day", "a little every day", "another time zone"],
 )
-def test_a_flood_refuses_before_anything_counts_as_made(
+def test_too_many_refuse_before_anything_counts_as_made(
     shop: Maker, events: Callable[[pl.DataFrame], pl.DataFrame], words: str
 ) -> None:
     settings = shop(events)
@@ -193,7 +193,7 @@ def day(broken: int, of: int) -> Share:
     return Share(broken, of)
 
 
-def test_few_rows_are_a_trickle_and_many_days_of_them_a_flood() -> None:
+def test_few_rows_warn_and_many_days_of_them_are_too_many() -> None:
     def severity(days: dict[date, Share]) -> str:
         found = {d: References(early=Share(0, s.of), orphans=s, evaluated=s) for d, s in days.items()}
         return "ERROR" if check_event_references(evidence(found)).error else "WARN"
@@ -210,9 +210,9 @@ def test_rows_without_a_day_are_evaluated_among_all_rows_of_the_log() -> None:
     rows = dict.fromkeys(DAYS, 1000)
     result = check_quarantine_share(ingested({**rows, DAYS[0]: 1050}, 50, "bad_time", day(50, 8050)))
     assert (result.passed, result.error) == (False, False)
-    flood = check_quarantine_share(ingested({**rows, DAYS[0]: 1100}, 100, "bad_time", day(100, 8100)))
-    assert flood.error
-    assert "rows without a day 100 of 8100" in str(flood.description)
+    many = check_quarantine_share(ingested({**rows, DAYS[0]: 1100}, 100, "bad_time", day(100, 8100)))
+    assert many.error
+    assert "rows without a day 100 of 8100" in str(many.description)
     dated = check_quarantine_share(ingested(rows, 11, "bad_label", day(0, 8000)))
     assert dated.error
 

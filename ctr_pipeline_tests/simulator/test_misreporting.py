@@ -1,4 +1,4 @@
-"""Advertisers that misreport are found by their labels alone. The truth is read here, and by nothing that judges."""
+"""Advertisers that misreport are found by their labels alone. The truth is read here, and by nothing that evaluates."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -84,8 +84,8 @@ def test_those_who_misreport_are_found(log: Log, clicked: pl.DataFrame, spec: Sp
     table, found = judge(spec, clicked, logged(log))
     truth = clicked.group_by(key="advertiser_id").agg(pl.col("kind").first(), clicks=pl.len())
     each = found.group_by("key").agg(
-        inflated=(pl.col("verdict") == "inflated").any(),
-        dropped=(pl.col("verdict") == "dropped").any(),
+        inflated=(pl.col("status") == "inflated").any(),
+        dropped=(pl.col("status") == "dropped").any(),
         late=(pl.col("delay_z") > 2.5).any(),
         weight=pl.col("weight").min(),
     )
@@ -107,13 +107,13 @@ def test_those_who_misreport_are_found(log: Log, clicked: pl.DataFrame, spec: Sp
 
 
 def test_without_misreporting_few_are_flagged(clicked: pl.DataFrame, spec: Spec) -> None:
-    """At 1.24 % of the judged: more than 3 % has probability below 1e-3 of some 400."""
+    """At 1.24 % of the evaluated: more than 3 % has probability below 1e-3 of some 400."""
     table, found = judge(spec, clicked, true(clicked, spec))
-    judged = found.filter(pl.col("verdict") != "not judged")
-    assert judged.height > 300
-    share = float((judged["z"].abs() > 2.5).mean())
+    evaluated = found.filter(pl.col("status") != "not evaluated")
+    assert evaluated.height > 300
+    share = float((evaluated["z"].abs() > 2.5).mean())
     assert share < 0.03
-    assert float(judged["z"].std()) == pytest.approx(1, abs=0.15)  # type: ignore[arg-type]
+    assert float(evaluated["z"].std()) == pytest.approx(1, abs=0.15)  # type: ignore[arg-type]
     assert all(task.outlier_share is not None and task.outlier_share < 0.03 for task in table.tasks)
     punctual = found.drop_nulls("delay_z")
     assert float((punctual["delay_z"] > 2.5).mean()) < 0.04

@@ -334,17 +334,17 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("propensity.responses", ["view"]),
         ("propensity response 'view' is no task; use one of click, order",),
     ),
-    "judged key that is no feature": (
+    "evaluated key that is no feature": (
         set_to("label_quality", {"key": "advertiser"}),
         ("`label_quality.key` is 'advertiser', which is no categorical feature; use one of ad_id", "or declare it"),
     ),
-    "judged task that is none": (
+    "evaluated task that is none": (
         set_to("label_quality", {"key": "ad_id", "tasks": ["view"]}),
         ("`label_quality.tasks` names view, which is no task; use click, order",),
     ),
-    "nothing to judge": (
+    "nothing to evaluate": (
         lambda c: (set_to("label_quality", {"key": "ad_id"})(c), without("tasks.1")(c), without("features.history")(c)),
-        ("`label_quality` judges tasks with a parent, and there is none",),
+        ("`label_quality` evaluates tasks with a parent, and there is none",),
     ),
     "clip that excludes one": (
         set_to("propensity.clip", [2, 10]),

@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 LISTED = 30
 """Offenders in the asset's metadata; the file has all."""
 
-NOT_DECLARED = "Not declared: the spec has no section `label_quality`, so nobody is judged and all weights are 1."
+NOT_DECLARED = "Not declared: the spec has no section `label_quality`, so no key is evaluated and all weights are 1."
 
 
 def label_quality_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
-    """The verdicts of a retrain."""
+    """The label quality of a retrain."""
 
     @dg.asset(
         deps=["examples"],
@@ -55,7 +55,7 @@ def label_quality_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         limit = section.max_flagged_share if section is not None else 1.0
         return dg.MaterializeResult(
             metadata={
-                "offenders": dg.MetadataValue.md(offender_table(found) if section is not None else NOT_DECLARED),
+                "flagged_keys": dg.MetadataValue.md(flagged_table(found) if section is not None else NOT_DECLARED),
                 "tasks": table(_task_rows(found)),
                 "weighting": section.weighting if section is not None else "none",
                 **shown,
@@ -78,18 +78,18 @@ def _misstated(found: "QualityTable") -> dict[str, tuple[float, list[str]]]:
     return {
         task.task: (
             task.flagged_share,
-            [entry.key for entry in found.flagged if entry.task == task.task and entry.verdict != "late"],
+            [entry.key for entry in found.flagged if entry.task == task.task and entry.status != "late"],
         )
         for task in found.tasks
     }
 
 
-def offender_table(found: "QualityTable", most: int = LISTED) -> str:
-    """The worst offenders as a Markdown table."""
+def flagged_table(found: "QualityTable", most: int = LISTED) -> str:
+    """The keys farthest from the others as a Markdown table."""
     if not found.flagged:
         return "No key is flagged."
     parents = {task.task: task.parent or "impression" for task in found.tasks}
-    names = (found.key, "step", "trials", "outcomes", "rate", "expected", "z", "delay (h)", "verdict", "weight")
+    names = (found.key, "step", "trials", "outcomes", "rate", "expected", "z", "delay (h)", "status", "weight")
     rows: list[Sequence[str]] = [[str(name) for name in names], ["---"] * len(names)]
     rows += [_cells(entry, parents[entry.task]) for entry in found.flagged[:most]]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
@@ -109,7 +109,7 @@ def _cells(entry: "KeyQuality", parent: str) -> list[str]:
         "–" if entry.expected_rate is None else f"{entry.expected_rate:.1%}",
         "–" if entry.z is None else f"{entry.z:+.1f}",
         "–" if entry.delay_hours is None else f"{entry.delay_hours:.1f}",
-        entry.verdict,
+        entry.status,
         f"{entry.weight:.2f}",
     ]
 
@@ -120,7 +120,7 @@ def _task_rows(found: "QualityTable") -> list[dict[str, object]]:
             "task": task.task,
             "parent": task.parent,
             "keys": task.keys,
-            "judged": task.judged,
+            "evaluated": task.evaluated,
             "expected_rate": task.expected_rate,
             "spread": task.spread,
             "inflated": task.inflated,

@@ -34,7 +34,7 @@ def monitoring_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     def profile(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
         import polars as pl
 
-        from ctr_pipeline.features import REFERENCE_DAYS, find_drift, judged_days, profile_days, profiled_columns
+        from ctr_pipeline.features import REFERENCE_DAYS, evaluated_days, find_drift, profile_days, profiled_columns
 
         days, store = partition_days(context), lake.open()
         columns = profiled_columns(spec)
@@ -54,7 +54,7 @@ def monitoring_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             # With the profiles of the days before, which earlier steps made.
             known = store.scan("profile", version, days[0] - timedelta(days=REFERENCE_DAYS), days[-1]).collect()
             findings = find_drift(known, days)
-        evaluated = len(judged_days(known, days))
+        evaluated = len(evaluated_days(known, days))
         unlike = len({finding.day for finding in findings})
         context.log.info(f"{unlike} of {evaluated} days look unlike the days before")
         inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=days[-1])

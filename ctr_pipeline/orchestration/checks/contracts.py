@@ -1,4 +1,4 @@
-"""Is the log what the spec says, and is every row accounted for?"""
+"""Is the log as the spec declares it, and is every row accounted for?"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -6,8 +6,8 @@ from datetime import date
 
 from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
 
-FEWEST_IN_A_FLOOD = 5
-"""Fewer broken rows are no flood, whatever their share: on a small day one row may be one in twenty."""
+FEWEST_BROKEN_ROWS = 5
+"""Fewer broken rows are never too many, whatever their share: on a small day one row may be one in twenty."""
 
 SHOWN_DAYS = 5
 
@@ -19,24 +19,24 @@ class Share:
     broken: int
     of: int
 
-    def is_flood(self, limit: float) -> bool:
-        """Whether these are too many: above ``limit`` of the rows, and not a mere few."""
-        return self.broken > limit * self.of and self.broken >= FEWEST_IN_A_FLOOD
+    def exceeds(self, limit: float) -> bool:
+        """Whether these are too many: above ``limit`` of the rows, and at least :data:`FEWEST_BROKEN_ROWS`."""
+        return self.broken > limit * self.of and self.broken >= FEWEST_BROKEN_ROWS
 
     def __str__(self) -> str:
         return f"{self.broken} of {self.of}"
 
 
-def floods(days: Mapping[date, Share], limit: float) -> dict[str, Share]:
+def days_above(days: Mapping[date, Share], limit: float) -> dict[str, Share]:
     """The days above ``limit``; where no single one is, all of them together if they are.
 
     Args:
         days: Rows by day.
         limit: Largest share.
     """
-    found = {str(day): share for day, share in sorted(days.items()) if share.is_flood(limit)}
+    found = {str(day): share for day, share in sorted(days.items()) if share.exceeds(limit)}
     total = _sum(list(days.values()))
-    return found or ({"all days together": total} if total.is_flood(limit) else {})
+    return found or ({"all days together": total} if total.exceeds(limit) else {})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,13 +88,13 @@ def check_quarantine_share(evidence: IngestEvidence) -> Outcome:
         else Share(evidence.quarantined.get(day, 0) - undated.broken, rows - undated.broken)
         for day, rows in evidence.rows_in.items()
     }
-    found = floods(days, limit) | ({"rows without a day": undated} if undated.is_flood(limit) else {})
+    found = days_above(days, limit) | ({"rows without a day": undated} if undated.exceeds(limit) else {})
     total, broken = sum(evidence.rows_in.values()), sum(evidence.quarantined.values())
     listed = ", ".join(f"{reason}: {rows}" for reason, rows in evidence.reasons.items())
     description = f"{broken} of {total} rows were quarantined ({listed}); see table {evidence.table}_quarantine."
     if found:
         description += (
-            f" Above quality.max_quarantine_share = {limit:.2%}: {_listed(found)}. Mend the log or raise the limit."
+            f" Above quality.max_quarantine_share = {limit:.2%}: {_listed(found)}. Correct the log or raise the limit."
         )
     return Outcome(
         passed=broken == 0,
@@ -148,10 +148,10 @@ class ReferenceEvidence:
 
 
 def check_event_references(evidence: ReferenceEvidence) -> Outcome:
-    """Error when events without an impression, or before it, are a flood; a warning for a few."""
+    """Error when events without an impression, or before it, are too many; a warning for a few."""
     days, max_orphans, max_early = evidence.days, evidence.max_orphan_share, evidence.max_early_share
-    orphans = floods({day: found.evaluated for day, found in days.items()}, max_orphans)
-    early = floods({day: found.early for day, found in days.items()}, max_early)
+    orphans = days_above({day: found.evaluated for day, found in days.items()}, max_orphans)
+    early = days_above({day: found.early for day, found in days.items()}, max_early)
     lost, before = _sum([found.orphans for found in days.values()]), _sum([found.early for found in days.values()])
     evaluated = _sum([found.evaluated for found in days.values()])
     texts = [
@@ -161,12 +161,12 @@ def check_event_references(evidence: ReferenceEvidence) -> Outcome:
     if orphans:
         texts.append(
             f"Without an impression, above quality.max_orphan_share = {max_orphans:.2%}: {_listed(orphans)}. Do the logs "
-            "hold the same ids, and is the impression log complete? Mend them, or raise the limit."
+            "hold the same ids, and is the impression log complete? Correct them, or raise the limit."
         )
     if early:
         texts.append(
             f"Before their impression, above quality.max_quarantine_share = {max_early:.2%}: {_listed(early)}. Are the "
-            "times of both logs in one zone and unit? Mend them, or raise the limit."
+            "times of both logs in one zone and unit? Correct them, or raise the limit."
         )
     passed = lost.broken + before.broken == 0
     return Outcome(

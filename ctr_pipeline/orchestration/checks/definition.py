@@ -18,7 +18,7 @@ class Outcome:
     error: bool = False
     """Whether a failure is an error; else it is a warning."""
     description: str | None = None
-    """What was found, where, what was expected and what to do; None where there is nothing to tell."""
+    """What was found, where, what was expected and what to do; None where there is nothing to report."""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     """Figures, as Dagster's metadata."""
 

@@ -1,4 +1,4 @@
-"""Does a day look like the days before it? One check a symptom; docs/monitoring.md says what each sees."""
+"""Does a day look like the days before it? One check a symptom; docs/monitoring.md documents them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ SYMPTOMS = {
     "missing_values": "Features have values as often as usual.",
     "unseen_categories": "Categories have values that were seen before.",
     "traffic_mix": "Positions, devices and other categories have their usual shares.",
-    "suspicious_users": "No few users have much of the traffic, or outcomes that no person has.",
+    "anomalous_users": "No few users have much of the traffic, or outcomes that no person has.",
 }
 """Name of each symptom that is looked for, and what holds where it is absent."""
 

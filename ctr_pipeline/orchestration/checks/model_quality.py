@@ -48,7 +48,7 @@ def check_informative(evidence: EvaluationEvidence) -> Outcome:
     task, ne = evidence.first_task, evidence.first_ne
     passed = ne is not None and ne < 1
     if ne is None:
-        description = f"The test rows of {task} have only one class: nothing can be said about the model."
+        description = f"The test rows of {task} have only one class: the model cannot be evaluated."
     else:
         description = f"Normalised entropy of {task} is {ne:.4f}: the model is no better than the base rate."
     return Outcome(
