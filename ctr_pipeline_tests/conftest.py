@@ -22,6 +22,16 @@ def project() -> Path:
     return PROJECT
 
 
+@pytest.fixture
+def own_losses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Losses that a test registers are gone after it."""
+    from ctr_pipeline.losses import registry
+    from ctr_pipeline.spec.losses import LOSSES
+
+    monkeypatch.setattr(LOSSES, "_sections", LOSSES.sections)
+    monkeypatch.setattr(registry._LOSSES, "_entries", dict(registry._LOSSES._entries))
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with real logs, which is not part of the project."""

@@ -24,9 +24,14 @@ class WithoutFormula(WeightedBinaryCrossEntropy):
         return None
 
 
-register_loss("without_formula", WithoutFormula)
-WITHOUT = Binary(loss=LOSSES.sections["without_formula"]())
 MIXED = [Binary(loss=Focal()), Binary(), Binary(loss=Focal()), Binary()]
+
+
+@pytest.fixture
+def without(own_losses: None) -> Binary:
+    """An objective whose loss has no formula for its gradient."""
+    register_loss("without_formula", WithoutFormula)
+    return Binary(loss=LOSSES.sections["without_formula"]())
 
 
 @pytest.fixture
@@ -57,19 +62,23 @@ def test_a_gradient_flows_to_the_column_that_it_belongs_to(batch: tuple[Tensor, 
     torch.testing.assert_close(logits.grad, expected * scale)
 
 
-def test_equal_objectives_are_computed_at_once_and_to_the_bit_as_without(batch: tuple[Tensor, Tensor, Tensor]) -> None:
+def test_equal_objectives_are_computed_at_once_and_to_the_bit_as_without(
+    batch: tuple[Tensor, Tensor, Tensor], without: Binary
+) -> None:
     SEEN.clear()
-    found = TaskObjectives([WITHOUT] * 4).task_sums(*batch)
+    found = TaskObjectives([without] * 4).task_sums(*batch)
     assert SEEN == [(40, 4)]
     assert torch.equal(found, WeightedBinaryCrossEntropy().task_sums(*batch))
     SEEN.clear()
-    TaskObjectives([WITHOUT, Binary(), WITHOUT, WITHOUT]).task_sums(*batch)
+    TaskObjectives([without, Binary(), without, without]).task_sums(*batch)
     assert SEEN == [(40, 3)]
 
 
-def test_a_task_without_a_formula_has_no_gradient_to_compare(batch: tuple[Tensor, Tensor, Tensor]) -> None:
-    assert TaskObjectives([WITHOUT] * 4).logit_gradient(*batch) is None
-    found = TaskObjectives([Binary(), WITHOUT, Binary(), Binary()]).logit_gradient(*batch)
+def test_a_task_without_a_formula_has_no_gradient_to_compare(
+    batch: tuple[Tensor, Tensor, Tensor], without: Binary
+) -> None:
+    assert TaskObjectives([without] * 4).logit_gradient(*batch) is None
+    found = TaskObjectives([Binary(), without, Binary(), Binary()]).logit_gradient(*batch)
     assert found is not None
     assert torch.count_nonzero(found, dim=0).tolist()[1] == 0
     assert (torch.count_nonzero(found, dim=0) > 0).tolist() == [True, False, True, True]

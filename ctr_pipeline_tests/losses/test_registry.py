@@ -9,6 +9,8 @@ from ctr_pipeline.losses import LossError, build_loss, register_loss
 from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
 from ctr_pipeline.spec.losses import AnyLoss, BinaryCrossEntropy, LossSection
 
+pytestmark = pytest.mark.usefixtures("own_losses")
+
 
 class Holder(BaseModel):
     loss: AnyLoss

@@ -42,9 +42,11 @@ class WrongFormula(Brier):
         return None if right is None else right * 1.01
 
 
-register_loss("brier", Brier)
-register_loss("brier_with_a_wrong_formula", WrongFormula)
-register_loss("brier_without_a_formula", NoFormula)
+@pytest.fixture(autouse=True)
+def added(own_losses: None) -> None:
+    register_loss("brier", Brier)
+    register_loss("brier_with_a_wrong_formula", WrongFormula)
+    register_loss("brier_without_a_formula", NoFormula)
 
 
 def with_loss(job: TrainingJob, project: Path, *kinds: str) -> TrainingJob:
@@ -72,6 +74,7 @@ def test_it_trains(job: TrainingJob, project: Path, make_trainer: Callable[..., 
 def test_it_trains_without_a_formula(job: TrainingJob, project: Path, make_trainer: Callable[..., Any]) -> None:
     result = make_trainer(with_loss(job, project, "brier_without_a_formula", "brier")).run(False)
     assert result.best_validation < 1
+    assert result.health.finding("loss_gradient").numbers["loss_gradient_error"] < 1e-3
 
 
 def test_a_gradient_that_its_formula_does_not_give_is_an_error(

@@ -34,6 +34,11 @@ def start(command: list[str], **environment: str) -> subprocess.Popen[bytes]:
     )
 
 
+def torchrun(job: TrainingJob, processes: int) -> list[str]:
+    logs = job.output.parent / "torchrun"
+    return ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}", f"--log-dir={logs}"]
+
+
 def result_of(job: TrainingJob) -> dict[str, Any]:
     return json.loads((job.output / "result.json").read_text())
 
@@ -93,7 +98,7 @@ def test_two_processes_take_the_steps_of_one(job, make_trainer) -> None:
     )
     make_trainer(single).run(False)
     path = save(both, batch_size=61, embedding_l2=1e-3)
-    child = start(["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", *ENTRY, str(path)])
+    child = start([*torchrun(both, 2), *ENTRY, str(path)])
     _, stderr = child.communicate(timeout=120)
     assert child.returncode == 0, stderr
     assert result_of(both)["processes"] == 2
@@ -118,15 +123,15 @@ def test_a_signal_ends_it_cleanly(job, number: signal.Signals) -> None:
     assert not (job.output / "result.partial").exists()
 
 
-@pytest.mark.parametrize("launcher", [[], ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node=1"]])
-def test_dies_with_a_parent_that_was_killed(job, launcher: list[str]) -> None:
-    command = [*launcher, *ENTRY, str(save(job, epochs=100_000))]
+@pytest.mark.parametrize("launched", [False, True])
+def test_dies_with_a_parent_that_was_killed(job, launched: bool) -> None:
+    command = [*(torchrun(job, 1) if launched else []), *ENTRY, str(save(job, epochs=100_000))]
     script = f"import subprocess, sys; subprocess.run([sys.executable, *{command!r}])"
     parent = start(["-c", script])
     steps = job.output / "steps.jsonl"
     wait_for(lambda: steps.is_file() and steps.stat().st_size > 0)
     family = psutil.Process(parent.pid).children(recursive=True)
-    assert len(family) == len(launcher[:1]) + 1
+    assert len(family) == launched + 1
     parent.kill()
     parent.communicate(timeout=30)
     wait_for(lambda: not any(alive(process) for process in family), 10)
