@@ -135,7 +135,8 @@ class GradientMonitor:
         if not asked:
             return
         # The record's only wait for the device: what all detectors read, in one tensor.
-        host = torch.cat([values.detach().flatten().double() for values, _ in asked]).tolist()
+        device = asked[0][0].device
+        host = torch.cat([values.detach().flatten().to(device, torch.float64) for values, _ in asked]).tolist()
         for values, receive in asked:
             receive(host[: values.numel()])
             host = host[values.numel() :]
