@@ -10,7 +10,7 @@ from ctr_pipeline.features.layout import IdColumn
 from ctr_pipeline.ranker.shapes import group_by_width
 
 INITIAL_STD = 0.01
-"""Standard deviation of new embedding rows; small, so that rare rows start near "no opinion"."""
+"""Standard deviation of new embedding rows; small, so that rare rows start near 0, without influence."""
 
 
 class FusedTable(nn.Module):

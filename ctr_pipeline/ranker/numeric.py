@@ -10,7 +10,7 @@ from ctr_pipeline.features.layout import NumericColumn
 from ctr_pipeline.ranker.errors import RankerError
 
 LIMIT = 10.0
-"""Standardised values are clamped to ± this many standard deviations: one wild value must not own the gradient."""
+"""Standard deviations at which standardised values are clamped: one extreme value must not dominate the gradient."""
 
 
 class NumericEncoder(nn.Module):

@@ -46,7 +46,7 @@ MAX_PROBABILITY_DIFFERENCE = 1e-5
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What the model says of N rows and T tasks."""
+    """Scores of N rows and T tasks."""
 
     logits: NDArray[np.float32]
     """[N, T] logits of P(task) before calibration."""

@@ -113,7 +113,7 @@ def export_bundle(
 def reference_scores(
     ranker: Ranker, calibrators: Mapping[str, Calibrator], layout: Layout, numeric: NDArray[Any], ids: NDArray[Any]
 ) -> Scores:
-    """What the trained ranker itself says of numeric [N, D] and ids [N, F]."""
+    """Scores of numeric [N, D] and ids [N, F] by the trained ranker itself."""
     return _run(_calibrated(ranker, calibrators, layout), numeric, ids)
 
 
@@ -190,7 +190,7 @@ def _run(module: CalibratedRanker, numeric: NDArray[Any], ids: NDArray[Any]) -> 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silences the exporter, which tells of its progress and of packages that it can do without."""
+    """Silences the exporter, which logs its progress and optional packages that are not installed."""
     loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     for logger in loggers:
@@ -205,7 +205,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _onnx_bytes(module: CalibratedRanker, layout: Layout) -> bytes:
-    """The ONNX file: weights inside, nothing that tells of the machine or the code that made it."""
+    """The ONNX file: weights inside, no trace of the machine or the code that made it."""
     weights = sum(values.numel() * values.element_size() for values in module.state_dict().values())
     if weights > MAX_MODEL_BYTES:
         raise BundleError(f"export: {weights:,} bytes of weights; one ONNX file holds at most {MAX_MODEL_BYTES:,}.")
@@ -259,7 +259,7 @@ def _strip(message: Any) -> None:
 
 
 def _golden(module: CalibratedRanker, layout: Layout) -> dict[str, Any]:
-    """Made-up rows, from the layout alone, and what the trained model says of them."""
+    """Made-up rows, from the layout alone, and what the trained model predicts for them."""
     generator = np.random.default_rng(0)
     numeric = np.empty((GOLDEN_ROWS, len(layout.numeric)), dtype=np.float32)
     ids = np.empty((GOLDEN_ROWS, len(layout.ids)), dtype=np.int64)

@@ -94,7 +94,7 @@ def probe_rows(
 
 
 def measure_parity(bundle: Bundle, numeric: NDArray[Any], ids: NDArray[Any], expected: Scores) -> Parity:
-    """Compares the bundle with what the trained model says, ``expected``, of the same N > 0 rows.
+    """Compares the bundle with the scores ``expected`` of the trained model for the same N > 0 rows.
 
     Raises:
         BundleError: there are no rows, or they do not fit the bundle.

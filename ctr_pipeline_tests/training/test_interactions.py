@@ -24,21 +24,22 @@ from ctr_pipeline.training.stopping import Stopped
 from ctr_pipeline_tests.serving.shop import SPEC
 
 
-class ScaledNumbers(nn.Module):
-    """The toy: each number times a learnt weight, through a saturating function."""
+class MixedNumbers(nn.Module):
+    """The toy: a linear map of the numbers, through a saturating function."""
+
+    out_width = 3
 
     def __init__(self, shape: InputShape) -> None:
         super().__init__()
-        self.out_width = shape.numbers
-        self.scale = nn.Parameter(torch.full((shape.numbers,), 0.1))
+        self.mix = nn.Linear(shape.numbers, self.out_width)
 
     def forward(self, numbers: Tensor, _fields: tuple[Tensor, ...]) -> Tensor:
-        return torch.tanh(numbers * self.scale)
+        return torch.tanh(self.mix(numbers))
 
 
-register_interaction("scaled_numbers_for_training", ScaledNumbers)
+register_interaction("mixed_for_training", MixedNumbers)
 
-INTERACTIONS = [{"kind": "factorisation_machine"}, {"kind": "scaled_numbers_for_training"}]
+INTERACTIONS = [{"kind": "factorisation_machine"}, {"kind": "mixed_for_training"}]
 
 
 @pytest.fixture
@@ -61,8 +62,8 @@ def test_interactions_are_trained_scored_exported_and_served_alike(interacting, 
     trainer = make_trainer(interacting)
     start = {name: value.detach().clone() for name, value in trainer.model.named_parameters()}
     trainer.run(False)
-    name = "interactions.scaled_numbers_for_training_1.scale"
-    assert torch.count_nonzero(trainer.model.get_parameter(name) != start[name]) == 3
+    name = "interactions.mixed_for_training_1.mix.weight"
+    assert bool((trainer.model.get_parameter(name) != start[name]).all())
     losses = [line["loss"] for line in lines(interacting.output / "steps.jsonl")]
     assert np.mean(losses[-5:]) < np.mean(losses[:5])
 
@@ -101,9 +102,18 @@ def test_interactions_run_at_the_precision_of_the_tower(interacting, make_traine
         seen.update({("numbers", received[0].dtype), ("products", output.dtype)})
 
     trainer.model.interactions["factorisation_machine_0"].register_forward_hook(note)
+    trainer.model.interactions["mixed_for_training_1"].register_forward_hook(
+        lambda *call: seen.add(("mixed", call[2].dtype))
+    )
     trainer.model.tower[3].register_forward_hook(lambda *call: seen.add(("tower", call[2].dtype)))
     trainer._train_epoch(None)
-    assert seen == {("tower", torch.bfloat16), ("numbers", torch.float32), ("products", torch.float32)}
+    # Matrix products gain from 16 bits; sums of squares would lose their digits.
+    assert seen == {
+        ("tower", torch.bfloat16),
+        ("mixed", torch.bfloat16),
+        ("numbers", torch.float32),
+        ("products", torch.float32),
+    }
     assert all(bool(torch.isfinite(parameter).all()) for parameter in trainer.model.parameters())
 
 
