@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from ctr_pipeline.calibration import Calibrator
+from ctr_pipeline.calibration import PlattCalibrator
 from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.ranker import RankerError, load_ranker
 from ctr_pipeline.ranker.interactions import register_interaction
@@ -79,7 +79,7 @@ def test_interactions_are_trained_scored_exported_and_served_alike(interacting, 
         ranker.get_parameter("embeddings.tables.width_4.table.weight").mul_(10)
     keys = [(c.name, f"{c.name}{row}", row) for c in dataset.layout.ids for row in range(2, c.rows)]
     pl.DataFrame(keys, schema=["feature", "key", "row"], orient="row").write_parquet(tmp_path / "v.parquet")
-    calibrators = {"click": Calibrator(a=0.9, b=0.1), "cart": Calibrator()}
+    calibrators = {"click": PlattCalibrator(a=0.9, b=0.1), "cart": PlattCalibrator()}
     spec = parse_spec(SPEC, "test")
     spec = spec.model_copy(update={"model": interacting.model})
     bundle = export_bundle(ranker, calibrators, dataset.layout, tmp_path / "v.parquet", spec, tmp_path / "bundle")
