@@ -43,7 +43,7 @@ from ctr_pipeline.spec.simulator import SimulatorSettings
 
 ADS = Path(__file__).resolve().parent.parent / "specs" / "ads.yaml"
 KEY = Pseudonymiser(b"benchmark-of-a-simulated-world")
-STRETCH = 4
+INTERVAL = 4
 """Days read in one go: bounds memory."""
 
 PARAMETERS = {
@@ -111,21 +111,21 @@ def make_examples(spec: Spec, count: int, root: Path) -> Made:
     write_days(world, spec.seed, days, simulated)
     step.done(f"simulated {len(days)} days")
     shown, events = (sorted((simulated / kind).glob("*.parquet")) for kind in ("impressions", "events"))
-    for stretch in _stretches(days):
-        first, last = stretch[0], stretch[-1]
+    for interval in _intervals(days):
+        first, last = interval[0], interval[-1]
         lake.replace_days(
-            "impressions", read_impressions(spec, shown, first, last, KEY, days[0]).kept, stretch
+            "impressions", read_impressions(spec, shown, first, last, KEY, days[0]).kept, interval
         )  # fmt: skip
         lake.replace_days(
             "outcome_events",
             read_events(spec, shown, {"outcome_events": events}, first, last, KEY, days[0]).kept,
-            stretch,
+            interval,
         )
     step.done("read")
     as_of = ((days[-1] - date(1970, 1, 1)).days + 1) * DAY_US
     reach = timedelta(days=history_reach(spec))
-    for stretch in _stretches(days):
-        first, last = stretch[0], stretch[-1]
+    for interval in _intervals(days):
+        first, last = interval[0], interval[-1]
         labelled = label_table(
             lake.scan("impressions", first=first, last=last).select("day", "impression_id", "ts", "ingest_ts"),
             lake.scan("outcome_events", first=first),
@@ -133,15 +133,15 @@ def make_examples(spec: Spec, count: int, root: Path) -> Made:
             as_of,
             spec.split.ingest_lag,
         )
-        lake.replace_days("labels", labelled.collect().sort("day", *TABLE_ORDER), stretch)
+        lake.replace_days("labels", labelled.collect().sort("day", *TABLE_ORDER), interval)
         past = [lake.scan(table, first=first - reach, last=last) for table in ("impressions", "outcome_events")]
-        lake.replace_days("history", history_for_days(spec, *past, stretch).collect(), stretch)
+        lake.replace_days("history", history_for_days(spec, *past, interval).collect(), interval)
     step.done("labelled, history made")
     tables = Tables(**{name: lake.scan(name) for name in ("impressions", "labels", "history")})
     bounds = split_bounds(spec, tables.impressions.select("ts").collect()["ts"].to_numpy(), as_of)
     layout, vocabulary = fit_vocabulary(spec, bounds, tables.impressions, tables.history)
     dataset = pack_dataset(root / "packed", spec, bounds, tables, layout, vocabulary, None, {})
-    start, end = bounds.stretches["test"]
+    start, end = bounds.intervals["test"]
     ids = (
         tables.impressions.filter(
             pl.col("ts").is_between(start, end, closed="left"), pl.col("ingest_ts") <= bounds.label_as_of("test")
@@ -257,8 +257,8 @@ def _interval(found: Any) -> str:
     return "–" if found is None else f"{found.value:.4f} [{found.low:.4f}, {found.high:.4f}]"
 
 
-def _stretches(days: Sequence[date]) -> list[list[date]]:
-    return [list(days[n : n + STRETCH]) for n in range(0, len(days), STRETCH)]
+def _intervals(days: Sequence[date]) -> list[list[date]]:
+    return [list(days[n : n + INTERVAL]) for n in range(0, len(days), INTERVAL)]
 
 
 class _Stopwatch:

@@ -47,8 +47,8 @@ from ctr_pipeline.engines.factory import engine_session
 from ctr_pipeline.features import HISTORY_ORDER, history_for_days, history_reach
 from ctr_pipeline.labels import TABLE_ORDER, label_table
 from ctr_pipeline.lake import Lake
-from ctr_pipeline.orchestration.assets.features import STRETCH_DAYS as HISTORY_DAYS
-from ctr_pipeline.orchestration.assets.labels import STRETCH_DAYS as LABEL_DAYS
+from ctr_pipeline.orchestration.assets.features import INTERVAL_DAYS as HISTORY_DAYS
+from ctr_pipeline.orchestration.assets.labels import INTERVAL_DAYS as LABEL_DAYS
 from ctr_pipeline.simulator import write_days
 from ctr_pipeline.simulator.laws import SLOTS
 from ctr_pipeline.spec import parse_spec

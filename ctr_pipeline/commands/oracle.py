@@ -149,7 +149,7 @@ def latest_test_scores(deployment: Deployment) -> Scored | None:
     probability = 1 / (1 + np.exp(-files.calibrators()[tasks[click].name].apply(logits)))
     last = date.fromisoformat(day)
     tables = read_tables(Lake(deployment.paths.lake), view.versions, deployment.first_day, last)
-    start, end = view.bounds.stretches["test"]
+    start, end = view.bounds.intervals["test"]
     rows = (
         tables.impressions.filter(
             pl.col("ts").is_between(start, end, closed="left"), pl.col("ingest_ts") <= view.bounds.label_as_of("test")

@@ -42,7 +42,7 @@ def build_examples(
     return join_labels(examples, labels, spec.tasks, names, as_of, spec.split.ingest_lag, watermarks)
 
 
-def in_stretch(frame: pl.LazyFrame, start: int, end: int) -> pl.LazyFrame:
+def in_interval(frame: pl.LazyFrame, start: int, end: int) -> pl.LazyFrame:
     """Rows of ``frame`` (columns day and ts) from ``start`` to before ``end``; only the files of those days are read."""
     first, last = utc_day(start), utc_day(end - 1)
     return frame.filter(pl.col("day").is_between(first, last), pl.col("ts").is_between(start, end, closed="left"))
@@ -56,9 +56,9 @@ def utc_day(instant: int) -> date:
 def fit_vocabulary(
     spec: Spec, bounds: SplitBounds, impressions: pl.LazyFrame, history: pl.LazyFrame
 ) -> tuple[Layout, pl.DataFrame]:
-    """Layout and vocabulary of the training stretch: its rows that had arrived when the test began, and no others."""
-    start, end = bounds.stretches["train"]
-    shown = in_stretch(impressions, start, end).filter(pl.col("ingest_ts") <= bounds.label_as_of("train"))
+    """Layout and vocabulary of the training interval: its rows that had arrived when the test began, and no others."""
+    start, end = bounds.intervals["train"]
+    shown = in_interval(impressions, start, end).filter(pl.col("ingest_ts") <= bounds.label_as_of("train"))
     keys = shown.select("day", "ts", "impression_id", *sorted({feature.key for feature in spec.features.history}))
     return fit_layout(spec, shown, lambda name: join_history(spec, keys, history, [name]))
 
@@ -76,10 +76,10 @@ def fit_propensity(
     """
     as_of = bounds.label_as_of("train")
     responses = spec.propensity.responses or [task.name for task in spec.tasks]
-    shown = in_stretch(impressions, bounds.train_start, bounds.train_end).filter(pl.col("ingest_ts") <= as_of)
+    shown = in_interval(impressions, bounds.train_start, bounds.train_end).filter(pl.col("ingest_ts") <= as_of)
     rows = join_labels(
         shown.select("day", "impression_id", "ts", "ingest_ts", "session", "position", "traffic"),
-        in_stretch(labels, bounds.train_start, bounds.train_end),
+        in_interval(labels, bounds.train_start, bounds.train_end),
         spec.tasks,
         responses,
         as_of,

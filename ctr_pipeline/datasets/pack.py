@@ -13,7 +13,7 @@ import polars as pl
 import polars_hash as plh
 from numpy.typing import NDArray
 
-from ctr_pipeline.datasets.examples import build_examples, in_stretch, utc_day
+from ctr_pipeline.datasets.examples import build_examples, in_interval, utc_day
 from ctr_pipeline.datasets.examples_contract import check_examples, weight_column
 from ctr_pipeline.datasets.packed import (
     SPLITS,
@@ -69,7 +69,7 @@ def pack_dataset(
         spec: Features, tasks, split, weighting and seed.
         bounds: The split (:func:`~ctr_pipeline.datasets.time_split.split_bounds`).
         tables: The tables, with at least the days of ``bounds``.
-        layout: Layout of the inputs, fitted on the training stretch of the same bounds.
+        layout: Layout of the inputs, fitted on the training interval of the same bounds.
         vocabulary: Vocabulary fitted with it.
         propensity: Position propensities; used with ``weighting: ips`` only.
         versions: Whatever identifies the inputs, such as table versions; recorded in the manifest.
@@ -133,8 +133,8 @@ class _Packer:
 
     def write(self, directory: Path) -> tuple[PackedSplit, dict[str, Any]]:
         """The written split, and what the manifest says of it."""
-        start, end = self.bounds.stretches[self.name]
-        shown = in_stretch(self.tables.impressions, start, end).filter(pl.col("ingest_ts") <= self._as_of)
+        start, end = self.bounds.intervals[self.name]
+        shown = in_interval(self.tables.impressions, start, end).filter(pl.col("ingest_ts") <= self._as_of)
         counts = shown.group_by("day").agg(pl.len()).sort("day").collect()
         rows = int(counts["len"].sum())
         if rows == 0:
@@ -159,10 +159,10 @@ class _Packer:
 
     def _label_summary(self, rows: int) -> dict[str, Any]:
         """States by task, after a check that every row has labels as old as they need to be."""
-        start, end = self.bounds.stretches[self.name]
+        start, end = self.bounds.intervals[self.name]
         self._check_label_days(utc_day(start), utc_day(end - 1))
-        shown = in_stretch(self.tables.impressions, start, end).filter(pl.col("ingest_ts") <= self._as_of)
-        facts = in_stretch(self.tables.labels, start, end)
+        shown = in_interval(self.tables.impressions, start, end).filter(pl.col("ingest_ts") <= self._as_of)
+        facts = in_interval(self.tables.labels, start, end)
         states = label_state_counts(shown, facts, self.spec.tasks, self._as_of, self.spec.split.ingest_lag)
         mature = pl.sum_horizontal(self._mature_ts(task) <= self._as_of for task in self.layout.tasks)
         share = float(shown.select(mature.sum()).collect().item()) / (rows * len(self.layout.tasks))
@@ -210,14 +210,14 @@ class _Packer:
                 )
 
     def _write_day(self, split: PackedSplit, at: slice, day: date) -> None:
-        start, end = self.bounds.stretches[self.name]
+        start, end = self.bounds.intervals[self.name]
         today = pl.col("day") == day
-        shown = in_stretch(self.tables.impressions, start, end).filter(today, pl.col("ingest_ts") <= self._as_of)
+        shown = in_interval(self.tables.impressions, start, end).filter(today, pl.col("ingest_ts") <= self._as_of)
         features = self.spec.features
         keys = {"day", "impression_id", "ts", "ingest_ts", *(f.key for f in features.history)}
         if self.quality is not None and self.quality.key is not None:
             keys.add(self.quality.key)
-        # Shuffled once here, so that the trainer may read neighbours without seeing one stretch of the day only.
+        # Shuffled once here, so that the trainer may read neighbours without reading rows of one hour only.
         shuffle = plh.col("impression_id").nchash.xxhash64(seed=self.spec.seed)
         # Encoded before they are sorted: numbers move faster than texts.
         inputs = {
@@ -237,7 +237,7 @@ class _Packer:
         joined = build_examples(
             self.spec,
             rows.lazy().select(pl.col("keys").struct.unnest()).with_row_index(_ROW),
-            in_stretch(self.tables.labels, start, end).filter(today),
+            in_interval(self.tables.labels, start, end).filter(today),
             self.tables.history.filter(today),
             self._as_of,
             self.watermarks,

@@ -21,7 +21,7 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SplitBounds:
-    """Instants in microseconds since 1970-01-01 UTC, ascending; every stretch includes its start, not its end.
+    """Instants in microseconds since 1970-01-01 UTC, ascending; every interval includes its start, not its end.
 
     train | validation | calibration | maturity gap | test. What is before the gap is labelled as of the first instant
     of the test, as on the day of a deployment; the test as of ``as_of``.
@@ -31,14 +31,14 @@ class SplitBounds:
     validation_start: int
     calibration_start: int
     train_end: int
-    """End of the calibration stretch: at least the longest maturity before ``test_start``."""
+    """End of the calibration interval: at least the longest maturity before ``test_start``."""
     test_start: int
     test_end: int
     as_of: int
     """Instant as of which the test is labelled."""
 
     @property
-    def stretches(self) -> Mapping[str, tuple[int, int]]:
+    def intervals(self) -> Mapping[str, tuple[int, int]]:
         """Start and end of each split."""
         return MappingProxyType(
             {
@@ -70,7 +70,7 @@ class SplitBounds:
 def split_bounds(spec: Spec, ts: NDArray[np.int64], as_of: int) -> SplitBounds:
     """Bounds of the parts of the dataset of a run as of ``as_of``.
 
-    With W the longest maturity, the test is the latest stretch whose rows are all W old at ``as_of``. Train, validation
+    With W the longest maturity, the test is the latest interval whose rows are all W old at ``as_of``. Train, validation
     and calibration are the rows that are W old at the first instant of the test. Slices in days begin and end at
     00:00 UTC. Slices in fractions are shares of the mature rows, to the row (rows with one and the same time stay
     together).
@@ -112,7 +112,7 @@ def split_bounds(spec: Spec, ts: NDArray[np.int64], as_of: int) -> SplitBounds:
         test_end=test_end,
         as_of=as_of,
     )
-    for start, end in bounds.stretches.values():
+    for start, end in bounds.intervals.values():
         if start >= end or np.searchsorted(ordered, start) == np.searchsorted(ordered, end):
             raise _too_short(spec, ordered, as_of)
     return bounds
@@ -139,12 +139,12 @@ def iso(instant: int) -> str:
 
 
 def _start(length: Slice, ordered: NDArray[np.int64], end: int, mature: int) -> int:
-    """Start of the stretch of that length that ends at ``end``."""
+    """Start of the interval of that length that ends at ``end``."""
     if length.days is not None:
         return end - length.days * DAY_US
     rows = round((length.fraction or 0.0) * mature)
     first = int(np.searchsorted(ordered, end)) - rows
-    # Too few rows: an empty stretch, which the caller reports.
+    # Too few rows: an empty interval, which the caller reports.
     return int(ordered[first]) if first >= 0 and rows > 0 else end
 
 
@@ -166,7 +166,7 @@ def _too_short(spec: Spec, ordered: NDArray[np.int64], as_of: int) -> DatasetErr
     return DatasetError(
         f"The log is too short to split as of {iso(as_of)}: {found}. The split needs {', '.join(texts)}, at least a day "
         f"to train on, and {format_duration(spec.longest_maturity)} twice for labels to mature: before the test and "
-        f"after it, about {needed} days with impressions on each stretch. Run on a longer log or a later day, or "
+        f"after it, about {needed} days with impressions on each interval. Run on a longer log or a later day, or "
         f"shorten the slices in the section `split` or the windows of the tasks."
     )
 

@@ -51,7 +51,7 @@ def other_models_test_rows(
     for name in (*(column.name for column in layout.numeric), *(column.name for column in layout.ids)):
         if name not in known:
             raise KeyError(name)
-    start, end = bounds.stretches["test"]
+    start, end = bounds.intervals["test"]
 
     def within(frame: pl.LazyFrame) -> pl.LazyFrame:
         return frame.filter(pl.col("ts").is_between(start, end, closed="left"))

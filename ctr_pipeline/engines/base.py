@@ -108,7 +108,7 @@ def sql_types(schema: "Mapping[str, pl.DataType]") -> dict[str, str]:
 
 
 def intervals_of(days: list[date], length: int) -> Iterator[tuple[date, date]]:
-    """``days`` (ascending) in consecutive stretches of at most ``length`` days, as (first, last)."""
+    """``days`` (ascending) in consecutive intervals of at most ``length`` days, as (first, last)."""
     start = 0
     for index in range(1, len(days) + 1):
         ends = index == len(days) or index - start == length or days[index] - days[index - 1] != timedelta(days=1)

@@ -343,11 +343,11 @@ def _thin(x: Float64s, most: int) -> Indices:
 
 
 def _thinned(step: Float64s, values: Float64s, most: int = 1200) -> tuple[Float64s, Float64s]:
-    """At most about ``most`` points that keep the lowest and highest value of every stretch."""
+    """At most about ``most`` points that keep the lowest and highest value of every part of the axis."""
     if len(step) <= most:
         return step, values
-    stretches = np.array_split(np.arange(len(step)), most // 2)
-    keep = np.unique([part[pick(values[part])] for part in stretches for pick in (np.argmin, np.argmax)])
+    parts = np.array_split(np.arange(len(step)), most // 2)
+    keep = np.unique([part[pick(values[part])] for part in parts for pick in (np.argmin, np.argmax)])
     return step[keep], values[keep]
 
 

@@ -30,7 +30,7 @@ def exact_values(probes: Frame, moments: Frame, feature: ExactFeature, days: Seq
     """The feature for each impression of ``days`` whose key has something in its window.
 
     For an impression at t, over what became known in [t - ``feature.days``, t), no later than ``patience`` after it was
-    shown (so that a stretch of the past suffices):
+    shown (so that an interval of the past suffices):
 
     - *count*: the number of impressions or outcomes.
     - *recency*: the time of the last of them.

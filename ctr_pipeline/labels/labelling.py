@@ -90,7 +90,7 @@ def label_impressions(
     outside the windows of all that were known then: a start that arrives later cannot take back what was known).
 
     *When a negative is settled.* ``mature_ts`` is ``ts`` plus :func:`label_maturity` plus ``ingest_lag``, or the
-    arrival of the impression if that is later. It is the same stretch for every impression: a conversion label of an
+    arrival of the impression if that is later. It is the same interval for every impression: a conversion label of an
     impression without a click matures no earlier than that of a clicked one. A plain task is settled at ``mature_ts``.
     A task with ``closed_by`` is settled only once, besides, its closing or an outcome after its window is known: an
     undecided case stays censored, however old. An unknown value that arrived by then is never settled by itself. In

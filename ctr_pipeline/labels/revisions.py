@@ -30,10 +30,10 @@ Frame: TypeAlias = nw.LazyFrame[Any]
 def revisions(
     impressions: IntoLazyFrameT, facts: IntoLazyFrameT, tasks: Sequence[Task], as_of: int, ingest_lag: int = 0
 ) -> IntoLazyFrameT:
-    """The states that each label went through up to ``as_of``: one row for each stretch of time with one state.
+    """The states that each label went through up to ``as_of``: one row for each interval of time with one state.
 
-    The stretches of an impression and task follow each other without a gap, from the arrival of the impression on.
-    At every instant up to ``as_of`` the state, value and revision of the stretch that contains it are those of
+    The intervals of an impression and task follow each other without a gap, from the arrival of the impression on.
+    At every instant up to ``as_of`` the state, value and revision of the interval that contains it are those of
     :func:`~ctr_pipeline.labels.labelling.label_impressions` as of that instant.
 
     Args:
@@ -45,8 +45,8 @@ def revisions(
 
     Returns:
         Rows with :data:`REVISION_COLUMNS` on the engine of the inputs, in no order. ``from_ts`` is the first instant
-        of the stretch and ``until_ts`` the first after it, null for the state as of ``as_of``. ``elapsed`` is the
-        time from the impression to the end of a censored stretch, or to ``as_of`` where it has none; null for other
+        of the interval and ``until_ts`` the first after it, null for the state as of ``as_of``. ``elapsed`` is the
+        time from the impression to the end of a censored interval, or to ``as_of`` where it has none; null for other
         states. ``revision`` is 1 for a label that had been settled otherwise before, else 0.
     """
     labels = nw.from_native(labels_of(impressions, facts, tasks, as_of, ingest_lag))
@@ -60,13 +60,13 @@ def revisions(
     )
     late = nw.lit(LabelState.LATE_POSITIVE.value)
     positive = nw.when(known <= nw.col("mature_ts")).then(nw.lit(LabelState.POSITIVE.value)).otherwise(late)
-    stretches = [
-        _stretch(labels, nw.col("ingest_ts"), nw.col("decided_ts"), nw.lit(LabelState.CENSORED.value)),
-        _stretch(labels, settled, nw.min_horizontal("after_ts", "known_ts"), nw.lit(LabelState.NEGATIVE.value)),
-        _stretch(labels, nw.col("after_ts"), known, nw.lit(LabelState.OUT_OF_WINDOW.value)),
-        _stretch(labels, known, NEVER, positive),
+    intervals = [
+        _interval(labels, nw.col("ingest_ts"), nw.col("decided_ts"), nw.lit(LabelState.CENSORED.value)),
+        _interval(labels, settled, nw.min_horizontal("after_ts", "known_ts"), nw.lit(LabelState.NEGATIVE.value)),
+        _interval(labels, nw.col("after_ts"), known, nw.lit(LabelState.OUT_OF_WINDOW.value)),
+        _interval(labels, known, NEVER, positive),
     ]
-    rows = nw.concat(stretches, how="vertical")
+    rows = nw.concat(intervals, how="vertical")
     value = label_value(nw.col("state"))
     end = nw.when(nw.col("until_ts").is_null()).then(nw.lit(as_of)).otherwise(nw.col("until_ts"))
     revised = ~nw.col("settled_ts").is_null() & (nw.col("from_ts") > nw.col("settled_ts")) & (value == 1)
@@ -82,7 +82,7 @@ def revisions(
     return found
 
 
-def _stretch(labels: Frame, start: nw.Expr, end: nw.Expr, state: nw.Expr) -> Frame:
+def _interval(labels: Frame, start: nw.Expr, end: nw.Expr, state: nw.Expr) -> Frame:
     """The labels that were in ``state`` from ``start`` to ``end``, if only for a microsecond."""
     rows = labels.select("day", "impression_id", "ts", "task", "settled_ts", from_ts=start, until_ts=end, state=state)
     return rows.filter(

@@ -134,12 +134,12 @@ def hold_auction(world: World, market: Market, sessions: Sessions, random: np.ra
 
 
 def _candidates(market: Market, category: NDArray[np.int8], random: np.random.Generator) -> Integers:
-    """Distinct ads [n, candidates] from each page's shelf: one from each of twelve equal stretches, randomly turned."""
+    """Distinct ads [n, candidates] from each page's shelf: one from each of twelve equal intervals, randomly turned."""
     count = len(category)
     size, first = market.size[category], market.first[category]
     turn = (random.random(count, dtype=np.float32) * size).astype(np.int32)
-    stretch = np.maximum(size // CANDIDATES, 1)
-    within = (random.random((count, CANDIDATES), dtype=np.float32) * stretch[:, None]).astype(np.int32)
-    place = turn[:, None] + stretch[:, None] * np.arange(CANDIDATES, dtype=np.int32) + within
+    interval = np.maximum(size // CANDIDATES, 1)
+    within = (random.random((count, CANDIDATES), dtype=np.float32) * interval[:, None]).astype(np.int32)
+    place = turn[:, None] + interval[:, None] * np.arange(CANDIDATES, dtype=np.int32) + within
     candidates: Integers = market.shelf[first[:, None] + place % size[:, None]]
     return candidates

@@ -130,7 +130,7 @@ class HistoryRecency(Section):
 class HistoryFirstSeen(Section):
     """Seconds since a key's first impression (or first outcome of a task) that was known before the day began: its age.
 
-    Missing when there is none. A key seen before the stretch looked at is as old as its first sight within it.
+    Missing when there is none. A key seen before the interval looked at is as old as its first sight within it.
     """
 
     kind: Literal["first_seen"] = "first_seen"

@@ -8,7 +8,7 @@ from ctr_pipeline.spec.fields import Duration, Section
 
 
 class Slice(Section):
-    """A stretch of time: whole days, or a share of the mature impressions."""
+    """An interval of time: whole days, or a share of the mature impressions."""
 
     days: int | None = Field(default=None, gt=0, description="Length in days.")
     fraction: float | None = Field(default=None, gt=0, lt=1, description="Share of the mature impressions of the run.")
@@ -24,18 +24,18 @@ class Slice(Section):
 class Split(Section):
     """A simulated deployment, in time order: train, validation, calibration, maturity gap, test.
 
-    The test is the latest mature stretch. Everything before the gap is labelled as of the first instant of the test.
+    The test is the latest mature interval. Everything before the gap is labelled as of the first instant of the test.
     """
 
-    test: Slice = Field(default=Slice(days=7), description="The latest mature stretch.")
+    test: Slice = Field(default=Slice(days=7), description="The latest mature interval.")
     calibration: Slice = Field(
-        default=Slice(days=2), description="Stretch before the gap on which calibrators are fitted."
+        default=Slice(days=2), description="Interval before the gap on which calibrators are fitted."
     )
     validation: Slice = Field(
-        default=Slice(days=1), description="Stretch before calibration on which the best epoch is chosen."
+        default=Slice(days=1), description="Interval before calibration on which the best epoch is chosen."
     )
     train_days: int | None = Field(
-        default=None, gt=0, description="Longest training stretch in days; all of the log when absent."
+        default=None, gt=0, description="Longest training interval in days; all of the log when absent."
     )
     ingest_lag: Duration = Field(
         default=0, description="Extra time after a window closes before its label counts as settled."

@@ -40,7 +40,7 @@ def packed(log: Log, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
 def expected_rows(log: Log, packed: PackedDataset, name: str) -> pl.DataFrame:
     """The split's impressions with labels made from scratch as of its own instant, in order of time."""
     spec, bounds = a_spec(), log.bounds(a_spec())
-    (start, end), as_of = bounds.stretches[name], bounds.label_as_of(name)
+    (start, end), as_of = bounds.intervals[name], bounds.label_as_of(name)
     rows = log.impressions.filter(pl.col("ts").is_between(start, end, closed="left"), pl.col("ingest_ts") <= as_of)
     frames = log.impressions.lazy(), log.events.lazy()
     labels = label_impressions(*frames, spec.tasks, as_of, spec.split.ingest_lag).collect()
@@ -209,7 +209,7 @@ def test_labels_of_other_impressions_are_refused(log: Log, tmp_path: Path) -> No
 
 def test_absent_impressions_are_refused(log: Log, tmp_path: Path) -> None:
     tables = log.tables(a_spec())
-    start, end = log.bounds(a_spec()).stretches["validation"]
+    start, end = log.bounds(a_spec()).intervals["validation"]
     absent = replace(tables, impressions=tables.impressions.filter(~pl.col("ts").is_between(start, end)))
     refused(tmp_path, log, absent, "split validation: no impressions")
 

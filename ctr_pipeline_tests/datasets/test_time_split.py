@@ -34,7 +34,7 @@ def a_spec(
 
 
 def rows(ts: np.ndarray, bounds: SplitBounds) -> dict[str, int]:
-    return {name: int(((ts >= start) & (ts < end)).sum()) for name, (start, end) in bounds.stretches.items()}
+    return {name: int(((ts >= start) & (ts < end)).sum()) for name, (start, end) in bounds.intervals.items()}
 
 
 def in_days(bounds: SplitBounds) -> dict[str, float]:
@@ -66,7 +66,7 @@ def test_the_test_ends_with_the_log_when_that_is_earlier() -> None:
     assert split_bounds(a_spec(), ts, 40 * DAY).test_end == 20 * DAY
 
 
-def test_longest_training_stretch() -> None:
+def test_longest_training_interval() -> None:
     ts = np.arange(20 * 24) * (DAY // 24)
     assert split_bounds(a_spec(more=", train_days: 4"), ts, 20 * DAY).train_start == 6 * DAY
     assert split_bounds(a_spec(more=", train_days: 99"), ts, 20 * DAY).train_start == 0
@@ -103,7 +103,7 @@ def test_real_display_ads_split(shared_data: Path, project: Path) -> None:
     validation=st.sampled_from(["{days: 1}", "{fraction: 0.1}"]),
     lag=st.sampled_from(["0s", "7h"]),
 )
-def test_stretches_never_overlap_and_the_gap_holds(
+def test_intervals_never_overlap_and_the_gap_holds(
     seed: int, window: str, test: str, calibration: str, validation: str, lag: str
 ) -> None:
     spec = a_spec(window, test, calibration, validation, lag)

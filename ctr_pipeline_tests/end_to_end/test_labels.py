@@ -112,9 +112,9 @@ def test_no_undecided_case_was_ever_labelled_negative(loans: Path, cases: list[C
     )
     found = json.loads(out.read_text(encoding="utf-8"))
     for task in ("papers_returned", "approved"):
-        [stretch] = found["tasks"][task]
-        assert (stretch["state"], stretch["value"], stretch["until"]) == ("CENSORED", None, None)
-        assert stretch["elapsed_seconds"] == (LOG_END - undecided["A_SUBMITTED"]).total_seconds()
+        [interval] = found["tasks"][task]
+        assert (interval["state"], interval["value"], interval["until"]) == ("CENSORED", None, None)
+        assert interval["elapsed_seconds"] == (LOG_END - undecided["A_SUBMITTED"]).total_seconds()
         assert found["label_as_of"]["tasks"][task]["value"] is None
         age = (CUT - undecided["A_SUBMITTED"]).total_seconds()
         assert found["label_as_of"]["tasks"][task]["elapsed_seconds"] == age

@@ -163,8 +163,8 @@ def test_history_of_a_missing_key_is_missing_and_that_of_a_new_key_counts_zero(m
     assert (made.of("train", "since")[~np.isnan(made.of("train", "since"))] > 0).all()
 
 
-def test_fills_are_those_of_the_training_stretch_alone(made: Made) -> None:
-    start, end = made.bounds.stretches["train"]
+def test_fills_are_those_of_the_training_interval_alone(made: Made) -> None:
+    start, end = made.bounds.intervals["train"]
     train = made.log.filter(pl.col("ts").is_between(start, end, closed="left"))
     assert (train["at"].dt.date() < date(2026, 3, 9)).all()  # before the numbers grew
     columns = {column.name: column for column in made.layout.numeric}

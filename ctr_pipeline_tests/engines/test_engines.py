@@ -85,7 +85,7 @@ def test_versions_and_days_select_rows(tmp_path: Path, sessions: Session, name: 
 
 
 @each_engine
-def test_an_empty_stretch_has_the_tables_columns(tmp_path: Path, sessions: Session, name: EngineName) -> None:
+def test_an_empty_interval_has_the_tables_columns(tmp_path: Path, sessions: Session, name: EngineName) -> None:
     lake, engine = lake_with(tmp_path, EDGES), sessions(name)
     read = collected(engine.scan(lake, "t", first=DAYS[3]))
     assert read.schema == EDGES.schema

@@ -111,7 +111,7 @@ def test_rates_of_cases_are_those_of_a_replay(seed: int) -> None:
         rows = found.filter(pl.col("feature") == "daily")
         assert dict(rows.select("key", "value").rows()) == pytest.approx(daily, rel=1e-12)
 
-        # What is settled later than that is in no window: a stretch of the past would not suffice to know it.
+        # What is settled later than that is in no window: an interval of the past would not suffice to know it.
         patience = (LAG_DAYS + 1) * DAY
         settled = [
             (life.row["ad"], *life.settled)

@@ -109,7 +109,7 @@ def replay(tasks: Sequence[Task], world: World, matures: Mapping[str, int]) -> S
     Before the first of them the impression had not arrived, and there are no answers. ``matures`` is what
     :func:`maturities` says of the tasks.
     """
-    mature = {name: max(world.arrived, stretch) for name, stretch in matures.items()}
+    mature = {name: max(world.arrived, interval) for name, interval in matures.items()}
     instants = {world.arrived, *mature.values(), *(event.arrived for event in world.events)}
     known: dict[str, tuple[int, int]] = {}
     settled: dict[str, int] = {}
@@ -164,22 +164,22 @@ def answers_as_of(story: Story, as_of: int) -> dict[str, Answer]:
 
 def random_world(pick: random.Random, tasks: Sequence[Task], matures: Mapping[str, int]) -> World:
     """Short of an instant, at it, after it: events and arrivals on the edges of windows, maturities and each other."""
-    stretches = sorted(set(matures.values()))
+    intervals = sorted(set(matures.values()))
     arrived = pick.choice((0, 0, 0, 0, 1, MINUTE, 30 * HOUR, 40 * DAY))
     if pick.random() < 0.1:
-        arrived = max(0, _near(pick, stretches))
+        arrived = max(0, _near(pick, intervals))
     events: list[Event] = []
     closing = pick.randrange(30 * DAY) if pick.random() < 0.5 else None
     for own in tasks:
         if own.label.column is not None and pick.random() < 0.3:
-            unknown = _near(pick, stretches) if pick.random() < 0.5 else arrived
+            unknown = _near(pick, intervals) if pick.random() < 0.5 else arrived
             events.append(Event(own.name, "unknown", 0, max(unknown, 0)))
         if own.label.closed_by and closing is not None:
             late = pick.choice((0, 0, DAY, 40 * DAY))
             events.append(Event(own.name, "closed", closing, closing + late))
         for _ in range(pick.choice((0, 1, 1, 1, 1, 2, 2, 3))):
             at = _happened(pick, own, [event for event in events if event.kind == "outcome"])
-            events.append(Event(own.name, "outcome", at, _arrival(pick, at, arrived, stretches, events)))
+            events.append(Event(own.name, "outcome", at, _arrival(pick, at, arrived, intervals, events)))
     for again in pick.sample(events, min(len(events), pick.choice((0, 0, 0, 1, 2)))):
         later = pick.choice((again.arrived, again.arrived + 1, again.arrived + 20 * DAY))
         events.append(again._replace(arrived=later))
@@ -206,14 +206,14 @@ def _happened(pick: random.Random, own: Task, before: Sequence[Event]) -> int:
     return pick.choice(starts)
 
 
-def _arrival(pick: random.Random, at: int, shown: int, stretches: Sequence[int], before: Sequence[Event]) -> int:
+def _arrival(pick: random.Random, at: int, shown: int, intervals: Sequence[int], before: Sequence[Event]) -> int:
     """Mostly soon; else late, or beside the arrival of something else, or beside a maturity."""
     how = pick.random()
     if how < 0.45:
         return at + pick.choice((0, 0, 1, MINUTE, HOUR))
     if how < 0.6:
         return at + pick.choice((DAY, 13 * DAY, 40 * DAY))
-    beside = _near(pick, [shown, *(event.arrived for event in before)] if how < 0.8 else stretches)
+    beside = _near(pick, [shown, *(event.arrived for event in before)] if how < 0.8 else intervals)
     # A clock that runs ahead: now and then an event arrives before its own time.
     return beside if pick.random() < 0.1 else max(at, beside)
 
@@ -222,7 +222,7 @@ def random_instants(
     pick: random.Random, tasks: Sequence[Task], world: World, matures: Mapping[str, int]
 ) -> Iterator[int]:
     """Instants from which to look: beside a maturity, beside an arrival, beside a window's end, and long after."""
-    yield _near(pick, [max(world.arrived, stretch) for stretch in matures.values()])
+    yield _near(pick, [max(world.arrived, interval) for interval in matures.values()])
     yield _near(pick, [world.arrived, *(event.arrived for event in world.events)])
     yield _near(pick, [event.at + t.window for event in world.events for t in tasks] or [0])
     yield pick.choice((0, 100 * DAY, pick.randrange(40 * DAY)))

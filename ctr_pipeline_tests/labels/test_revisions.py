@@ -38,7 +38,7 @@ def timeline(world: World, tasks: tuple[Task, ...], as_of: int, lag: int, seen_a
 @funnel
 @few
 @given(data=st.data())
-def test_at_every_instant_the_stretch_says_what_labelling_from_scratch_says(
+def test_at_every_instant_the_interval_says_what_labelling_from_scratch_says(
     tasks: tuple[Task, ...], data: st.DataObject
 ) -> None:
     world = data.draw(worlds(tasks))
@@ -59,7 +59,7 @@ def test_at_every_instant_the_stretch_says_what_labelling_from_scratch_says(
 @funnel
 @few
 @given(data=st.data())
-def test_stretches_follow_each_other_and_only_censored_ones_have_an_age(
+def test_intervals_follow_each_other_and_only_censored_ones_have_an_age(
     tasks: tuple[Task, ...], data: st.DataObject
 ) -> None:
     world = data.draw(worlds(tasks))

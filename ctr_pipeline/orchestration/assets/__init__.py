@@ -1,1 +1,1 @@
-"""The asset graph, in the order of the flow. Each module holds the assets of one stretch of it."""
+"""The asset graph, in the order of the flow. Each module holds the assets of one part of it."""
