@@ -47,7 +47,7 @@ test: install ## All tests but the nightly ones; ARGS='-k words' narrows them
 test-nightly: install ## The slow suites
 	$(BIN)/python -m pytest -m nightly $(ARGS)
 
-lint: install ## ruff check, ruff format --check, rules of import between the rooms
+lint: install ## ruff check, ruff format --check, import rules between the packages
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
