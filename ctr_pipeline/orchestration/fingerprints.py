@@ -18,7 +18,7 @@ from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.deployment.key import key_fingerprint
 from ctr_pipeline.deployment.raw_logs import impression_files, outcome_files
 from ctr_pipeline.orchestration.records import days_of, newest_tags
-from ctr_pipeline.provenance import code_digest
+from ctr_pipeline.provenance import code_digest, extension_digests
 
 TAG = "ctr/fingerprint"
 """Tag of every materialisation."""
@@ -103,14 +103,15 @@ def history_decided_by(inputs: FingerprintInputs) -> list[Any]:
 
 
 def retrain_decided_by(inputs: FingerprintInputs) -> list[Any]:
-    """For everything from the examples to the champion: the whole spec, and every day that was read."""
+    """For everything from the examples to the champion: the whole spec, every day that was read, and extensions."""
     read = {
         asset: sorted(
             (str(day), tag) for day, tag in newest_tags(inputs.instance, asset, TAG).items() if day <= inputs.last
         )
         for asset in ("impressions", "outcome_events")
     }
-    return [inputs.deployment.spec.model_dump(mode="json"), str(inputs.deployment.first_day), read]
+    extensions = sorted(extension_digests().items())
+    return [inputs.deployment.spec.model_dump(mode="json"), str(inputs.deployment.first_day), read, extensions]
 
 
 def digest(*parts: Any) -> str:

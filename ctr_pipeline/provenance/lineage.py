@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ctr_pipeline import __version__
+from ctr_pipeline.provenance.source_code import extension_digests
 
 FORMAT = 2
 LIBRARIES = ("torch", "numpy", "polars", "narwhals", "polars-hash", "deltalake", "pyarrow")
@@ -50,7 +51,7 @@ class Lineage:
 
 
 def environment_info() -> dict[str, str]:
-    """Versions and hardware of this process, as far as they may decide a bit of a result."""
+    """Versions, extensions and hardware of this process, as far as they may decide a bit of a result."""
     return {
         "package": __version__,
         "python": platform.python_version(),
@@ -58,6 +59,7 @@ def environment_info() -> dict[str, str]:
         "machine": platform.machine(),
         "processor": _processor(),
         "cores": str(os.cpu_count()),
+        **{f"extension {name}": digest[:12] for name, digest in extension_digests().items()},
     }
 
 

@@ -2,9 +2,12 @@
 
 import hashlib
 from collections.abc import Sequence
+from importlib.metadata import entry_points
+from importlib.util import find_spec
 from pathlib import Path
 
 from ctr_pipeline import __version__
+from ctr_pipeline.spec.extensions import GROUP
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
@@ -29,6 +32,26 @@ def code_digest(parts: Sequence[str]) -> str:
     digest = hashlib.sha256()
     for path in sorted({path for part in parts or ("",) for path in _files(PACKAGE / part)}):
         digest.update(str(path.relative_to(PACKAGE)).encode() + b"\0" + path.read_bytes() + b"\0")
+    return digest.hexdigest()
+
+
+def extension_digests() -> dict[str, str]:
+    """For each installed extension, by the name of its entry point, SHA-256 over the files of its package.
+
+    What an extension adds (a loss, a detector) may decide a model as the pipeline's own code does.
+    """
+    return {entry.name: _package_digest(entry.module.partition(".")[0]) for entry in entry_points(group=GROUP)}
+
+
+def _package_digest(package: str) -> str:
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        return "absent"
+    origin = Path(found.origin)
+    files = _files(origin.parent) if found.submodule_search_locations else [origin]
+    digest = hashlib.sha256()
+    for path in sorted(files):
+        digest.update(str(path.relative_to(origin.parent)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
 
 
