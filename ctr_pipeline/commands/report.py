@@ -1,5 +1,6 @@
 """The report of a pipeline run: what came in, what the model can do, what the checks found. See docs/report.md."""
 
+from collections.abc import Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from ctr_pipeline.orchestration.stages import INGEST_STEP, names, tables
 from ctr_pipeline.spec import spec_hash
 
 FORMAT = 2
+"""Format 1 had other names for three keys; it is read with the names of today."""
 MOST_FLAGGED_KEYS = 100
 """Keys with implausible labels that the report lists."""
 
@@ -39,7 +41,7 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
         "labels": stored_states(
             spec, lake.scan("impressions", first=first, last=last), lake.scan("labels", first=first, last=last)
         ),
-        "split": _splits(retrain.packed_manifest),
+        "split": _splits(read_json(retrain.packed_manifest).get("splits", {})),
         "propensity": read_json(retrain.propensity),
         "label_quality": _label_quality(retrain.advertiser_quality),
         "metrics": read_json(retrain.evaluation).get("metrics", {}),
@@ -76,29 +78,39 @@ def find_report(run: str, data_root: Path) -> dict[str, Any]:
         ReportError: there is none; the message lists those that exist.
     """
     if Path(run).is_file():
-        try:
-            found = read_json(Path(run))
-        except ValueError as error:
-            raise ReportError(f"{run}: not a report of `ctr run`: {error}") from error
-        if not isinstance(found, dict) or found.get("format") != FORMAT:
-            raise ReportError(f"{run}: not a report of `ctr run` in format {FORMAT}.")
-        return found
+        return _read(Path(run))
     files = sorted(DataRoot(data_root).reports.glob("*.json"), key=lambda file: file.stat().st_mtime)
     if run == "latest" and files:
-        return read_json(files[-1])
+        return _read(files[-1])
     for file in files:
         if file.stem == run or read_json(file).get("mlflow", {}).get("run_id") == run:
-            return read_json(file)
+            return _read(file)
     known = ", ".join(sorted(file.stem for file in files)) or "none"
     raise ReportError(
         f"no report {run!r} in {DataRoot(data_root).reports}. Reports there: {known}. Make one with `ctr run`."
     )
 
 
-def _splits(manifest: Path) -> dict[str, dict[str, Any]]:
-    """Rows, instants and label states of each split of the packed arrays."""
-    splits: dict[str, dict[str, Any]] = read_json(manifest).get("splits", {})
-    # The manifest's own name for these labels stays what it was, so that datasets of before are read.
+def _read(path: Path) -> dict[str, Any]:
+    """The report in a file.
+
+    Raises:
+        ReportError: the file holds none, or one of a format that is not known.
+    """
+    from ctr_pipeline.labels.quality import with_names_of_today
+
+    try:
+        found = read_json(path)
+    except ValueError as error:
+        raise ReportError(f"{path}: not a report of `ctr run`: {error}") from error
+    if not isinstance(found, dict) or found.get("format") not in range(1, FORMAT + 1):
+        raise ReportError(f"{path}: not a report of `ctr run` in format 1 to {FORMAT}.")
+    quality = with_names_of_today(found.get("label_quality", {}))
+    return {**found, "format": FORMAT, "split": _splits(found["split"]), "label_quality": quality}
+
+
+def _splits(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Rows, instants and label states of each split of the packed arrays, with the names of today."""
     return {
         name: {"awaiting_data" if key == "undelivered" else key: value for key, value in split.items()}
         for name, split in splits.items()
@@ -107,9 +119,11 @@ def _splits(manifest: Path) -> dict[str, dict[str, Any]]:
 
 def _label_quality(path: Path) -> dict[str, Any]:
     """What was found of the keys; of those that are flagged the worst."""
-    content = read_json(path)
+    from ctr_pipeline.labels.quality import with_names_of_today
+
+    content = with_names_of_today(read_json(path))
     content.pop("format", None)
-    return {**content, "flagged": content.get("flagged", [])[:MOST_FLAGGED_KEYS]}
+    return {**content, "flagged": content["flagged"][:MOST_FLAGGED_KEYS]}
 
 
 def _tables(paths: DataRoot) -> dict[str, dict[str, Any]]:

@@ -150,12 +150,12 @@ class _Packer:
             release(split)
             at += size
         states = labels["states"]
-        undelivered = {
+        awaiting = {
             task: int((split.labels[:, column] < 0).sum()) - states[task]["CENSORED"]
             for column, task in enumerate(self.layout.tasks)
         }
         reach = {"first": iso(int(split.ts.min())), "last": iso(int(split.ts.max()))}
-        return split, {"rows": rows, **reach, **labels, "undelivered": undelivered}
+        return split, {"rows": rows, **reach, **labels, "awaiting_data": awaiting}
 
     def _label_summary(self, rows: int) -> dict[str, Any]:
         """States by task, after a check that every row has labels as old as they need to be."""

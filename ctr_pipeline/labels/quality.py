@@ -128,11 +128,11 @@ class QualityTable:
     @classmethod
     def from_json(cls, text: str) -> Self:
         """The table in JSON ``text`` that :meth:`to_json` made, also in format 1, which has other names for two keys."""
-        content = json.loads(text)
+        content = with_names_of_today(json.loads(text))
         return cls(
             key=content["key"],
-            tasks=tuple(TaskQuality(**_renamed(entry)) for entry in content["tasks"]),
-            flagged=tuple(KeyQuality(**_renamed(entry)) for entry in content["flagged"]),
+            tasks=tuple(TaskQuality(**entry) for entry in content["tasks"]),
+            flagged=tuple(KeyQuality(**entry) for entry in content["flagged"]),
         )
 
 
@@ -188,8 +188,13 @@ def label_quality(
     ), keys
 
 
-def _renamed(entry: Mapping[str, Any]) -> dict[str, Any]:
-    return {_NAMES_BEFORE.get(name, name): value for name, value in entry.items()}
+def with_names_of_today(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The decoded JSON of a :class:`QualityTable`, also of format 1, with the keys of the current format."""
+
+    def renamed(entries: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        return [{_NAMES_BEFORE.get(name, name): value for name, value in entry.items()} for entry in entries]
+
+    return {**content, **{name: renamed(content.get(name, [])) for name in ("tasks", "flagged")}}
 
 
 def _unusable(own: pl.DataFrame, min_trials: int) -> str:

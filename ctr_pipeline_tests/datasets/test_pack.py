@@ -271,7 +271,7 @@ def test_negatives_that_a_stopped_log_may_have_missed_are_no_labels(log: Log, tm
         before, after = blind.splits[name].labels, packed.splits[name].labels
         np.testing.assert_array_equal(before[:, 0], after[:, 0])
         np.testing.assert_array_equal(np.where(beyond & (before[:, 1] == 0), -1, before[:, 1]), after[:, 1])
-        undelivered = packed.manifest()["splits"][name]["undelivered"]
-        assert undelivered == {"click": 0, "buy": int((before[:, 1] != after[:, 1]).sum())}
-        missed += undelivered["buy"]
+        awaiting = packed.manifest()["splits"][name]["awaiting_data"]
+        assert awaiting == {"click": 0, "buy": int((before[:, 1] != after[:, 1]).sum())}
+        missed += awaiting["buy"]
     assert missed > 50

@@ -181,7 +181,7 @@ def _dataset_metadata(dataset: "PackedDataset", paths: RetrainPaths) -> dict[str
         ),
         "test_labels": table(state_rows(splits["test"]["states"])),
         "train_labels": table(state_rows(splits["train"]["states"])),
-        "awaiting_data": table({"split": name, **found["undelivered"]} for name, found in splits.items()),
+        "awaiting_data": table({"split": name, **found["awaiting_data"]} for name, found in splits.items()),
         **{f"rows/{name}": found["rows"] for name, found in splits.items()},
         "bytes": sum(path.stat().st_size for path in paths.packed.rglob("*") if path.is_file()),
         "files": dg.MetadataValue.path(str(paths.packed)),

@@ -1,0 +1,82 @@
+"""Reports of earlier versions are shown like those of this one."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from ctr_pipeline.commands.report import FORMAT, ReportError, find_report
+from ctr_pipeline.commands.report_text import print_report
+
+NEW: dict[str, Any] = {
+    "format": FORMAT,
+    "spec": {"name": "shop", "hash": "0"},
+    "days": {"first": "2026-03-01", "last": "2026-03-09"},
+    "rows": {},
+    "labels": {"buy": {"POSITIVE": 3}},
+    "split": {
+        "train": {
+            "rows": 20, "first": "2026-03-01T00:00:00Z", "last": "2026-03-04T00:00:00Z",
+            "states": {"buy": {"POSITIVE": 3}}, "awaiting_data": {"buy": 7},
+        }
+    },
+    "propensity": {},
+    "label_quality": {
+        "key": "advertiser",
+        "tasks": [{"task": "buy", "evaluated": 12, "keys": 31, "inflated": 1, "dropped": 0, "late": 0}],
+        "flagged": [
+            {
+                "task": "buy", "key": "adv 7", "trials": 9, "positives": 9, "rate": 1.0, "expected_rate": 0.5, "z": 3.0,
+                "status": "inflated", "weight": 0.5,
+            }
+        ],
+    },
+    "metrics": {},
+    "checks": [],
+    "model": {"version": "1", "promoted": True, "reasons": [], "folder": "training"},
+    "mlflow": {"run_id": "abc"},
+    "seconds": {},
+}  # fmt: skip
+
+
+def of_format_1() -> dict[str, Any]:
+    old = copy.deepcopy(NEW)
+    old["format"] = 1
+    old["split"]["train"]["undelivered"] = old["split"]["train"].pop("awaiting_data")
+    [task], [key] = old["label_quality"]["tasks"], old["label_quality"]["flagged"]
+    task["judged"], key["verdict"] = task.pop("evaluated"), key.pop("status")
+    return old
+
+
+@pytest.fixture
+def old_root(tmp_path: Path) -> Path:
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "2026-03-09.json").write_text(json.dumps(of_format_1()))
+    return tmp_path
+
+
+@pytest.mark.parametrize("run", ["latest", "2026-03-09", "abc"])
+def test_a_report_of_format_1_is_read_by_the_names_of_today(old_root: Path, run: str) -> None:
+    assert find_report(run, old_root) == NEW
+
+
+def test_a_file_of_format_1_is_read_and_printed(old_root: Path) -> None:
+    found = find_report(str(old_root / "reports" / "2026-03-09.json"), old_root / "elsewhere")
+    console = Console(record=True, width=160)
+    print_report(found, console)
+    shown = console.export_text()
+    assert "train: buy 7 negatives have no label" in shown
+    assert "inflated" in shown
+    assert "of 12 evaluated" in shown
+
+
+@pytest.mark.parametrize("content", [{"format": 99}, {"format": "1"}, {}, [1]])
+@pytest.mark.parametrize("named", ["file", "day"])
+def test_what_is_no_report_of_a_known_format_is_refused(old_root: Path, content: object, named: str) -> None:
+    file = old_root / "reports" / "2026-03-09.json"
+    file.write_text(json.dumps(content))
+    with pytest.raises(ReportError, match=r"not a report of `ctr run` in format 1 to 2"):
+        find_report(str(file) if named == "file" else "2026-03-09", old_root)
