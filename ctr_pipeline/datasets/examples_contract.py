@@ -93,7 +93,7 @@ def _columns(spec: Spec) -> tuple[dict[str, pl.DataType], dict[str, pl.DataType]
 
 
 def _rules(spec: Spec) -> dict[str, pl.Expr]:
-    """Each rule in words, and whether all rows keep it; a missing value breaks none."""
+    """Each rule as a sentence, and whether all rows keep it; a missing value breaks none."""
     ids, at = pl.col("impression_id"), pl.col("ts")
     given, _ = _columns(spec)
     rules = {

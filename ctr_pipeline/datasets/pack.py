@@ -132,7 +132,7 @@ class _Packer:
         return self.bounds.label_as_of(self.name)
 
     def write(self, directory: Path) -> tuple[PackedSplit, dict[str, Any]]:
-        """The written split, and what the manifest says of it."""
+        """The written split, and its entry in the manifest."""
         start, end = self.bounds.intervals[self.name]
         shown = in_interval(self.tables.impressions, start, end).filter(pl.col("ingest_ts") <= self._as_of)
         counts = shown.group_by("day").agg(pl.len()).sort("day").collect()
@@ -175,7 +175,7 @@ class _Packer:
     def _check_label_days(self, first: date, last: date) -> None:
         """Refuses labels that are absent, older than the split needs, or of other impressions than these.
 
-        An impression without facts is a negative once it is mature, so whether it was labelled is never guessed.
+        An impression without facts is a negative once it is mature, so that it was labelled must be known.
         """
         within = pl.col("day").is_between(first, last)
         headers = label_days(self.tables.labels.filter(within))

@@ -83,7 +83,7 @@ def _counts(rows: pl.LazyFrame, tasks: list[Task]) -> pl.DataFrame:
 def _delays(shown: pl.LazyFrame, facts: pl.LazyFrame, task: Task, as_of: int) -> pl.LazyFrame:
     """Microseconds from the parent's outcome (or the impression) until each outcome of ``task`` was known.
 
-    None for a 0/1 column, which says nothing of when.
+    None for a 0/1 column, which has no times.
     """
     known = facts.filter(pl.col("task") == task.name, pl.col("known_ts") <= as_of).select(*_ROW, "known_ts")
     if task.label.column is not None:

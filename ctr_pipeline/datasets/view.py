@@ -67,7 +67,7 @@ def other_models_test_rows(
 def delivered_share(spec: Spec, watermarks: Mapping[str, Mapping[str, int]], test_ts: NDArray[np.int64]) -> float:
     """Share of test rows and tasks whose window closed before the watermark of the task's logs.
 
-    The split ensures that every window is closed by the clock; this tells whether the logs kept up with the clock.
+    The split ensures that every window is closed by the clock; this measures whether the logs kept up with the clock.
 
     Args:
         spec: Tasks and their windows.

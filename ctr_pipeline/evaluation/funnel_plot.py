@@ -28,16 +28,16 @@ def funnel_plot(
     Args:
         trials: [K] trials of each key.
         positives: [K] outcomes of each key.
-        population: The honest keys; None where none was fitted, then the picture says so.
+        population: The honest keys; None where none was fitted, which the picture then states.
         threshold: |z| at which a key is flagged.
-        least: Trials below which keys are not judged, and not drawn.
+        least: Trials below which keys are not evaluated, and not drawn.
         counted: What a trial is, such as ``click``.
         title: Title of the picture.
     """
     figure, axes = _figure(title, f"trials ({counted})", "rate", size=(6.4, 4.4))
     enough = trials >= least
     if population is None or not enough.any():
-        return _png(_empty(figure, axes, "No key has been judged."))
+        return _png(_empty(figure, axes, "No key has been evaluated."))
     n, k = trials[enough].astype(np.int64), positives[enough].astype(np.int64)
     z = population.z(n, k)
     grid = np.unique(np.geomspace(least, max(int(n.max()), least + 1), 120).astype(np.int64))

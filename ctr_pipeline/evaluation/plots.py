@@ -284,10 +284,10 @@ def _axis_text(axes: Any, x: str, y: str | None) -> None:
 
 
 def _legend(axes: Axes) -> None:
-    """A legend between title and plot, where it hides no data; the title moves up to make room."""
+    """A legend between title and plot, where it hides no data; the title moves up."""
     labels = axes.get_legend_handles_labels()[1]
-    room = (axes.figure.bbox.width - 60) / 6.4  # pixels to characters
-    columns = next((n for n in (5, 4, 3, 2) if n <= len(labels) and _legend_width(labels, n) <= room), 1)
+    width = (axes.figure.bbox.width - 60) / 6.4  # pixels to characters
+    columns = next((n for n in (5, 4, 3, 2) if n <= len(labels) and _legend_width(labels, n) <= width), 1)
     legend = axes.legend(
         loc="lower left",
         bbox_to_anchor=(-0.012, 1.0),

@@ -82,26 +82,28 @@ def compare_with_champion(
             challenger[:, column], champion[:, column], labels[:, column], clusters, seed=seed, replicates=replicates
         )
         if difference is None:
-            reasons.append(f"{task}: the test rows have one class only, so it has no say.")
+            reasons.append(f"{task}: the test rows have one class only, so it does not count.")
             continue
         differences[task] = difference
         change = difference.relative
         found = f"{task}: NE {change.value:+.2%} (95 % interval {change.low:+.2%} to {change.high:+.2%})"
         if difference.positives < min_positives:
             worse = change.low > max_ne_regression
-            verdict = (
-                f"surely worse than {max_ne_regression:.2%}" if worse else f"{difference.positives} positives: no say"
+            outcome = (
+                f"surely worse than {max_ne_regression:.2%}"
+                if worse
+                else f"{difference.positives} positives: too few to decide"
             )
         else:
             decided = True
             worse = not change.high <= max_ne_regression
-            verdict = (
+            outcome = (
                 f"may be more than {max_ne_regression:.2%} worse"
                 if worse
                 else f"at most {max_ne_regression:.2%} worse: passed"
             )
         promote = promote and not worse
-        reasons.append(f"{found}: {verdict}.")
+        reasons.append(f"{found}: {outcome}.")
     if not decided:
         reasons.append(f"No task has {min_positives} positives, so nothing shows that the new model is as good.")
     return PromotionDecision(promote=promote and decided, reasons=reasons, differences=differences)

@@ -18,7 +18,7 @@ RECALL_SHARES = (0.01, 0.05, 0.1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TaskMetrics:
-    """How one task is predicted. A metric is None where the rows do not define it; ``undefined`` says why.
+    """How one task is predicted. A metric is None where the rows do not define it; ``undefined`` has the reason.
 
     Attributes:
         rows: Rows with a settled label.

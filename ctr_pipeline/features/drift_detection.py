@@ -209,7 +209,7 @@ def _of_category(series: _Series, day: date, at: NDArray[np.intp], name: str) ->
     open_ended = ((counts > 0).sum(axis=1) == LISTED) & (counts.sum(axis=1) < COVERED * rows)
     if rows[0] == 0 or open_ended[0] or open_ended[1:].mean() >= 0.5:
         return
-    # A column with one value a day, such as the day of the week, tells the day and not the traffic.
+    # A column with one value a day, such as the day of the week, shows the day and not the traffic.
     if len(at) <= WEEK and ((counts > 0).sum(axis=1) == 1).all():
         return
     new, news = newcomers(counts)

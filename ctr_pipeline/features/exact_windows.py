@@ -1,7 +1,7 @@
 """Aggregates of a key's past over a window that ends at the impression itself.
 
 Everything is placed at the instant at which it became known, so nothing that arrived at the impression's instant or
-later is in them. A window over a range of instants is the one step that Narwhals cannot say on all engines: it is one
+later is in them. A window over a range of instants is the one step that Narwhals cannot express on all engines: it is one
 SQL text, in DuckDB's dialect.
 """
 

@@ -37,7 +37,7 @@ class NumericColumn:
     fill: float
     """Value of a missing number, on the raw scale."""
     indicator: bool
-    """Whether the model also gets a 0/1 input that says the value was missing."""
+    """Whether the model also gets a 0/1 input for whether the value was missing."""
     mean: float
     """Mean over the training rows, after fill and transform."""
     std: float

@@ -110,11 +110,11 @@ def embedding_rows(layout: Layout, vocabulary: pl.DataFrame, groups: Collection[
     for column in layout.ids:
         if groups is not None and column.group not in groups:
             continue
-        words = vocabulary.filter(pl.col("feature") == column.name)
-        text, rows = pl.col(column.name).cast(pl.String), words["row"].cast(pl.Int32)
+        entries = vocabulary.filter(pl.col("feature") == column.name)
+        text, rows = pl.col(column.name).cast(pl.String), entries["row"].cast(pl.Int32)
         known = (
-            text.replace_strict(words["key"], rows, default=UNKNOWN_ROW, return_dtype=pl.Int32)
-            if words.height
+            text.replace_strict(entries["key"], rows, default=UNKNOWN_ROW, return_dtype=pl.Int32)
+            if entries.height
             else pl.lit(UNKNOWN_ROW, dtype=pl.Int32)
         )
         missing = pl.lit(MISSING_ROW, dtype=pl.Int32)

@@ -14,7 +14,7 @@ LARGEST_OUTLIER_SHARE = 0.25
 """Keys of which more are outliers are no population."""
 
 LEAST_DELAYS = 10
-"""Outcomes that a key needs for its delay to be judged."""
+"""Outcomes that a key needs for its delay to be evaluated."""
 
 LEAST_DELAY_SCALE = 0.1
 """Smallest scale, in logs, on which delays are compared: 2.5 of it are a factor of 1.28."""
@@ -128,11 +128,11 @@ def _loss(
     honest = special.betaln(ones + alpha, zeros + beta) - special.betaln(alpha, beta)
     log_honest, log_outlier = math.log1p(-share) + honest, math.log(share) + outlier
     total = np.logaddexp(log_honest, log_outlier)
-    belief = np.exp(log_honest - total)  # that the key is honest
+    weight = np.exp(log_honest - total)  # probability that the key is honest
     both = special.digamma(ones + zeros + alpha + beta) - special.digamma(alpha + beta)
-    by_alpha = float(times @ (belief * (special.digamma(ones + alpha) - special.digamma(alpha) - both)))
-    by_beta = float(times @ (belief * (special.digamma(zeros + beta) - special.digamma(beta) - both)))
-    by_share = float(times @ ((1 - belief) / share - belief / (1 - share)))
+    by_alpha = float(times @ (weight * (special.digamma(ones + alpha) - special.digamma(alpha) - both)))
+    by_beta = float(times @ (weight * (special.digamma(zeros + beta) - special.digamma(beta) - both)))
+    by_share = float(times @ ((1 - weight) / share - weight / (1 - share)))
     slope = alpha * beta / (alpha + beta)
     gradient = np.array(
         [
@@ -176,14 +176,14 @@ def compare_delays(key: Integers, delay: Floats, keys: int) -> Delays:
     centres = np.full(keys, np.nan)
     centres[held] = (logs[low] + logs[high]) / 2
     median[held] = np.exp(centres[held])
-    judged = counts >= LEAST_DELAYS
-    if judged.sum() < 2:
+    enough = counts >= LEAST_DELAYS
+    if enough.sum() < 2:
         return Delays(median, z)
-    residuals = np.sort((logs - centres[key])[judged[key]])
-    half = 0.5 / np.sqrt(counts[judged])
+    residuals = np.sort((logs - centres[key])[enough[key]])
+    half = 0.5 / np.sqrt(counts[enough])
     error = (np.quantile(residuals, 0.5 + half) - np.quantile(residuals, 0.5 - half)) / 2
-    away = centres[judged] - np.median(centres[judged])
-    z[judged] = away / np.sqrt(_spread(away, error) ** 2 + error**2)
+    away = centres[enough] - np.median(centres[enough])
+    z[enough] = away / np.sqrt(_spread(away, error) ** 2 + error**2)
     return Delays(median, z)
 
 

@@ -1,4 +1,4 @@
-"""What was believed of an outcome, and from when to when."""
+"""The states of a label over time."""
 
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -53,7 +53,7 @@ def revisions(
     known, settled = nw.col("known_ts"), nw.col("settled_ts")
     labels = labels.with_columns(
         decided_ts=nw.min_horizontal("known_ts", "settled_ts"),
-        # An outcome after the window says nothing before the label is settled.
+        # An outcome after the window has no effect before the label is settled.
         after_ts=nw.when(~settled.is_null() & ~nw.col("out_of_window_known_ts").is_null())
         .then(nw.max_horizontal("settled_ts", "out_of_window_known_ts"))
         .otherwise(NEVER),

@@ -47,7 +47,7 @@ def mature_ts(tasks: Sequence[Task], name: str, ingest_lag: int) -> nw.Expr:
 
 
 def settles_without_events(tasks: Sequence[Task], name: str) -> bool:
-    """Whether time alone settles the label of an impression of which nothing more is heard.
+    """Whether time alone settles the label of an impression of which no further event arrives.
 
     It does not where a case must be closed first, unless the parent's label is settled by time.
     """

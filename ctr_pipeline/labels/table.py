@@ -37,7 +37,7 @@ _KEY = ["day", "impression_id", "ts"]
 
 @dataclass(frozen=True, slots=True)
 class LabelDay:
-    """What the header of a day says."""
+    """The header of a day."""
 
     as_of: int
     """Instant as of which the day was labelled, microseconds since 1970-01-01 UTC."""
@@ -107,7 +107,7 @@ def join_labels(
         as_of: Microseconds since 1970-01-01 UTC.
         ingest_lag: Microseconds added to every maturity.
         watermarks: By task, up to when its outcomes had surely been delivered
-            (:func:`~ctr_pipeline.labels.watermark.task_watermarks`). A 0 that only says that nothing was heard is then
+            (:func:`~ctr_pipeline.labels.watermark.task_watermarks`). A 0 that only means that no event arrived is then
             null where the maturity lies after it: the outcome may lie in a log that has stopped. None for ``as_of``.
 
     Returns:

@@ -15,7 +15,7 @@ def arrival_watermark(arrivals: NDArray[np.integer[Any]], as_of: int) -> int:
 
     A log that has been silent for longer than ever before has probably stopped. So the watermark is the last arrival
     plus the longest silence between two arrivals, and never later than ``as_of``. A log with fewer than two arrivals
-    has no rhythm to judge by: then it is the last arrival, or ``as_of`` where there is none.
+    has no rhythm: then it is the last arrival, or ``as_of`` where there is none.
 
     Args:
         arrivals: [N] ingest times of outcomes, microseconds since 1970-01-01 UTC, in any order.
@@ -41,11 +41,11 @@ def log_watermarks(events: pl.LazyFrame, as_of: int) -> dict[str, int]:
 
 
 def task_watermarks(events: pl.LazyFrame, tasks: Sequence[Task], as_of: int) -> dict[str, int]:
-    """The instant up to which what is heard of each task has surely been delivered, as of ``as_of``.
+    """The instant up to which the events of each task have surely been delivered, as of ``as_of``.
 
     The earliest of the watermarks of the logs in which outcomes of the task or of its ancestors had been found by
     then; of all logs where none had. An impression that was shown before it by the task's whole maturity, and of which
-    nothing was heard, is a negative; a later one may be a positive whose outcome lies in a log that has stopped. A 0/1
+    no event arrived, is a negative; a later one may be a positive whose outcome lies in a log that has stopped. A 0/1
     column comes with its impression, so its zeros prove as much as its ones, and it is always complete.
 
     Args:

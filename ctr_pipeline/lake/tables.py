@@ -221,7 +221,9 @@ class Lake:
             raise LakeError(f"table {table}: {path} was to hold {day}, so it must lie in {expected}.")
         schema = pl.read_parquet_schema(path)
         if DAY in schema:
-            raise LakeError(f"table {table}: {path} has a column {DAY}, which its folder says already. Leave it out.")
+            raise LakeError(
+                f"table {table}: {path} has a column {DAY}, which the name of its folder holds. Leave it out."
+            )
         for name, kind in schema.items():
             if kind not in STORED_TYPES:
                 known = ", ".join(str(known) for known in STORED_TYPES)

@@ -29,7 +29,7 @@ def cluster_spread(
     seed: int,
     replicates: int,
 ) -> Spread:
-    """Variances over Poisson bootstraps of the clusters: each cluster counts as often as a Poisson(1) draw says.
+    """Variances over Poisson bootstraps of the clusters: each cluster counts as often as a draw from Poisson(1).
 
     Args:
         cluster: [N] cluster of each row, from 0 without gaps.

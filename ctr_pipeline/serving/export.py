@@ -102,9 +102,11 @@ def export_bundle(
     write_manifest(partial, spec.name, layout.tasks)
     Bundle.open(partial)
     if directory.is_dir():
-        strangers = sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, MANIFEST))
-        if strangers:
-            raise BundleError(f"{directory}: has files that are no bundle's ({strangers[0]}). Name another folder.")
+        others = sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, MANIFEST))
+        if others:
+            raise BundleError(
+                f"{directory}: has files that do not belong to a bundle ({others[0]}). Name another folder."
+            )
         shutil.rmtree(directory)
     partial.rename(directory)
     return Bundle.open(directory)

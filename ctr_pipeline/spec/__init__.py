@@ -1,4 +1,4 @@
-"""What the user declares: one YAML file, typed and validated. Knows nothing of the other rooms."""
+"""What the user declares: one YAML file, typed and validated. Imports no other package."""
 
 from ctr_pipeline.spec.load import SpecError, load_spec, parse_spec, spec_hash
 from ctr_pipeline.spec.spec import Spec

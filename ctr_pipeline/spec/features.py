@@ -16,7 +16,7 @@ class Missing(Section):
     )
     value: float | None = Field(default=None, description="The constant, with `fill: constant`.")
     indicator: bool = Field(
-        default=True, description="Also give the model a 0/1 input that says the value was missing."
+        default=True, description="Also give the model a 0/1 input for whether the value was missing."
     )
 
     @model_validator(mode="after")
@@ -176,7 +176,7 @@ ContextualFeature = Annotated[NumericFeature | CategoricalFeature, Field(discrim
 
 
 class Features(Section):
-    """The model's inputs by group. Columns of the log that no section names are dropped at the door."""
+    """The model's inputs by group. Columns of the log that no section names are dropped at ingestion."""
 
     dense: list[NumericFeature] = Field(default=[], description="Numbers about user, ad or query.")
     categorical: list[CategoricalFeature] = Field(default=[], description="Ids and categories, embedded.")

@@ -1,4 +1,4 @@
-"""Reads a spec file, and says in the user's words what is wrong with it."""
+"""Reads a spec file; its errors name key, value and remedy."""
 
 import hashlib
 import json

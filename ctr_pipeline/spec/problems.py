@@ -1,4 +1,4 @@
-"""Says in the user's words what pydantic found wrong."""
+"""Messages for what pydantic found wrong, in terms of the spec."""
 
 import difflib
 from typing import Any, get_args
@@ -12,7 +12,7 @@ _EXPECTED = {
     "list_type": "a list is expected: write `- item` lines, or [item, item]",
     "string_type": "text is expected: put the value in quotes if it is meant as text",
 }
-"""Clearer words for messages that would otherwise speak of Python types."""
+"""Clearer texts for messages that would otherwise name Python types."""
 
 
 _TAGS = {
@@ -20,7 +20,7 @@ _TAGS = {
     "history": ("rate", "count", "recency", "first_seen", "sequence"),
     "incidents": INCIDENT_KINDS,
 }
-"""Lists whose items come in several kinds, and the words that tell the kinds apart."""
+"""Lists whose items come in several kinds, and the keys that distinguish them."""
 
 
 def describe_problem(error: Any, root: type[BaseModel]) -> str:

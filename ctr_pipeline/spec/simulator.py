@@ -152,7 +152,7 @@ INCIDENT_KINDS = (
 
 
 class SimulatorSettings(Section):
-    """Size and funnel of the simulated marketplace; its laws are fixed in the `simulator` room."""
+    """Size and funnel of the simulated marketplace; its laws are fixed in the package `simulator`."""
 
     funnel: Literal["checkout", "credit"] = Field(
         default="checkout",

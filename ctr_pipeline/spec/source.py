@@ -29,7 +29,7 @@ class LogFiles(Section):
 
 
 class EventLog(LogFiles):
-    """A log of outcomes: one row says that something happened to an impression."""
+    """A log of outcomes: a row records that something happened to an impression."""
 
     name: Name = Field(
         default="outcome_events", description="Name of this log, for `--input NAME=PATH` and in messages."
@@ -37,7 +37,7 @@ class EventLog(LogFiles):
     impression_id: Column = Field(
         default="impression_id", description="Column with the id of the impression that the event belongs to."
     )
-    type: Column = Field(default="event_type", description="Column that says what happened; tasks name its values.")
+    type: Column = Field(default="event_type", description="Column with what happened; tasks name its values.")
     time: Column = Field(default="event_ts", description="Column with the time at which it happened.")
     ingest_time: Column | None = Field(
         default=None,
@@ -120,7 +120,7 @@ class ImpressionColumns(Section):
     )
     session: Column | None = Field(default=None, description="Column with the session id; hashed like the user id.")
     position: Column | None = Field(default=None, description="Column with the slot, 1 for the first.")
-    traffic: Traffic | None = Field(default=None, description="Tells randomised traffic from production traffic.")
+    traffic: Traffic | None = Field(default=None, description="Which traffic is randomised and which is production.")
     propensity: Column | None = Field(
         default=None, description="Column with the logged probability, in (0, 1], that the logging policy showed this."
     )

@@ -40,7 +40,7 @@ class Label(Section):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Columns of the impression log that say how the case ended."""
+        """Columns of the impression log with how the case ended."""
         return (*(column for column in (self.column, self.time_column) if column is not None), *self.closed_by)
 
 
