@@ -1,4 +1,4 @@
-"""The `ctr` command: its words, and its start."""
+"""The `ctr` command: its subcommands, and its start."""
 
 import signal
 
@@ -22,7 +22,7 @@ app.command()(data.forget)
 app.command()(data.simulate)
 app.command()(models.oracle)
 spec_app.command("check")(specs.check)
-# What they were called before.
+# Their names before.
 app.command("repeat", hidden=True)(models.reproduce)
 app.command("truth", hidden=True)(models.oracle)
 
@@ -37,6 +37,6 @@ def main() -> None:
 
 @app.callback(help="From raw impression and event logs to a served, calibrated, explainable click and funnel model.")
 def start() -> None:
-    """Runs before every command: specs may name what other installed packages add."""
+    """Runs before every command: specs may name parts that other installed packages add."""
     with user_errors():
         load_extensions()

@@ -1,4 +1,4 @@
-"""`ctr report`, `ctr reproduce`, `ctr oracle`: how good a model is, whether it can be made again, what is possible."""
+"""`ctr report`, `ctr reproduce`, `ctr oracle`: how good a model is, whether it is reproducible, how good it could be."""
 
 import json
 import sys
@@ -73,7 +73,7 @@ def oracle(
     ] = None,
     json_out: JsonOption = None,
 ) -> None:
-    """Show how good a model could be in the simulated world, and how close a model comes."""
+    """Show how good a model could be in the simulated marketplace, and how close a model comes."""
     from ctr_pipeline.commands.oracle import latest_test_scores, oracle_report, read_scores
     from ctr_pipeline.commands.oracle_text import print_oracle
     from ctr_pipeline.deployment.environment import process_environment

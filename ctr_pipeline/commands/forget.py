@@ -30,7 +30,7 @@ class ForgetError(UserError):
 def forget_user(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
     """Removes the user with the hash ``hashed`` from the data root, and has ingestion leave them out from now on.
 
-    Deletion wins over reproducibility: the tables lose their earlier versions, so that no earlier training can be
+    Deletion takes precedence over reproducibility: the tables lose their earlier versions, so that no earlier training can be
     reproduced. Interrupted, it is simply called again.
 
     Args:

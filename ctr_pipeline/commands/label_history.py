@@ -138,7 +138,7 @@ def _instant(headers: "Mapping[date, LabelDay]", day: date | None) -> int:
         return newest
     if end_of_day_us(day) > newest:
         raise LabelHistoryError(
-            f"--as-of {day}: labels know what had arrived by {_utc(newest)}. Choose an earlier day, or run `ctr run`."
+            f"--as-of {day}: the newest labels are made of what had arrived by {_utc(newest)}. Choose an earlier day, or run `ctr run`."
         )
     return end_of_day_us(day)
 

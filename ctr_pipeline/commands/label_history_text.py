@@ -11,7 +11,7 @@ def print_overview(report: Mapping[str, Any], console: Console) -> None:
     """Prints the states of all labels for a person."""
     console.print(
         f"\n[bold]{report['spec']}[/]  labels as of {report['as_of']}: {report['impressions']:,} impressions, "
-        f"table version {report['labels_version']}, which knows what had arrived by {report['known_as_of']}",
+        f"table version {report['labels_version']}, made of what had arrived by {report['known_as_of']}",
         highlight=False,
     )
     states = sorted({state for task in report["tasks"].values() for state in task["states"]})

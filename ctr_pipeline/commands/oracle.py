@@ -1,4 +1,4 @@
-"""What no model can beat in a simulated world, and how near a model comes: `ctr oracle`. See docs/oracle.md.
+"""How good a model could be in the simulated marketplace, and how close one comes: `ctr oracle`. See docs/oracle.md.
 
 The only place outside the simulator that reads the truth. Nothing that the pipeline makes depends on this module.
 """
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 CLICK = "click"
-"""Event type whose probability the truth knows for every impression."""
+"""Event type whose probability the truth has for every impression."""
 
 
 class OracleError(UserError):

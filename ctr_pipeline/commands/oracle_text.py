@@ -1,4 +1,4 @@
-"""What the simulated world's truth tells, as a person reads it."""
+"""The oracle's report as a person reads it."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any

@@ -27,7 +27,7 @@ _RUN_ID = re.compile("[0-9a-f]{32}")
 
 
 class ReproduceError(UserError):
-    """The run cannot be reproduced; the message says what is gone."""
+    """The run cannot be reproduced; the message names what is gone."""
 
 
 def reproduce_run(deployment: Deployment, run: str) -> dict[str, Any]:
@@ -62,7 +62,7 @@ def _reproduce(deployment: Deployment, run: str, folder: Path) -> dict[str, Any]
     day, view = lineage.day, ExamplesView.from_json(lineage.examples)
     versions = view.existing_versions
     _require_versions(deployment.paths.lake, versions, lineage.first_day, date.fromisoformat(day))
-    again = _throwaway(deployment, spec_text, lineage, folder / "root")
+    again = _temporary_deployment(deployment, spec_text, lineage, folder / "root")
     paths = again.paths.retrain(day)
     RetrainFiles(paths).write_examples(view)
     assets = names(step=RETRAIN_STEP)
@@ -148,7 +148,7 @@ def _require_versions(lake_root: Path, versions: Mapping[str, int], first: date,
             )
 
 
-def _throwaway(deployment: Deployment, spec_text: str, lineage: Lineage, root: Path) -> Deployment:
+def _temporary_deployment(deployment: Deployment, spec_text: str, lineage: Lineage, root: Path) -> Deployment:
     """A deployment in a folder of its own, with the recorded spec."""
     day = date.fromisoformat(lineage.day)
     return replace(

@@ -47,7 +47,7 @@ class Deployment:
 
     @property
     def simulation_hash(self) -> str:
-        """Identifies the simulated world: its settings, seed and laws."""
+        """Identifies the simulated marketplace: its settings, seed and laws."""
         from ctr_pipeline.simulator.laws import LAWS
 
         simulator = self.spec.source.simulator
@@ -89,7 +89,7 @@ class Deployment:
             event_inputs={name: tuple(Path(p) for p in paths) for name, paths in content["event_inputs"].items()},
             first_day=date.fromisoformat(content["first_day"]),
             last_day=date.fromisoformat(content["last_day"]) if content["last_day"] else None,
-            # Data roots of earlier versions do not say it.
+            # Data roots of earlier versions do not have it.
             engine=content.get("engine", "duckdb"),
         )
 
@@ -121,7 +121,7 @@ class Deployment:
 
 
 def declared_last_day(spec: Spec) -> date | None:
-    """Last day of the log, where the spec alone says so."""
+    """Last day of the log, where the spec alone determines it."""
     if spec.days.last is not None:
         return spec.days.last
     simulator = spec.source.simulator

@@ -1,6 +1,6 @@
 """The environment variables of the process, read here and nowhere else in the pipeline.
 
-(The trainer, a program of its own, reads what its launcher tells it in `training/entry.py`.)
+(The trainer, a program of its own, reads the variables of its launcher in `training/entry.py`.)
 """
 
 import os

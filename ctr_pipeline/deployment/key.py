@@ -1,4 +1,4 @@
-"""The key of the hashes that stand for ids: where it is found, and how two keys are told apart."""
+"""The key of the hashes that stand for ids: where it is found, and its fingerprint."""
 
 import hashlib
 from pathlib import Path
@@ -26,7 +26,7 @@ def pseudonymiser(environment: Environment) -> "Pseudonymiser":
 
 
 def key_fingerprint(environment: Environment) -> str:
-    """Tells two keys apart without revealing anything of either."""
+    """Distinguishes the key from others without revealing it."""
     digest = hashlib.sha256(_key(environment)).digest()
     return hashlib.blake2b(b"fingerprint", key=digest, digest_size=8).hexdigest()
 
@@ -46,7 +46,7 @@ def existing_pseudonymiser(environment: Environment) -> "Pseudonymiser":
 
 
 def key_has_changed(data_root: Path, environment: Environment) -> bool:
-    """Whether the key is another one than at the last call for this data root; notes the key in use."""
+    """Whether the key is another one than at the last call for this data root; records the key in use."""
     note, fingerprint = data_root / KEY_NOTE, key_fingerprint(environment)
     before = note.read_text(encoding="ascii").strip() if note.is_file() else fingerprint
     if before != fingerprint or not note.is_file():

@@ -120,7 +120,7 @@ class RetrainPaths:
 
     @property
     def job(self) -> Path:
-        """What the trainer is told."""
+        """The job description of the trainer."""
         return self.training / "job.json"
 
     @property

@@ -20,7 +20,7 @@ EngineName: TypeAlias = Literal["duckdb", "polars", "spark"]
 
 
 class EngineError(UserError):
-    """An engine that cannot be used; the message says what is missing and how to install it."""
+    """An engine that cannot be used; the message names what is missing and how to install it."""
 
 
 class Engine(Protocol):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from ctr_pipeline.lake import Lake
 
 DRIVER_MEMORY = "2g"
-"""Heap of Spark's process on this machine, unless SPARK_DRIVER_MEMORY or spark-defaults.conf says otherwise."""
+"""Heap of Spark's process on this machine, unless SPARK_DRIVER_MEMORY or spark-defaults.conf sets another."""
 
 _NO_DAY = "__HIVE_DEFAULT_PARTITION__"
 _LOG_SETTINGS = """\
@@ -110,7 +110,7 @@ def _started(scratch: Path, environment: Mapping[str, str]) -> "SparkSession":
         builder = builder.master(environment["SPARK_MASTER"])
     for name, value in settings.items():
         builder = builder.config(name, value)
-    # Read by Spark's launcher, after spark-defaults.conf: the user's own choice wins.
+    # Read by Spark's launcher, after spark-defaults.conf: the user's own choice takes precedence.
     before = os.environ.get("SPARK_DRIVER_MEMORY")
     os.environ.setdefault("SPARK_DRIVER_MEMORY", DRIVER_MEMORY)
     try:

@@ -183,8 +183,8 @@ def labels_of(
     shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
     rows = _each_task(shown.select("day", "impression_id", "ts", "ingest_ts"), tasks)
     mature = _of_task(tasks, {task.name: mature_ts(tasks, task.name, ingest_lag) for task in tasks})
-    told = nw.from_native(facts).select(*_ROW, "task", *_FACTS, "settled_ts", fact_task=nw.col("task"))
-    rows = rows.with_columns(mature_ts=mature).join(told, on=[*_ROW, "task"], how="left")
+    known = nw.from_native(facts).select(*_ROW, "task", *_FACTS, "settled_ts", fact_task=nw.col("task"))
+    rows = rows.with_columns(mature_ts=mature).join(known, on=[*_ROW, "task"], how="left")
     by_time = _of_task(
         tasks, {t.name: nw.col("mature_ts") if settles_without_events(tasks, t.name) else NEVER for t in tasks}
     )

@@ -11,7 +11,7 @@ Floats = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
 LARGEST_OUTLIER_SHARE = 0.25
-"""Keys of which more are outliers are no population."""
+"""Largest share of outliers with which the other keys still form a population."""
 
 LEAST_DELAYS = 10
 """Outcomes that a key needs for its delay to be evaluated."""
@@ -80,7 +80,7 @@ def fit_rates(trials: Integers, positives: Integers) -> RatePopulation:
 
     A key is honest, its count beta-binomial, or an outlier, of which nothing is assumed but that its rate lies in
     (0, 1): Beta(1/2, 1/2). The likelihood is that of the mixture, so each key counts in the fit as much as it is likely
-    to be honest, and outliers do not hide themselves by widening the population.
+    to be honest, and outliers do not widen the population.
 
     Args:
         trials: Number of trials of each key.
@@ -159,7 +159,7 @@ def compare_delays(key: Integers, delay: Floats, keys: int) -> Delays:
 
     z = (log median - μ) / √(τ² + s²). s is half the width of the interval that holds the median of as many draws from
     the pooled residuals with probability 0.68, by order statistics. μ is the median of the log medians, and τ is such
-    that half of the |z| are below 0.674, as for a normal distribution: neither feels a minority of late keys.
+    that half of the |z| are below 0.674, as for a normal distribution: a minority of late keys changes neither.
 
     Args:
         key: [N] key of each outcome, from 0 to ``keys`` - 1.

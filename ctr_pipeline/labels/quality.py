@@ -106,7 +106,7 @@ class QualityTable:
         """[N] weights of rows with these keys [N] for the first task of ``chain``; 1 for keys that are not flagged.
 
         A child inherits the weight of the steps above it, since its label holds theirs. Where several are flagged the
-        smallest counts: one cause often shows in more than one step, and shall not count twice.
+        smallest counts: one cause often shows in more than one step, and must not count twice.
 
         Args:
             chain: A task, its parent, its parent's parent, and so on.

@@ -119,18 +119,18 @@ def join_labels(
         own = facts.filter(nw.col("task") == name)
         values = own.with_columns(mature_ts=mature_ts(tasks, name, ingest_lag))
         closed = nw.when(nw.col("closed_ts") <= as_of).then(nw.lit(1)).otherwise(nw.lit(0))
-        values = values.select(*_KEY, _value=value_at(as_of), _closed=closed, _told=nw.lit(True))
+        values = values.select(*_KEY, _value=value_at(as_of), _closed=closed, _found=nw.lit(True))
         by_time = nw.lit(None).cast(nw.Int8)
         if settles_without_events(tasks, name):
             by_time = nw.when(mature_ts(tasks, name, ingest_lag) <= as_of).then(nw.lit(0)).otherwise(nw.lit(None))
             by_time = by_time.cast(nw.Int8)
-        label = nw.when(nw.col("_told").is_null()).then(by_time).otherwise(nw.col("_value"))
+        label = nw.when(nw.col("_found").is_null()).then(by_time).otherwise(nw.col("_value"))
         if watermarks is not None:
             due = nw.col("ts") + label_maturity(tasks, name)
-            said = (due <= watermarks[name]) | (nw.col("_value") == 1) | (nw.col("_closed") == 1)
-            label = nw.when(said).then(label).otherwise(nw.lit(None).cast(nw.Int8))
+            stated = (due <= watermarks[name]) | (nw.col("_value") == 1) | (nw.col("_closed") == 1)
+            label = nw.when(stated).then(label).otherwise(nw.lit(None).cast(nw.Int8))
         joined = joined.join(values, on=_KEY, how="left").with_columns(label.alias(label_column(name)))
-        joined = joined.drop("_value", "_closed", "_told")
+        joined = joined.drop("_value", "_closed", "_found")
     result: IntoLazyFrameT = joined.to_native()
     return result
 
@@ -153,13 +153,13 @@ def label_state_counts(
     rows, mature = _rows_and_mature(shown, tasks, as_of, ingest_lag)
     for task in tasks:
         own = facts.filter(nw.col("task") == task.name)
-        told, told_mature = _rows_and_mature(own, [task], as_of, ingest_lag, tasks)
-        settled = mature[task.name] - told_mature[task.name] if settles_without_events(tasks, task.name) else 0
+        with_facts, mature_with_facts = _rows_and_mature(own, [task], as_of, ingest_lag, tasks)
+        settled = mature[task.name] - mature_with_facts[task.name] if settles_without_events(tasks, task.name) else 0
         states = own.with_columns(mature_ts=mature_ts(tasks, task.name, ingest_lag)).select(state=state_at(as_of))
         found = states.group_by("state").agg(rows=nw.len()).collect(backend="polars").iter_rows()
         counts[task.name] = {state.value: 0 for state in LabelState} | {str(state): int(n) for state, n in found}
         counts[task.name][LabelState.NEGATIVE.value] += settled
-        counts[task.name][LabelState.CENSORED.value] += rows - told - settled
+        counts[task.name][LabelState.CENSORED.value] += rows - with_facts - settled
     return counts
 
 

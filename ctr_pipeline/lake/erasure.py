@@ -27,9 +27,9 @@ def tables_of(lake: Lake) -> list[str]:
 def erase_rows(
     lake: Lake,
     table: str,
-    doomed: pl.Expr,
-    mend: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
-    mended_days: Collection[date] = (),
+    removed: pl.Expr,
+    correct: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
+    corrected_days: Collection[date] = (),
 ) -> Erased:
     """Removes rows from the newest version of ``table``; the other rows keep their order.
 
@@ -39,16 +39,16 @@ def erase_rows(
     Args:
         lake: The lake.
         table: Name of the table.
-        doomed: True for the rows to remove; null counts as false.
-        mend: Corrects the remaining rows of a day that lost some.
-        mended_days: Days to correct even where they lost none.
+        removed: True for the rows to remove; null counts as false.
+        correct: Corrects the remaining rows of a day that lost some.
+        corrected_days: Days to correct even where they lost none.
     """
-    gone = doomed.fill_null(False)
+    gone = removed.fill_null(False)
     counts = lake.scan(table).filter(gone).group_by(DAY).len().sort(DAY).collect()
-    for day in sorted({*counts[DAY], *mended_days}):
+    for day in sorted({*counts[DAY], *corrected_days}):
         rows = lake.scan(table, first=day, last=day).collect()
         left = rows.filter(~gone)
-        left = left if mend is None else mend(left)
+        left = left if correct is None else correct(left)
         if not left.equals(rows):
             lake.replace_days(table, left, [day])
     return Erased(int(counts["len"].sum()), tuple(counts[DAY]))
@@ -58,7 +58,7 @@ def purge_history(lake: Lake, table: str) -> int:
     """Makes the newest version of ``table`` the only one: removes every file that it does not need.
 
     That includes files that a killed process left uncommitted, and the log of the earlier versions: its entries hold
-    the smallest and largest values of each column of each file, ids among them. Nobody else may be at work on the table.
+    the smallest and largest values of each column of each file, ids among them. No other process may use the table meanwhile.
 
     Returns:
         The number of data files that were removed.

@@ -1,4 +1,4 @@
-"""A lake at fixed versions, which nobody can write to."""
+"""A lake at fixed versions, read only."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass

@@ -27,12 +27,12 @@ STORED_TYPES = (pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Float32, p
 
 _ATTEMPTS = 6
 _FIRST_PAUSE_SECONDS = 0.05
-# Old versions are what makes a past training run repeatable, so the log keeps them all.
+# Reproducing a past training reads old versions, so the log keeps them all.
 _CONFIGURATION: dict[str, str | None] = {"delta.enableExpiredLogCleanup": "false"}
 
 
 class LakeError(UserError):
-    """A table that cannot be read or written as asked; the message says which, why, and what to do."""
+    """A table that cannot be read or written as asked; the message names it, the cause, and what to do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +75,8 @@ class Lake:
     def commit_files(self, table: str, files: Mapping[date, Path], days: Sequence[date]) -> int:
         """Makes Parquet files that an engine has written the content of ``days``, in one atomic commit.
 
-        The table is made when absent, and new columns are added to it, as by :meth:`replace_days`. Until the commit
-        nobody sees the files. Where the process ends before it, they stay behind, unused.
+        The table is made when absent, and new columns are added to it, as by :meth:`replace_days`. No reader sees
+        the files before the commit. Where the process ends before it, they stay behind, unused.
 
         Args:
             table: Name of the table.

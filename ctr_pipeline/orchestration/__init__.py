@@ -1,4 +1,4 @@
-"""The pipeline as Dagster assets, checks, jobs, schedules and sensors: the only room that imports dagster.
+"""The pipeline as Dagster assets, checks, jobs, schedules and sensors: the only package that imports dagster.
 
-Assets are thin: they read table versions, call one function of a room, commit, and return metadata.
+Assets are thin: they read table versions, call functions of other packages, commit, and return metadata.
 """

@@ -32,7 +32,7 @@ from ctr_pipeline.orchestration.resources import (
 )
 from ctr_pipeline.orchestration.stages import LABEL_JOB
 
-# Pinned exactly, so that a change of these interfaces cannot come unseen.
+# Dagster is pinned exactly, so that these interfaces cannot change without a change here.
 warnings.filterwarnings("ignore", category=dg.BetaWarning)
 warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 

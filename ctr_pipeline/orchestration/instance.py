@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from ctr_pipeline.orchestration.resources import TrackingResource
 
 COMMAND_TAG = "ctr/command"
-"""Tag of the Dagster runs that a command of ours executes in its own process."""
+"""Tag of the Dagster runs that a command of `ctr` executes in its own process."""
 
-_MESSAGE = "The process of this run ended without a message: it was killed, or the machine went down."
+_MESSAGE = "The process of this run ended without a message: it was killed, or the machine stopped."
 
 
 def prepare_home(paths: DataRoot) -> "Path":
@@ -48,7 +48,7 @@ def launched_runs(paths: DataRoot) -> list[str]:
 def close_abandoned(instance: dg.DagsterInstance, tracking: "TrackingResource | None") -> list[str]:
     """Marks as failed the runs of earlier `ctr run` commands that are not finished, and their MLflow runs as killed.
 
-    Nobody else ends runs whose process was killed. Left alone they would show as running for ever, and each would hold
+    Nothing else ends runs whose process was killed. They would stay running for ever, and each would hold
     one of the few places that the daemon has for runs. A killed training would also keep its slot of the pool `gpu`,
     for which the next training waits. Runs that a Dagster page or daemon launched have a process of their own and are
     not touched. Call this only with the lock of the data root held: then no other `ctr run` is at work.

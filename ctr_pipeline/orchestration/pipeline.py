@@ -48,7 +48,7 @@ def execute_assets(
     """Materialises assets of the retrain of ``day`` over the lake as it was, with a Dagster and MLflow of their own.
 
     Args:
-        deployment: Says where the files go; its MLflow lies in its data root.
+        deployment: Determines where the files go; its MLflow lies in its data root.
         lake: Folder of the tables.
         versions: Version of each table.
         assets: Names of the assets, in order.

@@ -1,4 +1,4 @@
-"""What Dagster's event log tells of the days that were materialised."""
+"""What Dagster's event log records of the days that were materialised."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -92,7 +92,7 @@ def labels_seen(instance: dg.DagsterInstance) -> dict[date, Seen]:
 def stale_label_days(
     shown: set[date], seen: Mapping[date, Seen], arrived: Mapping[date, int], watermark: date, horizon_days: int
 ) -> set[date]:
-    """Days whose labels miss outcomes that have arrived, or have seen outcomes that were read anew since.
+    """Days whose labels miss outcomes that have arrived, or have seen outcomes that were read again since.
 
     Args:
         shown: Days with impressions.

@@ -1,4 +1,4 @@
-"""What Dagster's instance tells of a finished run, for the report: rows read, checks, seconds."""
+"""What Dagster's instance records of a finished run, for the report: rows read, checks, seconds."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Turns our own errors, which are written for users, into step failures that show the message and no traceback."""
+"""Turns errors that are written for users into step failures that show the message and no traceback."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +23,9 @@ def user_errors() -> Iterator[None]:
 
 
 def require(asset: str, checks: list[dg.AssetCheckResult]) -> Iterator[dg.AssetCheckResult]:
-    """Hands out the checks and fails the step where a blocking one failed: nothing counts as made that did not pass it.
+    """Yields the checks and fails the step where a blocking one failed: nothing counts as made that did not pass it.
 
-    Dagster alone would record the materialisation first, and a later run would take it for good.
+    Dagster alone would record the materialisation first, and a later run would take it as valid.
 
     Raises:
         dagster.Failure: with the descriptions of the checks that failed.

@@ -1,1 +1,1 @@
-"""Forgetting a user: whose rows, where they lie, and who is left out from then on."""
+"""Forgetting a user: which rows are the user's, their removal, and whom ingestion leaves out from then on."""

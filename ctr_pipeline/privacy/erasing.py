@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def impressions_of(lake: "Lake", columns: Sequence[str], hashed: str) -> "pl.DataFrame":
     """Day, id and time of every impression of the user in any file of any version.
 
-    One that the newest version says was somebody else's, or nobody's, is not among them.
+    One that has another user, or none, in the newest version is not among them.
     """
     import polars as pl
 
@@ -79,11 +79,11 @@ def erase_user(spec: "Spec", lake: "Lake", hashed: str, shown: "pl.DataFrame") -
             tests.append((pl.col("bin") == hashed) & pl.col("name").is_in(columns))
         if not tests:
             continue
-        doomed = pl.any_horizontal(test.fill_null(False) for test in tests)
+        theirs = pl.any_horizontal(test.fill_null(False) for test in tests)
         if table == "labels":
-            found = erase_rows(lake, table, doomed, _recount(lake, ids), shown["day"].unique().to_list())
+            found = erase_rows(lake, table, theirs, _recount(lake, ids), shown["day"].unique().to_list())
         else:
-            found = erase_rows(lake, table, doomed)
+            found = erase_rows(lake, table, theirs)
         if found.rows:
             removed[table] = {"rows": found.rows, "days": len(found.days)}
     return removed
@@ -92,7 +92,7 @@ def erase_user(spec: "Spec", lake: "Lake", hashed: str, shown: "pl.DataFrame") -
 def _of_history(spec: "Spec", hashed: str, ids: "pl.Series", has_items: bool) -> "list[pl.Expr]":
     """Which rows of history are the user's; equal texts of other kinds have the same hash, so the feature decides.
 
-    Rows of features that the spec no longer has may be anybody's: there the hash alone decides.
+    Rows of features that the spec no longer has may be of any kind: there the hash alone decides.
     """
     import polars as pl
 
@@ -118,21 +118,21 @@ def _of_history(spec: "Spec", hashed: str, ids: "pl.Series", has_items: bool) ->
 
 
 def _recount(lake: "Lake", ids: "pl.Series") -> "Callable[[pl.DataFrame], pl.DataFrame]":
-    """Corrects the header of a day of labels, which says of how many impressions they are."""
+    """Corrects the header of a day of labels, which holds the number of its impressions."""
     import polars as pl
 
-    def mend(rows: pl.DataFrame) -> pl.DataFrame:
+    def correct(rows: pl.DataFrame) -> pl.DataFrame:
         header = rows.filter(pl.col("impression_id").is_null())
         if header.is_empty():
             return rows
         day, as_of, held = header.select("day", "as_of", "impressions").row(0)
         theirs = pl.col("impression_id").is_in(ids)
         arrived = lake.scan("impressions", first=day, last=day).filter(pl.col("ingest_ts") <= as_of)
-        doomed, every = arrived.select(theirs.sum(), pl.len().alias("rows")).collect().row(0)
+        erased, every = arrived.select(theirs.sum(), pl.len().alias("rows")).collect().row(0)
         # A call that was interrupted may have corrected it already.
-        count = held if held == every - doomed else held - doomed
+        count = held if held == every - erased else held - erased
         is_header = pl.col("impression_id").is_null()
-        mended = rows.with_columns(impressions=pl.when(is_header).then(count).otherwise(pl.col("impressions")))
-        return mended.filter(~is_header | (pl.col("impressions") > 0))
+        corrected = rows.with_columns(impressions=pl.when(is_header).then(count).otherwise(pl.col("impressions")))
+        return corrected.filter(~is_header | (pl.col("impressions") > 0))
 
-    return mend
+    return correct

@@ -1,7 +1,7 @@
-"""The table `forgotten_users`: whom ingest leaves out, without saying who they are.
+"""The table `forgotten_users`: whom ingestion leaves out, without identifying them.
 
 It holds digests of hashes: one for each forgotten user, and one for each impression of theirs that was deleted or left
-out, since outcomes name the impression and not the user. A digest serves to know the hash again, and for nothing else.
+out, since outcomes name the impression and not the user. A digest serves to recognise the hash, and for nothing else.
 """
 
 from collections.abc import Callable
@@ -80,18 +80,18 @@ def leave_out_forgotten(
 
     Args:
         lake: The lake.
-        spec: Says which columns hold a user.
+        spec: Names the columns that hold a user.
         table: ``impressions`` or ``outcome_events``.
         result: What was read.
         key: Fingerprint of the key in use.
-        warn: Receives a message about users whom this key does not know again.
+        warn: Receives a message about users who are not recognised under this key.
     """
     from ctr_pipeline.sources.forgotten import leave_out, user_columns
 
     known = forgotten(lake, key)
     if known.under_other_keys:
         warn(
-            f"{known.under_other_keys} users were forgotten under another key of the hashes and are not known again "
+            f"{known.under_other_keys} users were forgotten under another key of the hashes and are not recognised "
             "under this one: forget them again, or delete them from the log (docs/privacy.md)."
         )
     shown = table == "impressions"

@@ -15,7 +15,7 @@ _GENERATED = {"__pycache__"}
 
 
 def code_version() -> str:
-    """Version of the package with a digest of all its files: also an edited checkout is told apart."""
+    """Version of the package with a digest of all its files, which an edited checkout changes too."""
     return f"{__version__}+{code_digest(())[:12]}"
 
 

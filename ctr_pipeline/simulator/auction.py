@@ -49,7 +49,7 @@ class Shown:
 def open_market(world: World, day: int) -> Market:
     """The ads that compete on day number ``day``.
 
-    A category with fewer ads than a page has candidates draws on all living ads; a market with fewer living ads, on all
+    A category with fewer ads than a page has candidates draws on all active ads; a market with fewer active ads, on all
     ads that have started.
     """
     ads = world.ads

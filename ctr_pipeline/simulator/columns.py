@@ -1,4 +1,4 @@
-"""The columns of the logs: what a collector sees of the latent world, as Arrow tables."""
+"""The columns of the logs: what a collector observes of the marketplace, as Arrow tables."""
 
 from dataclasses import dataclass
 from datetime import date
@@ -171,7 +171,7 @@ def query_ad_match(world: World, query: Integers, ad: Integers) -> Floats:
 def event_table(world: World, ids: Bytes, outcomes: Outcomes, twice: NDArray[np.bool_]) -> pa.Table:
     """The logged events of a chunk.
 
-    ``ids`` [C] are the ids of the clicked impressions, ``twice`` [C] says whose events are delivered twice.
+    ``ids`` [C] are the ids of the clicked impressions, ``twice`` [C] marks those whose events are delivered twice.
     """
     step, click = np.nonzero(outcomes.logged)
     copies = np.flatnonzero(twice[click])

@@ -50,7 +50,7 @@ def day_files(root: Path, day: date) -> tuple[Path, Path]:
 
 
 def truth_file(root: Path, day: date) -> Path:
-    """The file that says what truly happened on ``day``, which is no log: nothing of the pipeline may read it."""
+    """The file with what truly happened on ``day``, which is no log: nothing of the pipeline may read it."""
     return root / "truth" / f"{day}.parquet"
 
 
@@ -180,7 +180,7 @@ def _parquet(path: Path) -> Iterator[Callable[[pa.Table], None]]:
 
 
 def _sweep(root: Path) -> None:
-    """Removes the parts of files whose writer is dead: nobody holds their lock any more."""
+    """Removes the parts of files whose writer has ended: their lock is free."""
     for partial in root.glob(f"*/.*{PARTIAL}"):
         try:
             with partial.open("rb") as file:

@@ -1,4 +1,4 @@
-"""Plants the declared incidents: who asks, what the columns say, and what becomes of the events."""
+"""Plants the declared incidents: in the pages, in the columns and in the events of the log."""
 
 from dataclasses import replace
 from datetime import date

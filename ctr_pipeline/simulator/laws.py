@@ -1,4 +1,4 @@
-"""The laws of the simulated marketplace: every constant that makes its world, each in its unit."""
+"""The laws of the simulated marketplace: every constant of it, each in its unit."""
 
 from dataclasses import dataclass
 

@@ -9,9 +9,9 @@ conditional expectation E[click | observables] has no closed form, so it is appr
 2. The fitted value is an index, and E[click probability | index, device] is read off in bins that hold equal shares of
    the clicks, and interpolated between them.
 
-``result_bin`` is a coarse logarithm of ``result_count``: how many words and results a query has says together whether
-it asks for a brand. Pages are split into two halves, and each half is scored with what was fitted on the other. Since the target is free of
-label noise, this says what an additive model could reach with endless data. Products of latent vectors of ids are
+``result_bin`` is a coarse logarithm of ``result_count``: the numbers of words and results together show whether a query
+asks for a brand. Pages are split into two halves, and each half is scored with what was fitted on the other. Since the target is free of
+label noise, this is what an additive model could reach with unlimited data. Products of latent vectors of ids are
 outside its reach (save for the similarity and affinity columns), and so are category effects of single days: a model
 with such interactions or with recent click rates may come out somewhat above it.
 """

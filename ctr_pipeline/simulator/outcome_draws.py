@@ -1,4 +1,4 @@
-"""What happens after an impression: clicks, later steps, their delays, and what the log gets to see of them."""
+"""What happens after an impression: clicks, later steps, their delays, and which of them the log receives."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Makes the world and solves the intercepts of its logits, so that the click and funnel rates hold whatever the size of the world."""
+"""Makes the marketplace and solves the intercepts of its logits, so that click and funnel rates hold whatever its size."""
 
 import functools
 from dataclasses import replace

@@ -1,6 +1,6 @@
 """What is known about the simulated marketplace because it is simulated: ceilings, effects, delays, noise.
 
-Nothing of the pipeline reads the truth. It serves to say how good a model could be, and how close one comes.
+Nothing of the pipeline reads the truth. From it follows how good a model could be, and how close one comes.
 """
 
 from collections.abc import Callable
@@ -38,7 +38,7 @@ def truth_report(
     scores: pl.DataFrame | None = None,
     truth_ids: Callable[[str], pl.Expr] | None = None,
 ) -> Report:
-    """All that the truth says about the days ``first`` to ``last`` below ``root``, as plain numbers for JSON.
+    """Figures of the truth of the days ``first`` to ``last`` below ``root``, as plain numbers for JSON.
 
     Keys: ``days``, ``rows``; ``ceilings`` (``bayes``: knows every probability; ``position_unknown``: all but the
     position; ``observables``: only what the log shows, see :mod:`ctr_pipeline.simulator.observables`), each with
@@ -98,7 +98,7 @@ def compare_scores(
     """How close predicted click probabilities come to the true ones, on the impressions that ``scores`` has.
 
     ``rows``; ``model`` and ``bayes``: rate, auc, ap, ne in expectation over labels; ``excess_ne``: E[KL(p‖score)] / h(π),
-    the part of the model's NE that is not the world's; ``captured``: (1 - NE of the model) / (1 - NE of Bayes);
+    the part of the model's NE above that of the true probabilities; ``captured``: (1 - NE of the model) / (1 - NE of Bayes);
     ``predicted_rate``: mean score.
     """
     if not {"impression_id", "score"} <= set(scores.columns):

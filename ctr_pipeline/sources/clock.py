@@ -129,7 +129,7 @@ class Clock:
         if self.ingest is not None:
             rule = (
                 f"`{self.time}` is at most {format_duration(self.max_skew)} after `{self.ingest}`, as "
-                "`source.max_clock_skew` says (are both in one time zone and unit?)"
+                "`source.max_clock_skew` declares (are both in one time zone and unit?)"
             )
             found += [
                 future_check(self.ingest, pl.col(_FUTURE) == _INGEST_AFTER_NOW),
@@ -156,7 +156,7 @@ def clock_of(spec: Spec, now: int | None) -> Clock | None:
     """The clock of the impression log; None when it has an order instead.
 
     Args:
-        spec: Says which columns hold times.
+        spec: Names the columns that hold times.
         now: The instant of reading in microseconds; None where the log's times are made up.
     """
     declared = spec.impression
@@ -232,7 +232,7 @@ def rank_rows(order: Order, files: Sequence[LogFile], declared: Mapping[str, str
     """Reads the order column of all files and gives each row its day and time.
 
     Args:
-        order: Says which column orders the rows.
+        order: Names the column that orders the rows.
         files: The files of the log.
         declared: All columns that the spec names in this log.
 

@@ -1,4 +1,4 @@
-"""The contract of the canonical tables, generated from the spec: the last look before rows leave this room."""
+"""The contract of the canonical tables, generated from the spec: checked on every row before this package returns it."""
 
 import warnings
 

@@ -1,4 +1,4 @@
-"""The one error of this room, and how it speaks of files and columns."""
+"""The error of this package, and how its messages name files and columns."""
 
 import difflib
 from collections.abc import Sequence

@@ -23,7 +23,7 @@ _INDEX = "__index"
 
 
 def refers(spec: Spec) -> bool:
-    """Whether any outcome names its impression. A 0/1 column is a part of it, so that nothing can go wrong there."""
+    """Whether any outcome names its impression. A 0/1 column is a part of it, and refers to nothing else."""
     return bool(_referring(spec))
 
 
@@ -89,7 +89,7 @@ def _referring(spec: Spec) -> list[Task]:
 
 
 def _columns_of(spec: Spec, task: Task) -> dict[str, str | None]:
-    """The log's column to blame, by reason; None where event logs name it differently."""
+    """The log's column that breaks the rule, by reason; None where event logs name it differently."""
     if task.label.time_column is not None:
         return {ORPHAN: spec.impression.id, EARLY: task.label.time_column}
 

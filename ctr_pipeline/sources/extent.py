@@ -25,7 +25,7 @@ def log_range(spec: Spec, impression_files: Sequence[Path], now: int | None = No
     """The first and last day (UTC) of the impressions that have a usable time.
 
     Args:
-        spec: Says which columns mean what.
+        spec: Declares which columns mean what.
         impression_files: The files of the impression log, all of them.
         now: As for :func:`~ctr_pipeline.sources.impressions.read_impressions`.
 
@@ -98,13 +98,13 @@ def _time_bounds(
 
 
 def _is_early(known: Sequence[tuple[int, int]], low: int, high: int) -> bool:
-    """Whether the earliest time of a log is the odd one out, rather than the latest; by the middle of the files."""
+    """Whether the earliest time of a log is the outlier, rather than the latest; by the middle of the files."""
     middle = median(time for ends in known for time in ends)
     return middle - low >= high - middle
 
 
 def _too_long(file: LogFile, clock: Clock, time: int, first: date, last: date) -> SourceError:
-    """Says which row makes the log so long."""
+    """Names the row that makes the log so long."""
 
     def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
         return clock.timed(lazy, schema, str(file.path)).filter(pl.col(TS) == time).select(ROW)
@@ -135,8 +135,8 @@ def days_at_a_time(spec: Spec, table: str, files: Sequence[Path], days_in_log: i
     """Days of a log to read in one go, which bounds memory; None for all of them.
 
     A log in Parquet is read in intervals, each of which reads little else. Text has to be read from its first line each
-    time, so it is read in one go. So are 0/1 columns: which of two rows with one id counts is seen only beside each
-    other.
+    time, so it is read in one go. So are 0/1 columns: which of two rows with one id counts follows only from both
+    together.
     """
     by_column = table == "outcome_events" and any(task.label.column is not None for task in spec.tasks)
     if by_column or any(path.suffix not in (".parquet", ".pq") for path in files):

@@ -77,7 +77,7 @@ def open_log(log: LogFiles, files: Sequence[Path]) -> tuple[LogFile, ...]:
     """How each of ``files`` is read.
 
     Raises:
-        SourceError: a file's ending says nothing about its format, and neither does the spec.
+        SourceError: neither a file's ending nor the spec determines its format.
     """
     if not files:
         raise SourceError("the log has no files. Set `paths` in the spec, or pass `--input PATH`.")
@@ -89,7 +89,7 @@ def open_log(log: LogFiles, files: Sequence[Path]) -> tuple[LogFile, ...]:
         kind = log.format or _format(path)
         if kind is None:
             raise SourceError(
-                f"{path}: the ending {path.suffix or '(none)'} does not say how to read it; known endings are "
+                f"{path}: the ending {path.suffix or '(none)'} does not determine its format; known endings are "
                 f"{', '.join(_ENDINGS)}, each also with .gz. Rename the file, or set `format` in the spec."
             )
         opened.append(
@@ -124,7 +124,7 @@ def source_fingerprint(files: Sequence[Path]) -> str:
 
 
 def is_compressed(path: Path) -> bool:
-    """Whether a file's name says that gzip packed it."""
+    """Whether a file is packed with gzip, by its name."""
     return path.suffix.lower() == ".gz"
 
 

@@ -25,7 +25,7 @@ def user_columns(spec: Spec) -> list[str]:
 
 
 def digests(hashes: Sequence[str]) -> list[str]:
-    """SHA-256 of each hash, cut like the hash itself: what is kept of a forgotten one, to know it again."""
+    """SHA-256 of each hash, cut like the hash itself: what is kept of a forgotten one, to recognise it."""
     return pl.DataFrame({"hash": hashes}, schema={"hash": pl.String}).select(_digest("hash"))["hash"].to_list()
 
 

@@ -50,7 +50,7 @@ def read_impressions(
     """The impressions of the days ``first`` to ``last`` (UTC, both included).
 
     Args:
-        spec: Says which columns mean what.
+        spec: Declares which columns mean what.
         files: The files of the impression log, all of them.
         first: First day to read.
         last: Last day to read.
@@ -121,8 +121,8 @@ def declared_order(spec: Spec) -> Order:
 def mark_repeated(spec: Spec, rows: pl.DataFrame, known: pl.LazyFrame | None) -> pl.DataFrame:
     """Marks each row whose impression id had arrived before, even if that row is broken.
 
-    By arrival, and not by time: a repetition that arrives later with an earlier time takes nothing back that was
-    known, and learnt from, before it came.
+    By arrival, and not by time: a repetition that arrives later with an earlier time changes nothing that was known,
+    and used in training, before it came.
 
     Args:
         spec: Names the column.
@@ -273,7 +273,7 @@ def _refuse_unknown_traffic(spec: Spec, files: Sequence[LogFile], rows: pl.DataF
 
 
 def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) -> list[Check]:
-    """An unreadable label makes the whole row useless: without it, it would count as a negative."""
+    """An unreadable label quarantines the whole row: without it, it would count as a negative."""
     checks: list[Check] = []
     for task in spec.tasks:
         if task.label.column is not None:

@@ -44,7 +44,7 @@ from ctr_pipeline.spec.source import EventLog
 from ctr_pipeline.spec.tasks import Task
 
 OUTCOME, CLOSED, UNKNOWN = "outcome", "closed", "unknown"
-"""Kinds of rows: it happened; the case was closed without it; the log does not say."""
+"""Kinds of rows: it happened; the case was closed without it; the log has no value."""
 
 IMPRESSIONS = "impressions"
 """The log of outcomes that are columns of the impressions; event logs have names of their own."""
@@ -74,7 +74,7 @@ _UNITS = pl.Schema(
         _IGNORED: pl.Boolean,
     }
 )
-# A unit is one thing that a log says about one task: an event, a label's value, an outcome's time, a closing time.
+# A unit is one statement of a log about one task: an event, a label's value, an outcome's time, a closing time.
 
 
 def read_events(
@@ -91,7 +91,7 @@ def read_events(
     """What arrived about outcomes on the days ``first`` to ``last`` (UTC, both included).
 
     Args:
-        spec: Says which columns mean what.
+        spec: Declares which columns mean what.
         impression_files: The files of the impression log, for tasks whose label is one of its columns.
         event_files: The files of each event log, by the log's name.
         first: First arrival day to read.
@@ -122,7 +122,7 @@ def read_events(
                     f"event log `{name}` is not declared.{near_miss(name, list(logs))} "
                     f"Logs in `source.events`: {listed(list(logs)) or 'none'}. Correct the name."
                 )
-            # The simulator's event log has the default column names, and says when it received each event.
+            # The simulator's event log has the default column names, and the time at which it received each event.
             log = logs.get(name) or EventLog(name=name, ingest_time="ingest_ts")
             clock = event_clock(spec, log, now)
             for file in open_log(log, paths):
@@ -209,7 +209,7 @@ def _event_units(
 def _refuse_foreign_types(spec: Spec, units: pl.DataFrame, found: Sequence[str], scope: Scope) -> None:
     """Raises when no event is of a type that a task uses: every label would be negative.
 
-    Judged where the log begins. A later day without outcomes is an outage, which the monitoring reports.
+    Checked where the log begins. A later day without outcomes is an outage, which the monitoring reports.
     """
     if not scope.with_undated or units.height < ENOUGH_TO_JUDGE or not units[_IGNORED].all():
         return

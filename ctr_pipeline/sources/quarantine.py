@@ -133,7 +133,7 @@ def count_by_day(days: pl.Series) -> dict[date, int]:
 def _refuse_wrong_columns(
     rows: Rows, broken: pl.DataFrame, checks: Sequence[Check], private: Collection[str], where: str
 ) -> None:
-    """Raises when every value of a column breaks a rule that says what the column is."""
+    """Raises when every value of a column breaks a rule that defines what the column holds."""
     failing = broken[_PROBLEM].value_counts()
     for number, count in failing.iter_rows():
         check = checks[number]

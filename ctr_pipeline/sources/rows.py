@@ -70,7 +70,7 @@ def read_rows(
         columns: The columns to read, and for each the field of the spec that names it.
         select: Keeps the rows in scope. For Parquet its conditions on raw columns reach the scan.
         declared: All columns that the spec names in this log, where ``columns`` are some of them: a file that lacks
-            one is refused before it is read, and one without a header is told from one with a misspelt name.
+            one is refused before it is read, and one without a header is distinguished from one with a misspelt name.
 
     Raises:
         SourceError: the file is unreadable, empty or damaged, or lacks a column.

@@ -69,7 +69,7 @@ def open_binary(file: LogFile) -> IO[bytes]:
 
 
 def refuse_other_kinds(file: LogFile) -> None:
-    """Raises SourceError when the first bytes say that a text file is something else, or in another encoding."""
+    """Raises SourceError when the first bytes show that a text file is something else, or in another encoding."""
     with open_binary(file) as stream:
         start = stream.read(4)
     for magic, kind, remedy in _KINDS:
@@ -148,7 +148,7 @@ def _has_rows(file: LogFile) -> bool:
 
 
 def _check_quotes(file: LogFile, records: int) -> None:
-    """Refuses a file whose last record swallows lines through a quote that is never closed."""
+    """Refuses a file whose last record spans further lines through a quote that is never closed."""
     quotes, lines, previous = 0, 0, b"\n"
     with open_binary(file) as stream:
         while block := stream.read(_BLOCK_BYTES):

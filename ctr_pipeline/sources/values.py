@@ -29,7 +29,7 @@ class Check:
     rule: str
     """What holds for a good row, as a sentence."""
     column: str | None = None
-    """The log's column that is to blame."""
+    """The log's column that breaks the rule."""
     unreadable: bool = False
     """Whether a column of which every value breaks the rule is a wrong column, not a set of wrong rows."""
 

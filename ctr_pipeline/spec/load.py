@@ -64,7 +64,7 @@ def spec_hash(spec: Spec) -> str:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """Plain YAML loading would keep the last of two equal keys, and so drop a part of the spec unseen."""
+    """Plain YAML loading would keep the last of two equal keys, and so drop a part of the spec without a message."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
         seen: dict[str, int] = {}

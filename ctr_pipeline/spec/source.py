@@ -84,7 +84,7 @@ class Order(Section):
 
 
 class Traffic(Section):
-    """How randomised impressions are told from production ones."""
+    """How randomised impressions are distinguished from production ones."""
 
     column: Column = Field(description="Column with the kind of traffic.")
     random: list[str | int | bool] = Field(min_length=1, description="Its values that mean: the order was randomised.")

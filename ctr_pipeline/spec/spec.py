@@ -152,7 +152,7 @@ class Spec(Section):
             if column in answers:
                 raise ValueError(
                     f"feature {name!r} reads column {column!r}, which holds the outcome of task {answers[column]!r}: "
-                    "a model that sees the answer learns nothing else; remove the feature"
+                    "a model that reads the outcome learns nothing else; remove the feature"
                 )
         hashed = {*self.impression.id_columns, *self.privacy.pseudonymise}
         for number in self.features.numeric:

@@ -1,4 +1,4 @@
-"""Sections of the spec that come in several kinds, told apart by their field ``kind``, and open to further ones."""
+"""Sections of the spec that come in several kinds, named by their field ``kind``, and open to further ones."""
 
 import difflib
 import re
@@ -65,7 +65,7 @@ class Variants(Generic[VariantT]):
         """The section that a mapping with the key ``kind`` describes.
 
         Raises:
-            ValueError: the kind is absent or unknown, or its fields are wrong; says which are known.
+            ValueError: the kind is absent or unknown, or its fields are wrong; names those that are known.
         """
         if isinstance(value, self._base):
             return value

@@ -222,7 +222,9 @@ def test_ingest_leaves_the_user_and_the_outcomes_of_their_impressions_out(deploy
     assert set(lake.scan(FORGOTTEN_TABLE).collect()["kind"]) == {"user", "impression"}
 
 
-def test_a_user_forgotten_under_another_key_is_told(deployment: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_user_forgotten_under_another_key_is_reported(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch
+) -> None:
     forget_user(deployment, ANNA, TODAY)
     monkeypatch.setenv("CTR_PSEUDONYM_KEY", "another-key-of-hashes")
     lake, warnings = Lake(deployment.paths.lake), []
@@ -320,7 +322,7 @@ def test_vocabularies_texts_and_databases_lose_the_hash(tmp_path: Path) -> None:
     assert holders(tmp_path, ANNA) == ["fitted/vocabulary.parquet"]
 
 
-def test_a_database_in_use_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_in_use_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ctr_pipeline.privacy.scrub.PATIENCE_SECONDS", 0.1)
     with sqlite3.connect(tmp_path / "events.db") as database:
         database.execute("create table logs (event text)")

@@ -126,7 +126,7 @@ def test_no_undecided_case_was_ever_labelled_negative(loans: Path, cases: list[C
 
 def test_what_cannot_be_answered_is_said_plainly(loans: Path, ctr: Ctr, tmp_path: Path) -> None:
     for options, message in [
-        (("--as-of", "2012-01-15"), "labels know what had arrived by 2011-12-15T00:00:00Z"),
+        (("--as-of", "2012-01-15"), "the newest labels are made of what had arrived by 2011-12-15T00:00:00Z"),
         (("--impression", "no-such-case"), "no impression has the hash"),
         (("--impression-hash", "173694"), "expected 32 digits of 0-9 and a-f"),
         (("--impression", "1", "--impression-hash", "0" * 32), "give either --impression"),

@@ -93,7 +93,7 @@ def test_files_that_nobody_committed_are_seen_and_removed(lake: Lake) -> None:
     assert set(stored_values(lake, "impressions", ["user"])["user"]) == set(KEPT)
 
 
-def test_a_day_that_loses_all_its_rows_becomes_empty_and_one_that_loses_some_is_mended(tmp_path: Path) -> None:
+def test_a_day_that_loses_all_its_rows_becomes_empty_and_one_that_loses_some_is_corrected(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     lake.replace_days("labels", pl.concat([day_rows(DAYS[0], [GONE]), day_rows(DAYS[1], [GONE, KEPT[0]])]), DAYS[:2])
     erased = erase_rows(

@@ -180,7 +180,7 @@ FILES = [
     Broken(
         "CSV named NDJSON", content("log.ndjson", CSV), "none of its 13 lines is a row. Expected: a line holds one JSON"
     ),
-    Broken("unknown ending", content("log.csv.zst", CSV), "the ending .zst does not say how to read it"),
+    Broken("unknown ending", content("log.csv.zst", CSV), "the ending .zst does not determine its format"),
     *(
         Broken(f"empty {name}", content(name, b""), "the file is empty (0 bytes). Write it again")
         for name in ("log.csv", "log.parquet", "log.ndjson")

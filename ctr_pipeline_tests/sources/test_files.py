@@ -92,7 +92,7 @@ def test_what_is_not_there_is_named(tree: Path, paths: list[str], parts: list[st
 
 def test_an_unknown_ending_needs_a_format(tree: Path) -> None:
     files = log_files(LogFiles(paths=["notes.txt"]), tree)
-    with pytest.raises(SourceError, match=r"notes\.txt: the ending \.txt does not say .* set `format`"):
+    with pytest.raises(SourceError, match=r"notes\.txt: the ending \.txt does not determine .* set `format`"):
         open_log(LogFiles(paths=["notes.txt"]), files)
 
 

@@ -1,4 +1,4 @@
-"""`advertiser_quality`: who reports far more or fewer outcomes than the others, and what their labels weigh."""
+"""`advertiser_quality`: who reports far more or fewer outcomes than the others, and the weights of their labels."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from ctr_pipeline.spec.weighting import LabelQuality
 
 LISTED = 30
-"""Offenders in the asset's metadata; the file has all."""
+"""Flagged keys in the asset's metadata; the file has all."""
 
 NOT_DECLARED = "Not declared: the spec has no section `label_quality`, so no key is evaluated and all weights are 1."
 

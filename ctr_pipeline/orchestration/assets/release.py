@@ -34,7 +34,7 @@ BUNDLE = "bundle"
 """Folder of the bundle among the artifacts of an MLflow run."""
 
 KEY_TAG = "key.fingerprint"
-"""Tag of a model version: two models under different keys know different ids."""
+"""Tag of a model version: the vocabularies of two models under different keys have no id in common."""
 
 PARITY_ROWS = 2000
 """Test rows on which the exported graph is compared with the trained model."""
@@ -120,11 +120,11 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
 
 
 def key_reasons(held: ModelVersion | None, fingerprint: str) -> list[str]:
-    """What a comparison must tell where the champion ``held`` and the new model know different ids."""
+    """The reason that a comparison must give where the champion ``held`` has another key of the hashes."""
     if held is None or held.tags.get(KEY_TAG, fingerprint) == fingerprint:
         return []
     return [
-        f"The champion (version {held.version}) was made under another key of the hashes: it knows none of the ids."
+        f"The champion (version {held.version}) was made under another key of the hashes: its vocabulary has none of the ids."
     ]
 
 
@@ -143,7 +143,7 @@ def _export(spec: Spec, paths: RetrainPaths) -> "tuple[Bundle, Parity]":
 def _compare(
     spec: Spec, paths: RetrainPaths, tables: "Tables", tracking: TrackingResource, held: ModelVersion | None
 ) -> "tuple[PromotionDecision, str | None]":
-    """The comparison on the test rows, and what stood in its way."""
+    """The comparison on the test rows, and the obstacle to it."""
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation import compare_with_champion
 
@@ -175,7 +175,7 @@ def _release(
 
     sha256, key = Bundle.open(paths.bundle).sha256, key_fingerprint(process_environment())
     newer = held is not None and held.tags.get("partition", "") > paths.day
-    # Nothing is promoted unseen: where the two cannot be compared, a person decides.
+    # Nothing is promoted without a comparison: where there is none, a person decides.
     promoted = decision.promote and not newer and obstacle is None
     tags = {"bundle_sha256": sha256, "partition": paths.day, "folder": str(paths.training), KEY_TAG: key}
     version = tracking.register(spec.name, run_id, BUNDLE, tags)

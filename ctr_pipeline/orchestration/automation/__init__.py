@@ -1,1 +1,1 @@
-"""What happens by itself: jobs, daily schedules, the late-label sensor, alerts."""
+"""Automation: jobs, daily schedules, the late-label sensor, alerts."""

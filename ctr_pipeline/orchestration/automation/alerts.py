@@ -21,7 +21,7 @@ def alert_sensors() -> list[dg.SensorDefinition]:
 
 
 def alerts_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[dict[str, Any]]:
-    """What is worth telling a person about a finished run: its failing checks, and its failure.
+    """The alerts of a finished run: its failing checks, and its failure.
 
     Returns:
         JSON-able alerts with ``key`` (identifies repeats), ``kind``, ``message``, and where they come from.

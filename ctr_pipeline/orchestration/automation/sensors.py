@@ -12,9 +12,9 @@ LATE_DAYS = 7
 
 
 def late_label_sensor(deployment: Deployment, job: UnresolvedAssetJobDefinition) -> dg.SensorDefinition:
-    """Requests the label days whose outcomes have moved on.
+    """Requests the label days whose outcomes have changed.
 
-    The trigger looks at levels, not at events: for each day it compares the last arrival day that is in the lake with
+    The trigger compares states, not events: for each day it compares the last arrival day that is in the lake with
     the one that the day's labels have seen. An arrival that comes while a request runs is therefore seen at the next
     tick. The run key holds the watermark, so a day is requested once for each.
     """

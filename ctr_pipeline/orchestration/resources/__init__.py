@@ -1,4 +1,4 @@
-"""The outside world as Dagster resources: the lake, MLflow, the trainer process, the notifier."""
+"""Dagster resources: the lake, MLflow, the trainer process, the notifier."""
 
 from ctr_pipeline.orchestration.resources.lake import LakeResource
 from ctr_pipeline.orchestration.resources.notifier import NotifierResource

@@ -13,10 +13,10 @@ POST_ATTEMPTS = 3
 
 
 class NotifierResource(dg.ConfigurableResource):
-    """Appends alerts to a file, posts them to a webhook, and stays silent about what it said within the hour."""
+    """Appends alerts to a file, posts them to a webhook, and leaves out those that it sent within the hour."""
 
     path: str
-    """File of JSON lines; its past lines are the memory against repeats."""
+    """File of JSON lines; an alert among its recent lines is not sent again."""
     webhook_url: str = ""
     """Where to POST each batch as JSON; empty for none."""
     repeat_after_seconds: int = 3600
@@ -56,7 +56,7 @@ class NotifierResource(dg.ConfigurableResource):
                 if now - alert["sent_at"] < self.repeat_after_seconds:
                     recent.add(alert["key"])
             except (ValueError, KeyError, TypeError):
-                # A line cut short by a full disk must not silence the alerts that follow.
+                # A line cut short by a full disk must not stop the alerts that follow.
                 continue
         return recent
 
