@@ -147,15 +147,15 @@ def test_the_default_spec_has_the_intended_difficulty(project: Path, tmp_path: P
 def _sources(project: Path) -> Iterator[tuple[str, str]]:
     for path in sorted((project / "ctr_pipeline").rglob("*.py")):
         name = path.relative_to(project / "ctr_pipeline")
-        # `ctr truth` is the one command that shows the truth; see ctr_pipeline_tests/orchestration/test_truth.py.
-        if name.parts[0] not in ("simulator", "cli.py") and name.as_posix() != "orchestration/truth.py":
+        # `ctr oracle` is the one command that shows the truth; see ctr_pipeline_tests/commands/test_oracle.py.
+        if name.parts[0] not in ("simulator", "cli") and name.as_posix() != "commands/oracle.py":
             yield str(path), path.read_text(encoding="utf-8")
 
 
 def test_nothing_of_the_pipeline_reads_the_truth(project: Path, log: Log) -> None:
     reading = ("truth_file", "truth_report", "simulator.truth", "simulator.world", '"truth"', "'truth'")
-    guilty = [path for path, text in _sources(project) if any(word in text for word in reading)]
-    assert guilty == []
+    readers = [path for path, text in _sources(project) if any(word in text for word in reading)]
+    assert readers == []
     logs = {file for glob in log_paths(log.root) for file in glob.parent.glob(glob.name)}
     assert len(logs) == 28
     assert truth_file(log.root, date(2026, 1, 1)).exists()
