@@ -20,3 +20,42 @@ class Affine(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         """Calibrated logits [B, T]."""
         return logits * self.slopes + self.offsets
+
+
+class PiecewiseLinear(nn.Module):
+    """A rising line for each task, with slope 1 outside its knots.
+
+    A sum of ramps, one for each piece: every term rises with the logit, so that rounding cannot turn two rows around.
+
+    Args:
+        logits: For each of T tasks, the logits of its knots, rising.
+        calibrated: Their calibrated logits, rising.
+    """
+
+    starts: Tensor
+    widths: Tensor
+    slopes: Tensor
+    lowest: Tensor
+    highest: Tensor
+    base: Tensor
+
+    def __init__(self, logits: Sequence[Sequence[float]], calibrated: Sequence[Sequence[float]]) -> None:
+        super().__init__()
+        pieces = max(1, max(len(knots) for knots in logits) - 1)
+        starts, widths, slopes = (torch.zeros(len(logits), pieces, dtype=torch.float64) for _ in range(3))
+        for task, (at, heights) in enumerate(zip(logits, calibrated, strict=True)):
+            x, y = torch.tensor(at, dtype=torch.float64), torch.tensor(heights, dtype=torch.float64)
+            count = len(x) - 1
+            starts[task, :count], widths[task, :count] = x[:-1], x.diff()
+            slopes[task, :count] = y.diff() / x.diff()
+        for name, values in (("starts", starts), ("widths", widths), ("slopes", slopes)):
+            self.register_buffer(name, values.float())
+        self.register_buffer("lowest", torch.tensor([knots[0] for knots in logits], dtype=torch.float32))
+        self.register_buffer("highest", torch.tensor([knots[-1] for knots in logits], dtype=torch.float32))
+        self.register_buffer("base", torch.tensor([heights[0] for heights in calibrated], dtype=torch.float32))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Calibrated logits [B, T] of logits [B, T]."""
+        ramps = torch.minimum(torch.relu(logits.unsqueeze(-1) - self.starts), self.widths)
+        outside = torch.relu(logits - self.highest) - torch.relu(self.lowest - logits)
+        return self.base + (ramps * self.slopes).sum(dim=-1) + outside

@@ -100,8 +100,14 @@ def fit_platt(logits: Reals, labels: Integers, weights: Reals | None = None) -> 
         if slope > 0:
             return PlattCalibrator(a=slope, b=offset, rows=rows, positives=positives)
     reason = "all scores are equal" if constant else "the best slope is not above 0"
-    _, offset = _newton(used, fit_slope=False)
-    return PlattCalibrator(b=offset, rows=rows, positives=positives, reason=f"only the offset is fitted: {reason}")
+    return PlattCalibrator(
+        b=fit_offset(used), rows=rows, positives=positives, reason=f"only the offset is fitted: {reason}"
+    )
+
+
+def fit_offset(rows: Labelled) -> float:
+    """What to add to the logits of ``rows``, which have both classes, so that the probabilities add up to the positives."""
+    return _newton(rows, fit_slope=False)[1]
 
 
 def _newton(rows: Labelled, *, fit_slope: bool) -> tuple[float, float]:

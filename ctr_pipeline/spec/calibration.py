@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from ctr_pipeline.spec.variants import Variant, Variants
 
@@ -17,7 +17,16 @@ class Platt(CalibratorSection):
     kind: Literal["platt"] = "platt"
 
 
-CALIBRATORS: Variants[CalibratorSection] = Variants(CalibratorSection, Platt)
+class Isotonic(CalibratorSection):
+    """A rising line through the observed rates of neighbouring scores, for each task."""
+
+    kind: Literal["isotonic"] = "isotonic"
+    min_positives: int = Field(
+        default=200, gt=0, description="Positives that each knot of the line rests on, at least."
+    )
+
+
+CALIBRATORS: Variants[CalibratorSection] = Variants(CalibratorSection, Platt, Isotonic)
 """The kinds of calibrator; ``ctr_pipeline.calibration.register_calibrator`` adds to them."""
 
 AnyCalibrator = Annotated[SerializeAsAny[CalibratorSection], BeforeValidator(CALIBRATORS.validate)]

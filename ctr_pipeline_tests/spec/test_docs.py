@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
 from ctr_pipeline.spec import Spec, parse_spec
-from ctr_pipeline.spec.calibration import Platt
+from ctr_pipeline.spec.calibration import Isotonic, Platt
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
     Features,
@@ -93,6 +93,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     FactorisationMachine: "model.interactions[]",
     Training: "training",
     Platt: "calibration",
+    Isotonic: "calibration",
     Quality: "quality",
 }
 IN_WORDS = {

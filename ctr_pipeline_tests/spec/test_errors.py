@@ -288,9 +288,13 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("calibration", "platt"),
         ("calibration: a mapping with the key `kind` is expected, found 'platt'",),
     ),
+    "knots on no positives": (
+        set_to("calibration", {"kind": "isotonic", "min_positives": 0}),
+        ("calibration: min_positives: ", "greater than 0", "(found 0)"),
+    ),
     "field of another calibrator": (
-        set_to("calibration", {"kind": "platt", "bins": 20}),
-        ("calibration: bins: unknown key",),
+        set_to("calibration", {"kind": "platt", "min_positives": 20}),
+        ("calibration: min_positives: unknown key",),
     ),
     "constant fill without a value": (
         set_to("features.dense.0.missing", {"fill": "constant"}),
