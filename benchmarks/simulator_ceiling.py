@@ -8,7 +8,7 @@ Run from the checkout, with the extra ``benchmark`` installed::
     python benchmarks/simulator_ceiling.py [--days 24] [--sessions 30000] [--threads 2] [--keep FOLDER]
 
 The world is that of the simulator's defaults; ``--days`` takes its last days only, ``--sessions`` thins its pages. The
-logs go through the pipeline's rooms (sources, lake, labels, history, split, packing) with the click as the one task, so
+logs go through the pipeline's packages (sources, lake, labels, history, split, packing) with the click as the one task, so
 the maturity gap is a day. Files go to a temporary folder that is removed at the end, unless ``--keep`` names one.
 """
 
@@ -88,7 +88,7 @@ def benchmark_spec(sessions: int, days: int) -> Spec:
     content["source"] = {"simulator": {"sessions_per_day": sessions}}
     content["tasks"] = [task for task in content["tasks"] if task["name"] == "click"]
     content["features"]["history"] = [of for of in content["features"]["history"] if of.get("task") == "click"]
-    # It judges steps after the click.
+    # It concerns steps after the click.
     content.pop("label_quality", None)
     # The first week only gives the history of the training rows.
     content["split"] = {
@@ -102,7 +102,7 @@ def benchmark_spec(sessions: int, days: int) -> Spec:
 
 
 def make_examples(spec: Spec, count: int, root: Path) -> Made:
-    """Simulates the last ``count`` days and takes them through the pipeline's rooms."""
+    """Simulates the last ``count`` days and takes them through the pipeline's packages."""
     world = spec.source.simulator
     assert world is not None
     days = [world.first_day + timedelta(days=n) for n in range(world.days - count, world.days)]

@@ -88,7 +88,7 @@ def days_of(settings: Deployment) -> list[date]:
 def make_lake(settings: Deployment) -> None:
     """Simulates the days and writes them into the lake, ids replaced by a hash.
 
-    The readers of the room ``sources`` are left out: they are not what is measured.
+    The readers of the package ``sources`` are left out: they are not what is measured.
     """
     import duckdb
 

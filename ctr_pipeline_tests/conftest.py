@@ -1,4 +1,4 @@
-"""Fixtures that more than one room's tests use."""
+"""Fixtures that the tests of more than one package use."""
 
 from pathlib import Path
 

@@ -26,7 +26,7 @@ DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", help="Folder for everything made; by default data/<name of the spec>.")
 ]
 RootOption = Annotated[Path, typer.Option("--data-root", help="Data root of the run.")]
-JsonOption = Annotated[Path | None, typer.Option("--json", help="Write everything here.")]
+JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
 
 
 def fail(message: str) -> NoReturn:

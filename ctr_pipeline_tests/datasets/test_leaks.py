@@ -69,7 +69,7 @@ LOG = a_log_of_ads(1, rows_per_day=40, ads=20, users=20)
 BOUNDS = LOG.bounds(a_spec())
 # The test begins at its first instant; what arrives with it is still known then.
 FUTURE = BOUNDS.test_start + 1
-# Suspicious of everybody, so that there are weights to compare.
+# Flags most keys, so that there are weights to compare.
 JUDGING = a_spec(
     SPEC + "label_quality: {key: ad, tasks: [click], min_trials: 5, threshold: 0.3, weighting: down_weight}\n"
 )
@@ -106,7 +106,7 @@ def test_nothing_that_is_fitted_or_packed_before_the_gap_knows_the_test() -> Non
     assert_future_invariant(fitted, WORLDS)
 
 
-def judged(log: leaks.Log, instant: int, bounds: SplitBounds = BOUNDS) -> pl.DataFrame:
+def evaluated(log: leaks.Log, instant: int, bounds: SplitBounds = BOUNDS) -> pl.DataFrame:
     """Whose labels are implausible, and what was counted of everybody."""
     tables = Log(log.impressions, log.events).tables(JUDGING)
     table, keys = fit_label_quality(JUDGING, bounds, tables.impressions, tables.labels)
@@ -114,10 +114,10 @@ def judged(log: leaks.Log, instant: int, bounds: SplitBounds = BOUNDS) -> pl.Dat
 
 
 def test_label_quality_does_not_know_the_test() -> None:
-    assert_future_invariant(judged, WORLDS)
+    assert_future_invariant(evaluated, WORLDS)
     for leaky in (LATER, replace(BOUNDS, train_end=BOUNDS.test_end, test_start=BOUNDS.as_of)):
         with pytest.raises(LeakError, match="future was"):
-            assert_future_invariant(partial(judged, bounds=leaky), WORLDS)
+            assert_future_invariant(partial(evaluated, bounds=leaky), WORLDS)
 
 
 PLANTED: Mapping[str, tuple[dict[str, SplitBounds], str]] = {

@@ -129,10 +129,10 @@ def test_broken_rows_are_quarantined_each_for_its_reason_and_an_empty_day_is_nam
     assert "belongs to the spec 'shop', not to 'other'" in shop.run(log, {**SPEC, "name": "other"}, expect=2)
 
 
-def test_a_flood_of_broken_rows_is_refused_and_stays_refused(shop: Shop, log: pl.DataFrame) -> None:
-    flood = log.with_columns(price=pl.when(pl.int_range(pl.len()) % 10 == 0).then(-1.0).otherwise(pl.col("price")))
+def test_too_many_broken_rows_are_refused_and_stay_refused(shop: Shop, log: pl.DataFrame) -> None:
+    broken = log.with_columns(price=pl.when(pl.int_range(pl.len()) % 10 == 0).then(-1.0).otherwise(pl.col("price")))
     for _ in range(2):
-        said = shop.run(flood, expect=2)
+        said = shop.run(broken, expect=2)
         assert "impressions refused: 600 of 6000 rows were quarantined (out_of_range: 600)" in said
         assert "Above quality.max_quarantine_share = 5.00%: 2026-03-01" in said
     assert not Lake(shop.folder / "data" / "lake").exists("impressions")
@@ -186,7 +186,7 @@ def test_a_file_that_cannot_be_read_is_refused_without_a_word_of_its_ids(
     assert "secret-" not in said
 
 
-def test_events_of_no_impression_are_refused_as_a_flood_and_listed(shop: Shop, log: pl.DataFrame) -> None:
+def test_too_many_events_of_no_impression_are_refused_and_listed(shop: Shop, log: pl.DataFrame) -> None:
     clicks = log.filter(pl.col("clicked") == 1)
     ids = pl.when(pl.int_range(pl.len()) % 5 == 0).then(pl.concat_str(pl.lit("secret-"), "id")).otherwise("id")
     clicks.select(impression_id=ids, event_type=pl.lit("click"), event_ts="time").write_parquet(

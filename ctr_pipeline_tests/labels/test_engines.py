@@ -79,7 +79,7 @@ def lake_of(folder: Path, shown: pl.DataFrame, events: pl.DataFrame) -> Lake:
 
 
 def labelled(engine: Engine, lake: Lake, tasks: Sequence[Task], as_of: int, lag: int) -> dict[str, pl.DataFrame]:
-    """All that the room computes, through the engine's own reading and writing."""
+    """All that the package computes, through the engine's own reading and writing."""
     shown, events = engine.scan(lake, "impressions"), engine.scan(lake, "outcome_events")
     engine.replace_days(lake, engine.name, label_table(shown, events, tasks, as_of, lag), DAYS, TABLE_ORDER)
     table = engine.scan(lake, engine.name)

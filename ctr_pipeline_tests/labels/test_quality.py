@@ -1,4 +1,4 @@
-"""Verdicts, weights and what a table keeps: by hand and as properties."""
+"""Statuses, weights and what a table keeps: by hand and as properties."""
 
 import math
 from collections.abc import Sequence
@@ -38,7 +38,7 @@ def delayed(task: str, delays: dict[str, list[float]]) -> pl.DataFrame:
     )
 
 
-def judge(
+def evaluate(
     counts: pl.DataFrame,
     delays: pl.DataFrame | None = None,
     parents: dict[str, str | None] | None = None,
@@ -57,9 +57,9 @@ def honest(size: int = 40, trials: int = 60, seed: int = 2) -> list[tuple[int, i
     return [(trials, int(k)) for k in np.random.default_rng(seed).binomial(trials, 0.4, size)]
 
 
-def test_verdicts_and_weights_of_planted_keys() -> None:
+def test_statuses_and_weights_of_planted_keys() -> None:
     rows = [*honest(), (60, 60), (60, 3), (9, 9), (12, 11)]
-    table, found = judge(counted("cart", rows))
+    table, found = evaluate(counted("cart", rows))
     population = fit_rates(*(np.array(column) for column in zip(*rows, strict=True)))
     by_key = {row["key"]: row for row in found.iter_rows(named=True)}
     z = population.z(np.array([60, 60]), np.array([60, 3]))
@@ -89,7 +89,7 @@ def test_verdicts_and_weights_of_planted_keys() -> None:
 
 
 def test_the_table_survives_being_written_and_read() -> None:
-    table, _ = judge(
+    table, _ = evaluate(
         pl.concat([counted("cart", [*honest(), (60, 60)]), counted("order", [(3, 1)])]),
         delayed("cart", {f"k{n}": [1.0 + n % 3] * 12 for n in range(30)} | {"k3": [90.0] * 12}),
         parents=dict(PARENTS),
@@ -106,7 +106,7 @@ def test_late_keys_are_named_and_keep_their_weight() -> None:
     # Delays of the same shape around a median that differs a little from key to key.
     shape = np.exp(np.random.default_rng(1).normal(0, 1, 15))
     delays = {f"k{n}": (shape * (20 + n % 5)).tolist() for n in range(40)} | {"k7": (shape * 400).tolist()}
-    table, found = judge(counted("cart", honest()), delayed("cart", delays))
+    table, found = evaluate(counted("cart", honest()), delayed("cart", delays))
     assert [(entry.key, entry.status, entry.weight) for entry in table.flagged if entry.status == "late"] == [
         ("k7", KeyStatus.LATE, 1.0)
     ]
@@ -115,7 +115,7 @@ def test_late_keys_are_named_and_keep_their_weight() -> None:
     assert late["delay_z"] > 2.5
     assert table.tasks[0].late == 1
     # An early one is not late.
-    early, _ = judge(counted("cart", honest()), delayed("cart", delays | {"k7": (shape / 20).tolist()}))
+    early, _ = evaluate(counted("cart", honest()), delayed("cart", delays | {"k7": (shape / 20).tolist()}))
     assert early.tasks[0].late == 0
 
 
@@ -123,7 +123,7 @@ def test_outcomes_within_a_second_and_of_unknown_keys_do_no_harm() -> None:
     delays = pl.concat(
         [delayed("cart", {"k1": [0.0] * 12, "k2": [0.0] * 12, "nobody": [5.0]}), delayed("order", {"k3": [1.0]})]
     )
-    _, found = judge(counted("cart", honest()), delays)
+    _, found = evaluate(counted("cart", honest()), delays)
     assert found.filter(pl.col("key") == "k1")["delay_z"].item() == 0
     assert found.filter(pl.col("key") == "k3")["delay_hours"].item() is None
 
@@ -137,8 +137,8 @@ def test_outcomes_within_a_second_and_of_unknown_keys_do_no_harm() -> None:
         ([], "0 keys have 10 trials or more"),
     ],
 )
-def test_without_a_population_nobody_is_judged(rows: list[tuple[int, int]], reason: str) -> None:
-    table, found = judge(counted("cart", rows))
+def test_without_a_population_no_key_is_evaluated(rows: list[tuple[int, int]], reason: str) -> None:
+    table, found = evaluate(counted("cart", rows))
     (task,) = table.tasks
     assert not task.usable
     assert reason in task.reason
@@ -173,14 +173,14 @@ def test_a_step_inherits_the_smallest_weight_of_those_above_it() -> None:
     floor=st.floats(0.01, 1),
     order=st.randoms(use_true_random=False),
 )
-def test_weights_and_verdicts_of_any_counts(
+def test_weights_and_statuses_of_any_counts(
     rows: list[tuple[int, int]], min_trials: int, threshold: float, floor: float, order: object
 ) -> None:
     counts = counted("cart", rows)
-    table, found = judge(counts, min_trials=min_trials, threshold=threshold, floor=floor)
+    table, found = evaluate(counts, min_trials=min_trials, threshold=threshold, floor=floor)
     shuffled = list(range(len(rows)))
     order.shuffle(shuffled)  # type: ignore[attr-defined]
-    again, frame = judge(counts[shuffled], min_trials=min_trials, threshold=threshold, floor=floor)
+    again, frame = evaluate(counts[shuffled], min_trials=min_trials, threshold=threshold, floor=floor)
     assert again == table
     assert frame.equals(found)
     assert found.height == sum(n > 0 for n, _ in rows)

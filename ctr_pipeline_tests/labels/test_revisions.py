@@ -46,14 +46,14 @@ def test_at_every_instant_the_interval_says_what_labelling_from_scratch_says(
     found = timeline(world, tasks, as_of, lag, seen_at=data.draw(st.integers(as_of, END + 5)))
     # Every instant up to the end: all times of the worlds are small integers.
     for instant in range(as_of + 1):
-        believed = found.filter(
+        as_of_then = found.filter(
             pl.col("from_ts") <= instant, pl.col("until_ts").is_null() | (pl.col("until_ts") > instant)
         )
         expected = world.label(tasks, instant, lag)
         values = {"POSITIVE": 1, "LATE_POSITIVE": 1, "NEGATIVE": 0, "OUT_OF_WINDOW": 0, "CENSORED": None}
         expected = expected.with_columns(value=pl.col("state").replace_strict(values, return_dtype=pl.Int8))
         columns = [*KEY, "state", "value", "revision"]
-        assert_frame_equal(believed.select(columns), expected.sort(KEY).select(columns))
+        assert_frame_equal(as_of_then.select(columns), expected.sort(KEY).select(columns))
 
 
 @funnel

@@ -65,12 +65,12 @@ def test_days_read_apart_hold_what_they_hold_together(settings: Deployment, monk
 
 
 def test_a_refused_run_leaves_no_row_and_no_file(settings: Deployment, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The flood is on the last day, when the days before it have been written."""
+    """Too many rows are broken on the last day, when the days before it have been written."""
     monkeypatch.setattr(extent, "_INTERVAL_BYTES", 1.0)
     path = settings.spec_folder / "log.parquet"
     log = pl.read_parquet(path)
-    flooded = pl.col("time") >= START + timedelta(days=2)
-    log.with_columns(id=pl.when(flooded).then(None).otherwise("id")).write_parquet(path)
+    broken = pl.col("time") >= START + timedelta(days=2)
+    log.with_columns(id=pl.when(broken).then(None).otherwise("id")).write_parquet(path)
     with dg.instance_for_test() as instance, pytest.raises(PipelineError, match="missing_id: 30"):
         run_days(build_definitions(settings), instance, "daily_ingest", ("impressions",), DAYS)
     lake = Lake(settings.paths.lake)

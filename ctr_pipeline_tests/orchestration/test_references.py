@@ -117,7 +117,7 @@ def test_events_in_order_pass_and_those_of_old_impressions_are_none_of_orphans(s
     assert stored(settings).is_empty()
 
 
-def test_a_trickle_warns_and_is_listed(shop: Maker) -> None:
+def test_a_few_warn_and_are_listed(shop: Maker) -> None:
     early = pl.when(NUMBER == 450).then(timedelta(hours=-2)).otherwise(timedelta())
     lost = orphaned(NUMBER.is_in([310, 590]))
     settings = shop(lambda events: lost(events.with_columns(event_ts=pl.col("event_ts") + early)))

@@ -61,7 +61,7 @@ def true(clicked: pl.DataFrame, spec: Spec) -> pl.DataFrame:
     )
 
 
-def judge(spec: Spec, clicked: pl.DataFrame, events: pl.DataFrame) -> tuple[QualityTable, pl.DataFrame]:
+def evaluate(spec: Spec, clicked: pl.DataFrame, events: pl.DataFrame) -> tuple[QualityTable, pl.DataFrame]:
     """As a retrain does, once the last label has settled. Rows without a click have no trial of a later step."""
     first = int(datetime.combine(clicked["day"].min(), datetime.min.time(), UTC).timestamp()) * 1_000_000  # type: ignore[arg-type]
     end = int(clicked["ts"].max()) + 1  # type: ignore[arg-type]
@@ -81,7 +81,7 @@ def test_those_who_misreport_are_found(log: Log, clicked: pl.DataFrame, spec: Sp
     In `benchmarks/label_quality.py` all that inflate are found from 20 clicks on, all but 1 in 60 that drop from 50 on.
     About 1.2 % of the honest are flagged for each of three steps, about 5 here; more than 14 has probability below .1 %.
     """
-    table, found = judge(spec, clicked, logged(log))
+    table, found = evaluate(spec, clicked, logged(log))
     truth = clicked.group_by(key="advertiser_id").agg(pl.col("kind").first(), clicks=pl.len())
     each = found.group_by("key").agg(
         inflated=(pl.col("status") == "inflated").any(),
@@ -108,7 +108,7 @@ def test_those_who_misreport_are_found(log: Log, clicked: pl.DataFrame, spec: Sp
 
 def test_without_misreporting_few_are_flagged(clicked: pl.DataFrame, spec: Spec) -> None:
     """At 1.24 % of the evaluated: more than 3 % has probability below 1e-3 of some 400."""
-    table, found = judge(spec, clicked, true(clicked, spec))
+    table, found = evaluate(spec, clicked, true(clicked, spec))
     evaluated = found.filter(pl.col("status") != "not evaluated")
     assert evaluated.height > 300
     share = float((evaluated["z"].abs() > 2.5).mean())

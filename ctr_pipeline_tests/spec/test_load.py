@@ -1,4 +1,4 @@
-"""The bundled specs, durations, and what the rooms ask of a loaded spec."""
+"""The bundled specs, durations, and what other packages ask of a loaded spec."""
 
 import random
 from datetime import date
