@@ -11,6 +11,8 @@ WORKERS ?= 2
 BENCHMARK ?=
 
 BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+RUN_STAMP := $(VENV)/.installed-run
 STAMP := $(VENV)/.installed
 
 # Idle OpenMP threads otherwise spin, which starves the other processes of a small machine.
@@ -20,25 +22,31 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help install demo ui test test-nightly lint format types benchmark clean
+.PHONY: help install install-run demo ui test test-nightly lint format types benchmark clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-install: $(STAMP) ## Make .venv with the pinned environment; does nothing when it is up to date
+install: $(STAMP) ## Make .venv with the pinned environment of development; does nothing when it is up to date
 
-$(STAMP): pyproject.toml constraints.txt
+install-run: $(RUN_STAMP) ## The same with what `make demo` and `make ui` need only: no Spark, no tests
+
+$(RUN_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed: make install PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch==2.13.0
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,serving,spark]'
+	$(PIP) torch==2.13.0
+	$(PIP) -e .
+	touch $(RUN_STAMP)
+
+$(STAMP): $(RUN_STAMP)
+	$(PIP) -e '.[dev,spark]'
 	@command -v java >/dev/null || [ -x "$$JAVA_HOME/bin/java" ] || echo "No Java: the tests of the engine spark will skip. It needs Java 17."
 	touch $(STAMP)
 
-demo: install ## Simulated logs to evaluated model: SPEC=specs/ads.yaml DATA_ROOT=data/ads
+demo: install-run ## Simulated logs to evaluated model: SPEC=specs/ads.yaml DATA_ROOT=data/ads
 	$(BIN)/ctr run --spec $(SPEC) --data-root $(DATA_ROOT)
 
-ui: install ## Web pages of Dagster (PORT=3000) and MLflow (MLFLOW_PORT=5000) on 127.0.0.1
+ui: install-run ## Web pages of Dagster (PORT=3000) and MLflow (MLFLOW_PORT=5000) on 127.0.0.1
 	$(BIN)/ctr ui --spec $(SPEC) --data-root $(DATA_ROOT) --port $(PORT) --mlflow-port $(MLFLOW_PORT)
 
 test: install ## All tests but the nightly ones; ARGS='-k words' narrows them

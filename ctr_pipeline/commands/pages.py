@@ -45,7 +45,7 @@ def start_pages(paths: DataRoot, port: int, mlflow_port: int) -> dict[str, "subp
     """
     for number in (port, mlflow_port):
         if not _is_free(number):
-            raise PagesError(f"port {number} of {HOST} is taken. Choose another: make ui PORT=… MLFLOW_PORT=…")
+            raise PagesError(f"port {number} of {HOST} is taken. Choose others with --port and --mlflow-port.")
     # One process makes MLflow's database before several open it.
     TrackingResource(
         tracking_uri=default_tracking_uri(paths), artifact_root="", experiment=""

@@ -1,4 +1,7 @@
-"""Files that come with the pipeline: specs, and the configuration of Dagster."""
+"""Files that come with the pipeline: specs, and the configuration of Dagster.
+
+They lie at the top of the checkout; pyproject.toml puts them into the wheel as ``ctr_pipeline/bundled``.
+"""
 
 from pathlib import Path
 

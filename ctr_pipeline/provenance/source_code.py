@@ -11,7 +11,8 @@ from ctr_pipeline.spec.extensions import GROUP
 
 PACKAGE = Path(__file__).resolve().parents[1]
 
-_GENERATED = {"__pycache__"}
+_NO_CODE = {"__pycache__", "bundled"}
+"""Folders that are passed over. A wheel holds the bundled specs and configuration, which a checkout has elsewhere."""
 
 
 def code_version() -> str:
@@ -60,4 +61,4 @@ def _files(part: Path) -> list[Path]:
         return [part]
     if not part.is_dir():
         raise FileNotFoundError(part)
-    return [path for path in part.rglob("*") if path.is_file() and _GENERATED.isdisjoint(path.parts)]
+    return [path for path in part.rglob("*") if path.is_file() and _NO_CODE.isdisjoint(path.relative_to(PACKAGE).parts)]

@@ -8,7 +8,6 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
-from pydantic_core import PydanticUndefined
 
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.calibration import Isotonic, Platt
@@ -137,7 +136,7 @@ def own_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
 def shown_default(name: str, field: FieldInfo) -> str:
     """How the table writes the default of ``field``."""
     default = field.default
-    if default is PydanticUndefined:
+    if field.is_required():
         return "**required**"
     if default is None:
         return "absent"
