@@ -4,6 +4,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 from ctr_pipeline.deployment.deployment import Deployment
@@ -200,13 +201,23 @@ def _renew_identities(deployment: Deployment, scrubbed: Scrubbed) -> None:
         release = bundle.parent / "release.json"
         if release.is_file():
             write_json(release, {**read_json(release), "bundle_sha256": digest})
-        local = read_json(bundle.parent / "run.json").get("run_id")
-        digests[local or bundle.parents[1].name] = digest
+        digests[_run_of_bundle(deployment, bundle)] = digest
     for run_id, version, _ in _registered(deployment) if digests else ():
         if run_id in digests:
             tracking_of(deployment, process_environment()).client().set_model_version_tag(
                 deployment.spec.name, version, "bundle_sha256", digests[run_id]
             )
+
+
+def _run_of_bundle(deployment: Deployment, bundle: Path) -> str:
+    """Id of the MLflow run whose model the bundle is: in a training's folder, a logged model's, or a run's artifacts."""
+    local = read_json(bundle.parent / "run.json").get("run_id")
+    if local:
+        return str(local)
+    if bundle.parents[1] == deployment.paths.mlflow_artifacts / "models":
+        client = tracking_of(deployment, process_environment()).client()
+        return str(client.get_logged_model(bundle.parent.name).source_run_id)
+    return bundle.parents[1].name
 
 
 def _not_searched(deployment: Deployment) -> str | None:

@@ -35,6 +35,20 @@ class LakeError(UserError):
     """A table that cannot be read or written as asked; the message names it, the cause, and what to do."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableFacts:
+    """What a version of a table holds."""
+
+    id: str
+    """Id of the table, which it keeps as long as it exists."""
+    schema: pl.Schema
+    """Columns and their types."""
+    rows: int
+    first_day: date | None
+    """None for a table without rows."""
+    last_day: date | None
+
+
 @dataclass(frozen=True, slots=True)
 class Lake:
     """The Delta tables below one folder.
@@ -146,6 +160,23 @@ class Lake:
             return int(DeltaTable(self._path(table), without_files=True).version())
         except TableNotFoundError:
             return None
+
+    def facts(self, table: str, version: int) -> TableFacts:
+        """What ``table`` holds at ``version``, from its log; no row is read.
+
+        Raises:
+            LakeError: the table or version does not exist.
+        """
+        delta = self._open(table, version)
+        files = pl.DataFrame(delta.get_add_actions(flatten=True))
+        days = [date.fromisoformat(str(day)) for day in files[f"partition.{DAY}"]] if files.height else []
+        return TableFacts(
+            id=str(delta.metadata().id),
+            schema=_schema(delta),
+            rows=int(files["num_records"].sum()) if files.height else 0,
+            first_day=min(days, default=None),
+            last_day=max(days, default=None),
+        )
 
     def exists(self, table: str) -> bool:
         """Whether ``table`` has been written."""

@@ -7,6 +7,7 @@ from pathlib import Path
 ADDRESSES = {
     "experiments": ("artifact_location",),
     "runs": ("artifact_uri",),
+    "logged_models": ("artifact_location",),
     "model_versions": ("source", "storage_location"),
 }
 """Columns of MLflow's database with absolute paths."""

@@ -127,6 +127,9 @@ def test_models_are_named_and_their_bundles_still_open(forgotten: Forgotten) -> 
         assert np.isfinite(bundle.score(numeric, ids).logits).all()
     release = json.loads((forgotten.data_root / "training" / DAY / "release.json").read_text(encoding="utf-8"))
     assert release["bundle_sha256"] == bundle.sha256
+    with sqlite3.connect(forgotten.data_root / "mlflow.db") as database:
+        [(noted,)] = database.execute("select value from model_version_tags where key = 'bundle_sha256'").fetchall()
+    assert noted == bundle.sha256
 
 
 def test_the_run_cannot_be_reproduced_any_more(forgotten: Forgotten, ctr: Ctr) -> None:

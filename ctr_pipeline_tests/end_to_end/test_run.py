@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 import yaml
+from mlflow.entities import LoggedModelStatus
 
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.serving import Bundle
@@ -84,16 +85,31 @@ def test_mlflow_holds_one_finished_run_with_everything(finished: Finished) -> No
         tags = dict(database.execute("select key, value from tags where run_uuid = ?", (run,)).fetchall())
         params = dict(database.execute("select key, value from params where run_uuid = ?", (run,)).fetchall())
         metrics = {name for (name,) in database.execute("select distinct key from metrics where run_uuid = ?", (run,))}
-        models = database.execute("select name, version from model_versions").fetchall()
+        models = database.execute("select name, version, source from model_versions").fetchall()
+        datasets = dict(database.execute("select name, digest from datasets").fetchall())
+        kinds = database.execute("select source_type, destination_id from inputs order by source_type").fetchall()
+        [(model, model_files, model_status)] = database.execute(
+            "select model_id, artifact_location, status from logged_models"
+        ).fetchall()
     assert status == "FINISHED"
     assert tags["dagster.run_id"] == finished.report["dagster_runs"][-1]["run_id"]
     assert tags["dagster.partition"] == "2026-01-16"
     assert {"delta.impressions", "delta.labels", "code.version", "spec.hash"} <= tags.keys()
     assert params["training.batch_size"] == "1024"
     assert {"loss", "grad_norm", "test/click/auc", "test/click/auc_low", "export/max_logit_difference"} <= metrics
-    assert models == [("ads", 1)]
+    versions = {name.removeprefix("delta."): version for name, version in tags.items() if name.startswith("delta.")}
+    assert {name: digest.split("-")[0] for name, digest in datasets.items() if name in versions} == {
+        name: f"v{version}" for name, version in versions.items()
+    }
+    assert datasets.keys() - versions.keys() == {"train", "validation", "calibration", "test"}
+    assert kinds == [("DATASET", run)] * 8 + [("RUN_OUTPUT", model)]
+    assert (tags["mlflow.source.type"], tags["mlflow.source.name"]) == ("JOB", "ctr_pipeline daily_retrain")
+    assert models == [("ads", 1, model_files)]
+    assert model_status == LoggedModelStatus.READY.to_int()
     artifacts = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
-    assert {"spec.yaml", "steps.jsonl", "plots/reliability.png", "bundle/model.onnx"} <= artifacts
+    assert {"spec.yaml", "steps.jsonl", "plots/reliability.png"} <= artifacts
+    exported = finished.data_root / "training" / "2026-01-16" / "bundle"
+    assert Bundle.open(Path(model_files)).sha256 == Bundle.open(exported).sha256
     assert "advertiser_quality.json" in artifacts
 
 

@@ -48,6 +48,20 @@ def test_replacing_days_leaves_the_others_and_is_one_commit(tmp_path: Path) -> N
     assert values(lake.scan("t", version=first)) == [(DAYS[0], 1), (DAYS[1], 2), (DAYS[2], 3)]
 
 
+def test_the_facts_of_a_version_are_those_of_that_version(tmp_path: Path) -> None:
+    lake = Lake(tmp_path)
+    empty = lake.replace_days("t", rows(), DAYS[:1])
+    second = lake.replace_days("t", rows((1, 2), (1, 3), (3, 4)), DAYS[:4])
+    lake.replace_days("t", rows((4, 5)), DAYS[4:])
+    before, after = lake.facts("t", empty), lake.facts("t", second)
+    assert (before.rows, before.first_day, before.last_day) == (0, None, None)
+    assert (after.rows, after.first_day, after.last_day) == (3, DAYS[1], DAYS[3])
+    assert after.schema == {"day": pl.Date, "value": pl.Int64}
+    assert before.id == after.id
+    with pytest.raises(LakeError, match="version 9 cannot be read"):
+        lake.facts("t", 9)
+
+
 def test_an_empty_frame_makes_the_table_with_its_columns(tmp_path: Path) -> None:
     lake = Lake(tmp_path)
     lake.replace_days("quarantine", rows(), DAYS[:1])

@@ -6,6 +6,7 @@ import dagster as dg
 from dagster._core.remote_origin import InProcessCodeLocationOrigin, RemoteJobOrigin, RemoteRepositoryOrigin
 from dagster._core.test_utils import create_run_for_test
 from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
+from mlflow.entities import LoggedModelStatus
 
 from ctr_pipeline.orchestration.instance import COMMAND_TAG, close_abandoned
 from ctr_pipeline.orchestration.resources import TrackingResource
@@ -62,6 +63,9 @@ def test_the_mlflow_run_of_a_killed_training_is_closed(tmp_path: Path) -> None:
     with dg.DagsterInstance.ephemeral() as instance:
         run = create_run_for_test(instance, job_name=RETRAIN_JOB, status=STARTED, tags=OURS)
         killed, other = (tracking.start_run("ads", {"dagster.run_id": name}, {}) for name in (run.run_id, "another"))
+        tracking.start_model(killed, "ads-2026-01-02", "ranker", {}, {})
         assert close_abandoned(instance, tracking) == [run.run_id]
         statuses = {name: tracking.client().get_run(name).info.status for name in (killed, other)}
     assert statuses == {killed: "KILLED", other: "RUNNING"}
+    [output] = tracking.client().get_run(killed).outputs.model_outputs
+    assert tracking.client().get_logged_model(output.model_id).status == LoggedModelStatus.FAILED

@@ -15,12 +15,15 @@ from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
 from ctr_pipeline.orchestration.metadata import interval, plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import TrackingResource
+from ctr_pipeline.orchestration.tracked_datasets import split_datasets
 from ctr_pipeline.orchestration.user_errors import user_errors
 from ctr_pipeline.spec import Spec
 
 if TYPE_CHECKING:
     from ctr_pipeline.calibration import Calibrator
     from ctr_pipeline.evaluation import TaskMetrics
+
+OTHER_SPLITS = tuple(split for split in SCORED_SPLITS if split != "test")
 
 Metrics = Mapping[str, Mapping[str, "TaskMetrics"]]
 """By task and split."""
@@ -73,7 +76,10 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             images = _plots(spec, paths, metrics)
         content = {task: {split: found.to_json() for split, found in of.items()} for task, of in metrics.items()}
         files.write_evaluation(content)
-        tracking.log(run.run_id, _numbers(metrics), [("plots", paths.plots), ("", paths.evaluation)])
+        others = {name: value for split in OTHER_SPLITS for name, value in _numbers(metrics, split).items()}
+        tracking.log(run.run_id, others, [("plots", paths.plots), ("", paths.evaluation)])
+        [test] = split_datasets(paths.packed, ["test"])
+        tracking.log_model_metrics(run.run_id, _numbers(metrics, "test"), test)
         return dg.MaterializeResult(
             metadata={
                 "metrics": table(_rows(content)),
@@ -137,12 +143,9 @@ def _plots(spec: Spec, paths: RetrainPaths, metrics: Metrics) -> dict[str, bytes
     return images
 
 
-def _numbers(metrics: Metrics) -> dict[str, float]:
+def _numbers(metrics: Metrics, split: str) -> dict[str, float]:
     return {
-        f"{split}/{task}/{name}": value
-        for task, of in metrics.items()
-        for split, found in of.items()
-        for name, value in found.numbers().items()
+        f"{split}/{task}/{name}": value for task, of in metrics.items() for name, value in of[split].numbers().items()
     }
 
 

@@ -13,6 +13,7 @@ from ctr_pipeline.deployment.key import key_fingerprint
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import Release, RetrainFiles
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
+from ctr_pipeline.orchestration.assets.training import start_model
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
 from ctr_pipeline.orchestration.checks.model_quality import ParityEvidence, PromotionEvidence
 from ctr_pipeline.orchestration.partitions import daily_partitions
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from ctr_pipeline.serving.parity import Parity
 
 BUNDLE = "bundle"
-"""Folder of the bundle among the artifacts of an MLflow run."""
+"""Folder of the bundle; also among the artifacts of MLflow runs of earlier versions."""
 
 KEY_TAG = "key.fingerprint"
 """Tag of a model version: the vocabularies of two models under different keys have no id in common."""
@@ -64,8 +65,12 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         )
         if refused("serving_bundle", checks):
             shutil.rmtree(paths.bundle)
+            tracking.fail_model(run.run_id)
         yield from require("serving_bundle", checks)
-        tracking.log(run.run_id, {"export/max_logit_difference": parity.logit}, [(BUNDLE, paths.bundle)])
+        tracking.log(run.run_id, {"export/max_logit_difference": parity.logit}, [])
+        if not tracking.has_model(run.run_id):
+            start_model(tracking, run.run_id, spec, context)
+        tracking.finish_model(run.run_id, paths.bundle)
         yield dg.MaterializeResult(
             metadata={
                 "bundle": dg.MetadataValue.path(str(paths.bundle)),
@@ -222,7 +227,7 @@ def _champion_logits(
     if held is None:
         return None, None
     try:
-        bundle = _champion_bundle(tracking, held)
+        bundle = _champion_bundle(tracking, spec.name, held)
         fitted = bundle.calibrators()
     except BundleError as error:
         return None, f"The champion (version {held.version}) cannot be opened, so nothing is compared: {error}"
@@ -238,7 +243,7 @@ def _champion_logits(
     return np.column_stack([fitted[task].apply(logits[:, n]) for n, task in enumerate(tasks)]), None
 
 
-def _champion_bundle(tracking: TrackingResource, held: ModelVersion) -> "Bundle":
+def _champion_bundle(tracking: TrackingResource, name: str, held: ModelVersion) -> "Bundle":
     """The champion's bundle: where it was made, unless a later retrain replaced it; else from MLflow.
 
     Raises:
@@ -255,6 +260,6 @@ def _champion_bundle(tracking: TrackingResource, held: ModelVersion) -> "Bundle"
     except BundleError:
         pass
     try:
-        return Bundle.open(Path(tracking.client().download_artifacts(held.run_id, BUNDLE)))
+        return Bundle.open(tracking.version_files(name, held.version))
     except (MlflowException, OSError) as error:
         raise BundleError(f"its files are not in MLflow any more ({type(error).__name__}).") from error

@@ -21,14 +21,20 @@ from ctr_pipeline.orchestration.checks.definition import checks_of
 from ctr_pipeline.orchestration.checks.gradient_health import TrainingEvidence
 from ctr_pipeline.orchestration.metadata import plots
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.resources import TrackingResource, TrainerResource
+from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource, TrainerResource
+from ctr_pipeline.orchestration.tracked_datasets import split_datasets, table_datasets
+from ctr_pipeline.orchestration.user_errors import user_errors
 from ctr_pipeline.provenance import Lineage, code_version, environment_info
+from ctr_pipeline.provenance.checkout import checkout_commit
 from ctr_pipeline.spec import Spec, spec_hash
 
 SHOWN = (
     "best_epoch", "best_validation_ne", "steps", "rows", "seconds", "rows_per_second", "device", "precision", "model_sha256",
 )  # fmt: skip
 """Facts of a training in the asset's metadata."""
+
+MODEL_KIND = "multi-task ranker"
+"""Type of the logged model."""
 
 LOGGED_NUMBERS = ("best_epoch", "best_validation_ne", "steps", "rows", "seconds", "rows_per_second")
 
@@ -46,11 +52,16 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         description="Multi-task ranker trained under torchrun; best epoch by validation.",
     )
     def ranker(
-        context: dg.AssetExecutionContext, trainer: TrainerResource, tracking: TrackingResource
+        context: dg.AssetExecutionContext, trainer: TrainerResource, tracking: TrackingResource, lake: LakeResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         paths = deployment.paths.retrain(context.partition_key)
+        with user_errors():
+            view = RetrainFiles(paths).examples()
+            datasets = [*split_datasets(paths.packed), *table_datasets(lake.open(), view.existing_versions)]
         run_id = _prepare(deployment, paths, context, tracking)
         with tracking.closing(run_id):
+            tracking.log_datasets(run_id, datasets)
+            start_model(tracking, run_id, deployment.spec, context)
             context.log.info(f"Training; metrics go to MLflow run {run_id}")
             code, _ = trainer.run(context, paths.job, {"mlflow_run_id": run_id}, deployment.data_root)
             outcome = TrainingOutcome.read(paths.result, code)
@@ -88,6 +99,13 @@ def run_metadata(run_id: str, url: str) -> dict[str, Any]:
     return {"mlflow_run_id": run_id, **({"mlflow_run": dg.MetadataValue.url(url)} if url else {})}
 
 
+def start_model(tracking: TrackingResource, run_id: str, spec: Spec, context: dg.AssetExecutionContext) -> None:
+    """Names the model of a retrain as what its MLflow run makes."""
+    day = context.partition_key
+    tags = {"partition": day, "spec.hash": spec_hash(spec), "code.version": code_version(), **_source_tags(context)}
+    tracking.start_model(run_id, f"{spec.name}-{day}", MODEL_KIND, _params(spec), tags)
+
+
 def without_password(address: str) -> str:
     """An address of the tracking store as it may be shown."""
     return re.sub(r"//[^/@]*@", "//", address)
@@ -105,7 +123,9 @@ def _prepare(
     paths.training.mkdir(parents=True)
     paths.spec.write_text(deployment.spec_text, encoding="utf-8")
     run_id = tracking.start_run(
-        f"{spec.name} {paths.day}", {**_dagster_tags(context), **_content_tags(spec, paths)}, _params(spec)
+        f"{spec.name} {paths.day}",
+        {**_source_tags(context), **_dagster_tags(context), **_content_tags(spec, paths)},
+        _params(spec),
     )
     uri = tracking.tracking_uri
     RetrainFiles(paths).write_mlflow_run(
@@ -122,6 +142,16 @@ def _prepare(
         mlflow=MlflowTarget(tracking_uri=uri, run_id=run_id),
     ).save(paths.job)
     return run_id
+
+
+def _source_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
+    """What MLflow's page shows as the source of a run: the job, and the commit of a checkout; no path."""
+    commit = checkout_commit()
+    return {
+        "mlflow.source.type": "JOB",
+        "mlflow.source.name": f"ctr_pipeline {context.run.job_name}",
+        **({"mlflow.source.git.commit": commit} if commit else {}),
+    }
 
 
 def _dagster_tags(context: dg.AssetExecutionContext) -> dict[str, str]:

@@ -1,5 +1,7 @@
-"""MLflow: one run for each training materialisation."""
+"""MLflow: one run for each training materialisation, with the datasets that it reads and the model that it makes."""
 
+import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,12 +11,20 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from ctr_pipeline.deployment.environment import set_default_variables
+from ctr_pipeline.orchestration.tracked_datasets import TrackedDataset
 
 if TYPE_CHECKING:
+    from mlflow.entities import DatasetInput, LoggedModel, Metric
     from mlflow.tracking import MlflowClient
 
 BATCH = 1000
 """MLflow accepts at most this many metrics in one call."""
+
+KIND = ("mlflow.experimentKind", "custom_model_development")
+"""Tag of an experiment by which the page shows trainings and models; without it, traces of language models."""
+
+VERSIONS_TAG = "mlflow.modelVersions"
+"""Tag of a logged model by which its page names the versions in the registry."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,12 +81,8 @@ class TrackingResource(dg.ConfigurableResource):
 
     def log(self, run_id: str, metrics: Mapping[str, float], artifacts: Sequence[tuple[str, Path]]) -> None:
         """Adds metrics, and files or folders each under the artifact folder that it comes with, to a run."""
-        from mlflow.entities import Metric
-
         client = self.client()
-        entries = [Metric(key, float(value), 0, 0) for key, value in metrics.items()]
-        for start in range(0, len(entries), BATCH):
-            client.log_batch(run_id, metrics=entries[start : start + BATCH])
+        self._log_metrics(run_id, _metrics(metrics))
         for folder, path in artifacts:
             if path.is_dir():
                 client.log_artifacts(run_id, str(path), folder or None)
@@ -89,16 +95,64 @@ class TrackingResource(dg.ConfigurableResource):
         for key, value in tags.items():
             client.set_tag(run_id, key, value)
 
+    def log_datasets(self, run_id: str, datasets: Sequence[TrackedDataset]) -> None:
+        """Names the datasets that a run reads."""
+        self.client().log_inputs(run_id, datasets=[_dataset_input(dataset) for dataset in datasets])
+
+    def start_model(
+        self, run_id: str, name: str, kind: str, params: Mapping[str, Any], tags: Mapping[str, str]
+    ) -> None:
+        """Names the model that a run makes. It is pending until :meth:`finish_model` or a failure of the run."""
+        from mlflow.entities import LoggedModelOutput
+
+        client = self.client()
+        model = client.create_logged_model(
+            self._experiment_id(client),
+            name=name,
+            source_run_id=run_id,
+            tags=dict(tags),
+            params={key: str(value) for key, value in params.items()},
+            model_type=kind,
+        )
+        client.log_outputs(run_id, [LoggedModelOutput(model.model_id, step=0)])
+
+    def log_model_metrics(self, run_id: str, metrics: Mapping[str, float], dataset: TrackedDataset) -> None:
+        """Adds metrics of a run's model, measured on a dataset, to both; to the run alone where it names no model."""
+        model = self._model(run_id)
+        self._log_metrics(run_id, _metrics(metrics, dataset, model.model_id if model else None))
+
+    def finish_model(self, run_id: str, folder: Path) -> None:
+        """Keeps the files of ``folder`` as those of the run's model, which is ready with them.
+
+        Raises:
+            LookupError: the run names no model.
+        """
+        client, model = self.client(), self._model(run_id)
+        if model is None:
+            raise LookupError(f"MLflow run {run_id} names no model")
+        client.log_model_artifacts(model.model_id, str(folder))
+        client.finalize_logged_model(model.model_id, "READY")
+
+    def fail_model(self, run_id: str) -> None:
+        """Marks the run's model, if it names one, as one that must not be used."""
+        model = self._model(run_id)
+        if model is not None:
+            self.client().finalize_logged_model(model.model_id, "FAILED")
+
+    def has_model(self, run_id: str) -> bool:
+        """Whether the run names the model that it makes; runs of earlier versions name none."""
+        return self._model(run_id) is not None
+
     @contextmanager
     def closing(self, run_id: str) -> Iterator[None]:
-        """Closes the run as FINISHED, FAILED, or KILLED when the step is cancelled."""
+        """Closes the run as FINISHED, FAILED, or KILLED when the step is cancelled; its model fails with it."""
         try:
             yield
         except (KeyboardInterrupt, dg.DagsterExecutionInterruptedError):
-            self.client().set_terminated(run_id, "KILLED")
+            self._close_failed(run_id, "KILLED")
             raise
         except BaseException:
-            self.client().set_terminated(run_id, "FAILED")
+            self._close_failed(run_id, "FAILED")
             raise
         self.client().set_terminated(run_id, "FINISHED")
 
@@ -109,15 +163,24 @@ class TrackingResource(dg.ConfigurableResource):
             [self._experiment_id(client)], f"tags.`dagster.run_id` = '{dagster_run}' and attributes.status = 'RUNNING'"
         )
         for run in found:
-            client.set_terminated(run.info.run_id, "KILLED")
+            self._close_failed(run.info.run_id, "KILLED")
 
     def url(self, run_id: str) -> str:
         """Link to the run's page, or an empty text when the page's address is not known."""
         experiment = self._experiment_id(self.client())
-        return f"{self.ui_url}/#/experiments/{experiment}/runs/{run_id}" if self.ui_url else ""
+        # The page opens for language models unless told otherwise.
+        view = "?workflowType=machine_learning"
+        return f"{self.ui_url}/#/experiments/{experiment}/runs/{run_id}{view}" if self.ui_url else ""
 
     def register(self, name: str, run_id: str, artifact: str, tags: Mapping[str, str]) -> str:
-        """Registers a run's artifact folder as a new version of model ``name`` and returns the version."""
+        """Registers a run's model as a new version of ``name`` and returns the version.
+
+        Args:
+            name: Name in the registry.
+            run_id: The run.
+            artifact: Folder among the run's artifacts where the files lie if the run names no model.
+            tags: Tags of the version.
+        """
         from mlflow.exceptions import MlflowException
 
         client = self.client()
@@ -126,8 +189,28 @@ class TrackingResource(dg.ConfigurableResource):
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-        source = f"{client.get_run(run_id).info.artifact_uri}/{artifact}"
-        return str(client.create_model_version(name, source, run_id, tags=dict(tags)).version)
+        model = self._model(run_id)
+        if model is None:
+            source = f"{client.get_run(run_id).info.artifact_uri}/{artifact}"
+            return str(client.create_model_version(name, source, run_id, tags=dict(tags)).version)
+        # The location, not models:/<id>: a SQL registry would look the id up in the process-wide tracking store.
+        made = client.create_model_version(
+            name, model.artifact_location, run_id, tags=dict(tags), model_id=model.model_id
+        )
+        registered = [*json.loads(model.tags.get(VERSIONS_TAG, "[]")), {"name": name, "version": int(made.version)}]
+        client.set_logged_model_tags(model.model_id, {VERSIONS_TAG: json.dumps(registered)})
+        return str(made.version)
+
+    def version_files(self, name: str, version: str) -> Path:
+        """Folder with the files of a version of the model, downloaded unless they lie on this machine.
+
+        Raises:
+            MlflowException: they are gone.
+        """
+        from mlflow.artifacts import download_artifacts
+
+        location = self.client().get_model_version_download_uri(name, version)
+        return Path(download_artifacts(artifact_uri=location, tracking_uri=self.tracking_uri))
 
     def champion(self, name: str) -> "ModelVersion | None":
         """The version of the model that has the alias ``champion``; None when none has."""
@@ -154,6 +237,21 @@ class TrackingResource(dg.ConfigurableResource):
         """Gives ``version`` the alias ``challenger``."""
         self.client().set_registered_model_alias(name, "challenger", version)
 
+    def _model(self, run_id: str) -> "LoggedModel | None":
+        """The model that the run names last."""
+        client = self.client()
+        made = client.get_run(run_id).outputs
+        outputs = made.model_outputs if made else []
+        return client.get_logged_model(outputs[-1].model_id) if outputs else None
+
+    def _close_failed(self, run_id: str, status: str) -> None:
+        self.client().set_terminated(run_id, status)
+        self.fail_model(run_id)
+
+    def _log_metrics(self, run_id: str, entries: "list[Metric]") -> None:
+        for start in range(0, len(entries), BATCH):
+            self.client().log_batch(run_id, metrics=entries[start : start + BATCH])
+
     def _link_back(self, dagster_run: str) -> dict[str, str]:
         """A note that MLflow renders, with a link to the Dagster run."""
         if not self.dagster_url:
@@ -164,5 +262,37 @@ class TrackingResource(dg.ConfigurableResource):
         experiment = client.get_experiment_by_name(self.experiment)
         if experiment is None:
             # Given explicitly: the default would lie in the working folder.
-            return str(client.create_experiment(self.experiment, artifact_location=self.artifact_root))
+            return str(
+                client.create_experiment(self.experiment, artifact_location=self.artifact_root, tags=dict([KIND]))
+            )
+        if KIND[0] not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, *KIND)
         return str(experiment.experiment_id)
+
+
+def _metrics(
+    values: Mapping[str, float], dataset: TrackedDataset | None = None, model_id: str | None = None
+) -> "list[Metric]":
+    from mlflow.entities import Metric
+
+    # Of the values of one metric the page shows the latest, so a repeated step must come later.
+    now = time.time_ns() // 1_000_000
+    names = {"dataset_name": dataset.name, "dataset_digest": dataset.digest} if dataset else {}
+    return [Metric(key, float(value), now, 0, model_id=model_id, **names) for key, value in values.items()]
+
+
+def _dataset_input(dataset: TrackedDataset) -> "DatasetInput":
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    columns = [{"name": name, "type": kind, "required": False} for name, kind in dataset.columns.items()]
+    return DatasetInput(
+        Dataset(
+            name=dataset.name,
+            digest=dataset.digest,
+            source_type=dataset.source_type,
+            source=json.dumps(dataset.source),
+            schema=json.dumps({"mlflow_colspec": columns}),
+            profile=json.dumps(dataset.profile),
+        ),
+        [InputTag("mlflow.data.context", dataset.context)],
+    )
