@@ -188,6 +188,7 @@ def _params(spec: Spec) -> dict[str, Any]:
             for task in content["tasks"]
             if "objective" in task
         },
+        **({"calibration": json.dumps(content["calibration"])} if "calibration" in content else {}),
     }
 
 
