@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 PLOT_LIMIT = 60_000
-"""Plots live in the event log, which is a database: larger ones are left to MLflow."""
+"""Plots are stored in the event log, which is a database: larger ones are left to MLflow."""
 
 
 def column_schema(frame: "pl.DataFrame") -> dg.TableSchema:

@@ -9,7 +9,7 @@ from ctr_pipeline.provenance.source_code import PACKAGE
 def checkout_commit(package: Path = PACKAGE) -> str | None:
     """The commit that the checkout around ``package`` is at; None for an installed package, or without git.
 
-    Files may have been edited since: what the code is, :func:`~ctr_pipeline.provenance.source_code.code_version` says.
+    Files may have been edited since: :func:`~ctr_pipeline.provenance.source_code.code_version` identifies the code.
     Only a checkout whose root holds the package counts: an environment below another project's checkout is none.
     """
     root = package.parent

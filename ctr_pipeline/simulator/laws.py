@@ -69,7 +69,7 @@ class Auction:
 
 @dataclass(frozen=True, slots=True)
 class Lifetimes:
-    """When ads live."""
+    """When ads are active."""
 
     mid_period: float = 0.4
     mean_days: float = 25.0

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable, Mapping
 
 MAX_LAYERS = 40
-"""Most layers that are told apart: more curves than that are read by nobody."""
+"""Largest number of layers with a curve of their own."""
 
 
 def layer_norms(norms: Mapping[str, float], limit: int = MAX_LAYERS) -> dict[str, float]:

@@ -168,7 +168,7 @@ class TrackingResource(dg.ConfigurableResource):
     def url(self, run_id: str) -> str:
         """Link to the run's page, or an empty text when the page's address is not known."""
         experiment = self._experiment_id(self.client())
-        # The page opens for language models unless told otherwise.
+        # Without it the page opens in its mode for language models.
         view = "?workflowType=machine_learning"
         return f"{self.ui_url}/#/experiments/{experiment}/runs/{run_id}{view}" if self.ui_url else ""
 
