@@ -45,7 +45,7 @@ def require_spark(environment: Mapping[str, str]) -> None:
     if find_spec("pyspark") is None:
         raise EngineError(
             "The engine spark needs pyspark, which is not installed. "
-            "Run: pip install -c constraints.txt 'ctr-pipeline[spark]'. Or use --engine duckdb."
+            "Run: pip install 'ctr-pipeline[spark]'. Or use --engine duckdb."
         )
     home = environment.get("JAVA_HOME")
     java = str(Path(home) / "bin" / "java") if home else "java"
