@@ -6,7 +6,7 @@ SPEC ?= specs/ads.yaml
 DATA_ROOT ?= data/ads
 PORT ?= 3000
 MLFLOW_PORT ?= 5000
-# Test files run side by side in this many processes.
+# Tests run side by side in this many processes.
 WORKERS ?= 2
 BENCHMARK ?=
 
@@ -22,7 +22,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help install install-run demo ui test test-nightly lint format types benchmark clean
+.PHONY: help install install-run demo ui test test-fast test-nightly lint format types benchmark clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,7 +50,10 @@ ui: install-run ## Web pages of Dagster (PORT=3000) and MLflow (MLFLOW_PORT=5000
 	$(BIN)/ctr ui --spec $(SPEC) --data-root $(DATA_ROOT) --port $(PORT) --mlflow-port $(MLFLOW_PORT)
 
 test: install ## All tests but the nightly ones; ARGS='-k words' narrows them
-	$(BIN)/python -m pytest -m 'not nightly' -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -m 'not nightly' -n $(WORKERS) $(ARGS)
+
+test-fast: install ## Without whole runs, browser and Spark: a few minutes; ARGS='-k words' narrows them
+	$(BIN)/python -m pytest -m 'not (nightly or end_to_end or browser or spark)' -n $(WORKERS) $(ARGS)
 
 test-nightly: install ## The slow suites
 	$(BIN)/python -m pytest -m nightly $(ARGS)

@@ -4,16 +4,30 @@ from pathlib import Path
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
 
 from ctr_pipeline_tests.end_to_end.fixtures import config_home, ctr, finished, servers, small_spec
+from ctr_pipeline_tests.engine_sessions import sessions
+from ctr_pipeline_tests.side_by_side import ByGroup, arrange
 
-__all__ = ["config_home", "ctr", "finished", "servers", "small_spec"]
+__all__ = ["config_home", "ctr", "finished", "servers", "sessions", "small_spec"]
 
 # A loaded machine is slow, and that is no defect of the code under test.
 settings.register_profile("no_deadline", deadline=None)
 settings.load_profile("no_deadline")
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    arrange(items)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup:
+    config.option.loadscopereorder = False
+    return ByGroup(config, log)
 
 
 @pytest.fixture(scope="session")

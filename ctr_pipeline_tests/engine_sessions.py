@@ -51,9 +51,9 @@ def settings_for(root: Path, engine: EngineName) -> Deployment:
     )
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def sessions(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
-    """Gives each engine, started when it is first asked for, for all tests of a module."""
+    """Gives each engine, started when it is first asked for, for all tests; pytest-xdist runs these in one worker."""
     with engine_sessions(tmp_path_factory.mktemp("engines")) as session:
         yield session
 

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +14,9 @@ from typing import Any
 
 import pytest
 import yaml
+
+from ctr_pipeline_tests.built_once import built_once
+from ctr_pipeline_tests.end_to_end.copies import copy_root
 
 CTR = Path(sys.executable).with_name("ctr")
 
@@ -39,7 +41,8 @@ def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[st
 
 @pytest.fixture(scope="session")
 def config_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("config")
+    """Where the first run makes its key; one key for the whole test session, as its runs are compared."""
+    return built_once(tmp_path_factory, "config", lambda _: None)
 
 
 @pytest.fixture(scope="session")
@@ -72,22 +75,37 @@ def small_spec(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
         task["window"] = "2d"
     content["split"] = {"test": {"days": 2}, "calibration": {"days": 2}, "validation": {"days": 1}}
     content["training"].update(epochs=1, batch_size=1024)
-    path = tmp_path_factory.mktemp("spec") / "small.yaml"
-    path.write_text(yaml.safe_dump(content), encoding="utf-8")
-    return path
+    text = yaml.safe_dump(content)
+    folder = built_once(
+        tmp_path_factory, "spec", lambda folder: (folder / "small.yaml").write_text(text, encoding="utf-8")
+    )
+    return folder / "small.yaml"
 
 
 @pytest.fixture(scope="session")
 def finished(
     small_spec: Path, ctr: Callable[..., "subprocess.CompletedProcess[str]"], tmp_path_factory: pytest.TempPathFactory
 ) -> Finished:
-    """One run of the small marketplace."""
-    root = tmp_path_factory.mktemp("run") / "data"
-    out, temporary = root.parent / "report.json", root.parent / "temporary"
-    temporary.mkdir()
-    done = ctr("run", "--spec", small_spec, "--data-root", root, "--json", out, TMPDIR=str(temporary))
-    report = json.loads(out.read_text(encoding="utf-8"))
-    return Finished(small_spec, root, report, done.stdout, done.stderr, temporary)
+    """One run of the small marketplace for the whole test session; tests that change something copy it first."""
+
+    def run(folder: Path) -> None:
+        (folder / "temporary").mkdir()
+        done = ctr(
+            "run", "--spec", small_spec, "--data-root", folder / "marketplace" / "data",
+            "--json", folder / "report.json", TMPDIR=str(folder / "temporary"),
+        )  # fmt: skip
+        (folder / "stdout.txt").write_text(done.stdout, encoding="utf-8")
+        (folder / "stderr.txt").write_text(done.stderr, encoding="utf-8")
+
+    folder = built_once(tmp_path_factory, "finished", run)
+    return Finished(
+        spec=small_spec,
+        data_root=folder / "marketplace" / "data",
+        report=json.loads((folder / "report.json").read_text(encoding="utf-8")),
+        stdout=(folder / "stdout.txt").read_text(encoding="utf-8"),
+        stderr=(folder / "stderr.txt").read_text(encoding="utf-8"),
+        temporary=folder / "temporary",
+    )
 
 
 def free_port() -> int:
@@ -156,9 +174,7 @@ class Servers:
 @pytest.fixture(scope="session")
 def servers(finished: Finished, config_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     """`ctr ui` on free ports over a copy of the finished run, which tests may change."""
-    root = tmp_path_factory.mktemp("served") / "run"
-    shutil.copytree(finished.data_root.parent, root)
-    data_root = root / finished.data_root.name
+    data_root = copy_root(finished.data_root, tmp_path_factory.mktemp("served") / "run")
     port, mlflow_port = free_port(), free_port()
     process = subprocess.Popen(
         [str(CTR), "ui", "--spec", str(finished.spec), "--data-root", str(data_root),

@@ -19,9 +19,7 @@ from ctr_pipeline.sources import Pseudonymiser, read_events, read_impressions
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.fields import DAY_US
 from ctr_pipeline_tests.end_to_end.fixtures import Finished
-from ctr_pipeline_tests.engine_sessions import Session, bits, collected, sessions
-
-__all__ = ["sessions"]
+from ctr_pipeline_tests.engine_sessions import Session, bits, collected
 
 Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -14,6 +14,7 @@ from mlflow.entities import LoggedModelStatus
 
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.serving import Bundle
+from ctr_pipeline_tests.end_to_end.copies import copy_root
 from ctr_pipeline_tests.end_to_end.fixtures import Finished
 
 Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -142,12 +143,13 @@ def test_the_bundle_opens_and_scores_raw_values(finished: Finished) -> None:
 
 
 def test_a_second_run_does_nothing(finished: Finished, ctr: Ctr, tmp_path: Path) -> None:
-    versions = {table: Lake(finished.data_root / "lake").version(table) for table in TABLES}
-    done = ctr("run", "--spec", finished.spec, "--data-root", finished.data_root, "--json", tmp_path / "again.json")
+    root = copy_root(finished.data_root, tmp_path / "run")
+    versions = {table: Lake(root / "lake").version(table) for table in TABLES}
+    done = ctr("run", "--spec", finished.spec, "--data-root", root, "--json", tmp_path / "again.json")
     again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
     assert again["dagster_runs"] == []
     assert again["metrics"] == finished.report["metrics"]
-    assert {table: Lake(finished.data_root / "lake").version(table) for table in TABLES} == versions
+    assert {table: Lake(root / "lake").version(table) for table in TABLES} == versions
     assert "Everything was up to date." in done.stdout
 
 

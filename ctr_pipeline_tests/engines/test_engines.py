@@ -23,9 +23,7 @@ from ctr_pipeline.engines.factory import engine_session
 from ctr_pipeline.engines.polars import PolarsEngine
 from ctr_pipeline.engines.spark import SparkEngine, require_spark
 from ctr_pipeline.lake import Lake, LakeError
-from ctr_pipeline_tests.engine_sessions import ENGINES, Session, bits, collected, sessions, settings_for, stored
-
-__all__ = ["sessions"]
+from ctr_pipeline_tests.engine_sessions import ENGINES, Session, bits, collected, settings_for, stored
 
 DAYS = [date(2026, 1, 1) + timedelta(days=n) for n in range(5)]
 NAN, INF = float("nan"), float("inf")

@@ -12,10 +12,8 @@ from ctr_pipeline.engines.base import Engine
 from ctr_pipeline.features import HISTORY_COLUMNS, HISTORY_ORDER, history_for_days, join_history
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.spec import Spec, parse_spec
-from ctr_pipeline_tests.engine_sessions import Session, bits, collected, sessions
+from ctr_pipeline_tests.engine_sessions import Session, bits, collected
 from ctr_pipeline_tests.features.pasts import FIRST, SPEC, SPEC_TEXT, random_past
-
-__all__ = ["sessions"]
 
 DAYS = [FIRST + timedelta(days=number) for number in range(16)]
 KEYS = {"u1": "", "u2": "é\n", "u3": "日本", "a": "", "b": "B", "c": "b"}

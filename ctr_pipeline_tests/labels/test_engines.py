@@ -24,10 +24,8 @@ from ctr_pipeline.labels import (
 )
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.spec.tasks import Label, Task
-from ctr_pipeline_tests.engine_sessions import ENGINES, Session, bits, collected, sessions
+from ctr_pipeline_tests.engine_sessions import ENGINES, Session, bits, collected
 from ctr_pipeline_tests.labels.worlds import EVENTS, FUNNELS, IMPRESSIONS, random_world
-
-__all__ = ["sessions"]
 
 FIRST = date(2026, 3, 1)
 DAYS = [FIRST + timedelta(days=n) for n in range(4)]
