@@ -23,12 +23,15 @@ def found(*flagged: KeyQuality) -> QualityTable:
 
 
 def test_the_table_has_a_line_for_each_flagged_key() -> None:
-    text = flagged_table(found(flagged_key("s1"), flagged_key("s|2`\n", z=None, expected_rate=None, delay_hours=None)))
-    assert text.splitlines() == [
-        "| shop | step | trials | outcomes | rate | expected | z | delay (h) | status | weight |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| `s1` | click → order | 1,200 | 1,100 | 91.7% | 45.1% | +6.3 | 1.2 | inflated | 0.16 |",
-        "| `s\\|2' ` | click → order | 1,200 | 1,100 | 91.7% | – | – | – | inflated | 0.16 |",
+    keys = (flagged_key("s1"), flagged_key("s|2`\n", z=None, expected_rate=None), flagged_key("s3", status="late"))
+    assert flagged_table(found(*keys)).splitlines() == [
+        "| shop | task | outcomes | rate | expected | status |",
+        "| --- | --- | --- | --- | --- | --- |",
+        "| `s1` | order | 1,100/1,200 | 91.7% | 45.1% | inflated |",
+        "| `s\\|2' ` | order | 1,100/1,200 | 91.7% | – | inflated |",
+        "| `s3` | order | 1,100/1,200 | 91.7% | 45.1% | late by 1.2 h |",
+        "",
+        "With z, delay and weight: advertiser_quality.json.",
     ]
     assert flagged_table(found()) == "No key is flagged."
 
@@ -36,7 +39,7 @@ def test_the_table_has_a_line_for_each_flagged_key() -> None:
 def test_a_long_table_says_how_many_it_leaves_out() -> None:
     text = flagged_table(found(*(flagged_key(f"s{number}") for number in range(35))), most=30)
     assert len(text.splitlines()) == 2 + 30 + 2
-    assert text.endswith("5 more are in advertiser_quality.json.")
+    assert text.endswith("With 5 more keys, and z, delay and weight: advertiser_quality.json.")
 
 
 def test_the_check_warns_above_the_share_and_names_the_worst() -> None:

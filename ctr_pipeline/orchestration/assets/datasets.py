@@ -79,8 +79,8 @@ def dataset_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 "embedding_rows": sum(column.rows for column in layout.ids),
                 "ids": table({"feature": c.name, "rows": c.rows, "width": c.dim} for c in layout.ids),
                 "numbers": table(
-                    {"feature": c.name, "group": c.group, "transform": c.transform, "fill": c.fill, "mean": c.mean,
-                     "deviation": c.std} for c in layout.numeric
+                    {"feature": c.name, "fill": c.fill, "mean": c.mean, "deviation": c.std}
+                    for c in layout.numeric
                 ),
             },
             tags=retrain_tags(deployment, context),
@@ -176,7 +176,11 @@ def _dataset_metadata(dataset: "PackedDataset", paths: RetrainPaths) -> dict[str
     splits: dict[str, Any] = dataset.manifest()["splits"]
     return {
         "splits": table(
-            {"split": name, "rows": found["rows"], "first": found["first"], "last": found["last"]}
+            {
+                "split": name,
+                "rows": found["rows"],
+                **{end: found[end][:16].replace("T", " ") for end in ("first", "last")},
+            }
             for name, found in splits.items()
         ),
         "test_labels": table(state_rows(splits["test"]["states"])),

@@ -9,10 +9,10 @@ from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import SCORED_SPLITS, RetrainFiles, TrainingOutcome
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags
-from ctr_pipeline.orchestration.assets.training import blocking_findings, run_metadata
+from ctr_pipeline.orchestration.assets.training import blocking_findings
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
-from ctr_pipeline.orchestration.metadata import interval, plots, table
+from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, plots, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import TrackingResource
 from ctr_pipeline.orchestration.tracked_datasets import split_datasets
@@ -22,6 +22,11 @@ from ctr_pipeline.spec import Spec
 if TYPE_CHECKING:
     from ctr_pipeline.calibration import Calibrator
     from ctr_pipeline.evaluation import TaskMetrics
+
+TITLES = {"AUC": "auc", "AP": "ap", "NE": "ne", "O/E": "oe"}
+"""Metrics of the tables; O/E is observed over expected."""
+
+RANGE = "95 % interval"
 
 OTHER_SPLITS = tuple(split for split in SCORED_SPLITS if split != "test")
 
@@ -82,14 +87,15 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         tracking.log_model_metrics(run.run_id, _numbers(metrics, "test"), test)
         return dg.MaterializeResult(
             metadata={
-                "metrics": table(_rows(content)),
+                "test": table(test_rows(content)),
+                "splits": table(split_rows(content)),
                 **{
-                    f"{name}/{task}": value
+                    f"{name}/{task}": cell(value)
                     for task, of in metrics.items()
                     for name, value in of["test"].numbers().items()
                     if name in {"auc", "ap", "log_loss", "ne", "oe"}
                 },
-                **plots(images),
+                **plots({name.replace("precision_recall", "pr"): image for name, image in images.items()}),
                 **run_metadata(run.run_id, run.url),
             },
             tags=retrain_tags(deployment, context),
@@ -160,17 +166,34 @@ def _evidence(spec: Spec, metrics: Metrics, content: Mapping[str, Mapping[str, A
     return EvaluationEvidence(first, None if ne is None else float(ne.value), ratios, content)
 
 
-def _rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each task and split, narrow enough to be read without scrolling."""
-    columns = {"AUC": "auc", "AP": "ap", "NE": "ne", "observed/expected": "oe"}
+def test_rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each task and metric on the test rows."""
+    rows = []
+    for task, splits in content.items():
+        found = splits["test"]
+        rows.append(
+            {"task": task, "metric": "positives", "value": found["positives"], RANGE: f"of {found['rows']:,} rows"}
+        )
+        for title, name in TITLES.items():
+            metric = found[name] or {}
+            low, high = metric.get("low"), metric.get("high")
+            bounds = "–" if low is None or high is None else f"{low:.3f}{NO_BREAK}–{NO_BREAK}{high:.3f}"
+            rows.append({"task": task, "metric": title, "value": _three(metric.get("value")), RANGE: bounds})
+    return rows
+
+
+def split_rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each task and split."""
     return [
         {
             "task": task,
             "split": split,
-            "rows": found["rows"],
-            "positives": found["positives"],
-            **{title: interval(found[name]) for title, name in columns.items()},
+            **{title: _three((found[name] or {}).get("value")) for title, name in TITLES.items() if name != "ap"},
         }
         for task, splits in content.items()
         for split, found in splits.items()
     ]
+
+
+def _three(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3f}"

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ctr_pipeline.datasets import Tables
-    from ctr_pipeline.labels import KeyQuality, QualityTable
+    from ctr_pipeline.labels import KeyQuality, QualityTable, TaskQuality
     from ctr_pipeline.spec.weighting import LabelQuality
 
 LISTED = 30
@@ -88,29 +88,30 @@ def flagged_table(found: "QualityTable", most: int = LISTED) -> str:
     """The keys farthest from the others as a Markdown table."""
     if not found.flagged:
         return "No key is flagged."
-    parents = {task.task: task.parent or "impression" for task in found.tasks}
-    names = (found.key, "step", "trials", "outcomes", "rate", "expected", "z", "delay (h)", "status", "weight")
+    names = (found.key, "task", "outcomes", "rate", "expected", "status")
     rows: list[Sequence[str]] = [[str(name) for name in names], ["---"] * len(names)]
-    rows += [_cells(entry, parents[entry.task]) for entry in found.flagged[:most]]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    if len(found.flagged) > most:
-        lines += ["", f"{len(found.flagged) - most} more are in advertiser_quality.json."]
-    return "\n".join(lines)
+    rows += [_cells(entry) for entry in found.flagged[:most]]
+    left_out = len(found.flagged) - most
+    more = f"{left_out} more keys, and " if left_out > 0 else ""
+    return "\n".join(
+        [
+            *("| " + " | ".join(row) + " |" for row in rows),
+            "",
+            f"With {more}z, delay and weight: advertiser_quality.json.",
+        ]
+    )
 
 
-def _cells(entry: "KeyQuality", parent: str) -> list[str]:
+def _cells(entry: "KeyQuality") -> list[str]:
     plain = entry.key.replace("|", "\\|").replace("`", "'").replace("\n", " ")
+    late = entry.status == "late" and entry.delay_hours is not None
     return [
         f"`{plain}`",
-        f"{parent} → {entry.task}",
-        f"{entry.trials:,}",
-        f"{entry.positives:,}",
+        entry.task,
+        f"{entry.positives:,}/{entry.trials:,}",
         f"{entry.rate:.1%}",
         "–" if entry.expected_rate is None else f"{entry.expected_rate:.1%}",
-        "–" if entry.z is None else f"{entry.z:+.1f}",
-        "–" if entry.delay_hours is None else f"{entry.delay_hours:.1f}",
-        entry.status,
-        f"{entry.weight:.2f}",
+        f"late by {entry.delay_hours:.1f} h" if late else entry.status,
     ]
 
 
@@ -118,19 +119,19 @@ def _task_rows(found: "QualityTable") -> list[dict[str, object]]:
     return [
         {
             "task": task.task,
-            "parent": task.parent,
-            "keys": task.keys,
-            "evaluated": task.evaluated,
-            "expected_rate": task.expected_rate,
-            "spread": task.spread,
-            "inflated": task.inflated,
-            "dropped": task.dropped,
-            "late": task.late,
-            "flagged_share": task.flagged_share,
-            "reason": task.reason,
+            "evaluated": f"{task.evaluated:,} of {task.keys:,} keys",
+            "expected": "–" if task.expected_rate is None else f"{task.expected_rate:.1%}",
+            "flagged": _flagged(task),
+            "their share": f"{task.flagged_share:.1%}",
         }
         for task in found.tasks
     ]
+
+
+def _flagged(task: "TaskQuality") -> str:
+    """How many keys have which status, or why none was evaluated."""
+    counts = {"inflated": task.inflated, "dropped": task.dropped, "late": task.late}
+    return task.reason or ", ".join(f"{count} {status}" for status, count in counts.items() if count) or "none"
 
 
 def _plots(found: "QualityTable", keys: "pl.DataFrame", section: "LabelQuality") -> dict[str, bytes]:

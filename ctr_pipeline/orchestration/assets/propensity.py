@@ -9,7 +9,7 @@ from ctr_pipeline.deployment.retrain_files import RetrainFiles
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.propensity import PropensityEvidence
-from ctr_pipeline.orchestration.metadata import plots, table
+from ctr_pipeline.orchestration.metadata import interval, plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.user_errors import user_errors
@@ -43,6 +43,7 @@ def propensity_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(
             metadata={
                 "positions": table(_position_rows(found)),
+                "random_traffic": table(_random_rows(found)),
                 "responses": table(_response_rows(found)),
                 **plots(_plots(found)),
             },
@@ -58,15 +59,22 @@ def _position_rows(found: "PropensityTable") -> list[dict[str, Any]]:
         {
             "response": p.response,
             "position": p.position,
-            "exposure_ratio": p.exposure_ratio,
-            "exposure_low": p.exposure_low,
-            "exposure_high": p.exposure_high,
-            "examination": p.examination,
-            "examination_low": p.examination_low,
-            "examination_high": p.examination_high,
+            "examination": interval({"value": p.examination, "low": p.examination_low, "high": p.examination_high}),
             "weight": p.weight,
-            "random_rows": p.random_rows,
-            "random_outcomes": p.random_positives,
+        }
+        for p in found.positions
+    ]
+
+
+def _random_rows(found: "PropensityTable") -> list[dict[str, Any]]:
+    """What the random traffic of each position counts."""
+    return [
+        {
+            "response": p.response,
+            "position": p.position,
+            "rows": p.random_rows,
+            "outcomes": p.random_positives,
+            "exposure": interval({"value": p.exposure_ratio, "low": p.exposure_low, "high": p.exposure_high}),
         }
         for p in found.positions
     ]
@@ -76,12 +84,11 @@ def _response_rows(found: "PropensityTable") -> list[dict[str, Any]]:
     return [
         {
             "response": r.response,
-            "usable": r.usable,
             "rows": r.rows,
-            "effective_rows": r.ess_rows,
-            "effective_outcomes": r.ess_positives,
+            "effective rows": round(r.ess_rows),
+            "effective outcomes": round(r.ess_positives),
             "clipped": r.clipped_share,
-            "reason": r.reason,
+            "used": "yes" if r.usable else f"no: {r.reason}",
         }
         for r in found.responses
     ]
@@ -93,7 +100,7 @@ def _plots(found: "PropensityTable") -> dict[str, bytes]:
     images = {}
     for response in [r.response for r in found.responses if r.usable]:
         own = [p for p in found.positions if p.response == response]
-        images[f"random_traffic_{response}"] = propensity_plot(
+        images[f"rates_{response}"] = propensity_plot(
             [p.position for p in own],
             [p.random_rows for p in own],
             [p.random_positives for p in own],

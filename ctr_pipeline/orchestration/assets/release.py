@@ -16,6 +16,7 @@ from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
 from ctr_pipeline.orchestration.assets.training import start_model
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
 from ctr_pipeline.orchestration.checks.model_quality import ParityEvidence, PromotionEvidence
+from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.resources.tracking import ModelVersion
@@ -74,12 +75,12 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         yield dg.MaterializeResult(
             metadata={
                 "bundle": dg.MetadataValue.path(str(paths.bundle)),
-                "bundle_sha256": bundle.sha256,
+                "bundle_sha256": bundle.sha256[:DIGEST_SHOWN],
                 "bundle_bytes": sum(path.stat().st_size for path in paths.bundle.iterdir()),
                 "parity_rows": parity.rows,
-                "max_logit_difference": parity.logit,
-                "max_probability_difference": parity.probability,
-                "max_batch_difference": parity.batch,
+                "max_logit_difference": cell(parity.logit),
+                "max_probability_difference": cell(parity.probability),
+                "max_batch_difference": cell(parity.batch),
                 "mlflow_run_id": run.run_id,
             },
             tags=retrain_tags(deployment, context),

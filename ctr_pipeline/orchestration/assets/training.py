@@ -19,7 +19,7 @@ from ctr_pipeline.orchestration.assets.datasets import retrain_tags
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.definition import checks_of
 from ctr_pipeline.orchestration.checks.gradient_health import TrainingEvidence
-from ctr_pipeline.orchestration.metadata import plots
+from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell, plots, run_metadata
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource, TrainerResource
 from ctr_pipeline.orchestration.tracked_datasets import split_datasets, table_datasets
@@ -29,7 +29,7 @@ from ctr_pipeline.provenance.checkout import checkout_commit
 from ctr_pipeline.spec import Spec, spec_hash
 
 SHOWN = (
-    "best_epoch", "best_validation_ne", "steps", "rows", "seconds", "rows_per_second", "device", "precision", "model_sha256",
+    "best_epoch", "best_validation_ne", "steps", "rows", "seconds", "rows_per_second", "device", "precision",
 )  # fmt: skip
 """Facts of a training in the asset's metadata."""
 
@@ -77,8 +77,9 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             metadata={
                 **run_metadata(run_id, tracking.url(run_id)),
                 "files": dg.MetadataValue.path(str(paths.training)),
-                **{key: outcome.facts[key] for key in SHOWN if outcome.facts.get(key) is not None},
-                "median_gradient_norm": outcome.facts["health"]["median_norm"],
+                **{key: cell(outcome.facts[key]) for key in SHOWN if outcome.facts.get(key) is not None},
+                "model_sha256": str(outcome.facts["model_sha256"])[:DIGEST_SHOWN],
+                "median_gradient_norm": cell(outcome.facts["health"]["median_norm"]),
                 **({"warnings": "; ".join(outcome.warnings)} if outcome.warnings else {}),
                 **plots(images),
             },
@@ -92,11 +93,6 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
 def blocking_findings() -> set[str]:
     """Names of the trainer's findings whose errors forbid the use of the model."""
     return {check.name for check in checks_of("ranker") if check.blocking}
-
-
-def run_metadata(run_id: str, url: str) -> dict[str, Any]:
-    """The MLflow run as metadata, with a link where the page's address is known."""
-    return {"mlflow_run_id": run_id, **({"mlflow_run": dg.MetadataValue.url(url)} if url else {})}
 
 
 def start_model(tracking: TrackingResource, run_id: str, spec: Spec, context: dg.AssetExecutionContext) -> None:
