@@ -10,6 +10,7 @@ import mlflow.data
 import polars as pl
 import pytest
 from mlflow.entities import LoggedModelStatus, Run
+from mlflow.models import Model
 
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.resources import TrackingResource
@@ -104,7 +105,7 @@ def test_a_model_is_pending_until_its_files_are_kept_and_then_registered(
     assert client.get_logged_model(output.model_id).status == LoggedModelStatus.PENDING
 
     tracking.log_model_metrics(run_id, {"test/click/auc": 0.75}, TEST)
-    tracking.finish_model(run_id, bundle)
+    tracking.finish_model(run_id, bundle, {"price": "double", "device": "string"}, {"click": "double"})
     version = tracking.register("ads", run_id, "bundle", {"partition": "2026-01-02"})
 
     model = client.get_logged_model(output.model_id)
@@ -117,7 +118,11 @@ def test_a_model_is_pending_until_its_files_are_kept_and_then_registered(
     held = client.get_model_version("ads", version)
     assert (held.source, held.run_id) == (model.artifact_location, run_id)
     assert json.loads(model.tags["mlflow.modelVersions"]) == [{"name": "ads", "version": int(version)}]
-    assert (tracking.version_files("ads", version) / "model.onnx").read_bytes() == b"graph"
+    files = tracking.version_files("ads", version)
+    assert (files / "model.onnx").read_bytes() == b"graph"
+    signature = Model.load(str(files)).signature
+    assert signature.inputs.input_names() == ["price", "device"]
+    assert signature.outputs.input_names() == ["click"]
 
 
 def test_the_model_of_a_training_that_broke_has_failed(tracking: TrackingResource) -> None:

@@ -1,6 +1,7 @@
 """MLflow: one run for each training materialisation, with the datasets that it reads and the model that it makes."""
 
 import json
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
+import yaml
 
 from ctr_pipeline.deployment.environment import set_default_variables
 from ctr_pipeline.orchestration.tracked_datasets import TrackedDataset
@@ -121,8 +123,14 @@ class TrackingResource(dg.ConfigurableResource):
         model = self._model(run_id)
         self._log_metrics(run_id, _metrics(metrics, dataset, model.model_id if model else None))
 
-    def finish_model(self, run_id: str, folder: Path) -> None:
+    def finish_model(self, run_id: str, folder: Path, inputs: Mapping[str, str], outputs: Mapping[str, str]) -> None:
         """Keeps the files of ``folder`` as those of the run's model, which is ready with them.
+
+        Args:
+            run_id: The run.
+            folder: The model's files.
+            inputs: MLflow's type of each column that the model takes.
+            outputs: MLflow's type of each column that it gives.
 
         Raises:
             LookupError: the run names no model.
@@ -131,6 +139,16 @@ class TrackingResource(dg.ConfigurableResource):
         if model is None:
             raise LookupError(f"MLflow run {run_id} names no model")
         client.log_model_artifacts(model.model_id, str(folder))
+        # The page and `mlflow.models.get_model_info` read the signature from this file. It has no flavour: the package
+        # opens its bundle itself.
+        signature = {
+            name: json.dumps(_columns(columns)) for name, columns in (("inputs", inputs), ("outputs", outputs))
+        }
+        with tempfile.TemporaryDirectory() as temporary:
+            described = Path(temporary) / "MLmodel"
+            content = {"flavors": {}, "model_id": model.model_id, "run_id": run_id, "signature": signature}
+            described.write_text(yaml.safe_dump(content), encoding="utf-8")
+            client.log_model_artifact(model.model_id, str(described))
         client.finalize_logged_model(model.model_id, "READY")
 
     def fail_model(self, run_id: str) -> None:
@@ -281,17 +299,21 @@ def _metrics(
     return [Metric(key, float(value), now, 0, model_id=model_id, **names) for key, value in values.items()]
 
 
+def _columns(types: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Columns in the form in which MLflow keeps them."""
+    return [{"name": name, "type": kind, "required": False} for name, kind in types.items()]
+
+
 def _dataset_input(dataset: TrackedDataset) -> "DatasetInput":
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
-    columns = [{"name": name, "type": kind, "required": False} for name, kind in dataset.columns.items()]
     return DatasetInput(
         Dataset(
             name=dataset.name,
             digest=dataset.digest,
             source_type=dataset.source_type,
             source=json.dumps(dataset.source),
-            schema=json.dumps({"mlflow_colspec": columns}),
+            schema=json.dumps({"mlflow_colspec": _columns(dataset.columns)}),
             profile=json.dumps(dataset.profile),
         ),
         [InputTag("mlflow.data.context", dataset.context)],
