@@ -6,7 +6,14 @@ import pytest
 from hypothesis import settings
 from xdist.remote import Producer
 
-from ctr_pipeline_tests.end_to_end.fixtures import config_home, ctr, finished, servers, small_spec
+from ctr_pipeline_tests.end_to_end.fixtures import (
+    config_home,
+    ctr,
+    finished,
+    servers,
+    small_spec,
+    stop_unused_servers,
+)
 from ctr_pipeline_tests.engine_sessions import sessions
 from ctr_pipeline_tests.side_by_side import ByGroup, arrange
 
@@ -28,6 +35,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> ByGroup:
     config.option.loadscopereorder = False
     return ByGroup(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    stop_unused_servers(item, nextitem)
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -122,6 +123,17 @@ class Servers:
     url: str
     mlflow_url: str
     data_root: Path
+    process: "subprocess.Popen[bytes]"
+
+    def stop(self) -> None:
+        """Ends them as Ctrl-C does; nothing to do when they have ended."""
+        if self.process.poll() is not None:
+            return
+        self.process.send_signal(signal.SIGINT)
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
 
     def query(self, text: str, **variables: Any) -> dict[str, Any]:
         """Asks Dagster's GraphQL and returns the data."""
@@ -172,7 +184,9 @@ class Servers:
 
 
 @pytest.fixture(scope="session")
-def servers(finished: Finished, config_home: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+def servers(
+    finished: Finished, config_home: Path, tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest
+) -> Iterator[Servers]:
     """`ctr ui` on free ports over a copy of the finished run, which tests may change."""
     data_root = copy_root(finished.data_root, tmp_path_factory.mktemp("served") / "run")
     port, mlflow_port = free_port(), free_port()
@@ -181,17 +195,25 @@ def servers(finished: Finished, config_home: Path, tmp_path_factory: pytest.Temp
          "--port", str(port), "--mlflow-port", str(mlflow_port)],
         env=environment(config_home),
     )  # fmt: skip
-    servers = Servers(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{mlflow_port}", data_root)
+    servers = Servers(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{mlflow_port}", data_root, process)
+    request.session.stash[STARTED] = servers
     try:
         for url in (f"{servers.url}/server_info", f"{servers.mlflow_url}/health"):
             _await(url, process)
         yield servers
     finally:
-        process.send_signal(2)
-        try:
-            process.wait(timeout=30)
-        except subprocess.TimeoutExpired:
-            process.kill()
+        servers.stop()
+
+
+STARTED = pytest.StashKey[Servers]()
+"""In the stash of the test session: the servers that were started in this process."""
+
+
+def stop_unused_servers(item: pytest.Item, following: pytest.Item | None) -> None:
+    """Ends the servers after the last test that uses them: the daemon works as long as it runs."""
+    uses = [isinstance(test, pytest.Function) and "servers" in test.fixturenames for test in (item, following)]
+    if uses == [True, False] and STARTED in item.session.stash:
+        item.session.stash[STARTED].stop()
 
 
 def _await(url: str, process: "subprocess.Popen[bytes]") -> None:
