@@ -128,13 +128,3 @@ def test_no_package_and_no_asset_reads_the_truth(project: Path) -> None:
                 importers.append(str(name))
     assert readers == []
     assert importers == ["cli/models.py", "commands/oracle_text.py"]
-
-
-def test_a_run_gives_the_same_when_the_truth_is_gone(finished: Finished, ctr: Ctr, tmp_path: Path) -> None:
-    """The truth is deleted before the lake, dataset and model are made; the model is the same to the byte."""
-    logs = finished.data_root.parent / "simulated_logs"
-    shutil.copytree(logs, tmp_path / "simulated_logs", ignore=shutil.ignore_patterns("truth"))
-    ctr("run", "--spec", finished.spec, "--data-root", tmp_path / "data", "--json", tmp_path / "report.json")
-    report = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert report["model"]["sha256"] == finished.report["model"]["sha256"]
-    assert not list((tmp_path / "simulated_logs").glob("*/truth"))

@@ -4,7 +4,7 @@ import gzip
 import json
 import subprocess
 from collections.abc import Callable
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -70,63 +70,10 @@ class Shop:
         assert "report this" not in done.stderr
         return " ".join(done.stderr.split())
 
-    def rows(self) -> dict[str, Any]:
-        """What the report says of the impressions."""
-        rows: dict[str, Any] = json.loads((self.folder / "out.json").read_text(encoding="utf-8"))["rows"]["impressions"]
-        assert rows["in"] == rows["kept"] + rows["quarantined"]
-        return rows
-
 
 @pytest.fixture
 def shop(ctr: Ctr, tmp_path: Path) -> Shop:
     return Shop(ctr, tmp_path)
-
-
-def test_broken_rows_are_quarantined_each_for_its_reason_and_an_empty_day_is_named(
-    shop: Shop, log: pl.DataFrame
-) -> None:
-    number = pl.int_range(pl.len())
-    texts = {10: "inf", 11: "nan", 12: "-5.0", 13: "cheap", 14: ""}
-    price = pl.col("price").cast(pl.String)
-    for row, text in texts.items():
-        price = pl.when(number == row).then(pl.lit(text)).otherwise(price)
-    broken = log.with_columns(
-        price=price,
-        id=pl.when(number == 20).then(pl.lit("i19")).when(number == 21).then(None).otherwise(pl.col("id")),
-        time=pl.when(number == 30)
-        .then(None)
-        .when(number == 31)
-        .then(datetime(2150, 1, 1, tzinfo=UTC))
-        .otherwise(pl.col("time")),
-        clicked=pl.when(number == 40).then(7).otherwise(pl.col("clicked")),
-    ).filter((pl.col("time").dt.day() != 4) | pl.col("time").is_null())
-
-    shop.run(broken)
-
-    rows = shop.rows()
-    assert rows["in"] == broken.height
-    assert rows["reasons"] == {
-        "bad_label": 1,
-        "duplicate_id": 1,
-        "future_time": 1,
-        "missing_id": 1,
-        "missing_time": 1,
-        "non_finite": 1,
-        "not_a_number": 1,
-        "out_of_range": 1,
-    }
-    quarantine = Lake(shop.folder / "data" / "lake").scan("impressions_quarantine").collect()
-    stored = {row["reason"]: row for row in quarantine.iter_rows(named=True)}
-    assert (stored["not_a_number"]["value"], stored["not_a_number"]["source_row"]) == ("cheap", 13)
-    assert {row["source_file"] for row in stored.values()} == {"log.parquet"}
-    assert stored["duplicate_id"]["value"] is None
-    assert stored["future_time"]["day"] == stored["missing_time"]["day"] == date(2026, 3, 1)
-    report = json.loads((shop.folder / "out.json").read_text(encoding="utf-8"))
-    [check] = [c for c in report["checks"] if (c["asset"], c["check"]) == ("impressions", "days_not_empty")]
-    assert not check["passed"]
-    assert "2026-03-04" in check["description"]
-    assert report["days"]["last"] == "2026-03-10"  # not 2150
-    assert "belongs to the spec 'shop', not to 'other'" in shop.run(log, {**SPEC, "name": "other"}, expect=2)
 
 
 def test_too_many_broken_rows_are_refused_and_stay_refused(shop: Shop, log: pl.DataFrame) -> None:
@@ -267,6 +214,7 @@ def test_one_of_two_logs_that_stopped_is_named(shop: Shop, log: pl.DataFrame) ->
     assert dict(stored.group_by("source_log").len().iter_rows()) == {"site": clicks.height, "shop": orders.height}
 
 
+@pytest.mark.nightly
 def test_negatives_of_an_outage_that_has_ended_are_left_out_and_counted(
     shop: Shop, log: pl.DataFrame, ctr: Ctr
 ) -> None:

@@ -10,7 +10,8 @@ from typing import Any
 
 import polars as pl
 import pytest
-import yaml
+
+from ctr_pipeline_tests.end_to_end.real_runs import REAL_LOG_KEY, RealRun
 
 Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
 Case = dict[str, Any]
@@ -22,19 +23,11 @@ NEVER = datetime.max.replace(tzinfo=UTC)
 CUT = datetime(2011, 12, 2, tzinfo=UTC)
 
 
-@pytest.fixture(scope="module")
-def loans(ctr: Ctr, project: Path, shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Data root with the tables of the loan log; a split that no log could fill keeps the run from training."""
-    content = yaml.safe_load((project / "specs" / "loan_funnel.yaml").read_text(encoding="utf-8"))
-    content["split"]["test"]["days"] = 90
-    folder = tmp_path_factory.mktemp("loans")
-    spec = folder / "loans.yaml"
-    spec.write_text(yaml.safe_dump(content), encoding="utf-8")
-    root = folder / "data"
-    log = shared_data / "loan_funnel.parquet"
-    refused = ctr("run", "--spec", spec, "--input", log, "--data-root", root, expect=2)
-    assert "too short to split" in refused.stderr
-    return root
+@pytest.fixture
+def loans(real_run: Callable[[str, str], RealRun], monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Data root of a run on the loan log, under the key of that run."""
+    monkeypatch.setenv("CTR_PSEUDONYM_KEY", REAL_LOG_KEY)
+    return real_run("loan_funnel", "loan_funnel.parquet").data_root
 
 
 @pytest.fixture(scope="module")
