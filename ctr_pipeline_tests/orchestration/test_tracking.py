@@ -12,9 +12,9 @@ import pytest
 from mlflow.entities import LoggedModelStatus, Run
 from mlflow.models import Model
 
+from ctr_pipeline.deployment.tracked_datasets import TrackedDataset, split_datasets, table_datasets
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.resources import TrackingResource
-from ctr_pipeline.orchestration.tracked_datasets import TrackedDataset, split_datasets, table_datasets
 
 FIRST, SECOND = date(2026, 1, 1), date(2026, 1, 2)
 TEST = TrackedDataset(

@@ -8,6 +8,7 @@ import dagster as dg
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import SCORED_SPLITS, RetrainFiles, TrainingOutcome
+from ctr_pipeline.deployment.tracked_datasets import split_datasets
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags
 from ctr_pipeline.orchestration.assets.training import blocking_findings
 from ctr_pipeline.orchestration.checks import check_results, check_specs
@@ -15,7 +16,6 @@ from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
 from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, plots, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import TrackingResource
-from ctr_pipeline.orchestration.tracked_datasets import split_datasets
 from ctr_pipeline.orchestration.user_errors import user_errors
 from ctr_pipeline.spec import Spec
 

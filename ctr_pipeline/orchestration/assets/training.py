@@ -15,6 +15,7 @@ from ctr_pipeline.deployment.json_files import read_json, write_json
 from ctr_pipeline.deployment.key import key_fingerprint
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import RetrainFiles, TrackedRun, TrainingOutcome
+from ctr_pipeline.deployment.tracked_datasets import split_datasets, table_datasets
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.definition import checks_of
@@ -22,7 +23,6 @@ from ctr_pipeline.orchestration.checks.gradient_health import TrainingEvidence
 from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell, plots, run_metadata
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource, TrainerResource
-from ctr_pipeline.orchestration.tracked_datasets import split_datasets, table_datasets
 from ctr_pipeline.orchestration.user_errors import user_errors
 from ctr_pipeline.provenance import Lineage, code_version, environment_info
 from ctr_pipeline.provenance.checkout import checkout_commit

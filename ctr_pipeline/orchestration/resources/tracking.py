@@ -13,7 +13,7 @@ import dagster as dg
 import yaml
 
 from ctr_pipeline.deployment.environment import set_default_variables
-from ctr_pipeline.orchestration.tracked_datasets import TrackedDataset
+from ctr_pipeline.deployment.tracked_datasets import TrackedDataset
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, LoggedModel, Metric
