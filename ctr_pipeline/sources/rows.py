@@ -3,7 +3,7 @@
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,6 +12,7 @@ import pyarrow as pa
 
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.files import LogFile, is_compressed
+from ctr_pipeline.sources.nested import fields_beside, schema_paths, stored_column
 from ctr_pipeline.sources.text import (
     MALFORMED,
     ROW,
@@ -61,16 +62,22 @@ def raw(column: str) -> pl.Expr:
 
 
 def read_rows(
-    file: LogFile, columns: Mapping[str, str], select: Select, declared: Mapping[str, str] | None = None
+    file: LogFile,
+    columns: Mapping[str, str],
+    select: Select,
+    declared: Mapping[str, str] | None = None,
+    lists: Collection[str] = (),
 ) -> Rows:
     """Reads the rows of ``file`` that ``select`` keeps.
 
     Args:
         file: The file.
-        columns: The columns to read, and for each the field of the spec that names it.
+        columns: The columns to read, and for each the field of the spec that names it. ``a.b`` is the field ``b`` of
+            the objects in ``a``, where no column itself is called so.
         select: Keeps the rows in scope. For Parquet its conditions on raw columns reach the scan.
         declared: All columns that the spec names in this log, where ``columns`` are some of them: a file that lacks
             one is refused before it is read, and one without a header is distinguished from one with a misspelt name.
+        lists: Those of ``columns`` that hold lists where the format has any.
 
     Raises:
         SourceError: the file is unreadable, empty or damaged, or lacks a column.
@@ -81,57 +88,60 @@ def read_rows(
             raise SourceError(
                 f"{file.path}: the file is empty (0 bytes). Write it again, or take it out of the log's paths."
             )
-        read = _read_parquet if file.format == "parquet" else _read_text
-        return read(file, columns, select, declared)
+        if file.format == "parquet":
+            return _read_parquet(file, columns, select, declared)
+        return _read_text(file, columns, select, declared, lists)
 
 
 def _read_parquet(file: LogFile, columns: Mapping[str, str], select: Select, declared: Mapping[str, str]) -> Rows:
     source = io.BytesIO(gzip.decompress(file.path.read_bytes())) if file.compressed else file.path
     stored = pl.read_parquet_schema(source)
-    _check_columns(file, declared, list(stored))
+    _check_columns(file, declared, schema_paths(stored))
+    found = {name: column for name in columns if (column := stored_column(name, stored)) is not None}
     scan = pl.scan_parquet(source, row_index_name=ROW, glob=False, hive_partitioning=False)
     as_text = {
-        name: pl.col(name).map_batches(utf8, return_dtype=pl.String)
-        if stored[name] == pl.Binary
-        else pl.col(name).cast(pl.String)
-        for name in columns
-        if stored[name] in (pl.Binary, pl.Categorical, pl.Enum)
+        name: value.map_batches(utf8, return_dtype=pl.String) if kind == pl.Binary else value.cast(pl.String)
+        for name, (value, kind) in found.items()
+        if kind in (pl.Binary, pl.Categorical, pl.Enum)
     }
     lazy = scan.select(
         pl.col(ROW).cast(pl.Int64),
-        *(as_text.get(name, pl.col(name)).alias(RAW + name) for name in columns),
+        *(as_text.get(name, value).alias(RAW + name) for name, (value, _) in found.items()),
     )
-    schema = {name: pl.String() if name in as_text else stored[name] for name in columns}
+    schema = {name: pl.String() if name in as_text else kind for name, (_, kind) in found.items()}
     total = int(scan.select(pl.len()).collect().item())
-    malformed = _undecodable(scan, [name for name in columns if stored[name] == pl.Binary])
+    malformed = _undecodable(scan, [value for value, kind in found.values() if kind == pl.Binary])
     if malformed.height:
         _refuse_without_rows(file, malformed, total - malformed.height)
         lazy = lazy.filter(~pl.col(ROW).is_in(malformed[ROW].implode()))
     return Rows(select(lazy, schema).collect(), malformed, schema, total - malformed.height)
 
 
-def _undecodable(scan: pl.LazyFrame, columns: list[str]) -> pl.DataFrame:
+def _undecodable(scan: pl.LazyFrame, columns: list[pl.Expr]) -> pl.DataFrame:
     """Rows of a Parquet file whose bytes in one of ``columns`` are no text."""
     if not columns:
         return pl.DataFrame(schema=MALFORMED)
-    decoded = [pl.col(name).map_batches(utf8, return_dtype=pl.String) for name in columns]
-    broken = [pl.col(name).is_not_null() & text.is_null() for name, text in zip(columns, decoded, strict=True)]
+    decoded = [value.map_batches(utf8, return_dtype=pl.String) for value in columns]
+    broken = [value.is_not_null() & text.is_null() for value, text in zip(columns, decoded, strict=True)]
     rule = "text is encoded as UTF-8; this row has other bytes (write binary ids as hex text)"
     return scan.filter(pl.any_horizontal(broken)).select(ROW, rule=pl.lit(rule)).collect().cast(MALFORMED)
 
 
-def _read_text(file: LogFile, columns: Mapping[str, str], select: Select, declared: Mapping[str, str]) -> Rows:
+def _read_text(
+    file: LogFile, columns: Mapping[str, str], select: Select, declared: Mapping[str, str], lists: Collection[str]
+) -> Rows:
     refuse_other_kinds(file)
     names = list(columns)
-    schema: Schema = dict.fromkeys(names, pl.String())
+    schema: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
     if file.format == "csv":
         header = csv_header(file)
         _check_columns(file, declared, header)
         batches = csv_batches(file, names)
     else:
-        batches = ndjson_batches(file, names)
+        schema |= dict.fromkeys(lists, pl.List(pl.String))
+        batches = ndjson_batches(file, names, lists)
     renamed = [pl.col(ROW), *(pl.col(name).alias(RAW + name) for name in names)]
-    empty = pl.DataFrame(schema={**dict.fromkeys(names, pl.String), ROW: pl.Int64})
+    empty = pl.DataFrame(schema={**schema, ROW: pl.Int64})
     kept = [select(empty.lazy().select(renamed), schema).collect()]
     malformed = [pl.DataFrame(schema=MALFORMED)]
     absent, total = set(names), 0
@@ -189,7 +199,7 @@ def _check_columns(file: LogFile, columns: Mapping[str, str], found: list[str]) 
         )
     where = "no line has the key" if file.format == "ndjson" else "there is no column"
     raise SourceError(
-        f"{file.path}: {where} `{name}`, which `{columns[name]}` names.{near_miss(name, found)} "
+        f"{file.path}: {where} `{name}`, which `{columns[name]}` names.{fields_beside(name, found)}{near_miss(name, found)} "
         f"Found: {listed(found)}.{more} {remedy}"
     )
 

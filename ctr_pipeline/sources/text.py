@@ -7,9 +7,9 @@ many or too few fields; polars decodes JSON.
 import gzip
 import json
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 import polars as pl
@@ -18,12 +18,14 @@ import pyarrow.csv as arrow_csv
 
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.files import LogFile
+from ctr_pipeline.sources.nested import Keys, object_paths, wanted_keys
 
 ROW = "__row"
 """Column with the 0-based row number in the file; the header and blank lines are not counted."""
 
 _BLOCK_BYTES = 8 << 20
 _LONGEST_CSV_LINE = 64 << 20
+_SAMPLED_LINES = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,19 +190,34 @@ def csv_header(file: LogFile) -> list[str]:
     return list(table.column_names)
 
 
-def ndjson_batches(file: LogFile, columns: Sequence[str]) -> Iterator[TextBatch]:
-    """The objects of an NDJSON file, one a line; a key that a line lacks is a missing value."""
+def ndjson_batches(file: LogFile, columns: Sequence[str], lists: Collection[str] = ()) -> Iterator[TextBatch]:
+    """The objects of an NDJSON file, one a line; a key that a line lacks is a missing value.
+
+    Args:
+        file: The file.
+        columns: The wanted keys; ``a.b`` is the field ``b`` of the object in ``a`` where no line has a key ``a.b``.
+        lists: Those of them that hold lists of texts, numbers or booleans.
+    """
+    dotted = {name for name in columns if "." in name}
+    keys = wanted_keys(columns, lists, dotted.intersection(_top_keys(file, _SAMPLED_LINES)) if dotted else ())
     next_row = 0
     for lines in _line_blocks(file):
         present = lines.filter((lines.str.len_bytes() > 0).fill_null(True))
         rows = pl.Series(ROW, np.arange(next_row, next_row + len(present)))
         next_row += len(present)
-        yield _objects(pl.DataFrame([rows, present.alias("line")]), columns, file.null_values)
+        yield _objects(pl.DataFrame([rows, present.alias("line")]), columns, lists, keys, file.null_values)
 
 
 def ndjson_keys(file: LogFile, limit: int = 100) -> list[str]:
-    """The keys of the first lines of an NDJSON file."""
-    keys: dict[str, None] = {}
+    """The keys of the first lines of an NDJSON file, and the fields of the objects that they hold as ``a.b``."""
+    return list(dict.fromkeys(path for content in _first_objects(file, limit) for path in object_paths(content)))
+
+
+def _top_keys(file: LogFile, limit: int) -> set[str]:
+    return {key for content in _first_objects(file, limit) for key in content}
+
+
+def _first_objects(file: LogFile, limit: int) -> Iterator[dict[str, Any]]:
     with open_binary(file) as stream:
         for _, line in zip(range(limit), stream, strict=False):
             try:
@@ -208,8 +225,7 @@ def ndjson_keys(file: LogFile, limit: int = 100) -> list[str]:
             except (ValueError, RecursionError):
                 continue
             if isinstance(content, dict):
-                keys.update(dict.fromkeys(content))
-    return list(keys)
+                yield content
 
 
 def _numbers(start: int, count: int, skipped: np.ndarray) -> np.ndarray:
@@ -259,53 +275,60 @@ def _lines(block: bytes) -> pl.Series:
 
 
 _NO_OBJECT = "a line holds one JSON object in UTF-8; this one does not (an array, NaN and Infinity are none)"
-_NESTED = "a key that the spec names holds one text, number or boolean; in this line one holds a list or an object"
 
 
-def _objects(lines: pl.DataFrame, columns: Sequence[str], null_values: Sequence[str]) -> TextBatch:
+def _objects(
+    lines: pl.DataFrame, columns: Sequence[str], lists: Collection[str], keys: Keys, null_values: Sequence[str]
+) -> TextBatch:
     good = lines
-    decoded = _decode(good["line"], columns)
+    decoded = _decode(good["line"], keys)
     malformed = pl.DataFrame(schema=MALFORMED)
     if decoded is None:
         # Some line is no object: look at each one. An object's text starts with a brace; valid JSON has a root.
         valid = pl.col("line").str.starts_with("{") & pl.col("line").str.json_path_match("$").is_not_null()
         good, bad = lines.filter(valid.fill_null(False)), lines.filter(~valid.fill_null(False))
-        decoded, flat = _decode_each(good["line"], columns)
+        decoded, fitting = _decode_each(good["line"], keys)
         malformed = pl.concat(
-            [bad.select(ROW, rule=pl.lit(_NO_OBJECT)), good.filter(~flat).select(ROW, rule=pl.lit(_NESTED))]
+            [bad.select(ROW, rule=pl.lit(_NO_OBJECT)), good.filter(~fitting).select(ROW, rule=pl.lit(keys.rule))]
         )
-        good = good.filter(flat)
-    # 3.0 and 3 are the same JSON number, and writers differ in which they choose.
+        good = good.filter(fitting)
+
+    def known(value: pl.Expr) -> pl.Expr:
+        # 3.0 and 3 are the same JSON number, and writers differ in which they choose.
+        return pl.when(~value.is_in(["", *null_values])).then(value.str.replace(r"^(-?\d+)\.0$", "${1}"))
+
     frame = decoded.with_columns(
-        pl.when(~pl.col(column).is_in(["", *null_values]))
-        .then(pl.col(column).str.replace(r"^(-?\d+)\.0$", "${1}"))
-        .alias(column)
+        (pl.col(column).list.eval(known(pl.element())) if column in lists else known(pl.col(column))).alias(column)
         for column in columns
     )
-    return _set_apart(frame.with_columns(good[ROW]), columns, pl.lit(False), malformed.cast(MALFORMED))
+    return _set_apart(
+        frame.with_columns(good[ROW]),
+        [column for column in columns if column not in lists],
+        pl.lit(False),
+        malformed.cast(MALFORMED),
+    )
 
 
-def _decode_each(lines: pl.Series, columns: Sequence[str]) -> tuple[pl.DataFrame, pl.Series]:
+def _decode_each(lines: pl.Series, keys: Keys) -> tuple[pl.DataFrame, pl.Series]:
     """The wanted keys of those lines that can be decoded, and which these are.
 
     Never by another reader than that of whole blocks: the same id must give the same text whatever stands beside it.
     """
-    decoded = _decode(lines, columns)
+    decoded = _decode(lines, keys)
     if decoded is not None:
         return decoded, pl.repeat(True, len(lines), dtype=pl.Boolean, eager=True)
     if len(lines) == 1:
-        return pl.DataFrame(schema=dict.fromkeys(columns, pl.String)), pl.Series([False])
+        return pl.DataFrame(schema=keys.decoded.to_schema()).select(keys.columns), pl.Series([False])
     half = len(lines) // 2
-    parts = [_decode_each(part, columns) for part in (lines[:half], lines[half:])]
+    parts = [_decode_each(part, keys) for part in (lines[:half], lines[half:])]
     return pl.concat([frame for frame, _ in parts]), pl.concat([good for _, good in parts])
 
 
-def _decode(lines: pl.Series, columns: Sequence[str]) -> pl.DataFrame | None:
-    """The wanted keys of lines that are all flat JSON objects; None when one is not."""
-    fields = pl.Struct(dict.fromkeys(columns, pl.String))
+def _decode(lines: pl.Series, keys: Keys) -> pl.DataFrame | None:
+    """The wanted keys of lines that are all JSON objects which hold in them what they should; None when one is not."""
     try:
-        structs = lines.str.json_decode(dtype=fields)
+        structs = lines.str.json_decode(dtype=keys.decoded)
     except pl.exceptions.PolarsError:
         return None
     # `null` decodes to no object at all, as does a line that is not UTF-8.
-    return None if structs.null_count() else structs.struct.unnest()
+    return None if structs.null_count() else structs.struct.unnest().select(keys.columns)
