@@ -33,7 +33,7 @@ def examples_contract(spec: Spec) -> pa.DataFrameSchema:
     - A Float64 for each number made of the past: finite and not negative, a rate at most 1, or null.
     - An Int8 :func:`~ctr_pipeline.labels.table.label_column` for each task: 1, 0, or null while it is not settled; and
       1 only where the task's parent is 1.
-    - A Float32 :func:`weight_column` for each task: finite and above 0.
+    - A Float32 :func:`weight_column` for each task: finite and above 0; at least 0 where rows have weights.
     - ``position``: an Int32 from 1, or 0 where the log has none.
     """
     given, missing = _columns(spec)
@@ -112,7 +112,10 @@ def _rules(spec: Spec) -> dict[str, pl.Expr]:
     for task in spec.tasks:
         label, weight = pl.col(label_column(task.name)), pl.col(weight_column(task.name))
         rules[f"{label_column(task.name)} is 0 or 1"] = label.is_in([0, 1]).all()
-        rules[f"{weight_column(task.name)} is finite and above 0"] = ((weight > 0) & weight.is_finite()).all()
+        if spec.impression.weight is None:
+            rules[f"{weight_column(task.name)} is finite and above 0"] = ((weight > 0) & weight.is_finite()).all()
+        else:
+            rules[f"{weight_column(task.name)} is finite and not negative"] = ((weight >= 0) & weight.is_finite()).all()
         if task.parent is not None:
             parent = pl.col(label_column(task.parent))
             holds = ((label != 1).fill_null(True) | (parent == 1).fill_null(False)).all()

@@ -93,7 +93,7 @@ def pack_dataset(
         )
         split, summaries[name] = packer.write(directory)
         if name == "train":
-            scales = _scales(split)
+            scales = _scales(split, layout)
         for piece in _pieces(len(split)):
             split.weights[piece] = split.weights[piece] / scales
         release(split)
@@ -106,6 +106,7 @@ def pack_dataset(
         "versions": dict(sorted(versions.items())),
         "weighting": spec.propensity.weighting if propensity is not None else "none",
         "label_weighting": weighting,
+        **({"row_weighting": spec.impression.weight} if spec.impression.weight is not None else {}),
         "splits": summaries,
         "sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in array_files(directory)},
     }
@@ -230,6 +231,7 @@ class _Packer:
             _code("cluster").alias("user"),
             pl.col("position").fill_null(0).clip(0, _LARGEST_POSITION),
             "traffic",
+            *(["weight"] if self.spec.impression.weight is not None else []),
             order=shuffle if self.name == "train" else pl.col("ts"),
         )
         rows = encoded.sort("order", pl.col("keys").struct.field("impression_id")).collect()
@@ -263,9 +265,9 @@ class _Packer:
         production = (rows["traffic"] == PRODUCTION).fill_null(False).to_numpy()
         for column, task in enumerate(self.layout.tasks):
             split.labels[at, column] = examples[label_column(task)].fill_null(-1).to_numpy()
-            split.weights[at, column] = 1.0
+            split.weights[at, column] = rows["weight"].to_numpy() if "weight" in rows.columns else 1.0
             if self.propensity is not None and self.spec.propensity.weighting == "ips":
-                split.weights[at, column] = self.propensity.raw_weights(task, split.position[at], production)
+                split.weights[at, column] *= self.propensity.raw_weights(task, split.position[at], production)
             if self.quality is not None and self.quality.key is not None:
                 split.weights[at, column] *= self.quality.row_weights(self._chain(task), examples[self.quality.key])
         self._check(examples, rows, numbers, split.weights[at])
@@ -296,13 +298,23 @@ def _code(column: str) -> pl.Expr:
     return (code & pl.lit(2**63 - 1, dtype=pl.UInt64)).cast(pl.Int64).fill_null(-1)
 
 
-def _scales(train: PackedSplit) -> NDArray[np.float64]:
-    """[T] mean weight of the settled training rows."""
+def _scales(train: PackedSplit, layout: Layout) -> NDArray[np.float64]:
+    """[T] mean weight of the settled training rows.
+
+    Raises:
+        DatasetError: every settled row of a task has weight 0, and nothing could be learned.
+    """
     total, rows = np.zeros(train.labels.shape[1]), np.zeros(train.labels.shape[1], np.int64)
     for piece in _pieces(len(train)):
         settled = train.labels[piece] >= 0
         total += np.where(settled, train.weights[piece].astype(np.float64), 0.0).sum(axis=0)
         rows += settled.sum(axis=0)
+    empty = [task for task, sum_, count in zip(layout.tasks, total, rows, strict=True) if count and not sum_]
+    if empty:
+        raise DatasetError(
+            f"split train: all rows with a label of {', '.join(empty)} have weight 0. Correct the column that "
+            "`impression.weight` names, or train on other days."
+        )
     return np.where(rows > 0, total / np.maximum(rows, 1), 1.0)
 
 

@@ -7,6 +7,7 @@ import polars as pl
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.pseudonyms import PSEUDONYM_LENGTH
 from ctr_pipeline.sources.times import EARLIEST, LATEST
+from ctr_pipeline.sources.values import LARGEST_WEIGHT
 from ctr_pipeline.spec import Spec
 
 with warnings.catch_warnings():
@@ -46,6 +47,7 @@ def impressions_schema(spec: Spec) -> pl.Schema:
             "position": pl.Int32,
             "traffic": pl.String,
             "propensity": pl.Float64,
+            **({"weight": pl.Float64} if spec.impression.weight is not None else {}),
             **{feature.name: pl.Float64 for feature in spec.features.numeric},
             **{feature.name: pl.String for feature in spec.features.embedded},
         }
@@ -64,6 +66,7 @@ def impressions_contract(spec: Spec) -> pa.DataFrameSchema:
         "position": [pa.Check.ge(1)],
         "traffic": [pa.Check.isin(["random", "production"])],
         "propensity": [pa.Check.gt(0), pa.Check.le(1)],
+        "weight": [pa.Check.in_range(0, LARGEST_WEIGHT)],
     }
     for feature in spec.features.numeric:
         bounds = [pa.Check(_all_finite, name="finite")]
@@ -74,7 +77,7 @@ def impressions_contract(spec: Spec) -> pa.DataFrameSchema:
     for category in spec.features.embedded:
         if category.source_column in private:
             checks[category.name] = [pa.Check.str_matches(_PSEUDONYM)]
-    required = {"day", "impression_id", "ts", "ingest_ts"}
+    required = {"day", "impression_id", "ts", "ingest_ts", "weight"}
     return _contract(kinds, checks, required, unique="impression_id")
 
 

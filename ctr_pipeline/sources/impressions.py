@@ -165,7 +165,7 @@ def declared_columns(spec: Spec) -> dict[str, str]:
         found |= clock.columns("impression")
     elif declared.order is not None:
         found[declared.order.column] = "impression.order.column"
-    for name in ("id", "user", "session", "position", "propensity"):
+    for name in ("id", "user", "session", "position", "propensity", "weight"):
         column = getattr(declared, name)
         if column is not None:
             found.setdefault(column, f"impression.{name}")
@@ -233,6 +233,8 @@ def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymi
         fields += values.traffic(declared.traffic, schema[declared.traffic.column], where)
     if declared.propensity is not None:
         fields.append(values.propensity(declared.propensity, schema[declared.propensity], where))
+    if declared.weight is not None:
+        fields.append(values.row_weight(declared.weight, schema[declared.weight], where))
     for number in spec.features.numeric:
         column = number.source_column
         fields.append(values.numeric_feature(number, schema[column], where))

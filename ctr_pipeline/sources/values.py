@@ -231,6 +231,24 @@ def propensity(column: str, kind: pl.DataType, where: str) -> Field:
     return Field(known.alias("propensity"), (check,))
 
 
+LARGEST_WEIGHT = 1e30
+"""Largest weight of a row: its product with other weights still fits into single precision."""
+
+
+def row_weight(column: str, kind: pl.DataType, where: str) -> Field:
+    """The weight of a row in the loss as float64. A missing one could only be guessed, so the row is set aside."""
+    parsed, no_number = number(column, kind, where)
+    known = parsed.fill_nan(None)
+    check = Check(
+        broken=no_number | known.is_null() | ~known.is_between(0, LARGEST_WEIGHT),
+        reason="bad_weight",
+        rule=f"`{column}` is a finite number from 0, the row's weight in the loss, in each row (1 where a row counts once)",
+        column=column,
+        unreadable=True,
+    )
+    return Field(known.alias("weight"), (check,))
+
+
 OTHER_TRAFFIC = "__other_traffic"
 """The kind of traffic of a row, where it is neither random nor production."""
 

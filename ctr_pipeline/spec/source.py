@@ -5,7 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ctr_pipeline.spec.fields import MICROSECONDS, Column, Duration, Name, Section
+from ctr_pipeline.spec.fields import MICROSECONDS, Column, Duration, Name, Section, added_field
 from ctr_pipeline.spec.simulator import SimulatorSettings
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
@@ -124,6 +124,9 @@ class ImpressionColumns(Section):
     propensity: Column | None = Field(
         default=None, description="Column with the logged probability, in (0, 1], that the logging policy showed this."
     )
+    weight: Column | None = added_field(
+        None, "Column with the row's weight in the training loss: a finite number of at least 0 in each row."
+    )
 
     @model_validator(mode="after")
     def _one_clock(self) -> Self:
@@ -141,7 +144,7 @@ class ImpressionColumns(Section):
 
     @property
     def value_columns(self) -> frozenset[str]:
-        """Columns whose values the pipeline reads as times, slots, kinds of traffic or probabilities."""
+        """Columns whose values the pipeline reads as times, slots, kinds of traffic, probabilities or weights."""
         columns = (
             self.time,
             self.ingest_time,
@@ -149,6 +152,7 @@ class ImpressionColumns(Section):
             self.position,
             self.traffic.column if self.traffic else None,
             self.propensity,
+            self.weight,
         )
         return frozenset(column for column in columns if column is not None)
 

@@ -141,7 +141,7 @@ class Spec(Section):
     def _columns(self) -> Self:
         inputs: list[NumericFeature | CategoricalFeature] = [*self.features.numeric, *self.features.embedded]
         read_by = {feature.name: feature.source_column for feature in inputs}
-        reserved = sorted(RESERVED & read_by.keys())
+        reserved = sorted((RESERVED | ({"weight"} if self.impression.weight else set())) & read_by.keys())
         if reserved:
             raise ValueError(
                 f"feature names {', '.join(reserved)} are used by the pipeline: "

@@ -122,6 +122,52 @@ def test_weighting_none_ignores_the_table(log: Log, tmp_path: Path) -> None:
     assert all((split.weights == 1).all() for split in plain.splits.values())
 
 
+WEIGHTED = SPEC.replace("  position: p\n", "  position: p\n  weight: w\n")
+
+
+def weighted(log: Log) -> Log:
+    """The log with a weight a row: 0 for every fifth, else up to 30."""
+    weights = [0.0 if n % 5 == 0 else (n * 7919 % 61) / 2 for n in range(log.impressions.height)]
+    return replace(log, impressions=log.impressions.with_columns(weight=pl.Series(weights)))
+
+
+@pytest.mark.parametrize("section", ["weighting: ips, ", ""])
+def test_weights_of_rows_multiply_the_others(log: Log, packed: PackedDataset, tmp_path: Path, section: str) -> None:
+    rows = weighted(log)
+    theirs = pack(tmp_path / "w", rows, a_spec(WEIGHTED.replace("weighting: ips, ", section)))
+    scales = None
+    for name, split in theirs.splits.items():
+        expected = expected_rows(rows, theirs, name)
+        order = np.argsort(split.ts, kind="stable")
+        others = packed.splits[name].weights if section else np.ones_like(split.weights)
+        assert (split.ts == packed.splits[name].ts).all()
+        raw = others[order].astype(np.float64) * expected["weight"].to_numpy()[:, None]
+        if scales is None:
+            settled = split.labels[order] >= 0
+            scales = (raw * settled).sum(axis=0) / settled.sum(axis=0)
+        np.testing.assert_allclose(split.weights[order], raw / scales, rtol=1e-5)
+    train = theirs.splits["train"]
+    for task in range(2):
+        assert train.weights[train.labels[:, task] >= 0, task].mean(dtype=np.float64) == pytest.approx(1, abs=1e-6)
+    assert theirs.manifest()["row_weighting"] == "w"
+    # Weights change the loss, and nothing else that is packed.
+    for array in ("numeric", "ids", "labels"):
+        np.testing.assert_array_equal(getattr(train, array), getattr(packed.splits["train"], array))
+
+
+def test_equal_weights_of_rows_are_none(log: Log, packed: PackedDataset, tmp_path: Path) -> None:
+    rows = replace(log, impressions=log.impressions.with_columns(weight=pl.lit(12.5)))
+    theirs = pack(tmp_path / "w", rows, a_spec(WEIGHTED))
+    for name, split in theirs.splits.items():
+        np.testing.assert_allclose(split.weights, packed.splits[name].weights, rtol=1e-6)
+
+
+def test_rows_that_all_weigh_nothing_are_refused(log: Log, tmp_path: Path) -> None:
+    rows = replace(log, impressions=log.impressions.with_columns(weight=pl.lit(0.0)))
+    with pytest.raises(DatasetError, match=r"all rows with a label of click, buy have weight 0.*`impression.weight`"):
+        pack(tmp_path / "w", rows, a_spec(WEIGHTED))
+
+
 def test_manifest_says_what_was_packed(log: Log, packed: PackedDataset) -> None:
     manifest = packed.manifest()
     assert manifest["versions"] == {"impressions": 3}

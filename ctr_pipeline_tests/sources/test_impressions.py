@@ -64,6 +64,25 @@ def test_every_format_gives_the_same_rows(
     assert log_range(make_spec(), [path]) == (FIRST, date(2026, 1, 6))
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.ndjson", "log.parquet"])
+@pytest.mark.parametrize(
+    ("values", "stored"),
+    [
+        ([0.25, 0.0, 20.0], [0.25, 0.0, 20.0]),
+        (["0.5", " 3 ", "1e3"], [0.5, 3.0, 1000.0]),
+        ([True, False, True], [1.0, 0.0, 1.0]),
+        ([2, 1, 2**40], [2.0, 1.0, 2.0**40]),
+    ],
+)
+def test_weights_of_rows_are_stored(
+    make_spec: Maker, make_log: Maker, write: Maker, read: Reader, name: str, values: list[Any], stored: list[float]
+) -> None:
+    spec = make_spec(impression={"id": "id", "time": "at", "weight": "load"})
+    kept = read(spec, write(make_log(rows=3, load=values), name)).kept
+    assert kept["weight"].to_list() == stored
+    assert kept.columns[8:10] == ["propensity", "weight"]
+
+
 def test_days_are_read_one_by_one_as_together(make_spec: Maker, make_log: Maker, write: Maker, read: Reader) -> None:
     log = make_log(rows=80, price=["x" if n % 9 == 0 else str(n) for n in range(80)])
     for name in ("log.parquet", "log.csv"):
@@ -107,6 +126,13 @@ BROKEN = [
     ("slot", ["1", "top", "2"], "bad_position", "whole number from 1", "top"),
     ("probability", [0.5, 0.0, 1.0], "bad_propensity", "above 0 and at most 1", "0.0"),
     ("probability", [0.5, 1.1, 1.0], "bad_propensity", "above 0 and at most 1", "1.1"),
+    ("load", [1.0, -0.5, 2.0], "bad_weight", "`load` is a finite number from 0", "-0.5"),
+    ("load", [1.0, float("inf"), 2.0], "bad_weight", "finite number", "inf"),
+    ("load", [1.0, float("nan"), 2.0], "bad_weight", "in each row (1 where a row counts once)", "NaN"),
+    ("load", [1.0, None, 2.0], "bad_weight", "in each row", None),
+    ("load", ["1", "heavy", "2"], "bad_weight", "finite number", "heavy"),
+    ("load", ["1", "-1e-9", "2"], "bad_weight", "finite number from 0", "-1e-9"),
+    ("load", [1.0, 1e31, 2.0], "bad_weight", "finite number", "1e+31"),
     ("received", ["2026-01-06", "late", "2026-01-06"], "bad_time", "`received` holds a date", "late"),
     ("received", ["2026-01-06", None, "2026-01-06"], "missing_time", "a time in `received`", None),
 ]
@@ -124,7 +150,7 @@ def test_a_broken_row_is_set_aside_with_its_reason(
     rule: str,
     value: str | None,
 ) -> None:
-    extra = {"slot": "position", "probability": "propensity", "received": "ingest_time"}
+    extra = {"slot": "position", "probability": "propensity", "received": "ingest_time", "load": "weight"}
     declared = {"id": "id", "time": "at", "user": "who"} | ({extra[column]: column} if column in extra else {})
     path = write(make_log(rows=3, **{column: pl.Series(values)}))
     result = read(make_spec(impression=declared), path)

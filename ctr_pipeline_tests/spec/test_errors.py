@@ -111,6 +111,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("features.dense.0.name", "position"),
         ("feature names position are used by the pipeline", "another `name`", "`column`"),
     ),
+    "feature called as the weight of rows": (
+        lambda c: (set_to("features.dense.0.name", "weight")(c), set_to("impression.weight", "load")(c)),
+        ("feature names weight are used by the pipeline", "another `name`"),
+    ),
+    "hashed weight": (
+        lambda c: (set_to("impression.weight", "load")(c), set_to("privacy.pseudonymise", ["load"])(c)),
+        ("`privacy.pseudonymise` names load, whose values the pipeline has to read",),
+    ),
     "contextual feature without a type": (
         without("features.contextual.0.type"),
         ("features.contextual.0: set `type` to one of 'numeric', 'categorical'",),

@@ -178,6 +178,7 @@ def _params(spec: Spec) -> dict[str, Any]:
         **{f"split.{key}": json.dumps(value) for key, value in content["split"].items()},
         "propensity.weighting": content["propensity"]["weighting"],
         "label_quality.weighting": (content["label_quality"] or {}).get("weighting", "none"),
+        **({"impression.weight": spec.impression.weight} if spec.impression.weight is not None else {}),
         "tasks": ",".join(task["name"] for task in content["tasks"]),
         **{
             f"objective.{task['name']}": json.dumps(task["objective"])
