@@ -1,0 +1,186 @@
+"""Outcomes that are columns of the impressions: 0/1 labels, and times of outcomes and closings."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import polars as pl
+
+from ctr_pipeline.sources import values
+from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, rank_rows
+from ctr_pipeline.sources.files import LogFile, open_log
+from ctr_pipeline.sources.impressions import (
+    declared_columns,
+    declared_order,
+    impression_key,
+    mark_repeated,
+    private_columns,
+)
+from ctr_pipeline.sources.pseudonyms import Pseudonymiser
+from ctr_pipeline.sources.quarantine import COLUMN, DAY, FILE, NAME, REASON, RULE, VALUE, diagnose
+from ctr_pipeline.sources.rows import Schema, Select, read_rows
+from ctr_pipeline.sources.statements import CLOSED, IGNORED, IMPRESSIONS, LOG, OUTCOME, UNITS, UNKNOWN, as_units
+from ctr_pipeline.sources.text import ROW
+from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.tasks import Task
+
+
+def label_units(
+    spec: Spec,
+    impression_files: Sequence[Path],
+    scope: Scope,
+    pseudonymiser: Pseudonymiser,
+    now: int | None,
+    known: pl.LazyFrame | None,
+) -> list[pl.DataFrame]:
+    """The units of all tasks whose label is a column of the impressions; arguments as for
+    :func:`~ctr_pipeline.sources.outcomes.read_events`.
+    """
+    flags = [task for task in spec.tasks if task.label.column is not None]
+    timed = [task for task in spec.tasks if task.label.time_column is not None]
+    if not flags and not timed:
+        return []
+    files = open_log(spec.source.impressions, impression_files)
+    clock = clock_of(spec, now) or rank_rows(declared_order(spec), files, declared_columns(spec))
+    parts = []
+    if flags:
+        parts += _flag_units(spec, flags, files, clock, scope, pseudonymiser, known)
+    for file in files if timed else ():
+        parts.append(_time_units(spec, timed, file, clock, scope, pseudonymiser))
+    return parts
+
+
+def _flag_units(
+    spec: Spec,
+    tasks: Sequence[Task],
+    files: Sequence[LogFile],
+    clock: Clock | Ranks,
+    scope: Scope,
+    pseudonymiser: Pseudonymiser,
+    known: pl.LazyFrame | None,
+) -> list[pl.DataFrame]:
+    """Labels of 0, 1 or null: one unit for each impression that arrived and each task."""
+    # Rows without a time are quarantined with their impression, and belong to no arrival day.
+    dated = Scope(scope.first, scope.last, with_undated=False)
+    columns = _identity_columns(spec) | {str(t.label.column): f"label of task {t.name}" for t in tasks}
+    frames = []
+    for file in files:
+        where = str(file.path)
+        rows = read_rows(file, columns, _selection(clock, file, dated, where))
+        parsed = {t.name: values.label(str(t.label.column), rows.schema[str(t.label.column)], where) for t in tasks}
+        diagnosed = {
+            t.name: diagnose(rows, [parsed[t.name][1]], private_columns(spec), where).select(
+                ROW, pl.struct(REASON, RULE, COLUMN, VALUE).alias(f"__problem_{t.name}")
+            )
+            for t in tasks
+        }
+        frame = rows.frame.with_columns(
+            _identified(spec, file, rows.schema, pseudonymiser),
+            *(parsed[t.name][0].alias(f"__label_{t.name}") for t in tasks),
+            *[pl.lit(None, pl.String).alias(name) for name in (REASON, RULE, COLUMN, VALUE)],
+            pl.lit(file.index, pl.Int32).alias(FILE),
+            pl.lit(file.name).alias(NAME),
+        )
+        for t in tasks:
+            frame = frame.join(diagnosed[t.name], on=ROW, how="left", maintain_order="left")
+        frames.append(frame.select(pl.exclude("^raw:.*$")))
+    rows_seen = mark_repeated(spec, pl.concat(frames), known)
+    units = []
+    for task in tasks:
+        label, problem = pl.col(f"__label_{task.name}"), pl.col(f"__problem_{task.name}").struct
+        # Without an id, or repeated: set aside with the impression, so of no use here.
+        useless = pl.col("impression_id").is_null() | pl.col(REASON).is_not_null() | pl.col(TS).is_null()
+        units.append(
+            rows_seen.select(
+                pl.from_epoch(INGEST, time_unit="us").dt.date().alias(DAY),
+                pl.lit(IMPRESSIONS).alias(LOG),
+                FILE,
+                NAME,
+                ROW,
+                "impression_id",
+                pl.lit(task.name).alias("event"),
+                pl.when(label.is_null()).then(pl.lit(UNKNOWN)).otherwise(pl.lit(OUTCOME)).alias("kind"),
+                pl.col(TS).alias("event_ts"),
+                pl.col(INGEST).alias("ingest_ts"),
+                SKEWED,
+                *(pl.when(~useless).then(problem.field(name)).alias(name) for name in (REASON, RULE, COLUMN, VALUE)),
+                (useless | (label == 0).fill_null(False)).alias(IGNORED),
+            ).select(UNITS.names())
+        )
+    return units
+
+
+def _time_units(
+    spec: Spec,
+    tasks: Sequence[Task],
+    file: LogFile,
+    clock: Clock | Ranks,
+    scope: Scope,
+    pseudonymiser: Pseudonymiser,
+) -> pl.DataFrame:
+    """Outcome and closing times: one unit for each that lies in scope.
+
+    Unreadable ones have no arrival day; their impressions are quarantined.
+    """
+    where, unit, zone = str(file.path), spec.impression.time_unit, spec.time_zone
+    dated = Scope(scope.first, scope.last, with_undated=False)
+    columns = _identity_columns(spec) | {c: f"label of task {task.name}" for task in tasks for c in task.label.columns}
+    names = [(task, kind) for task in tasks for kind in (OUTCOME, CLOSED) if kind == OUTCOME or task.label.closed_by]
+
+    def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
+        def parsed(column: str) -> pl.Expr:
+            return values.time_value(column, schema[column], where, unit, zone)
+
+        times = []
+        for task, kind in names:
+            own = [str(task.label.time_column)] if kind == OUTCOME else task.label.closed_by
+            times.append(pl.min_horizontal([parsed(column) for column in own]).alias(f"__{kind}_{task.name}"))
+        in_scope = [dated.holds(pl.col(f"__{kind}_{task.name}")) for task, kind in names]
+        kept = lazy.with_columns(times).filter(pl.any_horizontal(in_scope))
+        return clock.timed(kept, schema, where) if isinstance(clock, Clock) else kept
+
+    rows = read_rows(file, columns, select)
+    frame = rows.frame
+    if isinstance(clock, Ranks):
+        frame = frame.join(clock.times[file.index], on=ROW, how="left", maintain_order="left")
+    frame = frame.with_columns(_identified(spec, file, rows.schema, pseudonymiser))
+    parts = [pl.DataFrame(schema=UNITS)]
+    for task, kind in names:
+        moment = pl.col(f"__{kind}_{task.name}")
+        # Set aside with their impressions.
+        useless = pl.col("impression_id").is_null() | pl.col(TS).is_null()
+        if kind == OUTCOME and isinstance(clock, Clock):
+            useless |= clock.is_future(moment)
+        parts.append(
+            as_units(
+                frame.filter(dated.holds(moment)).with_columns(
+                    pl.from_epoch(moment, time_unit="us").dt.date().alias(DAY),
+                    pl.lit(task.name).alias("event"),
+                    pl.lit(kind).alias("kind"),
+                    moment.alias("event_ts"),
+                    moment.alias("ingest_ts"),
+                    pl.lit(False).alias(SKEWED),
+                    *[pl.lit(None, pl.String).alias(name) for name in (REASON, RULE, COLUMN, VALUE)],
+                    useless.alias(IGNORED),
+                ),
+                file,
+                IMPRESSIONS,
+            )
+        )
+    return pl.concat(parts)
+
+
+def _identity_columns(spec: Spec) -> dict[str, str]:
+    """Id and time of the impression, with the fields of the spec that name them."""
+    clock = clock_of(spec, None)
+    columns = clock.columns("impression") if clock else {declared_order(spec).column: "impression.order.column"}
+    return columns | ({spec.impression.id: "impression.id"} if spec.impression.id else {})
+
+
+def _identified(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> pl.Expr:
+    return impression_key(spec, file, schema, pseudonymiser).alias("impression_id")
+
+
+def _selection(clock: Clock | Ranks, file: LogFile, scope: Scope, where: str) -> Select:
+    if isinstance(clock, Clock):
+        return clock.selection(scope, INGEST, where)
+    return clock.selection(file, scope)
