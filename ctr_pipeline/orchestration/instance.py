@@ -1,14 +1,15 @@
 """Dagster's instance in the data root: its folder, its environment, and the runs that it has open."""
 
-import shutil
 from typing import TYPE_CHECKING
 
 import dagster as dg
+import yaml
 from dagster._core.storage.dagster_run import IN_PROGRESS_RUN_STATUSES, NOT_FINISHED_STATUSES
 
 from ctr_pipeline.deployment.bundled import bundled_file
 from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.deployment.paths import DataRoot
+from ctr_pipeline.orchestration.event_storage import BATCH_EVENTS, BATCH_VARIABLE, BatchedEventLogStorage
 from ctr_pipeline.orchestration.stages import RETRAIN_JOB
 
 if TYPE_CHECKING:
@@ -24,14 +25,19 @@ _MESSAGE = "The process of this run ended without a message: it was killed, or t
 
 def prepare_home(paths: DataRoot) -> "Path":
     """The folder of Dagster's own storage inside the data root, with its configuration."""
-    paths.dagster_home.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(bundled_file("dagster.yaml"), paths.dagster_home / "dagster.yaml")
-    return paths.dagster_home
+    home = paths.dagster_home
+    home.mkdir(parents=True, exist_ok=True)
+    storage = {"base_dir": str(home.resolve() / "history" / "runs")}
+    events = {"module": BatchedEventLogStorage.__module__, "class": BatchedEventLogStorage.__name__, "config": storage}
+    settings = bundled_file("dagster.yaml").read_text(encoding="utf-8")
+    (home / "dagster.yaml").write_text(f"{settings}\n{yaml.safe_dump({'event_log_storage': events})}", encoding="utf-8")
+    return home
 
 
 def dagster_variables(paths: DataRoot) -> dict[str, str]:
     """Variables by which Dagster's processes find this data root."""
     return {
+        BATCH_VARIABLE: BATCH_EVENTS,
         **process_environment().variables,
         "DAGSTER_HOME": str(prepare_home(paths)),
         "CTR_DATA_ROOT": str(paths.root),

@@ -1,6 +1,7 @@
 """Which code made something: the package's version, and a digest of the files that it consists of."""
 
 import hashlib
+import os
 from collections.abc import Sequence
 from importlib.metadata import entry_points
 from importlib.util import find_spec
@@ -61,4 +62,8 @@ def _files(part: Path) -> list[Path]:
         return [part]
     if not part.is_dir():
         raise FileNotFoundError(part)
-    return [path for path in part.rglob("*") if path.is_file() and _NO_CODE.isdisjoint(path.relative_to(PACKAGE).parts)]
+    found = []
+    for folder, below, names in os.walk(part):
+        below[:] = [name for name in below if name not in _NO_CODE]
+        found += [Path(folder, name) for name in names]
+    return found
