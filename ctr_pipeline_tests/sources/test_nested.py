@@ -42,7 +42,8 @@ def test_fields_are_columns(make_spec: Maker, make_log: Maker, write: Maker, rea
     flat = log.with_columns(who=pl.when(pl.int_range(30) % 3 != 0).then("who"))
     expected = read(make_spec(), write(flat))
     found = read(make_spec(**NESTED), write(nest(log), "nested/" + name))
-    assert found.kept.equals(expected.kept) and found.kept.height == 30
+    assert found.kept.equals(expected.kept)
+    assert found.kept.height == 30
     assert found.rows_in == expected.rows_in
 
 
@@ -122,7 +123,8 @@ def test_a_missing_field_is_named_with_those_beside_it(
     with pytest.raises(SourceError) as caught:
         read(spec, path)
     assert all(part in str(caught.value) for part in [*expected, "feature item", str(path)])
-    assert "imp-" not in str(caught.value) and "user-" not in str(caught.value)
+    assert "imp-" not in str(caught.value)
+    assert "user-" not in str(caught.value)
 
 
 def test_an_object_itself_is_no_value(make_spec: Maker, make_log: Maker, write: Maker, read: Reader) -> None:
@@ -149,7 +151,8 @@ def test_fields_of_an_event_log(
     first, last = date(2026, 1, 5), date(2026, 1, 8)
     files = {"clicks": [write(events, name)]}
     result = read_events(spec, [write(log)], files, first, last, pseudonymiser, first)
-    assert result.kept.height == 30 and set(result.kept["event"]) == {"click"}
+    assert result.kept.height == 30
+    assert set(result.kept["event"]) == {"click"}
 
 
 def test_paths() -> None:
@@ -163,7 +166,9 @@ def test_paths() -> None:
         "a.x.y",
     ]
     kinds = {name: found[1] for name in schema_paths(schema) if (found := stored_column(name, schema)) is not None}
-    assert kinds["a.b"] == pl.Int64 and kinds["a.b.c"] == pl.Int8 and kinds["a.x.y"] == pl.String
+    assert kinds["a.b"] == pl.Int64
+    assert kinds["a.b.c"] == pl.Int8
+    assert kinds["a.x.y"] == pl.String
     assert all(stored_column(name, schema) is None for name in ("b", "a.c", "a.", ".a", "a.b.c.d", ""))
     assert fields_beside("a.b.q", schema_paths(schema)) == " `a.b` has the fields c."
     assert fields_beside("z.q", schema_paths(schema)) == ""
