@@ -86,7 +86,9 @@ def _columns(spec: Spec) -> tuple[dict[str, pl.DataType], dict[str, pl.DataType]
     """Types of the columns that have a value in each row, and of those that may lack one."""
     given = {"day": pl.Date(), "impression_id": pl.String(), "ts": pl.Int64(), "position": pl.Int32()}
     given |= {weight_column(task.name): pl.Float32() for task in spec.tasks}
-    missing: dict[str, pl.DataType] = {feature.name: pl.Float32() for feature in spec.features.numeric}
+    missing: dict[str, pl.DataType] = {
+        name: pl.Float32() for feature in spec.features.numeric for name in feature.inputs
+    }
     missing |= {name: pl.Float64() for name, _ in spec.features.history_numbers}
     missing |= {label_column(task.name): pl.Int8() for task in spec.tasks}
     return given, missing
@@ -103,7 +105,8 @@ def _rules(spec: Spec) -> dict[str, pl.Expr]:
         "position is at least 0": (pl.col("position") >= 0).all(),
     }
     for feature in spec.features.numeric:
-        rules |= _limits(feature)
+        for name in feature.inputs:
+            rules |= _limits(feature, pl.col(name), name)
     for name, made in spec.features.history_numbers:
         value = pl.col(name)
         rules[f"{name} is finite and not negative"] = ((value >= 0) & value.is_finite()).all()
@@ -123,12 +126,11 @@ def _rules(spec: Spec) -> dict[str, pl.Expr]:
     return rules
 
 
-def _limits(feature: NumericFeature) -> dict[str, pl.Expr]:
+def _limits(feature: NumericFeature, value: pl.Expr, name: str) -> dict[str, pl.Expr]:
     """Limits rounded as the values were, so that a value at its limit keeps it."""
-    value = pl.col(feature.name)
-    rules = {f"{feature.name} is finite": value.is_finite().all()}
+    rules = {f"{name} is finite": value.is_finite().all()}
     if feature.minimum is not None:
-        rules[f"{feature.name} is at least {feature.minimum:g}"] = (value >= float(np.float32(feature.minimum))).all()
+        rules[f"{name} is at least {feature.minimum:g}"] = (value >= float(np.float32(feature.minimum))).all()
     if feature.maximum is not None:
-        rules[f"{feature.name} is at most {feature.maximum:g}"] = (value <= float(np.float32(feature.maximum))).all()
+        rules[f"{name} is at most {feature.maximum:g}"] = (value <= float(np.float32(feature.maximum))).all()
     return rules

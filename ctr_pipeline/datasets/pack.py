@@ -25,7 +25,7 @@ from ctr_pipeline.datasets.packed import (
     release,
 )
 from ctr_pipeline.datasets.time_split import SplitBounds, iso
-from ctr_pipeline.features import Group, Layout, embedding_rows, id_matrix, numeric_matrix
+from ctr_pipeline.features import Group, Layout, embedding_rows, id_matrix, number_columns, numeric_matrix
 from ctr_pipeline.labels import QualityTable, label_column, label_days, label_maturity, label_state_counts
 from ctr_pipeline.propensity import PropensityTable
 from ctr_pipeline.propensity.positions import PRODUCTION, RANDOM
@@ -222,7 +222,7 @@ class _Packer:
         shuffle = plh.col("impression_id").nchash.xxhash64(seed=self.spec.seed)
         # Encoded before they are sorted: numbers move faster than texts.
         inputs = {
-            "numbers": [pl.col(f.name).cast(pl.Float32) for f in features.numeric],
+            "numbers": [column for f in features.numeric for column in number_columns(f)],
             "ids": embedding_rows(self.layout, self.vocabulary, _LOGGED),
         }
         encoded = shown.with_columns(cluster=_cluster()).select(

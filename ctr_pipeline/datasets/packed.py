@@ -39,7 +39,7 @@ class PackedSplit:
     numeric: NDArray[np.float32]
     """[N, D] raw values; NaN = missing."""
     ids: NDArray[np.int32]
-    """[N, F] embedding rows: 0 = missing, 1 = unknown or rare, from 2 the vocabulary."""
+    """[N, F] embedding rows: 0 = missing, 1 = unknown or rare, from 2 the vocabulary; -1 = beyond the end of a list."""
     labels: NDArray[np.int8]
     """[N, T] 1 or 0; -1 = not settled, masked in loss and metrics."""
     weights: NDArray[np.float32]
@@ -163,7 +163,7 @@ def _open_split(folder: Path, layout: Layout) -> PackedSplit:
 def _shapes(rows: int, layout: Layout) -> dict[str, tuple[int, ...]]:
     widths = {
         "numeric": (len(layout.numeric),),
-        "ids": (len(layout.ids),),
+        "ids": (len(layout.id_columns),),
         "labels": (len(layout.tasks),),
         "weights": (len(layout.tasks),),
     }

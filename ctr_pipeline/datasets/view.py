@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ctr_pipeline.datasets.examples import build_examples
 from ctr_pipeline.datasets.pack import Tables
 from ctr_pipeline.datasets.time_split import SplitBounds
-from ctr_pipeline.features import Layout, encode_ids, numeric_matrix
+from ctr_pipeline.features import Layout, encode_ids, number_columns, numeric_matrix
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.spec import Spec
 
@@ -45,12 +45,15 @@ def other_models_test_rows(
         Numbers [N, D] and ids [N, F].
 
     Raises:
-        KeyError: the other model needs a feature that the spec does not have.
+        KeyError: the other model needs a feature that the spec does not have, or has as a list where it needs one value.
     """
-    known = set(spec.features.inputs)
+    known, lists = set(spec.features.inputs), {f.name for f in spec.features.embedded if f.list is not None}
     for name in (*(column.name for column in layout.numeric), *(column.name for column in layout.ids)):
         if name not in known:
             raise KeyError(name)
+    for column in layout.ids:
+        if (column.pooled is not None) != (column.name in lists):
+            raise KeyError(column.name)
     start, end = bounds.intervals["test"]
 
     def within(frame: pl.LazyFrame) -> pl.LazyFrame:
@@ -61,7 +64,9 @@ def other_models_test_rows(
         .sort("ts", "impression_id")
         .collect()
     )
-    return numeric_matrix(layout, rows), encode_ids(layout, pl.read_parquet(vocabulary), rows)
+    vectors = [f for f in spec.features.numeric if f.width is not None]
+    numbers = rows.with_columns(column for feature in vectors for column in number_columns(feature))
+    return numeric_matrix(layout, numbers), encode_ids(layout, pl.read_parquet(vocabulary), rows)
 
 
 def delivered_share(spec: Spec, watermarks: Mapping[str, Mapping[str, int]], test_ts: NDArray[np.int64]) -> float:

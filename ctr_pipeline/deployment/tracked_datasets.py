@@ -15,8 +15,9 @@ CONTEXTS = {"train": "training", "validation": "validation", "calibration": "cal
 """By split, what MLflow's pages call its use."""
 
 _TYPES = {"Int8": "integer", "Int16": "integer", "Int32": "integer", "Int64": "long", "Float32": "float",
-          "Float64": "double", "String": "string", "Boolean": "boolean", "Date": "datetime"}  # fmt: skip
-"""MLflow's name of each type that a table of the lake holds."""
+          "Float64": "double", "String": "string", "Boolean": "boolean", "Date": "datetime",
+          "List(String)": "[string]", "List(Float64)": "[double]"}  # fmt: skip
+"""MLflow's name of each type that a table of the lake holds, in brackets for lists."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

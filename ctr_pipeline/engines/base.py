@@ -89,8 +89,8 @@ def commit(lake: "Lake", table: str, files: Mapping[date, Path], days: Sequence[
         raise
 
 
-def sql_types(schema: "Mapping[str, pl.DataType]") -> dict[str, str]:
-    """The columns' types as DuckDB and Spark both call them."""
+def sql_types(schema: "Mapping[str, pl.DataType]", list_of: str) -> dict[str, str]:
+    """The columns' types as DuckDB and Spark both call them; lists, which they do not, as the engine's ``list_of``."""
     import polars as pl
 
     names: dict[Any, str] = {
@@ -104,7 +104,11 @@ def sql_types(schema: "Mapping[str, pl.DataType]") -> dict[str, str]:
         pl.String: "string",
         pl.Date: "date",
     }
-    return {column: names[kind.base_type()] for column, kind in schema.items()}
+
+    def name_of(kind: Any) -> str:
+        return list_of.format(name_of(kind.inner)) if isinstance(kind, pl.List) else names[kind.base_type()]
+
+    return {column: name_of(kind) for column, kind in schema.items()}
 
 
 def intervals_of(days: list[date], length: int) -> Iterator[tuple[date, date]]:

@@ -79,7 +79,7 @@ class DuckDBEngine:
         # A column that none of these files has, because all are older than it.
         columns = [
             _quoted(name) if name in found.columns else f"NULL::{kind} AS {_quoted(name)}"
-            for name, kind in sql_types(rows.collect_schema()).items()
+            for name, kind in sql_types(rows.collect_schema(), "{}[]").items()
         ]
         return found.select(", ".join(columns))
 

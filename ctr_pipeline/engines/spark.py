@@ -176,7 +176,7 @@ class SparkEngine:
     ) -> "DataFrame":
         """See :meth:`~ctr_pipeline.engines.base.Engine.scan`."""
         files = lake.files(table, version, first, last)
-        types = sql_types(lake.scan(table, version).collect_schema())
+        types = sql_types(lake.scan(table, version).collect_schema(), "array<{}>")
         schema = ", ".join(f"{_quoted(name)} {kind}" for name, kind in types.items())
         if not files:
             return self.session.createDataFrame([], schema)

@@ -6,12 +6,14 @@ from ctr_pipeline.features.history import HISTORY_ORDER, history_for_days, histo
 from ctr_pipeline.features.layout import (
     FIRST_VOCABULARY_ROW,
     MISSING_ROW,
+    PADDING,
     UNKNOWN_ROW,
     Group,
     IdColumn,
     Layout,
     LayoutError,
     NumericColumn,
+    Pooled,
 )
 from ctr_pipeline.features.profile import PROFILE_SCHEMA, profile_days, profiled_columns
 from ctr_pipeline.features.vocabulary import (
@@ -20,6 +22,7 @@ from ctr_pipeline.features.vocabulary import (
     encode_ids,
     fit_layout,
     id_matrix,
+    number_columns,
     numeric_matrix,
     signed_log1p,
 )
@@ -29,6 +32,7 @@ __all__ = [
     "HISTORY_COLUMNS",
     "HISTORY_ORDER",
     "MISSING_ROW",
+    "PADDING",
     "PROFILE_SCHEMA",
     "REFERENCE_DAYS",
     "SYMPTOMS",
@@ -40,6 +44,7 @@ __all__ = [
     "Layout",
     "LayoutError",
     "NumericColumn",
+    "Pooled",
     "embedding_rows",
     "encode_ids",
     "evaluated_days",
@@ -49,6 +54,7 @@ __all__ = [
     "history_reach",
     "id_matrix",
     "join_history",
+    "number_columns",
     "numeric_matrix",
     "profile_days",
     "profiled_columns",

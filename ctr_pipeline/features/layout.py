@@ -3,7 +3,11 @@
 import json
 import math
 from dataclasses import asdict, dataclass
+from itertools import accumulate
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ctr_pipeline.errors import UserError
 
@@ -19,6 +23,9 @@ UNKNOWN_ROW = 1
 FIRST_VOCABULARY_ROW = 2
 """Embedding row of the most frequent value."""
 
+PADDING = -1
+"""In the place of an embedding row: a list has ended."""
+
 
 class LayoutError(UserError):
     """A layout that contradicts itself; the message says where."""
@@ -29,7 +36,7 @@ class NumericColumn:
     """One number: raw value → ``fill`` where missing → ``transform`` → (x - mean) / std."""
 
     name: str
-    """Name of the feature."""
+    """Name of the feature; of a vector with the place of the number in it, as ``name[0]``."""
     group: Group
     """Section of the spec that declares it: dense, contextual or history."""
     transform: Literal["none", "signed_log1p"]
@@ -43,10 +50,32 @@ class NumericColumn:
     std: float
     """Population standard deviation over the training rows, after fill and transform; 1 for a constant."""
 
+    @property
+    def feature(self) -> str:
+        """Name of the feature: what a request calls it."""
+        return self.name.partition("[")[0]
+
+    @property
+    def is_element(self) -> bool:
+        """Whether it is one of the numbers of a vector."""
+        return self.name.endswith("]")
+
+
+@dataclass(frozen=True, slots=True)
+class Pooled:
+    """How the embeddings of a list become one."""
+
+    length: int
+    """Places of the list in the id array: its rows, then :data:`PADDING`."""
+    pooling: Literal["mean", "sum", "max"]
+    """Over the rows that are there; zeros where there is none."""
+    keep: Literal["last", "first"]
+    """Which values of a longer list are there."""
+
 
 @dataclass(frozen=True, slots=True)
 class IdColumn:
-    """One embedded category."""
+    """One embedded category, or a list of them."""
 
     name: str
     """Name of the feature."""
@@ -56,6 +85,13 @@ class IdColumn:
     """Height of the embedding table: row 0 = missing, row 1 = unknown or rare, from row 2 the vocabulary."""
     dim: int
     """Width of the embedding."""
+    pooled: Pooled | None = None
+    """Set for a list. A missing list is the row of a missing value; an empty one has no row."""
+
+    @property
+    def places(self) -> int:
+        """Columns of the id array that it takes."""
+        return 1 if self.pooled is None else self.pooled.length
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +104,7 @@ class Layout:
     numeric: tuple[NumericColumn, ...]
     """Columns of the numeric array."""
     ids: tuple[IdColumn, ...]
-    """Columns of the id array."""
+    """Columns of the id array; a list takes as many as it has places."""
     tasks: tuple[str, ...]
     """Columns of the label array."""
     parents: tuple[int, ...]
@@ -94,10 +130,51 @@ class Layout:
                     f"layout: {id_column.name}: at least {FIRST_VOCABULARY_ROW} rows and width 1 expected, "
                     f"found {id_column.rows} rows and width {id_column.dim}"
                 )
+            if id_column.places < 1:
+                raise LayoutError(f"layout: {id_column.name}: a list has at least one place, found {id_column.places}")
+
+    @property
+    def number_places(self) -> dict[str, slice]:
+        """For each feature the columns of the numeric array that hold its numbers, side by side."""
+        found: dict[str, slice] = {}
+        for place, column in enumerate(self.numeric):
+            found[column.feature] = slice(found.get(column.feature, slice(place, 0)).start, place + 1)
+        return found
+
+    @property
+    def id_columns(self) -> tuple[IdColumn, ...]:
+        """For each column of the id array, what it is a place of."""
+        return tuple(column for column in self.ids for _ in range(column.places))
+
+    @property
+    def id_places(self) -> tuple[slice, ...]:
+        """The columns of the id array that each of ``ids`` takes."""
+        ends = list(accumulate(column.places for column in self.ids))
+        return tuple(slice(end - column.places, end) for column, end in zip(self.ids, ends, strict=True))
+
+    @property
+    def id_rows(self) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """For each column of the id array the smallest and the largest embedding row that it may hold."""
+        columns = self.id_columns
+        lowest = [MISSING_ROW if column.pooled is None else PADDING for column in columns]
+        return np.array(lowest, dtype=np.int64), np.array([column.rows - 1 for column in columns], dtype=np.int64)
+
+    def lone(self, row: int) -> NDArray[np.int64]:
+        """A row of the id array with embedding row ``row`` in each column, and alone in each list."""
+        found = np.full(len(self.id_columns), row, dtype=np.int64)
+        for column, places in zip(self.ids, self.id_places, strict=True):
+            if column.pooled is not None:
+                found[places.start + 1 : places.stop] = PADDING
+        return found
 
     def to_json(self) -> str:
         """The layout as JSON text, the same text for the same layout; read back by :meth:`from_json`."""
-        return json.dumps(asdict(self), indent=1) + "\n"
+        content = asdict(self)
+        for column in content["ids"]:
+            # Lists came later: a layout without one has the text, and so the hash, that it always had.
+            if column["pooled"] is None:
+                del column["pooled"]
+        return json.dumps(content, indent=1) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> "Layout":
@@ -110,7 +187,7 @@ class Layout:
             content: dict[str, Any] = json.loads(text)
             return cls(
                 numeric=tuple(NumericColumn(**column) for column in content["numeric"]),
-                ids=tuple(IdColumn(**column) for column in content["ids"]),
+                ids=tuple(_id_column(**column) for column in content["ids"]),
                 tasks=tuple(content["tasks"]),
                 parents=tuple(content["parents"]),
             )
@@ -118,3 +195,7 @@ class Layout:
             raise LayoutError(
                 f"layout: not a layout written by this pipeline: {error}. Pack the dataset again."
             ) from error
+
+
+def _id_column(pooled: dict[str, Any] | None = None, **fields: Any) -> IdColumn:
+    return IdColumn(pooled=None if pooled is None else Pooled(**pooled), **fields)

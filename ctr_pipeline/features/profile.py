@@ -77,6 +77,7 @@ def profile_days(
         *_repeats(impressions, quarantined, happened),
         *_numbers(spec, impressions),
         *_categories(spec, impressions),
+        *_lists(spec, impressions),
         *_clients(spec, impressions, happened),
     ]
     order = ("day", "measure", "name", "bin")
@@ -134,7 +135,7 @@ def _repeats(impressions: pl.DataFrame, quarantined: pl.DataFrame, happened: pl.
 
 
 def _numbers(spec: Spec, impressions: pl.DataFrame) -> list[pl.DataFrame]:
-    names = [feature.name for feature in spec.features.numeric]
+    names = [feature.name for feature in spec.features.numeric if not feature.holds_lists]
     if not names:
         return []
     values = {name: pl.col(name).fill_nan(None) for name in names}
@@ -171,7 +172,7 @@ def half_octave(value: pl.Expr) -> pl.Expr:
 
 
 def _categories(spec: Spec, impressions: pl.DataFrame) -> list[pl.DataFrame]:
-    names = [feature.name for feature in spec.features.embedded]
+    names = list(spec.features.single)
     columns = spec.impression
     names += [name for name in ("position", "traffic") if getattr(columns, name) is not None]
     parts = []
@@ -189,6 +190,16 @@ def _categories(spec: Spec, impressions: pl.DataFrame) -> list[pl.DataFrame]:
             listed.with_columns(measure=pl.lit("category"), name=pl.lit(name)),
         ]
     return parts
+
+
+def _lists(spec: Spec, impressions: pl.DataFrame) -> list[pl.DataFrame]:
+    """Of lists and vectors, how many are missing."""
+    names = [feature.name for feature in spec.features.numeric if feature.holds_lists]
+    names += [feature.name for feature in spec.features.embedded if feature.holds_lists]
+    counts = impressions.group_by("day").agg(pl.len(), *(pl.col(name).null_count() for name in names))
+    return [
+        part for name in names for part in (_long(counts, "values", name, "len"), _long(counts, "missing", name, name))
+    ]
 
 
 def _clients(spec: Spec, impressions: pl.DataFrame, happened: pl.DataFrame) -> list[pl.DataFrame]:

@@ -11,11 +11,13 @@ from numpy.typing import NDArray
 from ctr_pipeline.features.layout import (
     FIRST_VOCABULARY_ROW,
     MISSING_ROW,
+    PADDING,
     UNKNOWN_ROW,
     Group,
     IdColumn,
     Layout,
     NumericColumn,
+    Pooled,
 )
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.features import (
@@ -37,6 +39,8 @@ VOCABULARY_SCHEMA = {
 """Columns of the vocabulary table: embedding row of each value, its training rows, first and last training day."""
 
 _PIECE = 1 << 20
+_TOGETHER = 16
+"""Numbers of a vector that are in memory at a time."""
 _Source: TypeAlias = NumericFeature | HistoryFeature
 
 
@@ -45,10 +49,10 @@ def fit_layout(
 ) -> tuple[Layout, pl.DataFrame]:
     """Layout and vocabulary of the training rows ``training``; nothing else may be in it.
 
-    A value enters the vocabulary of its feature with ``min_count`` training rows. Rows 0 and 1 are those of missing
+    A value enters the vocabulary of its feature with ``min_count`` training rows, or occurrences in the lists. Rows 0 and 1 are those of missing
     and of unknown or rare values; from row 2 on, the values are in order of falling count, then of their text.
     Mean and standard deviation are those of float32 values after fill and transform. One number is in memory at a
-    time: some 8 bytes a row.
+    time, some 8 bytes a row, and of a vector a few.
 
     Args:
         spec: Features, tasks and embedding widths.
@@ -67,11 +71,13 @@ def fit_layout(
     counts = [_counts(training, feature).collect(engine="streaming") for feature in spec.features.embedded]
     counts += [_counts(rows_with(source.name), feature).collect(engine="streaming") for feature, source in made]
     vocabulary = pl.concat([pl.DataFrame(schema=VOCABULARY_SCHEMA), *counts])
-    numeric = []
-    for group, name, source in _numeric_sources(spec):
+    numeric: list[NumericColumn] = []
+    for group, numbers, source in _numeric_sources(spec):
         rows = rows_with(source.name) if group == "history" else training
-        column = rows.select(pl.col(name).cast(pl.Float32)).collect(engine="streaming").get_column(name)
-        numeric.append(_fit_numeric(name, group, source, _to_array(column)))
+        for at in range(0, len(numbers), _TOGETHER):
+            found = rows.select(numbers[at : at + _TOGETHER]).collect(engine="streaming")
+            for place, column in enumerate(found.get_columns(), start=at):
+                numeric.append(_fit_numeric(column.name, group, source, _to_array(column), first=place == 0))
     categories: list[tuple[Group, CategoricalFeature]] = [
         ("categorical" if number < len(spec.features.categorical) else "contextual", feature)
         for number, feature in enumerate(spec.features.embedded)
@@ -83,12 +89,21 @@ def fit_layout(
             group=group,
             rows=FIRST_VOCABULARY_ROW + frame.height,
             dim=feature.embedding_dim or spec.model.embedding_dim,
+            pooled=_pooled(feature),
         )
         for (group, feature), frame in zip(categories, counts, strict=True)
     )
     names = [task.name for task in spec.tasks]
     parents = tuple(-1 if task.parent is None else names.index(task.parent) for task in spec.tasks)
     return Layout(numeric=tuple(numeric), ids=ids, tasks=tuple(names), parents=parents), vocabulary
+
+
+def number_columns(feature: NumericFeature) -> list[pl.Expr]:
+    """The numbers of a feature (Float32, by the names in the layout): one, or those of a vector."""
+    if feature.width is None:
+        return [pl.col(feature.name).cast(pl.Float32)]
+    values = pl.col(feature.name)
+    return [values.list.get(place).cast(pl.Float32).alias(name) for place, name in enumerate(feature.inputs)]
 
 
 def numeric_matrix(layout: Layout, frame: pl.DataFrame) -> NDArray[np.float32]:
@@ -100,33 +115,59 @@ def numeric_matrix(layout: Layout, frame: pl.DataFrame) -> NDArray[np.float32]:
 
 
 def encode_ids(layout: Layout, vocabulary: pl.DataFrame, frame: pl.DataFrame) -> NDArray[np.int32]:
-    """[N, F] int32 embedding rows of the layout's id columns, looked up in ``vocabulary``."""
+    """[N, F] int32 embedding rows of the layout's id array, looked up in ``vocabulary``."""
     return id_matrix(layout, frame.select(embedding_rows(layout, vocabulary)))
 
 
 def embedding_rows(layout: Layout, vocabulary: pl.DataFrame, groups: Collection[Group] | None = None) -> list[pl.Expr]:
-    """For each id column (of ``groups``), the embedding rows of its values (int32, by its name), looked up as text."""
+    """For each id column (of ``groups``), the embedding rows of its values (int32, by its name), looked up as text.
+
+    Those of a list are a list: as many of its values as have a place; the row of a missing value where it is missing.
+    """
     found = []
+    missing = pl.lit(MISSING_ROW, dtype=pl.Int32)
     for column in layout.ids:
         if groups is not None and column.group not in groups:
             continue
         entries = vocabulary.filter(pl.col("feature") == column.name)
-        text, rows = pl.col(column.name).cast(pl.String), entries["row"].cast(pl.Int32)
-        known = (
-            text.replace_strict(entries["key"], rows, default=UNKNOWN_ROW, return_dtype=pl.Int32)
-            if entries.height
-            else pl.lit(UNKNOWN_ROW, dtype=pl.Int32)
-        )
-        missing = pl.lit(MISSING_ROW, dtype=pl.Int32)
-        found.append(pl.when(text.is_null()).then(missing).otherwise(known).alias(column.name))
+        value = pl.col(column.name)
+        if column.pooled is None:
+            text = value.cast(pl.String)
+            rows = pl.when(text.is_null()).then(missing).otherwise(_looked_up(text, entries))
+        else:
+            text = pl.element()
+            row = pl.when(text.is_null()).then(missing).otherwise(_looked_up(text, entries))
+            rows = _read_values(value, column.pooled).list.eval(row)
+            rows = pl.when(value.is_null()).then(pl.concat_list(missing)).otherwise(rows)
+        found.append(rows.alias(column.name))
     return found
+
+
+def _looked_up(text: pl.Expr, entries: pl.DataFrame) -> pl.Expr:
+    rows = entries["row"].cast(pl.Int32)
+    if not entries.height:
+        return pl.lit(UNKNOWN_ROW, dtype=pl.Int32)
+    return text.replace_strict(entries["key"], rows, default=UNKNOWN_ROW, return_dtype=pl.Int32)
+
+
+def _read_values(values: pl.Expr, pooled: Pooled) -> pl.Expr:
+    """The values of a list that have a place."""
+    return values.list.tail(pooled.length) if pooled.keep == "last" else values.list.head(pooled.length)
 
 
 def id_matrix(layout: Layout, rows: pl.DataFrame) -> NDArray[np.int32]:
     """[N, F] int32 of the :func:`embedding_rows` in ``rows``."""
-    matrix = np.empty((rows.height, len(layout.ids)), dtype=np.int32)
-    for number, column in enumerate(layout.ids):
-        matrix[:, number] = rows.get_column(column.name).to_numpy()
+    matrix = np.empty((rows.height, len(layout.id_columns)), dtype=np.int32)
+    for column, places in zip(layout.ids, layout.id_places, strict=True):
+        values = rows.get_column(column.name)
+        if column.pooled is None:
+            matrix[:, places.start] = values.to_numpy()
+            continue
+        lengths = values.list.len().to_numpy()
+        filled = np.arange(column.places) < lengths[:, None]
+        block = np.full(filled.shape, PADDING, dtype=np.int32)
+        block[filled] = values.filter(lengths > 0).explode().to_numpy()
+        matrix[:, places] = block
     return matrix
 
 
@@ -135,18 +176,25 @@ def signed_log1p(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.sign(values) * np.log1p(np.abs(values))
 
 
-def _numeric_sources(spec: Spec) -> list[tuple[Group, str, _Source]]:
-    """Every number in the layout's order, with its group."""
+def _numeric_sources(spec: Spec) -> list[tuple[Group, list[pl.Expr], _Source]]:
+    """Every feature's numbers in the layout's order, with its group."""
     features = spec.features
     dense = len(features.dense)
-    logged: list[tuple[Group, str, _Source]] = [
-        ("dense" if number < dense else "contextual", feature.name, feature)
+    logged: list[tuple[Group, list[pl.Expr], _Source]] = [
+        ("dense" if number < dense else "contextual", number_columns(feature), feature)
         for number, feature in enumerate(features.numeric)
     ]
-    return [*logged, *(("history", name, feature) for name, feature in features.history_numbers)]
+    made = [(name, feature) for name, feature in features.history_numbers]
+    return [*logged, *(("history", [pl.col(name).cast(pl.Float32)], feature) for name, feature in made)]
 
 
-def _fit_numeric(name: str, group: Group, source: _Source, values: NDArray[np.float32]) -> NumericColumn:
+def _pooled(feature: CategoricalFeature) -> Pooled | None:
+    declared = feature.list
+    return None if declared is None else Pooled(declared.max_length, declared.pooling, declared.keep)
+
+
+def _fit_numeric(name: str, group: Group, source: _Source, values: NDArray[np.float32], first: bool) -> NumericColumn:
+    """The column of the numbers ``values``; ``first`` where it is the only number of its feature, or leads a vector."""
     if isinstance(source, NumericFeature):
         missing, transform = source.missing, source.transform
     else:
@@ -164,7 +212,8 @@ def _fit_numeric(name: str, group: Group, source: _Source, values: NDArray[np.fl
         group=group,
         transform=transform,
         fill=fill,
-        indicator=missing.indicator,
+        # A vector is missing as a whole: one input says so.
+        indicator=missing.indicator and first,
         mean=mean,
         std=1.0 if constant else std,
     )
@@ -202,10 +251,13 @@ def _moments(
 
 def _counts(training: pl.LazyFrame, feature: CategoricalFeature) -> pl.LazyFrame:
     """The vocabulary of one feature."""
-    key = pl.col(feature.name).cast(pl.String)
+    pooled = _pooled(feature)
+    if pooled is None:
+        rows = training.select(key=pl.col(feature.name).cast(pl.String), day=pl.col("day"))
+    else:
+        rows = training.select(key=_read_values(pl.col(feature.name), pooled), day=pl.col("day")).explode("key")
     counted = (
-        training.select(key=key, day=pl.col("day"))
-        .drop_nulls("key")
+        rows.drop_nulls("key")
         .group_by("key")
         .agg(count=pl.len().cast(pl.Int64), first_day=pl.col("day").min(), last_day=pl.col("day").max())
         .filter(pl.col("count") >= feature.min_count)

@@ -22,7 +22,10 @@ from ctr_pipeline.errors import UserError
 DAY = "day"
 """The partition column of every table."""
 
-STORED_TYPES = (pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Float32, pl.Float64, pl.String, pl.Date)
+STORED_TYPES = (
+    *(pl.Boolean, pl.Int8, pl.Int16, pl.Int32, pl.Int64, pl.Float32, pl.Float64, pl.String, pl.Date),
+    *(pl.List(pl.String), pl.List(pl.Float64)),
+)
 """Types of columns that Delta and every engine hold alike."""
 
 _ATTEMPTS = 6

@@ -1,12 +1,14 @@
 """Embedding tables: all features of one width share one table, so that a lookup and its update are one operation."""
 
-from collections.abc import Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
-from ctr_pipeline.features.layout import IdColumn
+from ctr_pipeline.features.layout import IdColumn, Pooled
 from ctr_pipeline.ranker.shapes import group_by_width
 
 INITIAL_STD = 0.01
@@ -14,11 +16,14 @@ INITIAL_STD = 0.01
 
 
 class FusedTable(nn.Module):
-    """One table for several id columns; column i owns the rows from its offset on.
+    """One table for several features; each owns the rows from its start on.
+
+    With a list among them, the table has one more row, of zeros, for the places after the end of a list. It has no
+    gradient, so it stays what it is.
 
     Args:
-        heights: Rows of each column.
-        positions: Index of each column in the packed id array.
+        columns: The id columns in the order of the packed array.
+        wanted: Indices of those that this table embeds, ascending.
         width: Width of an embedding.
         std: Standard deviation of the initial values; 0 for all zeros.
     """
@@ -26,29 +31,61 @@ class FusedTable(nn.Module):
     offsets: Tensor
     positions: Tensor
 
-    def __init__(self, heights: Sequence[int], positions: Sequence[int], width: int, std: float) -> None:
+    def __init__(self, columns: Sequence[IdColumn], wanted: Sequence[int], width: int, std: float) -> None:
         super().__init__()
-        starts = [0]
-        for height in heights:
-            starts.append(starts[-1] + height)
+        self.wanted = tuple(wanted)
+        self.starts = (0, *accumulate(columns[index].rows for index in wanted))
+        self.pooled = tuple(columns[index].pooled for index in wanted)
         self.width = width
-        self.table = nn.Embedding(starts[-1], width, sparse=True)
+        self.padding = self.starts[-1] if any(self.pooled) else None
+        self.table = nn.Embedding(self.starts[-1] + any(self.pooled), width, padding_idx=self.padding, sparse=True)
         with torch.no_grad():
             self.table.weight.normal_(0.0, std) if std else self.table.weight.zero_()
+            if self.padding is not None:
+                self.table.weight[self.padding] = 0.0
+        first = [0, *accumulate(column.places for column in columns)]
+        places = [(first[index] + at, start) for index, start in self._starts() for at in range(columns[index].places)]
         # Derived from the layout, so neither is part of the stored state.
-        self.register_buffer("offsets", torch.tensor(starts[:-1], dtype=torch.int64), persistent=False)
-        self.register_buffer("positions", torch.tensor(list(positions), dtype=torch.int64), persistent=False)
+        self.register_buffer(
+            "offsets", torch.tensor([start for _, start in places], dtype=torch.int64), persistent=False
+        )
+        self.register_buffer("positions", torch.tensor([at for at, _ in places], dtype=torch.int64), persistent=False)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[B, F] rows within each column's vocabulary to [B, columns of this table, width]."""
-        own = torch.index_select(ids, 1, self.positions)
-        rows: Tensor = self.table(own.long() + self.offsets)
-        return rows
+        """[B, F] rows within each column's vocabulary to [B, features of this table, width]."""
+        own = torch.index_select(ids, 1, self.positions).long()
+        if self.padding is None:
+            rows: Tensor = self.table(own + self.offsets)
+            return rows
+        ended = own < 0
+        rows = self.table(torch.where(ended, self.padding, own + self.offsets))
+        parts, at = [], 0
+        for pooled in self.pooled:
+            end = at + (1 if pooled is None else pooled.length)
+            values = rows[:, at:end]
+            parts.append(values if pooled is None else _pool(values, ended[:, at:end], pooled))
+            at = end
+        return torch.cat(parts, dim=1)
 
     def locate(self, row: int) -> tuple[int, int]:
-        """The id column (index in the packed array) that owns ``row`` of the table, and the row within that column."""
-        column = int((self.offsets <= row).sum()) - 1
-        return int(self.positions[column]), row - int(self.offsets[column])
+        """The id column (its index in the layout) that owns ``row`` of the table, and the row within that column."""
+        column = bisect_right(self.starts, row) - 1
+        return self.wanted[column], row - self.starts[column]
+
+    def _starts(self) -> Iterator[tuple[int, int]]:
+        return zip(self.wanted, self.starts[:-1], strict=True)
+
+
+def _pool(values: Tensor, ended: Tensor, pooled: Pooled) -> Tensor:
+    """[B, 1, d] from the rows [B, L, d] of lists, which are zeros where the list has ``ended`` [B, L]."""
+    if pooled.pooling == "max":
+        largest = values.masked_fill(ended.unsqueeze(2), torch.finfo(values.dtype).min).amax(dim=1, keepdim=True)
+        return torch.where(ended.all(dim=1).reshape(-1, 1, 1), 0.0, largest)
+    total = values.sum(dim=1, keepdim=True)
+    if pooled.pooling == "sum":
+        return total
+    count = (~ended).to(values.dtype).sum(dim=1).clamp(min=1)
+    return total / count.reshape(-1, 1, 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +114,8 @@ class Embeddings(nn.Module):
         self.dropout = dropout
         self.tables = nn.ModuleDict()
         for group in group_by_width(columns):
-            positions = [index for index, column in enumerate(columns) if column.name in group.columns]
-            heights = [columns[index].rows for index in positions]
-            self.tables[f"width_{group.width}"] = FusedTable(heights, positions, group.width, INITIAL_STD)
+            wanted = [index for index, column in enumerate(columns) if column.name in group.columns]
+            self.tables[f"width_{group.width}"] = FusedTable(columns, wanted, group.width, INITIAL_STD)
 
     def forward(self, ids: Tensor) -> EmbeddedFields:
         """The embeddings of rows [B, F]."""

@@ -27,8 +27,7 @@ class WidePart(nn.Module):
     def __init__(self, layout: Layout, numeric_width: int) -> None:
         super().__init__()
         tasks = len(layout.tasks)
-        heights = [column.rows for column in layout.ids]
-        self.rows = FusedTable(heights, range(len(heights)), tasks, 0.0) if heights else None
+        self.rows = FusedTable(layout.ids, range(len(layout.ids)), tasks, 0.0) if layout.ids else None
         self.numbers = nn.Linear(numeric_width, tasks, bias=False) if numeric_width else None
 
     def forward(self, encoded: Tensor, ids: Tensor) -> Tensor | float:
@@ -60,7 +59,7 @@ class Ranker(nn.Module):
         self.tasks = layout.tasks
         self.parents = layout.parents
         self.chained = model.heads == "chain"
-        self.columns = (len(layout.numeric), len(layout.ids))
+        self.columns = (len(layout.numeric), len(layout.id_columns))
         self.numeric = NumericEncoder(layout.numeric)
         self.embeddings = Embeddings(layout.ids, model.embedding_dropout)
         self.wide = WidePart(layout, self.numeric.width) if model.wide else None
@@ -119,7 +118,7 @@ class Ranker(nn.Module):
 
         Args:
             numeric: [B, D] raw numbers, NaN where missing.
-            ids: [B, F] vocabulary rows, int32 or int64; 0 is missing, 1 is unknown or rare.
+            ids: [B, F] vocabulary rows, int32 or int64; 0 is missing, 1 is unknown or rare, -1 after the end of a list.
 
         Returns:
             [B, T] logits of P(task) on all impressions.

@@ -24,8 +24,14 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ctr_pipeline.features.layout import MISSING_ROW, UNKNOWN_ROW, Layout, LayoutError
-from ctr_pipeline.serving.request_values import BundleError, category_text, finite_number
+from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, IdColumn, Layout, LayoutError
+from ctr_pipeline.serving.request_values import (
+    BundleError,
+    category_text,
+    category_texts,
+    finite_number,
+    finite_vector,
+)
 
 if TYPE_CHECKING:
     from ctr_pipeline.calibration import Calibrator
@@ -96,6 +102,13 @@ class Bundle:
         return bundle
 
     @property
+    def inputs(self) -> dict[str, str]:
+        """What a request may hold: each feature, and ``double`` or ``string``, in brackets where it is a list of them."""
+        numbers = [(column.feature, "[double]" if column.is_element else "double") for column in self.layout.numeric]
+        categories = [(column.name, "[string]" if column.pooled else "string") for column in self.layout.ids]
+        return dict([*numbers, *categories])
+
+    @property
     def tasks(self) -> tuple[str, ...]:
         """Names of the tasks, in the order of the outputs."""
         return self.layout.tasks
@@ -105,12 +118,12 @@ class Bundle:
 
         Args:
             numeric: [N, D] raw numbers, NaN where missing.
-            ids: [N, F] embedding rows; 0 = missing, 1 = unknown.
+            ids: [N, F] embedding rows; 0 = missing, 1 = unknown, -1 = after the end of a list.
 
         Raises:
             BundleError: a shape does not fit the layout, or a row lies outside its embedding table.
         """
-        columns, tables = len(self.layout.numeric), self.layout.ids
+        columns, tables = len(self.layout.numeric), self.layout.id_columns
         if numeric.ndim != 2 or ids.ndim != 2 or len(numeric) != len(ids):
             raise BundleError(
                 f"score: expected numeric [N, {columns}] and ids [N, {len(tables)}]; "
@@ -126,13 +139,13 @@ class Bundle:
         if len(numeric) == 0:
             empty = np.empty((0, len(self.tasks)), dtype=np.float32)
             return Scores(empty, empty)
-        heights = np.array([table.rows for table in tables], dtype=np.int64)
-        outside = np.argwhere((ids < 0) | (ids >= heights))
+        lowest, highest = self.layout.id_rows
+        outside = np.argwhere((ids < lowest) | (ids > highest))
         if len(outside):
             row, column = outside[0]
             raise BundleError(
                 f"score: row {row}: {tables[column].name} has embedding row {ids[row, column]}; "
-                f"expected 0 to {heights[column] - 1}. Use the vocabulary of this bundle."
+                f"expected {lowest[column]} to {highest[column]}. Use the vocabulary of this bundle."
             )
         inputs = {
             "numeric": np.ascontiguousarray(numeric, dtype=np.float32),
@@ -165,28 +178,31 @@ class Bundle:
 
         Args:
             rows: N mappings of feature name to value. An absent feature, None, NaN and empty text are missing. A
-                category may be text, a number or a boolean. Features that hold user ids, or that the spec lists under
-                ``privacy``, must already be pseudonyms made with the key of the training log.
+                category may be text, a number or a boolean; a feature with ``list`` is a list of them, and one with
+                ``width`` a list of numbers. Features that hold user ids, or that the spec lists under ``privacy``, must
+                already be pseudonyms made with the key of the training log.
 
         Returns:
-            numeric [N, D] with NaN for missing, and ids [N, F] with row 0 for missing and row 1 for unknown values.
+            numeric [N, D] with NaN for missing, and ids [N, F] with row 0 for missing and row 1 for unknown values, and
+            -1 after the end of a list.
 
         Raises:
             BundleError: a row has a feature that the model does not know, or a value of a wrong type.
         """
-        numbers = {column.name: index for index, column in enumerate(self.layout.numeric)}
-        categories = {column.name: index for index, column in enumerate(self.layout.ids)}
-        exact = np.full((len(rows), len(numbers)), np.nan)
-        ids = np.full((len(rows), len(categories)), MISSING_ROW, dtype=np.int64)
+        numbers = self.layout.number_places
+        categories = {
+            column.name: (column, at) for column, at in zip(self.layout.ids, self.layout.id_places, strict=True)
+        }
+        exact = np.full((len(rows), len(self.layout.numeric)), np.nan)
+        ids = np.tile(self.layout.lone(MISSING_ROW), (len(rows), 1))
         for at, row in enumerate(rows):
             for name, value in row.items():
                 where = f"row {at}: feature {name!r}"
                 if name in numbers:
-                    exact[at, numbers[name]] = finite_number(value, where)
+                    exact[at, numbers[name]] = self._numbers(name, value, where)
                 elif name in categories:
-                    text = category_text(value, where)
-                    if text is not None:
-                        ids[at, categories[name]] = self.vocabulary[name].get(text, UNKNOWN_ROW)
+                    column, places = categories[name]
+                    ids[at, places] = self._embedding_rows(column, value, where)
                 else:
                     near = difflib.get_close_matches(name, [*numbers, *categories], n=1)
                     hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join([*numbers, *categories])}."
@@ -194,6 +210,24 @@ class Bundle:
         # As in packing: what single precision cannot hold is missing.
         numeric = np.where(np.abs(exact) <= np.finfo(np.float32).max, exact, np.nan).astype(np.float32)
         return numeric, ids
+
+    def _numbers(self, name: str, value: Any, where: str) -> float | list[float]:
+        places = self.layout.number_places[name]
+        if not self.layout.numeric[places.start].is_element:
+            return finite_number(value, where)
+        return finite_vector(value, places.stop - places.start, where)
+
+    def _embedding_rows(self, column: IdColumn, value: Any, where: str) -> int | list[int]:
+        def row(text: str | None) -> int:
+            return MISSING_ROW if text is None else self.vocabulary[column.name].get(text, UNKNOWN_ROW)
+
+        if column.pooled is None:
+            return row(category_text(value, where))
+        texts = category_texts(value, where)
+        length = column.pooled.length
+        # A missing list is one missing value.
+        read = [None] if texts is None else texts[-length:] if column.pooled.keep == "last" else texts[:length]
+        return [*map(row, read), *[PADDING] * (length - len(read))]
 
     def check_golden(self) -> None:
         """Scores the golden rows and compares.
@@ -206,7 +240,7 @@ class Bundle:
         numeric = np.array(
             [[np.nan if value is None else value for value in row] for row in golden["numeric"]], dtype=np.float32
         ).reshape(rows, len(self.layout.numeric))
-        ids = np.array(golden["ids"], dtype=np.int64).reshape(rows, len(self.layout.ids))
+        ids = np.array(golden["ids"], dtype=np.int64).reshape(rows, len(self.layout.id_columns))
         found = self.score(numeric, ids)
         for name, values, limit in (
             ("logit", found.logits, MAX_LOGIT_DIFFERENCE),

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ctr_pipeline.calibration import Calibrator, calibrator_to_json
-from ctr_pipeline.features.layout import Layout
+from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, Layout
 from ctr_pipeline.ranker import Ranker
 from ctr_pipeline.serving.bundle import FILES, MANIFEST, MAX_PROBABILITY_DIFFERENCE, Bundle, Scores, write_manifest
 from ctr_pipeline.serving.parity import Parity, measure_parity, probe_rows
@@ -211,7 +211,7 @@ def _onnx_bytes(module: CalibratedRanker, layout: Layout) -> bytes:
     weights = sum(values.numel() * values.element_size() for values in module.state_dict().values())
     if weights > MAX_MODEL_BYTES:
         raise BundleError(f"export: {weights:,} bytes of weights; one ONNX file holds at most {MAX_MODEL_BYTES:,}.")
-    numeric, ids = torch.zeros(3, len(layout.numeric)), torch.zeros(3, len(layout.ids), dtype=torch.int64)
+    numeric, ids = torch.zeros(3, len(layout.numeric)), torch.zeros(3, len(layout.id_columns), dtype=torch.int64)
     rows = torch.export.Dim("rows", min=1)
     with _quiet(), _evaluating(module), torch.no_grad():
         program = torch.onnx.export(
@@ -264,15 +264,18 @@ def _golden(module: CalibratedRanker, layout: Layout) -> dict[str, Any]:
     """Made-up rows, from the layout alone, and what the trained model predicts for them."""
     generator = np.random.default_rng(0)
     numeric = np.empty((GOLDEN_ROWS, len(layout.numeric)), dtype=np.float32)
-    ids = np.empty((GOLDEN_ROWS, len(layout.ids)), dtype=np.int64)
+    ids = np.empty((GOLDEN_ROWS, len(layout.id_columns)), dtype=np.int64)
     for index, column in enumerate(layout.numeric):
         drawn = column.mean + column.std * generator.normal(size=GOLDEN_ROWS)
         raw = np.sign(drawn) * np.expm1(np.minimum(np.abs(drawn), 50)) if column.transform == "signed_log1p" else drawn
         numeric[:, index] = np.where(generator.random(GOLDEN_ROWS) < 0.2, np.nan, raw)
-    for index, table in enumerate(layout.ids):
-        ids[:, index] = generator.integers(0, table.rows, GOLDEN_ROWS)
-    numeric[0], ids[0] = np.nan, 0
-    ids[1] = 1
+    for table, places in zip(layout.ids, layout.id_places, strict=True):
+        ids[:, places] = generator.integers(0, table.rows, (GOLDEN_ROWS, table.places))
+        if table.pooled is not None:
+            lengths = generator.integers(0, table.places + 1, (GOLDEN_ROWS, 1))
+            ids[:, places][np.arange(table.places) >= lengths] = PADDING
+    numeric[0], ids[0] = np.nan, layout.lone(MISSING_ROW)
+    ids[1] = layout.lone(UNKNOWN_ROW)
     scores = _run(module, numeric, ids)
     return {
         "numeric": [[None if np.isnan(value) else float(value) for value in row] for row in numeric],

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr_pipeline.features.layout import MISSING_ROW, UNKNOWN_ROW, Layout
+from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, Layout
 from ctr_pipeline.serving.bundle import MAX_LOGIT_DIFFERENCE, MAX_PROBABILITY_DIFFERENCE, Bundle, Scores
 from ctr_pipeline.serving.request_values import BundleError
 
@@ -72,13 +72,13 @@ def probe_rows(
 ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
     """Rows for a parity check: up to ``most`` of the given ones, evenly spread, and the corners of the input space.
 
-    The corners: all missing, all unknown, the last embedding row of every table, numbers of ± 10^6 and one row for
-    each number that is missing alone.
+    The corners: all missing, all unknown, the last embedding row of every table, numbers of ± 10^6, one row for each
+    number that is missing alone, and empty lists.
     """
     chosen = np.linspace(0, len(numeric) - 1, min(most, len(numeric))).astype(np.intp)
     fill = np.array([column.fill for column in layout.numeric], dtype=np.float32)
-    last = np.array([column.rows - 1 for column in layout.ids], dtype=np.int64)
-    missing, unknown = np.full_like(last, MISSING_ROW), np.full_like(last, UNKNOWN_ROW)
+    lowest, last = layout.id_rows
+    missing, unknown = layout.lone(MISSING_ROW), layout.lone(UNKNOWN_ROW)
     corners = [
         (np.full_like(fill, np.nan), missing),
         (fill, unknown),
@@ -86,6 +86,7 @@ def probe_rows(
         (np.full_like(fill, 1e6), last),
         (np.full_like(fill, -1e6), unknown),
         *((np.where(np.arange(len(fill)) == lone, np.nan, fill), last) for lone in range(len(fill))),
+        *([(fill, lowest)] if PADDING in lowest else []),
     ]
     return (
         np.concatenate([numeric[chosen], np.stack([numbers for numbers, _ in corners])]).astype(np.float32),

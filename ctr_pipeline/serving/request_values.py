@@ -41,6 +41,42 @@ def category_text(value: Any, where: str) -> str | None:
     return text
 
 
+def category_texts(value: Any, where: str) -> list[str | None] | None:
+    """The texts of the values in a list, None for a missing one; None for a missing list.
+
+    Raises:
+        BundleError: the value is no list, or one of its values has no text.
+    """
+    if value is None:
+        return None
+    return [category_text(part, where) for part in _parts(value, "categories", where)]
+
+
+def finite_vector(value: Any, width: int, where: str) -> list[float]:
+    """``width`` numbers, all NaN for a missing or empty vector.
+
+    Raises:
+        BundleError: the value is no list of that many finite numbers.
+    """
+    parts = [] if value is None else _parts(value, "numbers", where)
+    if not parts:
+        return [math.nan] * width
+    if len(parts) != width:
+        raise BundleError(f"{where}: found {len(parts)} numbers; expected {width}, or null")
+    numbers = [finite_number(part, where) for part in parts]
+    if any(map(math.isnan, numbers)):
+        raise BundleError(f"{where}: one of its numbers is missing; expected {width} numbers, or null")
+    return numbers
+
+
+def _parts(value: Any, kind: str, where: str) -> list[Any]:
+    # An array of numpy, or a series of polars, is a list too.
+    parts = value.tolist() if hasattr(value, "tolist") else value.to_list() if hasattr(value, "to_list") else value
+    if not isinstance(parts, list | tuple):
+        raise BundleError(f"{where}: found {type(value).__name__}; expected a list of {kind}, or null")
+    return list(parts)
+
+
 def finite_number(value: Any, where: str) -> float:
     """A number; NaN for None and NaN, 1 and 0 for booleans.
 

@@ -9,6 +9,7 @@ from ctr_pipeline.sources.pseudonyms import PSEUDONYM_LENGTH
 from ctr_pipeline.sources.times import EARLIEST, LATEST
 from ctr_pipeline.sources.values import LARGEST_WEIGHT
 from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.features import NumericFeature
 
 with warnings.catch_warnings():
     # Where pyspark is installed Pandera imports it, and it warns of the version of pandas, which is not used here.
@@ -48,8 +49,8 @@ def impressions_schema(spec: Spec) -> pl.Schema:
             "traffic": pl.String,
             "propensity": pl.Float64,
             **({"weight": pl.Float64} if spec.impression.weight is not None else {}),
-            **{feature.name: pl.Float64 for feature in spec.features.numeric},
-            **{feature.name: pl.String for feature in spec.features.embedded},
+            **{f.name: pl.List(pl.Float64) if f.holds_lists else pl.Float64 for f in spec.features.numeric},
+            **{f.name: pl.List(pl.String) if f.holds_lists else pl.String for f in spec.features.embedded},
         }
     )
 
@@ -69,6 +70,9 @@ def impressions_contract(spec: Spec) -> pa.DataFrameSchema:
         "weight": [pa.Check.in_range(0, LARGEST_WEIGHT)],
     }
     for feature in spec.features.numeric:
+        if feature.width is not None:
+            checks[feature.name] = _vector_checks(feature, feature.width)
+            continue
         bounds = [pa.Check(_all_finite, name="finite")]
         bounds += [pa.Check.ge(feature.minimum)] if feature.minimum is not None else []
         bounds += [pa.Check.le(feature.maximum)] if feature.maximum is not None else []
@@ -76,7 +80,8 @@ def impressions_contract(spec: Spec) -> pa.DataFrameSchema:
     private = spec.impression.id_columns.union(spec.privacy.pseudonymise)
     for category in spec.features.embedded:
         if category.source_column in private:
-            checks[category.name] = [pa.Check.str_matches(_PSEUDONYM)]
+            each = _each(pl.element().str.contains(_PSEUDONYM), "pseudonyms")
+            checks[category.name] = [each if category.holds_lists else pa.Check.str_matches(_PSEUDONYM)]
     required = {"day", "impression_id", "ts", "ingest_ts", "weight"}
     return _contract(kinds, checks, required, unique="impression_id")
 
@@ -116,6 +121,26 @@ def _contract(
 
 def _time_check() -> pa.Check:
     return pa.Check.in_range(EARLIEST, LATEST, include_max=False)
+
+
+def _vector_checks(feature: NumericFeature, width: int) -> list[pa.Check]:
+    def wide(data: pa.PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col(data.key).list.len() == width)
+
+    value = pl.element()
+    bounds = [pa.Check(wide, name="width"), _each(value.is_finite() & value.is_not_null(), "finite")]
+    bounds += [_each(value >= feature.minimum, "minimum")] if feature.minimum is not None else []
+    bounds += [_each(value <= feature.maximum, "maximum")] if feature.maximum is not None else []
+    return bounds
+
+
+def _each(holds: pl.Expr, name: str) -> pa.Check:
+    """A rule that each value of a list keeps; of a missing one it says nothing."""
+
+    def check(data: pa.PolarsData) -> pl.LazyFrame:
+        return data.lazyframe.select(pl.col(data.key).list.eval(holds.fill_null(True)).list.all())
+
+    return pa.Check(check, name=name)
 
 
 def _all_finite(data: pa.PolarsData) -> pl.LazyFrame:

@@ -11,6 +11,7 @@ from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, 
 from ctr_pipeline.sources.contract import check_impressions, impressions_schema
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.files import LogFile, open_log
+from ctr_pipeline.sources.lists import cut_lists, list_feature, vector_feature
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import (
     COLUMN,
@@ -95,6 +96,7 @@ def read_impressions(
         notices={
             "clock_skew": int(good[SKEWED].sum()),
             "other_traffic": good.height - good[values.OTHER_TRAFFIC].null_count(),
+            **({"cut_lists": cut_lists(spec.features.embedded, kept)} if spec.features.lists else {}),
         },
     )
 
@@ -189,7 +191,7 @@ def _read_file(
     """
     where = str(file.path)
     select = clock.selection(scope, TS, where) if isinstance(clock, Clock) else clock.selection(file, scope)
-    rows = read_rows(file, declared_columns(spec), select)
+    rows = read_rows(file, declared_columns(spec), select, lists=spec.features.lists)
     schema, private = rows.schema, private_columns(spec)
     fields = _fields(spec, file, schema, pseudonymiser)
     checks = [
@@ -237,11 +239,13 @@ def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymi
         fields.append(values.row_weight(declared.weight, schema[declared.weight], where))
     for number in spec.features.numeric:
         column = number.source_column
-        fields.append(values.numeric_feature(number, schema[column], where))
+        read_number = values.numeric_feature if number.width is None else vector_feature
+        fields.append(read_number(number, schema[column], where))
     for category in spec.features.embedded:
         column = category.source_column
         hashed = pseudonymiser if column in private else None
-        fields.append(values.embedded_feature(category, schema[column], where, hashed))
+        read_category = values.embedded_feature if category.list is None else list_feature
+        fields.append(read_category(category, schema[column], where, hashed))
     return fields
 
 

@@ -44,6 +44,30 @@ def _fields(kind: pl.Struct) -> dict[str, pl.DataType]:
     return {field.name: field.dtype if isinstance(field.dtype, pl.DataType) else field.dtype() for field in kind.fields}
 
 
+def as_lists(
+    value: pl.Expr, kind: pl.DataType, separator: str | None, nulls: Sequence[str]
+) -> tuple[pl.Expr, pl.DataType]:
+    """A column of lists as polars lists them, and its type.
+
+    Args:
+        value: The column.
+        kind: Its type; of a type that holds no lists, it stays as it is.
+        separator: What stands between the values of a list that is written as a text.
+        nulls: Texts that mean a missing value there.
+    """
+    if kind == pl.String and separator is not None:
+        # Runs of blanks are one separator, as people write them.
+        parts = value.str.strip_chars().str.replace_all(r"\s+", " ") if separator.isspace() else value
+        part = pl.element().str.strip_chars()
+        known = pl.when(~part.is_in(["", *nulls])).then(part)
+        return parts.str.split(" " if separator.isspace() else separator).list.eval(known), pl.List(pl.String)
+    if isinstance(kind, pl.Array):
+        value, kind = value.arr.to_list(), pl.List(kind.inner)
+    if isinstance(kind, pl.List) and kind.inner in (pl.Categorical, pl.Enum):
+        value, kind = value.cast(pl.List(pl.String)), pl.List(pl.String)
+    return value, kind
+
+
 def schema_paths(schema: Mapping[str, pl.DataType]) -> list[str]:
     """The columns of a file, then the fields of its structs as `a.b`."""
     return _once(schema, (path for name, kind in schema.items() for path in _struct_paths(name, kind)))
@@ -59,6 +83,15 @@ def _struct_paths(name: str, kind: pl.DataType) -> Iterator[str]:
 def object_paths(content: Mapping[str, Any]) -> list[str]:
     """The keys of a JSON object, then the fields of the objects that they hold as `a.b`."""
     return _once(content, (path for name, value in content.items() for path in _value_paths(name, value)))
+
+
+def value_at(content: Mapping[str, Any], name: str) -> Any:
+    """What a JSON object holds at a key, or at the field `a.b`; None where there is nothing."""
+    if name in content or "." not in name:
+        return content.get(name)
+    head, _, tail = name.partition(".")
+    inner = content.get(head)
+    return value_at(inner, tail) if isinstance(inner, dict) else None
 
 
 def _value_paths(name: str, value: Any) -> Iterator[str]:

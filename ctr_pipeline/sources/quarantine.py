@@ -58,8 +58,8 @@ class ReadResult:
     """Rows of all days in the files that were read; for outcomes, in the event logs."""
     notices: Mapping[str, int] = field(default_factory=dict)
     """Number of kept rows by peculiarity: ``clock_skew`` (ingest time before event time; the event time is used for
-    both), ``other_traffic`` (neither random nor production), ``duplicate_event`` (exact repetitions, which no label
-    depends on)."""
+    both), ``other_traffic`` (neither random nor production), ``cut_lists`` (a list is longer than the ``max_length``
+    that the model reads), ``duplicate_event`` (exact repetitions, which no label depends on)."""
 
 
 def diagnose(rows: Rows, checks: Sequence[Check], private: Collection[str], where: str) -> pl.DataFrame:
@@ -89,7 +89,7 @@ def diagnose(rows: Rows, checks: Sequence[Check], private: Collection[str], wher
         schema={_PROBLEM: pl.Int32, REASON: pl.String, RULE: pl.String, COLUMN: pl.String},
     )
     shown = [
-        pl.when(pl.col(_PROBLEM) == number).then(raw(check.column).cast(pl.String, strict=False))
+        pl.when(pl.col(_PROBLEM) == number).then(_as_text(check.column, rows.schema[check.column]))
         for number, check in enumerate(checks)
         if check.column is not None and check.column not in private
     ]
@@ -146,11 +146,20 @@ def _refuse_wrong_columns(
         if check.reason in ("bad_time", "future_time") and rows.total > rows.frame.height:
             # Only unusable times and those of the asked days were read; the others of the file are in order.
             continue
-        example = "" if check.column in private else f" (such as {values[RAW + check.column].cast(pl.String)[0]!r})"
+        text = _as_text(check.column, rows.schema[check.column]).str.head(_LONGEST_VALUE)
+        example = "" if check.column in private else f" (such as {values.head(1).select(text).item()!r})"
         raise SourceError(
             f"{where}: none of the {values.height} values of column `{check.column}` can be used{example}: {check.rule}. "
             f"{_unit_hint(check, values)}Name another column in the spec, or correct the file."
         )
+
+
+def _as_text(column: str, kind: pl.DataType) -> pl.Expr:
+    """The values of a column as people read them; null for values that are no text."""
+    if isinstance(kind, pl.List):
+        texts = raw(column).cast(pl.List(pl.String), strict=False)
+        return pl.format("{} values: {}", texts.list.len(), texts.list.join(", ", ignore_nulls=True))
+    return raw(column).cast(pl.String, strict=False)
 
 
 def _unit_hint(check: Check, values: pl.DataFrame) -> str:

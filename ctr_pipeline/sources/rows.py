@@ -3,7 +3,7 @@
 import gzip
 import io
 import zlib
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.files import LogFile, is_compressed
-from ctr_pipeline.sources.nested import fields_beside, schema_paths, stored_column
+from ctr_pipeline.sources.nested import as_lists, fields_beside, schema_paths, stored_column
 from ctr_pipeline.sources.text import (
     MALFORMED,
     ROW,
@@ -20,6 +20,7 @@ from ctr_pipeline.sources.text import (
     csv_header,
     ndjson_batches,
     ndjson_keys,
+    ndjson_texts,
     refuse_other_kinds,
     utf8,
 )
@@ -66,7 +67,7 @@ def read_rows(
     columns: Mapping[str, str],
     select: Select,
     declared: Mapping[str, str] | None = None,
-    lists: Collection[str] = (),
+    lists: Mapping[str, str | None] | None = None,
 ) -> Rows:
     """Reads the rows of ``file`` that ``select`` keeps.
 
@@ -77,7 +78,7 @@ def read_rows(
         select: Keeps the rows in scope. For Parquet its conditions on raw columns reach the scan.
         declared: All columns that the spec names in this log, where ``columns`` are some of them: a file that lacks
             one is refused before it is read, and one without a header is distinguished from one with a misspelt name.
-        lists: Those of ``columns`` that hold lists where the format has any.
+        lists: Those of ``columns`` that hold lists, and what separates their values where they are text.
 
     Raises:
         SourceError: the file is unreadable, empty or damaged, or lacks a column.
@@ -89,11 +90,17 @@ def read_rows(
                 f"{file.path}: the file is empty (0 bytes). Write it again, or take it out of the log's paths."
             )
         if file.format == "parquet":
-            return _read_parquet(file, columns, select, declared)
-        return _read_text(file, columns, select, declared, lists)
+            return _read_parquet(file, columns, select, declared, lists or {})
+        return _read_text(file, columns, select, declared, lists or {})
 
 
-def _read_parquet(file: LogFile, columns: Mapping[str, str], select: Select, declared: Mapping[str, str]) -> Rows:
+def _read_parquet(
+    file: LogFile,
+    columns: Mapping[str, str],
+    select: Select,
+    declared: Mapping[str, str],
+    lists: Mapping[str, str | None],
+) -> Rows:
     source = io.BytesIO(gzip.decompress(file.path.read_bytes())) if file.compressed else file.path
     stored = pl.read_parquet_schema(source)
     _check_columns(file, declared, schema_paths(stored))
@@ -104,11 +111,16 @@ def _read_parquet(file: LogFile, columns: Mapping[str, str], select: Select, dec
         for name, (value, kind) in found.items()
         if kind in (pl.Binary, pl.Categorical, pl.Enum)
     }
+    known = {
+        name: (as_text[name], pl.String()) if name in as_text else (value, kind)
+        for name, (value, kind) in found.items()
+    }
+    known |= {name: as_lists(*known[name], separator, ()) for name, separator in lists.items()}
     lazy = scan.select(
         pl.col(ROW).cast(pl.Int64),
-        *(as_text.get(name, value).alias(RAW + name) for name, (value, _) in found.items()),
+        *(value.alias(RAW + name) for name, (value, _) in known.items()),
     )
-    schema = {name: pl.String() if name in as_text else kind for name, (_, kind) in found.items()}
+    schema = {name: kind for name, (_, kind) in known.items()}
     total = int(scan.select(pl.len()).collect().item())
     malformed = _undecodable(scan, [value for value, kind in found.values() if kind == pl.Binary])
     if malformed.height:
@@ -128,20 +140,28 @@ def _undecodable(scan: pl.LazyFrame, columns: list[pl.Expr]) -> pl.DataFrame:
 
 
 def _read_text(
-    file: LogFile, columns: Mapping[str, str], select: Select, declared: Mapping[str, str], lists: Collection[str]
+    file: LogFile,
+    columns: Mapping[str, str],
+    select: Select,
+    declared: Mapping[str, str],
+    lists: Mapping[str, str | None],
 ) -> Rows:
     refuse_other_kinds(file)
     names = list(columns)
-    schema: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
+    stored: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
     if file.format == "csv":
         header = csv_header(file)
         _check_columns(file, declared, header)
         batches = csv_batches(file, names)
     else:
-        schema |= dict.fromkeys(lists, pl.List(pl.String))
-        batches = ndjson_batches(file, names, lists)
-    renamed = [pl.col(ROW), *(pl.col(name).alias(RAW + name) for name in names)]
-    empty = pl.DataFrame(schema={**schema, ROW: pl.Int64})
+        arrays = _arrays(file, lists)
+        stored |= dict.fromkeys(arrays, pl.List(pl.String))
+        batches = ndjson_batches(file, names, arrays)
+    known = {name: (pl.col(name), kind) for name, kind in stored.items()}
+    known |= {name: as_lists(*known[name], separator, file.null_values) for name, separator in lists.items()}
+    schema: Schema = {name: kind for name, (_, kind) in known.items()}
+    renamed = [pl.col(ROW), *(value.alias(RAW + name) for name, (value, _) in known.items())]
+    empty = pl.DataFrame(schema={**stored, ROW: pl.Int64})
     kept = [select(empty.lazy().select(renamed), schema).collect()]
     malformed = [pl.DataFrame(schema=MALFORMED)]
     absent, total = set(names), 0
@@ -155,6 +175,12 @@ def _read_text(
     lines = pl.concat(malformed)
     _refuse_without_rows(file, lines, total)
     return Rows(pl.concat(kept), lines, schema, total)
+
+
+def _arrays(file: LogFile, lists: Mapping[str, str | None]) -> list[str]:
+    """Those of ``lists`` that an NDJSON file holds as arrays; those with a separator may be texts."""
+    texts = ndjson_texts(file, [name for name, separator in lists.items() if separator is not None], _SAMPLED_LINES)
+    return [name for name in lists if name not in texts]
 
 
 def _refuse_without_rows(file: LogFile, malformed: pl.DataFrame, total: int) -> None:

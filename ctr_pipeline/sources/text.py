@@ -18,7 +18,7 @@ import pyarrow.csv as arrow_csv
 
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.files import LogFile
-from ctr_pipeline.sources.nested import Keys, object_paths, wanted_keys
+from ctr_pipeline.sources.nested import Keys, object_paths, value_at, wanted_keys
 
 ROW = "__row"
 """Column with the 0-based row number in the file; the header and blank lines are not counted."""
@@ -213,6 +213,19 @@ def ndjson_keys(file: LogFile, limit: int = 100) -> list[str]:
     return list(dict.fromkeys(path for content in _first_objects(file, limit) for path in object_paths(content)))
 
 
+def ndjson_texts(file: LogFile, columns: Sequence[str], limit: int) -> set[str]:
+    """Those of ``columns`` that hold text in the first of the first lines of an NDJSON file that has a value in them."""
+    found: dict[str, Any] = {}
+    for content in _first_objects(file, limit) if columns else ():
+        for name in columns:
+            value = value_at(content, name)
+            if value is not None:
+                found.setdefault(name, value)
+        if len(found) == len(columns):
+            break
+    return {name for name, value in found.items() if isinstance(value, str)}
+
+
 def _top_keys(file: LogFile, limit: int) -> set[str]:
     return {key for content in _first_objects(file, limit) for key in content}
 
@@ -244,7 +257,11 @@ def _decoded(frame: pl.DataFrame, columns: Sequence[str], invalid: Sequence[tupl
 
 def _set_apart(text: pl.DataFrame, columns: Sequence[str], undecodable: pl.Expr, malformed: pl.DataFrame) -> TextBatch:
     """Takes out rows that are not UTF-8, and those with a zero character, which a damaged block leaves behind."""
-    zero = pl.any_horizontal([pl.col(column).str.contains("\0", literal=True) for column in columns] or [pl.lit(False)])
+    texts = [
+        pl.col(column).list.join("", ignore_nulls=True) if text[column].dtype == pl.List else pl.col(column)
+        for column in columns
+    ]
+    zero = pl.any_horizontal([value.str.contains("\0", literal=True) for value in texts] or [pl.lit(False)])
     rule = (
         pl.when(undecodable)
         .then(pl.lit("text is encoded as UTF-8; this line is not"))
@@ -301,12 +318,7 @@ def _objects(
         (pl.col(column).list.eval(known(pl.element())) if column in lists else known(pl.col(column))).alias(column)
         for column in columns
     )
-    return _set_apart(
-        frame.with_columns(good[ROW]),
-        [column for column in columns if column not in lists],
-        pl.lit(False),
-        malformed.cast(MALFORMED),
-    )
+    return _set_apart(frame.with_columns(good[ROW]), columns, pl.lit(False), malformed.cast(MALFORMED))
 
 
 def _decode_each(lines: pl.Series, keys: Keys) -> tuple[pl.DataFrame, pl.Series]:

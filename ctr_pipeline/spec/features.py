@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ctr_pipeline.spec.fields import Column, Name, Section
+from ctr_pipeline.spec.fields import Column, Name, Section, added_field
 
 
 class Missing(Section):
@@ -29,7 +29,7 @@ class Missing(Section):
 
 
 class NumericFeature(Section):
-    """A number."""
+    """A number, or with ``width`` that many of them: a vector, standardised element by element."""
 
     type: Literal["numeric"] = "numeric"
     name: Name = Field(description="Name of the feature.")
@@ -43,6 +43,12 @@ class NumericFeature(Section):
     missing: Missing = Field(default=Missing(), description="What a missing value becomes.")
     minimum: float | None = Field(default=None, description="Smallest value allowed; a row below it is quarantined.")
     maximum: float | None = Field(default=None, description="Largest value allowed; a row above it is quarantined.")
+    width: int | None = added_field(
+        None,
+        "Numbers in each value, where the column holds vectors: lists of a fixed length in Parquet or NDJSON.",
+        ge=1,
+        le=4096,
+    )
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:
@@ -55,9 +61,34 @@ class NumericFeature(Section):
         """The column of the log that feeds this feature."""
         return self.column or self.name
 
+    @property
+    def holds_lists(self) -> bool:
+        """Whether its column holds lists."""
+        return self.width is not None
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of its numbers: its own, or ``name[0]``, ``name[1]`` … of a vector."""
+        return (self.name,) if self.width is None else tuple(f"{self.name}[{place}]" for place in range(self.width))
+
+
+class Values(Section):
+    """How a list of categories becomes one input: the embeddings of its values are pooled."""
+
+    pooling: Literal["mean", "sum", "max"] = Field(
+        default="mean", description="How the embeddings of the values become one; an empty list gives zeros."
+    )
+    max_length: int = Field(default=50, ge=1, le=1000, description="Values that the model reads of a list.")
+    keep: Literal["last", "first"] = Field(
+        default="last", description="Which values are read of a longer list: its end, or its beginning."
+    )
+    separator: str | None = Field(
+        default=None, min_length=1, description="What stands between the values where the column holds text, as in CSV."
+    )
+
 
 class CategoricalFeature(Section):
-    """A value from a set: text, a whole number or a boolean.
+    """A value from a set: text, a whole number or a boolean. With ``list`` any number of them, in one input.
 
     Missing and rare values have embedding rows of their own.
     """
@@ -69,11 +100,19 @@ class CategoricalFeature(Section):
     )
     min_count: int = Field(default=2, ge=1, description="Training rows that a value needs to enter the vocabulary.")
     embedding_dim: int | None = Field(default=None, gt=0, description="Embedding width; by default that of the model.")
+    list: Values | None = added_field(
+        None, "The column holds lists: a Parquet list, a JSON array, or text with a `separator`."
+    )
 
     @property
     def source_column(self) -> str:
         """The column of the log that feeds this feature."""
         return self.column or self.name
+
+    @property
+    def holds_lists(self) -> bool:
+        """Whether its column holds lists."""
+        return self.list is not None
 
 
 class HistoryRate(Section):
@@ -233,8 +272,19 @@ class Features(Section):
         )
 
     @property
+    def single(self) -> tuple[str, ...]:
+        """Names of the categories that hold one value, so that rows can be grouped by them."""
+        return tuple(f.name for f in self.embedded if f.list is None)
+
+    @property
+    def lists(self) -> dict[str, str | None]:
+        """Columns of the log that hold lists, each with what separates their values where they are text."""
+        found = {f.source_column: f.list.separator for f in self.embedded if f.list is not None}
+        return found | {f.source_column: None for f in self.numeric if f.width is not None}
+
+    @property
     def inputs(self) -> tuple[str, ...]:
         """Names of all inputs of the model."""
-        logged = (*(f.name for f in self.numeric), *(f.name for f in self.embedded))
+        logged = (*(name for f in self.numeric for name in f.inputs), *(f.name for f in self.embedded))
         made = (*(name for name, _ in self.history_numbers), *(f.name for f, _ in self.history_embedded))
         return (*logged, *made)

@@ -28,13 +28,13 @@ FROM_FILE = "from_file"
 _DURATION = re.compile(r"([0-9]+)(us|ms|s|m|h|d)")
 
 
-def added_field(default: Any, description: str) -> Any:
+def added_field(default: Any, description: str, **limits: Any) -> Any:
     """A field that came after the first version of the format.
 
     While it has its default it is left out of the dumped spec. So the hash of a spec that does not use it, and
-    the bundle of its model, stay what they were.
+    the bundle of its model, stay what they were. ``limits`` are those of a pydantic field.
     """
-    return Field(default=default, description=description, exclude_if=lambda value: value == default)
+    return Field(default=default, description=description, exclude_if=lambda value: value == default, **limits)
 
 
 class Section(BaseModel):

@@ -72,7 +72,7 @@ class Spec(Section):
     @model_validator(mode="after")
     def _references(self) -> Self:
         tasks = {task.name for task in self.tasks}
-        categories = {feature.name for feature in self.features.embedded}
+        categories = set(self.features.single)
         keys = {"user"} | categories
         for history in self.features.history:
             if history.key not in keys:
@@ -85,7 +85,8 @@ class Spec(Section):
                 )
             if isinstance(history, HistorySequence) and history.item not in categories:
                 raise ValueError(
-                    f"history feature {history.name!r} lists item {history.item!r}, which is no categorical feature; "
+                    f"history feature {history.name!r} lists item {history.item!r}, which is no categorical feature of "
+                    "one value; "
                     f"use one of {', '.join(sorted(categories))}"
                 )
             if history.task is not None and history.task not in tasks:
@@ -118,10 +119,10 @@ class Spec(Section):
         section = self.label_quality
         if section is None:
             return self
-        keys = sorted(feature.name for feature in self.features.embedded)
+        keys = sorted(self.features.single)
         if section.key not in keys:
             raise ValueError(
-                f"`label_quality.key` is {section.key!r}, which is no categorical feature; "
+                f"`label_quality.key` is {section.key!r}, which is no categorical feature of one value; "
                 + (f"use one of {', '.join(keys)}, or declare it" if keys else "declare it")
                 + " under `features.categorical`"
             )
@@ -154,6 +155,7 @@ class Spec(Section):
                     f"feature {name!r} reads column {column!r}, which holds the outcome of task {answers[column]!r}: "
                     "a model that reads the outcome learns nothing else; remove the feature"
                 )
+        self._list_columns()
         hashed = {*self.impression.id_columns, *self.privacy.pseudonymise}
         for number in self.features.numeric:
             if number.source_column in hashed:
@@ -168,6 +170,35 @@ class Spec(Section):
                 "only ids and categories can be hashed"
             )
         return self
+
+    def _list_columns(self) -> None:
+        """A list is read as one wherever the spec names its column."""
+        lists, declared = self.features.lists, self.impression
+        features: list[NumericFeature | CategoricalFeature] = [*self.features.numeric, *self.features.embedded]
+        single = {f.source_column: f.name for f in features if not f.holds_lists}
+        separators: dict[str, str | None] = {}
+        for feature in features:
+            column = feature.source_column
+            if column not in lists:
+                continue
+            if column in declared.id_columns | declared.value_columns:
+                raise ValueError(
+                    f"feature {feature.name!r} reads lists from column {column!r}, which `impression` names too: a list "
+                    "is no id, time or position; name another `column`"
+                )
+            if column in single:
+                raise ValueError(
+                    f"column {column!r} holds lists for one feature and single values for {single[column]!r}: "
+                    "give both features `list` (or `width`), or none"
+                )
+            if column in self.privacy.pseudonymise and declared.user is None:
+                raise ValueError(
+                    f"feature {feature.name!r} reads lists of hashed values, but the log has no user: `ctr forget` would "
+                    "not find a person in a list; name `impression.user`, or remove the feature"
+                )
+            separator = feature.list.separator if isinstance(feature, CategoricalFeature) and feature.list else None
+            if separators.setdefault(column, separator) != separator:
+                raise ValueError(f"features read column {column!r} with different separators: give their lists one")
 
     @property
     def first_day(self) -> date | None:

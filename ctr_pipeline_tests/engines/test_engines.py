@@ -42,6 +42,17 @@ EDGES = pl.DataFrame(
 )
 
 
+LISTS = pl.DataFrame(
+    {
+        "day": [DAYS[n % 3] for n in range(6)],
+        "at": list(range(6)),
+        "texts": [["a", "B"], [], None, ["é, \U0001f600"], ["", "a", "a"], [None, "x"]],
+        "vector": [[0.1, -0.0], None, [], [1e-300, 1.7976931348623157e308], [3.0], [None, 1.0]],
+    },
+    schema_overrides={"texts": pl.List(pl.String), "vector": pl.List(pl.Float64)},
+)
+
+
 def lake_with(tmp_path: Path, frame: pl.DataFrame, days: Sequence[date] = DAYS) -> Lake:
     lake = Lake(tmp_path / "lake")
     lake.replace_days("t", frame, days)
@@ -69,6 +80,17 @@ def test_every_value_is_written_as_it_was_read(tmp_path: Path, sessions: Session
     # Also in order: by day, nulls first.
     assert_frame_equal(bits(copy), bits(EDGES.sort("day", "whole", "text", nulls_last=False)))
     assert [Path(file).parent.name for file in lake.files("copy")] == [f"day={day}" for day in DAYS[:3]]
+
+
+@each_engine
+def test_lists_are_read_and_written_as_they_are(tmp_path: Path, sessions: Session, name: EngineName) -> None:
+    lake, engine = lake_with(tmp_path, LISTS), sessions(name)
+    read = collected(engine.scan(lake, "t"))
+    assert read.schema == LISTS.schema
+    assert_frame_equal(read.sort("at"), LISTS)
+    engine.replace_days(lake, "copy", engine.scan(lake, "t"), DAYS, ["at"])
+    assert_frame_equal(lake.scan("copy").collect().sort("at"), LISTS)
+    assert collected(engine.scan(lake, "t", first=DAYS[4])).schema == LISTS.schema
 
 
 @each_engine

@@ -19,11 +19,11 @@ def input_fault(batch: BatchView, layout: Layout, step: int) -> Diagnosis | None
             message=f"step {step}: feature {name} is {value} in row {row} of the training arrays; "
             "a number must be finite or missing",
         )  # fmt: skip
-    heights = torch.tensor([column.rows for column in layout.ids], dtype=batch.ids.dtype, device=batch.ids.device)
-    outside = (batch.ids < 0) | (batch.ids >= heights)
+    lowest, highest = (torch.from_numpy(rows).to(batch.ids.device, batch.ids.dtype) for rows in layout.id_rows)
+    outside = (batch.ids < lowest) | (batch.ids > highest)
     if bool(outside.any()):
         at, column = (int(v) for v in outside.nonzero()[0])
-        id_column, row = layout.ids[column], int(batch.rows[at])
+        id_column, row = layout.id_columns[column], int(batch.rows[at])
         return Diagnosis(
             kind="input", tensor="ids", feature=id_column.name, row=row, step=step,
             message=f"step {step}: feature {id_column.name} has id {int(batch.ids[at, column])} in row {row} of the "

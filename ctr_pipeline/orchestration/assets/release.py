@@ -71,9 +71,7 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         tracking.log(run.run_id, {"export/max_logit_difference": parity.logit}, [])
         if not tracking.has_model(run.run_id):
             start_model(tracking, run.run_id, spec, context)
-        inputs = {column.name: "double" for column in bundle.layout.numeric}
-        inputs |= {column.name: "string" for column in bundle.layout.ids}
-        tracking.finish_model(run.run_id, paths.bundle, inputs, dict.fromkeys(bundle.tasks, "double"))
+        tracking.finish_model(run.run_id, paths.bundle, bundle.inputs, dict.fromkeys(bundle.tasks, "double"))
         yield dg.MaterializeResult(
             metadata={
                 "bundle": dg.MetadataValue.path(str(paths.bundle)),

@@ -129,7 +129,7 @@ class TrackingResource(dg.ConfigurableResource):
         Args:
             run_id: The run.
             folder: The model's files.
-            inputs: MLflow's type of each column that the model takes.
+            inputs: MLflow's type of each column that the model takes, in brackets where it is a list of them.
             outputs: MLflow's type of each column that it gives.
 
         Raises:
@@ -300,8 +300,13 @@ def _metrics(
 
 
 def _columns(types: Mapping[str, str]) -> list[dict[str, Any]]:
-    """Columns in the form in which MLflow keeps them."""
-    return [{"name": name, "type": kind, "required": False} for name, kind in types.items()]
+    """Columns in the form in which MLflow keeps them; a type in brackets is that of the values of a list."""
+
+    def described(kind: str) -> dict[str, Any]:
+        element = kind.strip("[]")
+        return {"type": kind} if element == kind else {"type": "array", "items": {"type": element}}
+
+    return [{"name": name, **described(kind), "required": False} for name, kind in types.items()]
 
 
 def _dataset_input(dataset: TrackedDataset) -> "DatasetInput":
