@@ -13,7 +13,6 @@ from ctr_pipeline.sources.rows import RAW, raw
 from ctr_pipeline.sources.values import Check, Field
 from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
 
-
 _MADE = "__made"
 
 

@@ -21,6 +21,7 @@ from ctr_pipeline.spec.features import (
     HistorySequence,
     Missing,
     NumericFeature,
+    Values,
 )
 from ctr_pipeline.spec.fields import DAY_US, format_duration
 from ctr_pipeline.spec.interactions import FactorisationMachine
@@ -74,6 +75,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     NumericFeature: "features.dense[]",
     Missing: "features.dense[].missing",
     CategoricalFeature: "features.categorical[]",
+    Values: "features.categorical[].list",
     HistoryRate: "features.history[]",
     HistoryCount: "features.history[]",
     HistoryRecency: "features.history[]",

@@ -172,6 +172,59 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("features.history.0.key", "adid"),
         ("history feature 'ctr_7d' has key 'adid'; use one of ad_id, hour, user",),
     ),
+    "list as history key": (
+        set_to("features.categorical.0.list", {}),
+        ("history feature 'ctr_7d' has key 'ad_id'; use one of hour, user",),
+    ),
+    "list as history item": (
+        lambda c: (
+            set_to("features.contextual.0.list", {})(c),
+            set_to("features.history.0", {"name": "s", "kind": "sequence", "key": "user", "item": "hour"})(c),
+        ),
+        ("history feature 's' lists item 'hour', which is no categorical feature of one value; use one of ad_id",),
+    ),
+    "list from a column of ids": (
+        lambda c: (
+            set_to("features.contextual.0.list", {})(c),
+            set_to("features.contextual.0.column", "user_id")(c),
+        ),
+        ("feature 'hour' reads lists from column 'user_id', which `impression` names too",),
+    ),
+    "vector from the slot": (
+        lambda c: (set_to("features.dense.0.width", 3)(c), set_to("features.dense.0.column", "slot")(c)),
+        ("feature 'price' reads lists from column 'slot', which `impression` names too",),
+    ),
+    "column as a list and as a value": (
+        lambda c: (set_to("features.contextual.0.list", {})(c), set_to("features.contextual.0.column", "ad_id")(c)),
+        ("column 'ad_id' holds lists for one feature and single values for 'ad_id'",),
+    ),
+    "lists of one column with two separators": (
+        lambda c: c["features"]["contextual"].extend(
+            {"name": name, "type": "categorical", "column": "tags", "list": {"separator": name}} for name in "ab"
+        ),
+        ("features read column 'tags' with different separators: give their lists one",),
+    ),
+    "hashed list without a user": (
+        lambda c: (
+            without("impression.user")(c),
+            set_to("privacy.pseudonymise", ["hour"])(c),
+            set_to("features.contextual.0.list", {})(c),
+        ),
+        ("feature 'hour' reads lists of hashed values, but the log has no user", "`ctr forget`"),
+    ),
+    "vector of no numbers": (set_to("features.dense.0.width", 0), ("features.dense.0.width", "found 0")),
+    "longest list": (
+        set_to("features.categorical.0.list", {"max_length": 1001}),
+        ("features.categorical.0.list.max_length", "found 1001"),
+    ),
+    "unknown pooling": (
+        set_to("features.categorical.0.list", {"pooling": "median"}),
+        ("features.categorical.0.list.pooling", "'mean', 'sum' or 'max'"),
+    ),
+    "empty separator": (
+        set_to("features.categorical.0.list", {"separator": ""}),
+        ("features.categorical.0.list.separator",),
+    ),
     "number as history key": (set_to("features.history.0.key", "price"), ("has key 'price'; use one of ad_id",)),
     "history by user without users": (
         lambda c: (set_to("features.history.0.key", "user")(c), without("impression.user")(c)),
@@ -347,7 +400,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "evaluated key that is no feature": (
         set_to("label_quality", {"key": "advertiser"}),
-        ("`label_quality.key` is 'advertiser', which is no categorical feature; use one of ad_id", "or declare it"),
+        ("`label_quality.key` is 'advertiser', which is no categorical feature of one value; use one of ad_id", "or declare it"),
     ),
     "evaluated task that is none": (
         set_to("label_quality", {"key": "ad_id", "tasks": ["view"]}),
