@@ -400,7 +400,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "evaluated key that is no feature": (
         set_to("label_quality", {"key": "advertiser"}),
-        ("`label_quality.key` is 'advertiser', which is no categorical feature of one value; use one of ad_id", "or declare it"),
+        (
+            "`label_quality.key` is 'advertiser', which is no categorical feature of one value; use one of ad_id",
+            "or declare it",
+        ),
     ),
     "evaluated task that is none": (
         set_to("label_quality", {"key": "ad_id", "tasks": ["view"]}),
