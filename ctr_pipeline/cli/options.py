@@ -29,11 +29,15 @@ RootOption = Annotated[Path, typer.Option("--data-root", help="Data root of the 
 JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the result to this file as JSON.")]
 
 
-def fail(message: str) -> NoReturn:
-    """Ends the command with a message for the user and exit code 2."""
+REFUSED_CODE = 3
+"""Exit code of a run that made a model which must not be served."""
+
+
+def fail(message: str, code: int = 2) -> NoReturn:
+    """Ends the command with a message for the user and an exit code."""
     Console(stderr=True).print("[bold red]Error:[/] ", end="", highlight=False)
     Console(stderr=True).print(message, markup=False, highlight=False, soft_wrap=True)
-    raise typer.Exit(2)
+    raise typer.Exit(code)
 
 
 @contextmanager

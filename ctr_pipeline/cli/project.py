@@ -8,6 +8,7 @@ import typer
 from rich.console import Console
 
 from ctr_pipeline.cli.options import (
+    REFUSED_CODE,
     DataRootOption,
     InputOption,
     SpecOption,
@@ -51,9 +52,14 @@ def run(
         EngineName, typer.Option("--engine", help="What computes labels and history; the result is the same.")
     ] = "duckdb",
 ) -> None:
-    """Run the whole pipeline in this process, doing only what is missing."""
+    """Run the whole pipeline in this process, doing only what is missing.
+
+    Exit codes: 0, everything is up to date; 2, the spec, the log or a step was refused; 3, a model was made that must not
+    be served.
+    """
     if json_out is not None and (json_out.is_dir() or not is_writable(json_out)):
         fail(f"--json {json_out}: cannot be written. Name a file in a folder that can.")
+    from ctr_pipeline.commands.report import FAILED, REFUSED
     from ctr_pipeline.commands.report_text import print_report
     from ctr_pipeline.commands.run import run_and_report
     from ctr_pipeline.deployment.environment import process_environment
@@ -71,7 +77,12 @@ def run(
             fail(f"--to {end} is after the last day of the log, {log_last}. Choose an earlier day.")
         report = run_and_report(deployment, begin, end)
     write_json(report, json_out)
+    outcome = report["outcome"]
+    if outcome["status"] == FAILED:
+        fail(outcome["reason"])
     print_report(report, console())
+    if outcome["status"] == REFUSED:
+        fail(outcome["reason"], code=REFUSED_CODE)
 
 
 def ui(

@@ -15,6 +15,10 @@ from ctr_pipeline.spec import spec_hash
 
 FORMAT = 2
 """Format 1 had other names for three keys; it is read with the names of today."""
+PROMOTED, NOT_PROMOTED, REFUSED, FAILED = "promoted", "not_promoted", "refused", "failed"
+"""How a run ended: the model is the champion; the champion stays; the model must not be served; a step failed."""
+REFUSING_STEPS = ("evaluation", "champion")
+"""Steps that fail where the model was made and must not be served."""
 MOST_FLAGGED_KEYS = 100
 """Keys with implausible labels that the report lists."""
 
@@ -24,27 +28,28 @@ class ReportError(UserError):
 
 
 def build_report(deployment: Deployment, facts: RunFacts, first: date, last: date) -> dict[str, Any]:
-    """Collects the report of the days ``first`` to ``last`` from the lake, Dagster and the files of the retrain."""
-    from ctr_pipeline.labels import stored_states
-    from ctr_pipeline.lake import Lake
+    """Collects the report of the days ``first`` to ``last`` from the lake, Dagster and the files of the retrain.
 
+    Where a step failed, what it and the steps after it would have made is empty: older files are of another run.
+    """
     paths, spec = deployment.paths, deployment.spec
-    lake, retrain = Lake(paths.lake), paths.retrain(last.isoformat())
-    release, result = read_json(retrain.release), read_json(retrain.result)
+    retrain, made = paths.retrain(last.isoformat()), _made(facts)
+    result = read_json(retrain.result) if "ranker" in made else {}
+    release = read_json(retrain.release) if "champion" in made else {}
+    outcome = _outcome(facts, release)
     return {
         "format": FORMAT,
         "spec": {"name": spec.name, "hash": spec_hash(spec)},
         "days": {"first": first.isoformat(), "last": last.isoformat()},
         "as_of": datetime.fromtimestamp(end_of_day_us(last) / 1e6, UTC).isoformat(),
+        "outcome": outcome,
         "tables": _tables(paths),
         "rows": {table: _rows(paths, facts, table, first, last) for table in names(step=INGEST_STEP)},
-        "labels": stored_states(
-            spec, lake.scan("impressions", first=first, last=last), lake.scan("labels", first=first, last=last)
-        ),
-        "split": _splits(read_json(retrain.packed_manifest).get("splits", {})),
-        "propensity": read_json(retrain.propensity),
-        "label_quality": _label_quality(retrain.advertiser_quality),
-        "metrics": read_json(retrain.evaluation).get("metrics", {}),
+        "labels": _label_states(deployment, first, last) if "labels" in made else {},
+        "split": _splits(read_json(retrain.packed_manifest).get("splits", {})) if "training_dataset" in made else {},
+        "propensity": read_json(retrain.propensity) if "position_propensity" in made else {},
+        "label_quality": _label_quality(retrain.advertiser_quality) if "advertiser_quality" in made else {},
+        "metrics": read_json(retrain.evaluation).get("metrics", {}) if "evaluation" in made else {},
         "checks": facts.checks,
         "model": {
             "sha256": result.get("model_sha256"),
@@ -52,16 +57,48 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
             "best_epoch": result.get("best_epoch"),
             "training": {key: result.get(key) for key in ("status", "steps", "seconds", "rows_per_second", "device")},
             "version": release.get("version"),
-            "promoted": release.get("promoted"),
-            "reasons": release.get("reasons", []),
+            "promoted": release.get("promoted", False),
+            "reasons": release.get("reasons", []) or ([outcome["reason"]] if outcome["reason"] else []),
         },
-        "mlflow": read_json(retrain.mlflow_run),
+        "mlflow": read_json(retrain.mlflow_run) if "ranker" in made else {},
         "seconds": facts.seconds,
         "dagster_runs": [
             {"run_id": run.run_id, "assets": list(run.assets), "first": str(run.first), "last": str(run.last)}
             for run in facts.runs
         ],
     }
+
+
+def _made(facts: RunFacts) -> tuple[str, ...]:
+    """The assets that this run left up to date.
+
+    An evaluation that refuses its model is made; of other steps that fail nothing counts.
+    """
+    order = names()
+    if facts.failure is None:
+        return order
+    if facts.failure.step not in order:
+        return ()
+    failed = order.index(facts.failure.step)
+    return order[: failed + 1] if facts.failure.step in REFUSING_STEPS[:1] else order[:failed]
+
+
+def _outcome(facts: RunFacts, release: Mapping[str, Any]) -> dict[str, Any]:
+    """How the run ended: see docs/report.md."""
+    failure = facts.failure
+    if failure is None:
+        return {"status": PROMOTED if release.get("promoted") else NOT_PROMOTED, "step": None, "reason": None}
+    status = REFUSED if failure.step in REFUSING_STEPS else FAILED
+    return {"status": status, "step": failure.step or None, "reason": failure.message}
+
+
+def _label_states(deployment: Deployment, first: date, last: date) -> dict[str, dict[str, int]]:
+    from ctr_pipeline.labels import stored_states
+    from ctr_pipeline.lake import Lake
+
+    lake = Lake(deployment.paths.lake)
+    shown, labels = (lake.scan(table, first=first, last=last) for table in ("impressions", "labels"))
+    return stored_states(deployment.spec, shown, labels)
 
 
 def save_report(paths: DataRoot, report: dict[str, Any]) -> Path:
@@ -147,8 +184,9 @@ def _rows(paths: DataRoot, facts: RunFacts, table: str, first: date, last: date)
         else pl.DataFrame({"reason": [], "len": []})
     )
     by_reason = {str(reason): int(rows) for reason, rows in reasons.iter_rows()}
-    counted = facts.rows[table]
-    kept = int(lake.scan(table, first=first, last=last).select(pl.len()).collect().item())
+    counted, kept = facts.rows[table], 0
+    if lake.exists(table):
+        kept = int(lake.scan(table, first=first, last=last).select(pl.len()).collect().item())
     # Rows of users who were forgotten since count as those that ingest leaves out.
     ignored = counted["ignored"] + max(0, counted["kept"] - kept)
     return {

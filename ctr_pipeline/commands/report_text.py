@@ -21,10 +21,12 @@ def print_report(report: dict[str, Any], console: Console) -> None:
             + (f" ({reasons})" if reasons else ""),
             highlight=False,
         )
-    console.print(_label_table(report))
-    console.print(_split_table(report))
+    for found, render in (("labels", _label_table), ("split", _split_table)):
+        if report[found]:
+            console.print(render(report))
     _print_awaiting_data(report, console)
-    console.print(_metric_table(report))
+    if report["metrics"]:
+        console.print(_metric_table(report))
     if report["propensity"].get("positions"):
         console.print(_propensity_table(report))
     for response in report["propensity"].get("responses", []):
@@ -38,14 +40,16 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     _print_checks(report, console)
     model, mlflow = report["model"], report["mlflow"]
     outcome = "champion" if model["promoted"] else "not promoted"
-    console.print(f"Model version {model['version']} ({outcome}): {' '.join(model['reasons'])}", highlight=False)
-    console.print(f"MLflow run {mlflow.get('run_id')}; files in {model['folder']}", highlight=False, soft_wrap=True)
+    named = f"Model version {model['version']} ({outcome})" if model["version"] else "Nothing was promoted"
+    console.print(f"{named}: {' '.join(model['reasons'])}", markup=False, highlight=False, soft_wrap=True)
+    if mlflow:
+        console.print(f"MLflow run {mlflow['run_id']}; files in {model['folder']}", highlight=False, soft_wrap=True)
     if report["seconds"]:
         total = sum(report["seconds"].values())
         slowest = sorted(report["seconds"].items(), key=lambda item: -item[1])[:4]
         listed = ", ".join(f"{asset} {seconds:.1f} s" for asset, seconds in slowest)
         console.print(f"Assets took {total:.0f} s: {listed}, …", highlight=False)
-    else:
+    elif report.get("outcome", {}).get("reason") is None:
         console.print("Everything was up to date.")
 
 

@@ -18,8 +18,10 @@ _log = logging.getLogger(__name__)
 def run_and_report(deployment: Deployment, first: date, last: date) -> dict[str, Any]:
     """Runs the pipeline for the days ``first`` to ``last`` and returns its report (see docs/report.md).
 
+    The report is also that of a run in which a step failed: its `outcome` gives the reason.
+
     Raises:
-        PipelineError: a step failed.
+        PipelineError: the days cannot be run.
         DataRootBusyError: another run is at work on the same data root.
     """
     with exclusive(deployment.data_root):

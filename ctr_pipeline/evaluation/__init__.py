@@ -2,7 +2,7 @@
 
 from ctr_pipeline.evaluation.intervals import PairedDifference, paired_difference
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
-from ctr_pipeline.evaluation.promotion import PromotionDecision, compare_with_champion
+from ctr_pipeline.evaluation.promotion import PromotionDecision, base_rate_reasons, compare_with_champion
 from ctr_pipeline.evaluation.reliability import ReliabilityBin, reliability
 from ctr_pipeline.evaluation.slices import SliceMetrics, grouped_auc, slice_metrics, standard_slices
 from ctr_pipeline.evaluation.task_metrics import TaskMetrics, evaluate
@@ -15,6 +15,7 @@ __all__ = [
     "ReliabilityBin",
     "SliceMetrics",
     "TaskMetrics",
+    "base_rate_reasons",
     "compare_with_champion",
     "evaluate",
     "grouped_auc",

@@ -5,9 +5,9 @@ Every function takes ``logits`` [N] and ``labels`` [N] in {0, 1, -1}; a label of
 is ``None``; :func:`~ctr_pipeline.calibration.labelled.why_undefined` gives the reason.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,13 @@ class Interval:
             "low": self.low if np.isfinite(self.low) else None,
             "high": self.high if np.isfinite(self.high) else None,
         }
+
+    @classmethod
+    def from_json(cls, content: Mapping[str, float | None]) -> Self:
+        """The interval that :meth:`to_json` described."""
+        value, low, high = content["value"], content["low"], content["high"]
+        assert value is not None, "an interval has a point estimate"
+        return cls(value, -np.inf if low is None else low, np.inf if high is None else high)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,8 @@
-"""Whether a new model may replace the champion: decided on the same test rows, with the same draws of users."""
+"""Whether a new model may be served at all, and whether it may replace the champion.
+
+The first is a floor that holds without a champion too; the second is decided on the same test rows, with the same draws
+of users.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -6,7 +10,7 @@ from typing import Any
 
 from ctr_pipeline.calibration.labelled import Integers, Reals
 from ctr_pipeline.evaluation.intervals import PairedDifference, paired_difference
-from ctr_pipeline.evaluation.metrics import EvaluationError
+from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
 
 MIN_POSITIVES = 100
 """A task with fewer positives cannot show that it is not worse, so it can only object."""
@@ -33,6 +37,24 @@ class PromotionDecision:
             "reasons": list(self.reasons),
             "differences": {task: difference.to_json() for task, difference in self.differences.items()},
         }
+
+
+def base_rate_reasons(normalised_entropy: Mapping[str, Interval | None]) -> list[str]:
+    """A sentence for each task that is not shown to be predicted better than by its base rate.
+
+    Args:
+        normalised_entropy: By task, NE on the test rows; None where they have one class only. Below 1 is better than
+            the base rate, and the whole 95 % interval has to be.
+    """
+    reasons = []
+    for task, ne in normalised_entropy.items():
+        if ne is None:
+            reasons.append(f"{task}: the test rows have one class only, so the model cannot be evaluated.")
+        elif not ne.high < 1:
+            found = f"{task}: NE {ne.value:.3f} (95 % interval {ne.low:.3f} to {ne.high:.3f})"
+            worse = "is no better than the base rate" if ne.value >= 1 else "is not surely better than the base rate"
+            reasons.append(f"{found} {worse}; its interval has to lie below 1.")
+    return reasons
 
 
 def compare_with_champion(

@@ -18,8 +18,23 @@ from ctr_pipeline.orchestration.resources import NotifierResource, TrackingResou
 from ctr_pipeline.orchestration.stages import RETRAIN_JOB, RETRAIN_STEP, STAGES, AssetStage
 
 
+@dataclass(frozen=True, slots=True)
+class StepFailure:
+    """A step that failed."""
+
+    step: str
+    """Name of its asset; empty where the run failed before its first step."""
+    message: str
+    """What is written for the user, beginning with the step."""
+
+
 class PipelineError(UserError):
     """A step failed; the message is the one written for the user."""
+
+    def __init__(self, failure: StepFailure, runs: "Sequence[FinishedRun]" = ()) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+        self.runs = tuple(runs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,16 +49,17 @@ class FinishedRun:
 
 def run_pipeline(
     deployment: Deployment, defs: dg.Definitions, instance: dg.DagsterInstance, first: date, last: date
-) -> list[FinishedRun]:
+) -> tuple[list[FinishedRun], StepFailure | None]:
     """Brings every asset up to date for the days ``first`` to ``last``, and the model to the end of ``last``.
 
     Runs that a killed command left open are closed first.
 
     Returns:
-        The Dagster runs that were needed; none when everything was up to date.
+        The Dagster runs that were needed, none when everything was up to date; and the step that failed, after which
+        no other was run.
 
     Raises:
-        PipelineError: a step failed; what came before it is kept.
+        PipelineError: the log was not read up to ``last``.
     """
     _close_abandoned(defs, instance)
     days = [first + timedelta(days=n) for n in range((last - first).days + 1)]
@@ -66,8 +82,11 @@ def run_pipeline(
         else:
             names = [stage.name for stage in stages]
         of_any = sorted({day for found in stale.values() for day in found})
-        runs += run_days(defs, instance, stages[0].job, names, of_any)
-    return runs
+        try:
+            runs += run_days(defs, instance, stages[0].job, names, of_any)
+        except PipelineError as error:
+            return [*runs, *error.runs], error.failure
+    return runs, None
 
 
 def execute_retrain(defs: dg.Definitions, instance: dg.DagsterInstance, assets: Sequence[str], day: str) -> None:
@@ -87,16 +106,17 @@ def execute_retrain(defs: dg.Definitions, instance: dg.DagsterInstance, assets: 
         raise PipelineError(failure_of(result))
 
 
-def failure_of(result: dg.ExecuteInProcessResult) -> str:
-    """The failed step's own message, or the full error where the failure was not foreseen."""
+def failure_of(result: dg.ExecuteInProcessResult) -> StepFailure:
+    """The step that failed with its own message, or with the full error where the failure was not foreseen."""
     for event in result.all_events:
         if event.event_type == dg.DagsterEventType.STEP_FAILURE:
             data = event.step_failure_data
             if data.user_failure_data is not None and data.user_failure_data.description:
-                return f"{event.step_key}: {data.user_failure_data.description}"
-            error = data.error
-            return f"{event.step_key} failed unexpectedly; please report this.\n{error.to_string() if error else ''}"
-    return f"run {result.run_id} failed before its first step"
+                return StepFailure(str(event.step_key), f"{event.step_key}: {data.user_failure_data.description}")
+            text = data.error.to_string() if data.error else ""
+            message = f"{event.step_key} failed unexpectedly; please report this.\n{text}"
+            return StepFailure(str(event.step_key), message)
+    return StepFailure("", f"run {result.run_id} failed before its first step")
 
 
 def _watermark(deployment: Deployment, instance: dg.DagsterInstance, last: date) -> date:
@@ -104,7 +124,8 @@ def _watermark(deployment: Deployment, instance: dg.DagsterInstance, last: date)
     watermark = arrival_day_watermark(arrivals(instance, deployment), deployment.first_day)
     if watermark is None or watermark < last:
         after = deployment.first_day if watermark is None else watermark + timedelta(days=1)
-        raise PipelineError(f"the log was not read from {after} on: run again with --from {after}, or without --from.")
+        message = f"the log was not read from {after} on: run again with --from {after}, or without --from."
+        raise PipelineError(StepFailure("labels", message))
     return watermark
 
 
@@ -144,7 +165,7 @@ def run_days(
         runs.append(FinishedRun(result.run_id, tuple(assets), first, last))
         _alert(defs, instance, result.run_id)
         if not result.success:
-            raise PipelineError(failure_of(result))
+            raise PipelineError(failure_of(result), runs)
     return runs
 
 

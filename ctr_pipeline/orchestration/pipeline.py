@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 def execute_pipeline(deployment: Deployment, first: date, last: date) -> RunFacts:
     """Brings every asset up to date for the days ``first`` to ``last``; DAGSTER_HOME names the instance.
 
+    Where a step fails, what came before it is kept, and the facts name the failure.
+
     Raises:
-        PipelineError: a step failed; what came before it is kept.
+        PipelineError: the days cannot be run; nothing was made.
     """
     with dg.DagsterInstance.get() as instance:
         defs = build_definitions(deployment)
-        runs = run_pipeline(deployment, defs, instance, first, last)
-        return collect_facts(defs, instance, runs, first, last)
+        runs, failure = run_pipeline(deployment, defs, instance, first, last)
+        return collect_facts(instance, runs, first, last, failure)
 
 
 class SnapshotLakeResource(LakeResource):

@@ -7,9 +7,10 @@ from typing import Any
 
 import dagster as dg
 
-from ctr_pipeline.orchestration.in_process import FinishedRun
+from ctr_pipeline.orchestration.checks.newest import newest_checks
+from ctr_pipeline.orchestration.in_process import FinishedRun, StepFailure
 from ctr_pipeline.orchestration.records import newest_metadata
-from ctr_pipeline.orchestration.stages import INGEST_STEP, STAGES, names
+from ctr_pipeline.orchestration.stages import INGEST_STEP, names
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,17 +25,24 @@ class RunFacts:
     """The newest result of each check."""
     seconds: Mapping[str, float]
     """Seconds that each asset took."""
+    failure: StepFailure | None
+    """The step that failed, after which nothing was made; None where everything is up to date."""
 
 
 def collect_facts(
-    defs: dg.Definitions, instance: dg.DagsterInstance, runs: Sequence[FinishedRun], first: date, last: date
+    instance: dg.DagsterInstance,
+    runs: Sequence[FinishedRun],
+    first: date,
+    last: date,
+    failure: StepFailure | None = None,
 ) -> RunFacts:
-    """The facts of ``runs``, which brought the days ``first`` to ``last`` up to date."""
+    """The facts of ``runs``, which brought the days ``first`` to ``last`` up to date, or failed to."""
     return RunFacts(
         runs=runs,
         rows={table: _rows(instance, table, first, last) for table in names(step=INGEST_STEP)},
-        checks=_newest_checks(defs, instance),
+        checks=newest_checks(instance),
         seconds=_seconds(instance, runs),
+        failure=failure,
     )
 
 
@@ -42,28 +50,6 @@ def _rows(instance: dg.DagsterInstance, table: str, first: date, last: date) -> 
     """Rows that the newest reading of each day counted: ``in``, ``kept`` and ``ignored``."""
     days = [found for day, found in newest_metadata(instance, table).items() if first <= day <= last]
     return {name: sum(int(found.get(f"rows_{name}_day", 0)) for found in days) for name in ("in", "kept", "ignored")}
-
-
-def _newest_checks(defs: dg.Definitions, instance: dg.DagsterInstance) -> list[dict[str, Any]]:
-    """The newest result of each check, in the order of the assets."""
-    keys = sorted(defs.resolve_asset_graph().asset_check_keys, key=lambda key: key.to_user_string())
-    order = [stage.name for stage in STAGES]
-    found = []
-    for key in keys:
-        records = instance.event_log_storage.get_asset_check_execution_history(key, limit=1)
-        if not records or records[0].event is None or records[0].event.dagster_event is None:
-            continue
-        evaluation = records[0].event.dagster_event.asset_check_evaluation_data
-        found.append(
-            {
-                "asset": key.asset_key.to_user_string(),
-                "check": key.name,
-                "passed": evaluation.passed,
-                "severity": evaluation.severity.value,
-                "description": evaluation.description,
-            }
-        )
-    return sorted(found, key=lambda check: (order.index(str(check["asset"])), str(check["check"])))
 
 
 def _seconds(instance: dg.DagsterInstance, runs: Sequence[FinishedRun]) -> dict[str, float]:

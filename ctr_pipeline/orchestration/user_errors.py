@@ -30,7 +30,16 @@ def require(asset: str, checks: list[dg.AssetCheckResult]) -> Iterator[dg.AssetC
     Raises:
         dagster.Failure: with the descriptions of the checks that failed.
     """
-    broken = refused(asset, checks)
-    if broken:
+    if refused(asset, checks):
         yield from checks
+    forbid(asset, checks)
+
+
+def forbid(asset: str, checks: list[dg.AssetCheckResult]) -> None:
+    """Fails the step where a blocking check failed; what it has yielded so far stays.
+
+    Raises:
+        dagster.Failure: with the descriptions of the checks that failed.
+    """
+    if broken := refused(asset, checks):
         raise dg.Failure(" ".join(f"{check.check_name}: {check.description}" for check in broken), allow_retries=False)

@@ -97,6 +97,7 @@ def dataset_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     def training_dataset(
         context: dg.AssetExecutionContext, lake: LakeResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        from ctr_pipeline.datasets.class_counts import one_class_parts
         from ctr_pipeline.datasets.view import delivered_share
 
         paths = deployment.paths.retrain(context.partition_key)
@@ -104,7 +105,8 @@ def dataset_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         with user_errors():
             dataset = _pack(spec, paths, view, tables_of(deployment, lake.open(), context.partition_key))
         share = delivered_share(spec, view.watermarks, dataset.splits["test"].ts)
-        evidence = MaturityEvidence(share, spec.quality.min_mature_test_share, view.stopped_logs)
+        one_class = one_class_parts(dataset, [task.name for task in spec.tasks])
+        evidence = MaturityEvidence(share, spec.quality.min_mature_test_share, view.stopped_logs, one_class)
         checks = check_results("training_dataset", evidence)
         if refused("training_dataset", checks):
             shutil.rmtree(paths.packed)

@@ -1,6 +1,6 @@
 """`calibrated_ranker` → `evaluation`: probabilities that hold, and how good they are, with intervals."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -16,7 +16,7 @@ from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
 from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, plots, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import TrackingResource
-from ctr_pipeline.orchestration.user_errors import user_errors
+from ctr_pipeline.orchestration.user_errors import forbid, user_errors
 from ctr_pipeline.spec import Spec
 
 if TYPE_CHECKING:
@@ -72,7 +72,9 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         kinds={"numpy"},
         description="AUC, AP, log loss, NE and observed/expected of each task and split, with 95 % intervals.",
     )
-    def evaluation(context: dg.AssetExecutionContext, tracking: TrackingResource) -> dg.MaterializeResult:
+    def evaluation(
+        context: dg.AssetExecutionContext, tracking: TrackingResource
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         paths = deployment.paths.retrain(context.partition_key)
         files = RetrainFiles(paths)
         with user_errors():
@@ -85,7 +87,8 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         tracking.log(run.run_id, others, [("plots", paths.plots), ("", paths.evaluation)])
         [test] = split_datasets(paths.packed, ["test"])
         tracking.log_model_metrics(run.run_id, _numbers(metrics, "test"), test)
-        return dg.MaterializeResult(
+        checks = check_results("evaluation", _evidence(metrics, content))
+        yield dg.MaterializeResult(
             metadata={
                 "test": table(test_rows(content)),
                 "splits": table(split_rows(content)),
@@ -99,8 +102,10 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 **run_metadata(run.run_id, run.url),
             },
             tags=retrain_tags(deployment, context),
-            check_results=check_results("evaluation", _evidence(spec, metrics, content)),
+            check_results=checks,
         )
+        # The figures of a model that is no better than the base rate are kept; nothing after them is made of it.
+        forbid("evaluation", checks)
 
     return [calibrated_ranker, evaluation]
 
@@ -155,15 +160,17 @@ def _numbers(metrics: Metrics, split: str) -> dict[str, float]:
     }
 
 
-def _evidence(spec: Spec, metrics: Metrics, content: Mapping[str, Mapping[str, Any]]) -> EvaluationEvidence:
-    first = spec.tasks[0].name
-    ne = metrics[first]["test"].ne
+def _evidence(metrics: Metrics, content: Mapping[str, Mapping[str, Any]]) -> EvaluationEvidence:
+    from ctr_pipeline.evaluation import base_rate_reasons
+
+    entropy = {task: of["test"].ne for task, of in metrics.items()}
     ratios = {
         task: (of["test"].oe.value, of["test"].oe.low, of["test"].oe.high)
         for task, of in metrics.items()
         if of["test"].oe is not None
     }
-    return EvaluationEvidence(first, None if ne is None else float(ne.value), ratios, content)
+    values = {task: None if ne is None else float(ne.value) for task, ne in entropy.items()}
+    return EvaluationEvidence(values, base_rate_reasons(entropy), ratios, content)
 
 
 def test_rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

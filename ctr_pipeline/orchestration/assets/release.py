@@ -16,6 +16,7 @@ from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
 from ctr_pipeline.orchestration.assets.training import start_model
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
 from ctr_pipeline.orchestration.checks.model_quality import ParityEvidence, PromotionEvidence
+from ctr_pipeline.orchestration.checks.newest import newest_checks
 from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
@@ -97,11 +98,16 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     )
     def champion(
         context: dg.AssetExecutionContext, lake: LakeResource, tracking: TrackingResource
-    ) -> dg.MaterializeResult:
+    ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         paths = deployment.paths.retrain(context.partition_key)
         files = RetrainFiles(paths)
         with user_errors():
             run = files.mlflow_run()
+            broken = _broken(spec, paths, context.instance)
+            if broken:
+                paths.release.unlink(missing_ok=True)
+                tracking.tag(run.run_id, {"promoted": "false", "promotion.refused": " ".join(broken)})
+            yield from require("champion", check_results("champion", PromotionEvidence(True, [], broken)))
             held = tracking.champion(spec.name)
             tables = tables_of(deployment, lake.open(), context.partition_key)
             decision, obstacle = _compare(spec, paths, tables, tracking, held)
@@ -109,7 +115,7 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         files.write_release(release)
         tracking.tag(run.run_id, {"promoted": str(release.promoted).lower(), "model.version": release.version})
         evidence = PromotionEvidence(decision.promote and obstacle is None, release.reasons)
-        return dg.MaterializeResult(
+        yield dg.MaterializeResult(
             metadata={
                 "model": spec.name,
                 "version": release.version,
@@ -123,6 +129,30 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         )
 
     return [serving_bundle, champion]
+
+
+def _broken(spec: Spec, paths: RetrainPaths, instance: dg.DagsterInstance) -> list[str]:
+    """Why the model of a retrain must not be served, with a champion or without one.
+
+    Looked up in the files of the retrain itself: the newest result of a check may be that of another day. Checks of
+    earlier assets that have an error forbid it too.
+    """
+    from ctr_pipeline.datasets import PackedDataset
+    from ctr_pipeline.datasets.class_counts import one_class_parts
+    from ctr_pipeline.evaluation import Interval, base_rate_reasons
+
+    found, tasks = RetrainFiles(paths).evaluation(), [task.name for task in spec.tasks]
+    entropy = {task: found[task]["test"]["ne"] for task in tasks}
+    reasons = one_class_parts(PackedDataset.open(paths.packed), tasks)
+    reasons += base_rate_reasons({task: Interval.from_json(ne) if ne else None for task, ne in entropy.items()})
+    own = ("champion.", "training_dataset.both_classes", "evaluation.better_than_base_rate")
+    errors = [check for check in newest_checks(instance) if not check["passed"] and check["severity"] == "ERROR"]
+    named = {f"{check['asset']}.{check['check']}": check["description"] for check in errors}
+    return reasons + [
+        f"The check {name} has an error: {text or 'it failed.'}"
+        for name, text in named.items()
+        if not name.startswith(own)
+    ]
 
 
 def key_reasons(held: ModelVersion | None, fingerprint: str) -> list[str]:

@@ -1,6 +1,6 @@
 """Were the labels settled when they were used?"""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
@@ -20,6 +20,8 @@ class MaturityEvidence:
     """Smallest share that is enough (`quality.min_mature_test_share`)."""
     stopped_logs: Mapping[str, str]
     """Logs of outcomes that have stopped, each with the instant up to which it was delivered."""
+    one_class: Sequence[str] = ()
+    """A sentence for each task and part of the dataset without both classes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +53,25 @@ def check_test_maturity(evidence: MaturityEvidence) -> Outcome:
     )
 
 
+def check_both_classes(evidence: MaturityEvidence) -> Outcome:
+    """Error that names the tasks and parts whose labels have one class only."""
+    found = evidence.one_class
+    return Outcome(
+        passed=not found,
+        error=True,
+        metadata={"parts_with_one_class": len(found)},
+        description=" ".join(
+            [
+                *found,
+                "Such a model is made, but not promoted. Run on a longer log, make that part of `split` longer, or leave "
+                "the task out; look at `tasks[].label` if there should be outcomes.",
+            ]
+        )
+        if found
+        else None,
+    )
+
+
 def check_late_rate(evidence: LateEvidence) -> Outcome:
     """Warning when the share of late positives surely exceeds the limit (one-sided exact binomial test, 1 %)."""
     from scipy.stats import binomtest
@@ -77,6 +98,12 @@ register(
         question="The labels of the test rows are settled.",
         evaluate=check_test_maturity,
         blocking=True,
+    ),
+    CheckDefinition(
+        asset="training_dataset",
+        name="both_classes",
+        question="Every part of the dataset has positives and negatives of every task.",
+        evaluate=check_both_classes,
     ),
     CheckDefinition(
         asset="labels",

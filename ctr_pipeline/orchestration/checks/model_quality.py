@@ -13,10 +13,10 @@ CALIBRATED_LOW, CALIBRATED_HIGH = 0.9, 1.1
 class EvaluationEvidence:
     """How the model predicts the test rows."""
 
-    first_task: str
-    """Name of the first task."""
-    first_ne: float | None
-    """Its normalised entropy; None where its test rows have one class only."""
+    normalised_entropy: Mapping[str, float | None]
+    """By task, on the test rows; None where these have one class only."""
+    not_better: Sequence[str]
+    """A sentence for each task that is not shown to be predicted better than by its base rate."""
     observed_over_expected: Mapping[str, tuple[float, float, float]]
     """By task: value and 95 % interval."""
     metrics: Mapping[str, Mapping[str, Mapping[str, object]]]
@@ -41,21 +41,18 @@ class PromotionEvidence:
 
     not_worse: bool
     reasons: Sequence[str]
+    broken: Sequence[str] = ()
+    """Why the model must not be served, whatever the champion: empty where it may."""
 
 
 def check_informative(evidence: EvaluationEvidence) -> Outcome:
-    """Error when the model predicts no better than the base rate."""
-    task, ne = evidence.first_task, evidence.first_ne
-    passed = ne is not None and ne < 1
-    if ne is None:
-        description = f"The test rows of {task} have only one class: the model cannot be evaluated."
-    else:
-        description = f"Normalised entropy of {task} is {ne:.4f}: the model is no better than the base rate."
+    """Error when a task is not shown to be predicted better than by its base rate."""
+    found = evidence.not_better
     return Outcome(
-        passed=passed,
+        passed=not found,
         error=True,
-        metadata={"task": task, **({"ne": ne} if ne is not None else {})},
-        description=None if passed else description,
+        metadata={f"ne/{task}": ne for task, ne in evidence.normalised_entropy.items() if ne is not None},
+        description=" ".join(found) or None,
     )
 
 
@@ -82,6 +79,15 @@ def check_parity(evidence: ParityEvidence) -> Outcome:
     )
 
 
+def check_floor(evidence: PromotionEvidence) -> Outcome:
+    """Error when the model must not be served, with a champion or without one."""
+    return Outcome(
+        passed=not evidence.broken,
+        error=True,
+        description=f"Nothing is promoted. {' '.join(evidence.broken)}" if evidence.broken else None,
+    )
+
+
 def check_champion(evidence: PromotionEvidence) -> Outcome:
     """Warning when the new model was not promoted."""
     return Outcome(passed=evidence.not_worse, description=" ".join(evidence.reasons) or None)
@@ -91,8 +97,9 @@ register(
     CheckDefinition(
         asset="evaluation",
         name="better_than_base_rate",
-        question="Normalised entropy of the first task is below 1.",
+        question="The interval of every task's normalised entropy lies below 1.",
         evaluate=check_informative,
+        blocking=True,
     ),
     CheckDefinition(
         asset="evaluation",
@@ -105,6 +112,13 @@ register(
         name="export_parity",
         question="The exported graph scores as the trained model does.",
         evaluate=check_parity,
+        blocking=True,
+    ),
+    CheckDefinition(
+        asset="champion",
+        name="promotion_floor",
+        question="Every task has both classes in every part and is better than its base rate, and no check has an error.",
+        evaluate=check_floor,
         blocking=True,
     ),
     CheckDefinition(
