@@ -88,8 +88,12 @@ def _outcome(facts: RunFacts, release: Mapping[str, Any]) -> dict[str, Any]:
     failure = facts.failure
     if failure is None:
         return {"status": PROMOTED if release.get("promoted") else NOT_PROMOTED, "step": None, "reason": None}
-    status = REFUSED if failure.step in REFUSING_STEPS else FAILED
-    return {"status": status, "step": failure.step or None, "reason": failure.message}
+    if failure.step not in REFUSING_STEPS:
+        return {"status": FAILED, "step": failure.step or None, "reason": failure.message}
+    errors = [check for check in facts.checks if not check["passed"] and check["severity"] == "ERROR"]
+    # The step knows its own checks; those of earlier steps are grounds too.
+    found = [f"{check['asset']}.{check['check']}: {check['description']}" for check in errors]
+    return {"status": REFUSED, "step": failure.step, "reason": " ".join(found) or failure.message}
 
 
 def _label_states(deployment: Deployment, first: date, last: date) -> dict[str, dict[str, int]]:

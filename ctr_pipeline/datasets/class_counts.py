@@ -18,7 +18,7 @@ class ClassCounts:
         part: ``train``, ``validation``, ``calibration`` or ``test``.
         positives: Rows with label 1.
         negatives: Rows with label 0.
-        first: Time of the part's first row, ISO 8601.
+        first: Time of the part's first row, ISO 8601; None where it has no rows.
         last: Time of its last row.
     """
 
@@ -26,14 +26,16 @@ class ClassCounts:
     part: str
     positives: int
     negatives: int
-    first: str
-    last: str
+    first: str | None
+    last: str | None
 
     @property
     def one_class(self) -> str | None:
         """What the part lacks, where its settled labels do not have both classes; None where they do."""
         if self.positives and self.negatives:
             return None
+        if self.first is None:
+            return f"{self.task}: the {self.part} part has no rows."
         rows = self.positives + self.negatives
         absent = "settled label" if not rows else "positive" if not self.positives else "negative"
         among = f" among its {rows:,} labelled rows" if rows else ""
@@ -53,8 +55,8 @@ def class_counts(dataset: PackedDataset, tasks: Sequence[str]) -> list[ClassCoun
             part=part,
             positives=int(np.count_nonzero(split.labels[:, column] == 1)),
             negatives=int(np.count_nonzero(split.labels[:, column] == 0)),
-            first=iso(int(split.ts.min())),
-            last=iso(int(split.ts.max())),
+            first=iso(int(split.ts.min())) if len(split) else None,
+            last=iso(int(split.ts.max())) if len(split) else None,
         )
         for column, task in enumerate(tasks)
         for part, split in dataset.splits.items()
