@@ -23,7 +23,7 @@ def test_the_ceilings_of_a_world_that_was_never_run(small_spec: Path, ctr: Ctr, 
     done = ctr("oracle", "--spec", small_spec, "--data-root", tmp_path / "data", *days, "--json", out)
     report = json.loads(out.read_text(encoding="utf-8"))
     assert report["days"] == {"first": "2026-01-02", "last": "2026-01-03"}
-    assert report["rows"] == 2 * 800 * 5
+    assert report["rows"] == 2 * 1500 * 5
     assert "scores" not in report
     for words in ("Best possible scores", "position unknown", "observables", "examination", "≤ 1 d", "No scores"):
         assert words in done.stdout, words
@@ -62,7 +62,7 @@ def test_perfect_scores_of_a_csv_capture_everything(small_spec: Path, ctr: Ctr, 
     known.write_csv(tmp_path / "scores.csv")
     truth("--scores", tmp_path / "scores.csv", "--json", tmp_path / "truth.json")
     found = json.loads((tmp_path / "truth.json").read_text(encoding="utf-8"))["scores"]
-    assert found["rows"] == 4000
+    assert found["rows"] == 7500
     assert found["captured"] == pytest.approx(1, abs=1e-5)
     assert found["excess_ne"] == pytest.approx(0, abs=1e-5)
 

@@ -70,12 +70,13 @@ def small_spec(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
     """The default marketplace, smaller, with windows of days instead of weeks."""
     content = yaml.safe_load((project / "specs" / "ads.yaml").read_text(encoding="utf-8"))
     content["source"]["simulator"].update(
-        days=16, sessions_per_day=800, users=2000, queries=500, advertisers=50, ads=400, first_day="2026-01-01"
+        days=16, sessions_per_day=1500, users=2000, queries=500, advertisers=50, ads=400, first_day="2026-01-01"
     )
     for task in content["tasks"][1:]:
         task["window"] = "2d"
     content["split"] = {"test": {"days": 2}, "calibration": {"days": 2}, "validation": {"days": 1}}
-    content["training"].update(epochs=1, batch_size=1024)
+    # Enough to be surely better than the base rate in every task, which a champion has to be.
+    content["training"].update(epochs=2, batch_size=512, learning_rate=0.003)
     text = yaml.safe_dump(content)
     folder = built_once(
         tmp_path_factory, "spec", lambda folder: (folder / "small.yaml").write_text(text, encoding="utf-8")

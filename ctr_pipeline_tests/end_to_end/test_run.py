@@ -37,7 +37,7 @@ def test_the_report_accounts_for_every_row_and_label(finished: Finished) -> None
         assert rows["in"] == rows["kept"] + rows["quarantined"]
         assert sum(rows["reasons"].values()) == rows["quarantined"]
     impressions = report["rows"]["impressions"]["in"]
-    assert impressions == 16 * 800 * 5
+    assert impressions == 16 * 1500 * 5
     for states in report["labels"].values():
         assert sum(states.values()) == impressions
     assert set(report["labels"]) == {"click", "add_to_cart", "checkout"}
@@ -99,7 +99,7 @@ def test_mlflow_holds_one_finished_run_with_everything(finished: Finished) -> No
     assert tags["dagster.run_id"] == finished.report["dagster_runs"][-1]["run_id"]
     assert tags["dagster.partition"] == "2026-01-16"
     assert {"delta.impressions", "delta.labels", "code.version", "spec.hash"} <= tags.keys()
-    assert params["training.batch_size"] == "1024"
+    assert params["training.batch_size"] == "512"
     assert {"loss", "grad_norm", "test/click/auc", "test/click/auc_low", "export/max_logit_difference"} <= metrics
     versions = {name.removeprefix("delta."): version for name, version in tags.items() if name.startswith("delta.")}
     assert {name: digest.split("-")[0] for name, digest in datasets.items() if name in versions} == {
