@@ -10,11 +10,12 @@ from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.files import LogFile
 from ctr_pipeline.sources.rows import Schema, Select, raw, read_rows
 from ctr_pipeline.sources.text import ROW
-from ctr_pipeline.sources.times import LATEST, day_start, within
+from ctr_pipeline.sources.time_offsets import moved, offset_checks
+from ctr_pipeline.sources.times import LATEST, TimeForm, day_start, within
 from ctr_pipeline.sources.values import Check, future_check, is_given, time_checks, time_value
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US, format_duration
-from ctr_pipeline.spec.source import EventLog, Order, TimeUnit
+from ctr_pipeline.spec.source import EventLog, Order, TimeOffset
 
 TS = "__ts"
 INGEST = "__ingest"
@@ -23,6 +24,10 @@ INGEST = "__ingest"
 SKEWED = "__skewed"
 """Whether the log gave an ingest time before the event time, by no more than the tolerance."""
 
+TWICE = "__twice"
+"""Whether the event time is a local time that occurs twice, as clocks are set back."""
+
+_OTHER_TS, _OTHER_INGEST = "__other_ts", "__other_ingest"
 _FUTURE = "__future"
 """Why a row's time is taken for none (one of the codes below); null where it is not of the future."""
 
@@ -70,8 +75,9 @@ class Clock:
 
     time: str
     ingest: str | None
-    unit: TimeUnit
-    zone: str
+    form: TimeForm
+    offset: TimeOffset | None = None
+    """What lies between the time in the log and the one that is meant."""
     max_skew: int
     """How long before the event the log may have received it, by the two clocks, in microseconds."""
     latest: int | None
@@ -80,6 +86,8 @@ class Clock:
     def columns(self, section: str) -> dict[str, str]:
         """Columns to read, with the fields of the spec that name them."""
         named = {self.time: f"{section}.time"}
+        if self.offset is not None:
+            named[self.offset.column] = f"{section}.time_offset.column"
         return named | ({self.ingest: f"{section}.ingest_time"} if self.ingest else {})
 
     def selection(self, scope: Scope, by: str, where: str) -> Select:
@@ -96,24 +104,61 @@ class Clock:
     def checks(self, schema: Schema) -> tuple[Check, ...]:
         """Each time column that the log declares has a usable time, which is not of the future."""
         columns = [(self.time, TS)] if self.ingest is None else [(self.time, TS), (self.ingest, INGEST)]
-        usable = (check for name, parsed in columns for check in time_checks(name, schema[name], pl.col(parsed)))
-        return (*self._future_checks(), *usable)
+        usable = [c for name, parsed in columns for c in time_checks(name, schema[name], pl.col(parsed), self.form)]
+        offset = () if self.offset is None else offset_checks(self.offset, schema[self.offset.column])
+        return (*self._future_checks(), *offset, *usable)
 
     def timed(self, lazy: pl.LazyFrame, schema: Schema, where: str) -> pl.LazyFrame:
-        """Adds TS, INGEST and SKEWED to raw rows. A row of the future has neither time, and so no day."""
-        event = time_value(self.time, schema[self.time], where, self.unit, self.zone)
+        """Adds TS, INGEST, SKEWED and TWICE to raw rows. A row of the future has neither time, and so no day."""
+        lazy = lazy.with_columns(self._event(schema, where).alias(TS))
         codes = [pl.when(self.is_future(pl.col(TS))).then(_AFTER_NOW)]
-        if self.ingest is None:
-            lazy = lazy.with_columns(event.alias(TS)).with_columns(pl.col(TS).alias(INGEST))
+        lazy = lazy.with_columns(pl.col(TS).alias(INGEST) if self.ingest is None else self._ingest(schema, where))
+        if self.form.zone == "UTC":
+            lazy = lazy.with_columns(pl.lit(False).alias(TWICE))
         else:
-            ingest = time_value(self.ingest, schema[self.ingest], where, self.unit, self.zone)
-            lazy = lazy.with_columns(event.alias(TS), ingest.alias(INGEST))
+            lazy = self._ordered(lazy, schema, where)
+        if self.ingest is not None:
             codes.append(pl.when(self.is_future(pl.col(INGEST))).then(_INGEST_AFTER_NOW))
-            codes.append(pl.when(pl.col(TS) - pl.col(INGEST) > self.max_skew).then(_AFTER_INGEST))
+            codes.append(pl.when(self._early(TS, INGEST)).then(_AFTER_INGEST))
         lazy = lazy.with_columns(pl.coalesce(codes).cast(pl.Int8).alias(_FUTURE))
         lazy = lazy.with_columns(pl.when(pl.col(_FUTURE).is_null()).then(pl.col(TS, INGEST)))
         skewed = (pl.col(INGEST) < pl.col(TS)).fill_null(False)
         return lazy.with_columns(skewed.alias(SKEWED), pl.when(skewed).then(TS).otherwise(INGEST).alias(INGEST))
+
+    def _event(self, schema: Schema, where: str, second: bool = False) -> pl.Expr:
+        stored = time_value(self.time, schema[self.time], where, self.form, second)
+        if self.offset is None:
+            return stored
+        return moved(stored, self.offset, schema[self.offset.column], where, self.form.zone)
+
+    def _ingest(self, schema: Schema, where: str, second: bool = False) -> pl.Expr:
+        column = str(self.ingest)
+        return time_value(column, schema[column], where, self.form, second).alias(INGEST)
+
+    def _early(self, event: str, ingest: str) -> pl.Expr:
+        """Whether the log received a row before it happened, by more than the clocks may differ."""
+        return (pl.col(event) - pl.col(ingest) > self.max_skew).fill_null(False)
+
+    def _ordered(self, lazy: pl.LazyFrame, schema: Schema, where: str) -> pl.LazyFrame:
+        """Adds TWICE, and reads a local time the other way where only then a row is received after it happened."""
+        lazy = lazy.with_columns(self._event(schema, where, second=True).alias(_OTHER_TS))
+        lazy = lazy.with_columns((pl.col(_OTHER_TS) > pl.col(TS)).fill_null(False).alias(TWICE))
+        if self.ingest is not None:
+            lazy = lazy.with_columns(self._ingest(schema, where, second=True).alias(_OTHER_INGEST))
+            for event, ingest, place in ((TS, _OTHER_INGEST, INGEST), (_OTHER_TS, INGEST, TS)):
+                better = self._early(TS, INGEST) & ~self._early(event, ingest)
+                other = ingest if place == INGEST else event
+                lazy = lazy.with_columns(pl.when(better).then(other).otherwise(place).alias(place))
+        return lazy.drop(_OTHER_TS, _OTHER_INGEST, strict=False)
+
+    @property
+    def event_columns(self) -> tuple[str, ...]:
+        """The columns that make the event time."""
+        return (self.time,) if self.offset is None else (self.time, self.offset.column)
+
+    def is_given(self, schema: Schema) -> pl.Expr:
+        """Whether a row has what makes its event time."""
+        return pl.all_horizontal([is_given(column, schema[column]) for column in self.event_columns])
 
     @property
     def of_future(self) -> pl.Expr:
@@ -142,14 +187,19 @@ class Clock:
         if scope.with_undated and self.ingest is not None:
             # Any time may turn out to be of the future beside its ingest time, and then belongs to this scope.
             return None
+        if self.offset is not None:
+            return None
         # With clock skew the ingest time is the event time, so either column may put a row in scope.
         columns = [self.time] if by == TS or self.ingest is None else [self.time, self.ingest]
-        conditions = [within(raw(name), schema[name], self.unit, scope.start, scope.end) for name in columns]
+        conditions = [self._within(name, schema, scope.start, scope.end) for name in columns]
         if self.latest is not None:
-            late = [within(raw(name), schema[name], self.unit, self.latest, LATEST) for name in columns]
+            late = [self._within(name, schema, self.latest, LATEST) for name in columns]
             conditions += late if scope.with_undated else []
         known = [condition for condition in conditions if condition is not None]
         return pl.any_horizontal(known) if len(known) == len(conditions) else None
+
+    def _within(self, column: str, schema: Schema, start: int, end: int) -> pl.Expr | None:
+        return within(raw(column), schema[column], self.form.unit, start, end, self.form.format_of(column))
 
 
 def clock_of(spec: Spec, now: int | None) -> Clock | None:
@@ -162,20 +212,28 @@ def clock_of(spec: Spec, now: int | None) -> Clock | None:
     declared = spec.impression
     if declared.time is None:
         return None
-    return _clock(spec, declared.time, declared.ingest_time, declared.time_unit, now)
+    return _clock(spec, declared.time, declared.ingest_time, impression_form(spec), now, declared.time_offset)
+
+
+def impression_form(spec: Spec) -> TimeForm:
+    """How times are written in the impression log."""
+    return TimeForm(spec.impression.time_unit, spec.zone_of(spec.source.impressions), spec.impression.time_format)
 
 
 def event_clock(spec: Spec, log: EventLog, now: int | None) -> Clock:
     """The clock of an event log; arguments as for :func:`clock_of`."""
-    return _clock(spec, log.time, log.ingest_time, log.time_unit, now)
+    form = TimeForm(log.time_unit, spec.zone_of(log), log.time_format)
+    return _clock(spec, log.time, log.ingest_time, form, now)
 
 
-def _clock(spec: Spec, time: str, ingest: str | None, unit: TimeUnit, now: int | None) -> Clock:
+def _clock(
+    spec: Spec, time: str, ingest: str | None, form: TimeForm, now: int | None, offset: TimeOffset | None = None
+) -> Clock:
     return Clock(
         time=time,
         ingest=ingest,
-        unit=unit,
-        zone=spec.time_zone,
+        form=form,
+        offset=offset,
         max_skew=spec.source.max_clock_skew,
         latest=None if now is None else _latest(spec, now),
     )
@@ -207,9 +265,8 @@ class Ranks:
 
         def select(lazy: pl.LazyFrame, _: Schema) -> pl.LazyFrame:
             timed = lazy.join(self.times[file.index].lazy(), on=ROW, how="left", maintain_order="left")
-            return timed.with_columns(pl.col(TS).alias(INGEST), pl.lit(False).alias(SKEWED)).filter(
-                scope.holds(pl.col(TS))
-            )
+            never = [pl.lit(False).alias(name) for name in (SKEWED, TWICE)]
+            return timed.with_columns(pl.col(TS).alias(INGEST), *never).filter(scope.holds(pl.col(TS)))
 
         return select
 
@@ -251,7 +308,8 @@ def rank_rows(order: Order, files: Sequence[LogFile], declared: Mapping[str, str
         value = rows.frame.select(
             pl.lit(file.index, pl.Int32).alias("file"), ROW, raw(order.column).alias("value")
         ).filter(_is_ordering(kind))
-        parts.append(value)
+        if value.height:
+            parts.append(value)
     ranked = _sorted(parts)
     place = pl.int_range(pl.len(), dtype=pl.Int64)
     day, slot = place // order.rows_per_day, place % order.rows_per_day

@@ -7,14 +7,13 @@ from statistics import median
 
 import polars as pl
 
-from ctr_pipeline.sources import values
 from ctr_pipeline.sources.clock import TS, Clock, clock_of, rank_rows
 from ctr_pipeline.sources.errors import SourceError, listed
 from ctr_pipeline.sources.files import LogFile, open_log
 from ctr_pipeline.sources.impressions import declared_columns, declared_order, private_columns
 from ctr_pipeline.sources.rows import RAW, Schema, raw, read_rows
 from ctr_pipeline.sources.text import ROW
-from ctr_pipeline.sources.times import READABLE, likely_unit
+from ctr_pipeline.sources.times import likely_unit
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US, LONGEST_DURATION_US
 
@@ -37,7 +36,7 @@ def log_range(spec: Spec, impression_files: Sequence[Path], now: int | None = No
     if clock is None:
         ranks = rank_rows(declared_order(spec), files, declared_columns(spec))
         if ranks.rows == 0:
-            raise _no_rows(files, ranks.order.column, [])
+            raise _no_rows(files, f"`{ranks.order.column}`", [])
         return ranks.order.first_day, ranks.last_day
     bounds: list[tuple[int | None, int | None]] = []
     malformed = []
@@ -47,7 +46,8 @@ def log_range(spec: Spec, impression_files: Sequence[Path], now: int | None = No
         malformed += lines
     known = [(low, high) for low, high in bounds if low is not None and high is not None]
     if not known:
-        raise _no_rows(files, clock.time, malformed)
+        columns = [f"`{column}`" for column in clock.event_columns]
+        raise _no_rows(files, " and ".join(columns), malformed)
     low, high = min(low for low, _ in known), max(high for _, high in known)
     days = pl.Series([low, high]).cast(pl.Datetime("us")).dt.date()
     first, last = spec.days.first or days[0], spec.days.last or days[1]
@@ -65,7 +65,7 @@ def _time_bounds(
     """The earliest and latest usable time in a file, and the rule that each malformed line breaks."""
 
     def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
-        unusable = values.is_given(clock.time, schema[clock.time]) & pl.col(TS).is_null()
+        unusable = clock.is_given(schema) & pl.col(TS).is_null()
         return clock.timed(lazy, schema, str(file.path)).select(
             pl.col(TS).min().alias("low"),
             pl.col(TS).max().alias("high"),
@@ -91,8 +91,8 @@ def _time_bounds(
         hint = f"As a number that is a time in {unit}: set `impression.time_unit: {unit}`. " if unit else ""
         raise SourceError(
             f"{file.path}: none of the {unusable} values of column `{clock.time}` is a usable time{example}; "
-            f"expected {READABLE}, between 1980 and 2200. {hint}"
-            "Name another column in `impression.time`, or correct the file."
+            f"expected {clock.form.expected(clock.time)}, between 1980 and 2200. {hint}"
+            "Set `impression.time_format`, name another column in `impression.time`, or correct the file."
         )
     return low, high, rows.malformed["rule"].to_list()  # type: ignore[return-value]
 
@@ -118,11 +118,11 @@ def _too_long(file: LogFile, clock: Clock, time: int, first: date, last: date) -
     )
 
 
-def _no_rows(files: Sequence[LogFile], column: str, malformed: Sequence[str]) -> SourceError:
+def _no_rows(files: Sequence[LogFile], columns: str, malformed: Sequence[str]) -> SourceError:
     names = listed([file.name for file in files])
     lines = f", but {len(malformed)} lines that are none ({malformed[0]})" if malformed else ""
     return SourceError(
-        f"the impression log has no row with a value in `{column}`{lines} (files: {names}). "
+        f"the impression log has no row with a value in {columns}{lines} (files: {names}). "
         "Check that the paths in `source.impressions` lead to the right files, and that they have rows."
     )
 

@@ -7,7 +7,18 @@ from pathlib import Path
 import polars as pl
 
 from ctr_pipeline.sources import values
-from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, rank_rows
+from ctr_pipeline.sources.clock import (
+    INGEST,
+    SKEWED,
+    TS,
+    TWICE,
+    Clock,
+    Ranks,
+    Scope,
+    clock_of,
+    impression_form,
+    rank_rows,
+)
 from ctr_pipeline.sources.contract import check_impressions, impressions_schema
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.files import LogFile, open_log
@@ -95,6 +106,8 @@ def read_impressions(
         rows_in_log=sum(lines for _, lines in parts),
         notices={
             "clock_skew": int(good[SKEWED].sum()),
+            "repeated_hour": int(good[TWICE].sum()),
+            "empty_file": sum(lines == 0 for _, lines in parts) if scope.with_undated else 0,
             "other_traffic": good.height - good[values.OTHER_TRAFFIC].null_count(),
             **({"cut_lists": cut_lists(spec.features.embedded, kept)} if spec.features.lists else {}),
         },
@@ -212,7 +225,7 @@ def _read_file(
         ROW,
         TS,
         INGEST,
-        pl.col(SKEWED).fill_null(False),
+        pl.col(SKEWED, TWICE).fill_null(False),
         *names,
         REASON,
         RULE,
@@ -286,9 +299,10 @@ def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) 
             checks.append(values.label(task.label.column, schema[task.label.column], where)[1])
         for column in (task.label.time_column, *task.label.closed_by):
             if column is not None:
-                parsed = values.time_value(column, schema[column], where, spec.impression.time_unit, spec.time_zone)
+                form = impression_form(spec)
+                parsed = values.time_value(column, schema[column], where, form)
                 if column == task.label.time_column and isinstance(clock, Clock):
                     # An outcome cannot be known ahead; a closing may be planned.
                     checks.append(values.future_check(column, clock.is_future(parsed)))
-                checks.extend(values.time_checks(column, schema[column], parsed, required=False))
+                checks.extend(values.time_checks(column, schema[column], parsed, form, required=False))
     return checks

@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 
 from ctr_pipeline.sources import values
-from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, rank_rows
+from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, impression_form, rank_rows
 from ctr_pipeline.sources.files import LogFile, open_log
 from ctr_pipeline.sources.impressions import (
     declared_columns,
@@ -121,22 +121,29 @@ def _time_units(
 
     Unreadable ones have no arrival day; their impressions are quarantined.
     """
-    where, unit, zone = str(file.path), spec.impression.time_unit, spec.time_zone
+    where, form = str(file.path), impression_form(spec)
     dated = Scope(scope.first, scope.last, with_undated=False)
     columns = _identity_columns(spec) | {c: f"label of task {task.name}" for task in tasks for c in task.label.columns}
     names = [(task, kind) for task in tasks for kind in (OUTCOME, CLOSED) if kind == OUTCOME or task.label.closed_by]
 
     def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
+        if isinstance(clock, Clock):
+            lazy = clock.timed(lazy, schema, where)
+
         def parsed(column: str) -> pl.Expr:
-            return values.time_value(column, schema[column], where, unit, zone)
+            first = values.time_value(column, schema[column], where, form)
+            if not isinstance(clock, Clock) or form.zone == "UTC":
+                return first
+            # In the hour that occurs twice, an outcome comes after its impression.
+            second = values.time_value(column, schema[column], where, form, second=True)
+            return pl.when((first < pl.col(TS)) & (second >= pl.col(TS))).then(second).otherwise(first)
 
         times = []
         for task, kind in names:
             own = [str(task.label.time_column)] if kind == OUTCOME else task.label.closed_by
             times.append(pl.min_horizontal([parsed(column) for column in own]).alias(f"__{kind}_{task.name}"))
         in_scope = [dated.holds(pl.col(f"__{kind}_{task.name}")) for task, kind in names]
-        kept = lazy.with_columns(times).filter(pl.any_horizontal(in_scope))
-        return clock.timed(kept, schema, where) if isinstance(clock, Clock) else kept
+        return lazy.with_columns(times).filter(pl.any_horizontal(in_scope))
 
     rows = read_rows(file, columns, select)
     frame = rows.frame

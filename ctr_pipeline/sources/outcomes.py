@@ -76,7 +76,7 @@ def read_events(
     logs = {log.name: log for log in spec.source.events}
     parts = [pl.DataFrame(schema=UNITS)]
     foreign: dict[str, None] = {}
-    rows_in_log = 0
+    rows_in_log = empty = 0
     if any(task.label.event is not None for task in spec.tasks):
         for name, paths in event_files.items():
             if name not in logs and spec.source.simulator is None:
@@ -92,6 +92,7 @@ def read_events(
                 parts.append(units)
                 foreign |= dict.fromkeys(unused)
                 rows_in_log += lines
+                empty += lines == 0
         _refuse_foreign_types(spec, pl.concat(parts), list(foreign), scope)
     parts += label_units(spec, impression_files, scope, pseudonymiser, now, known)
     units = pl.concat(parts)
@@ -119,7 +120,11 @@ def read_events(
         rows_in_by_day=count_by_day(units[DAY]),
         undated=undated,
         rows_in_log=rows_in_log,
-        notices={"clock_skew": int(good[SKEWED].sum()), "duplicate_event": kept.height - distinct},
+        notices={
+            "clock_skew": int(good[SKEWED].sum()),
+            "duplicate_event": kept.height - distinct,
+            "empty_file": empty if scope.with_undated else 0,
+        },
     )
 
 

@@ -58,8 +58,9 @@ class ReadResult:
     """Rows of all days in the files that were read; for outcomes, in the event logs."""
     notices: Mapping[str, int] = field(default_factory=dict)
     """Number of kept rows by peculiarity: ``clock_skew`` (ingest time before event time; the event time is used for
-    both), ``other_traffic`` (neither random nor production), ``cut_lists`` (a list is longer than the ``max_length``
-    that the model reads), ``duplicate_event`` (exact repetitions, which no label depends on)."""
+    both), ``repeated_hour`` (a local time that occurs twice), ``other_traffic`` (neither random nor production),
+    ``cut_lists`` (a list is longer than the ``max_length`` that the model reads), ``duplicate_event`` (exact
+    repetitions, which no label depends on); and ``empty_file``, the number of files without a row."""
 
 
 def diagnose(rows: Rows, checks: Sequence[Check], private: Collection[str], where: str) -> pl.DataFrame:

@@ -1,9 +1,8 @@
 """The rows of one log file that are in scope: needed columns only, whatever the format."""
 
 import gzip
-import io
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -13,11 +12,13 @@ import pyarrow as pa
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.files import LogFile, is_compressed
 from ctr_pipeline.sources.nested import as_lists, fields_beside, schema_paths, stored_column
+from ctr_pipeline.sources.parquet import scan_parquet
 from ctr_pipeline.sources.text import (
     MALFORMED,
     ROW,
     csv_batches,
     csv_header,
+    is_blank,
     ndjson_batches,
     ndjson_keys,
     ndjson_texts,
@@ -86,6 +87,8 @@ def read_rows(
     declared = declared or columns
     with _explained(file):
         if file.path.stat().st_size == 0:
+            if _has_peers(file):
+                return _without_rows(columns, select, lists or {})
             raise SourceError(
                 f"{file.path}: the file is empty (0 bytes). Write it again, or take it out of the log's paths."
             )
@@ -101,11 +104,15 @@ def _read_parquet(
     declared: Mapping[str, str],
     lists: Mapping[str, str | None],
 ) -> Rows:
-    source = io.BytesIO(gzip.decompress(file.path.read_bytes())) if file.compressed else file.path
-    stored = pl.read_parquet_schema(source)
-    _check_columns(file, declared, schema_paths(stored))
+    scan, stored = scan_parquet(file, columns)
+    total = int(scan.select(pl.len()).collect().item())
     found = {name: column for name in columns if (column := stored_column(name, stored)) is not None}
-    scan = pl.scan_parquet(source, row_index_name=ROW, glob=False, hive_partitioning=False)
+    if total == 0 and _has_peers(file):
+        # An hour without traffic: writers leave out the types, or even the columns.
+        absent = _untyped(columns, lists)
+        found |= {name: (pl.lit(None, kind), kind) for name, kind in absent.items() if name not in found}
+    else:
+        _check_columns(file, declared, schema_paths(stored))
     as_text = {
         name: value.map_batches(utf8, return_dtype=pl.String) if kind == pl.Binary else value.cast(pl.String)
         for name, (value, kind) in found.items()
@@ -117,16 +124,32 @@ def _read_parquet(
     }
     known |= {name: as_lists(*known[name], separator, ()) for name, separator in lists.items()}
     lazy = scan.select(
-        pl.col(ROW).cast(pl.Int64),
+        pl.col(ROW),
         *(value.alias(RAW + name) for name, (value, _) in known.items()),
     )
     schema = {name: kind for name, (_, kind) in known.items()}
-    total = int(scan.select(pl.len()).collect().item())
     malformed = _undecodable(scan, [value for value, kind in found.values() if kind == pl.Binary])
     if malformed.height:
         _refuse_without_rows(file, malformed, total - malformed.height)
         lazy = lazy.filter(~pl.col(ROW).is_in(malformed[ROW].implode()))
     return Rows(select(lazy, schema).collect(), malformed, schema, total - malformed.height)
+
+
+def _untyped(columns: Collection[str], lists: Collection[str]) -> dict[str, pl.DataType]:
+    """Types of columns of which nothing is known."""
+    return {name: pl.List(pl.String) if name in lists else pl.Null() for name in columns}
+
+
+def _without_rows(columns: Mapping[str, str], select: Select, lists: Collection[str]) -> Rows:
+    """What a file gives that holds nothing."""
+    schema = _untyped(columns, lists)
+    empty = pl.DataFrame(schema={ROW: pl.Int64, **{RAW + name: kind for name, kind in schema.items()}})
+    return Rows(select(empty.lazy(), schema).collect(), pl.DataFrame(schema=MALFORMED), schema, 0)
+
+
+def _has_peers(file: LogFile) -> bool:
+    """Whether another file of the log holds something."""
+    return any(path != file.path and path.stat().st_size > 0 for path in file.log)
 
 
 def _undecodable(scan: pl.LazyFrame, columns: list[pl.Expr]) -> pl.DataFrame:
@@ -147,6 +170,8 @@ def _read_text(
     lists: Mapping[str, str | None],
 ) -> Rows:
     refuse_other_kinds(file)
+    if is_blank(file) and _has_peers(file):
+        return _without_rows(columns, select, lists or {})
     names = list(columns)
     stored: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
     if file.format == "csv":

@@ -81,6 +81,12 @@ def refuse_other_kinds(file: LogFile) -> None:
         raise SourceError(f"{file.path}: this has zero bytes like UTF-16, and is not text in UTF-8. {_RECODE}")
 
 
+def is_blank(file: LogFile) -> bool:
+    """Whether a file holds nothing but white space."""
+    with open_binary(file) as stream:
+        return not any(block.strip(b"\xef\xbb\xbf \t\r\n") for block in iter(lambda: stream.read(_BLOCK_BYTES), b""))
+
+
 def csv_batches(file: LogFile, columns: Sequence[str]) -> Iterator[TextBatch]:
     """The rows of a CSV file whose header has ``columns``.
 

@@ -8,9 +8,9 @@ import polars as pl
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.rows import raw
-from ctr_pipeline.sources.times import READABLE, is_time_type, parse_time
+from ctr_pipeline.sources.times import TimeForm, is_time_type, parse_time
 from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
-from ctr_pipeline.spec.source import TimeUnit, Traffic
+from ctr_pipeline.spec.source import Traffic
 
 _TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
 # From here on neighbouring whole numbers share a value.
@@ -150,24 +150,28 @@ def identity(column: str, kind: pl.DataType, where: str, pseudonymiser: Pseudony
     return pseudonymiser.of(id_text(column, kind, where))
 
 
-def time_value(column: str, kind: pl.DataType, where: str, unit: TimeUnit, zone: str) -> pl.Expr:
+def time_value(column: str, kind: pl.DataType, where: str, form: TimeForm, second: bool = False) -> pl.Expr:
     """A time column as microseconds; null where missing or unusable.
+
+    With ``second`` a local time that occurs twice, or never, is read the other way.
 
     Raises:
         SourceError: the column's type cannot hold times.
     """
     if not is_time_type(kind):
         raise _wrong_type(where, column, kind, "times")
-    return parse_time(raw(column), kind, unit, zone)
+    return parse_time(raw(column), kind, form.unit, form.zone, form.format_of(column), second)
 
 
-def time_checks(column: str, kind: pl.DataType, parsed: pl.Expr, required: bool = True) -> tuple[Check, ...]:
+def time_checks(
+    column: str, kind: pl.DataType, parsed: pl.Expr, form: TimeForm, required: bool = True
+) -> tuple[Check, ...]:
     """A row needs a usable time in ``column``; an optional one may be absent, but not unreadable."""
     given = is_given(column, kind)
     bad = Check(
         broken=given & parsed.is_null(),
         reason="bad_time",
-        rule=f"`{column}` holds {READABLE}, between 1980 and 2200",
+        rule=f"`{column}` holds {form.expected(column)}, between 1980 and 2200",
         column=column,
         unreadable=True,
     )

@@ -2,6 +2,7 @@
 
 import re
 from typing import Annotated, Any
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import (
     AfterValidator,
@@ -83,6 +84,14 @@ def _is_name(value: str) -> str:
     return value
 
 
+def _is_zone(value: str) -> str:
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise ValueError(f"{value!r} is no IANA time zone such as UTC or Europe/Amsterdam") from error
+    return value
+
+
 Duration = Annotated[int, BeforeValidator(_duration), PlainSerializer(format_duration, return_type=str)]
 """A length of time: written as text in the spec, held in microseconds."""
 
@@ -91,3 +100,6 @@ Name = Annotated[str, StringConstraints(max_length=64), AfterValidator(_is_name)
 
 Column = Annotated[str, StringConstraints(min_length=1)]
 """The name of a column in the user's log, in the user's spelling."""
+
+TimeZone = Annotated[str, AfterValidator(_is_zone)]
+"""The name of a time zone."""

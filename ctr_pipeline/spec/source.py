@@ -5,8 +5,9 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ctr_pipeline.spec.fields import MICROSECONDS, Column, Duration, Name, Section, added_field
+from ctr_pipeline.spec.fields import MICROSECONDS, Column, Duration, Name, Section, TimeZone, added_field
 from ctr_pipeline.spec.simulator import SimulatorSettings
+from ctr_pipeline.spec.time_formats import TimeFormats
 
 TimeUnit = Literal["s", "ms", "us", "ns"]
 
@@ -26,6 +27,9 @@ class LogFiles(Section):
         default=",", min_length=1, max_length=1, description="Column separator of CSV files (.tsv files use a tab)."
     )
     null_values: list[str] = Field(default=[""], description="Texts that mean a missing value in CSV files.")
+    time_zone: TimeZone | None = added_field(
+        None, "Zone of this log's time stamps that carry none; by default that of the spec."
+    )
 
 
 class EventLog(LogFiles):
@@ -45,6 +49,9 @@ class EventLog(LogFiles):
     )
     time_unit: TimeUnit = Field(
         default="us", description="Unit of time columns that hold numbers since 1970-01-01 UTC."
+    )
+    time_format: TimeFormats = added_field(
+        None, "How times are written that are no usual spelling, by the directives of strftime."
     )
 
 
@@ -100,6 +107,16 @@ class Traffic(Section):
         return self
 
 
+class TimeOffset(Section):
+    """The distance between the time in the log and the time of the impression."""
+
+    column: Column = Field(description="Column with a number: how far apart the two are.")
+    unit: Literal["us", "ms", "s", "m", "h", "d"] = Field(description="Unit of that number.")
+    subtract: bool = Field(
+        default=True, description="Whether the impression comes before the time in `impression.time`, or after it."
+    )
+
+
 class ImpressionColumns(Section):
     """The columns of the impression log that carry identity, time and exposure."""
 
@@ -110,6 +127,12 @@ class ImpressionColumns(Section):
     order: Order | None = Field(default=None, description="For a log without a clock: the column that orders it.")
     time_unit: TimeUnit = Field(
         default="us", description="Unit of time columns that hold numbers since 1970-01-01 UTC."
+    )
+    time_format: TimeFormats = added_field(
+        None, "How times are written that are no usual spelling, by the directives of strftime."
+    )
+    time_offset: TimeOffset | None = added_field(
+        None, "For a log that gives the time of the impression by another time (`time`) and the distance to it."
     )
     ingest_time: Column | None = Field(
         default=None,
@@ -135,6 +158,8 @@ class ImpressionColumns(Section):
             raise ValueError(
                 f"declare exactly one of `time` (a clock) and `order` (a log without a clock); found {found}"
             )
+        if self.time_offset is not None and self.time is None:
+            raise ValueError("`time_offset` moves the time in `time`: name that column")
         return self
 
     @property
@@ -147,6 +172,7 @@ class ImpressionColumns(Section):
         """Columns whose values the pipeline reads as times, slots, kinds of traffic, probabilities or weights."""
         columns = (
             self.time,
+            self.time_offset.column if self.time_offset else None,
             self.ingest_time,
             self.order.column if self.order else None,
             self.position,

@@ -2,16 +2,15 @@
 
 from datetime import date
 from typing import Literal, Self
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, field_validator, model_validator
 
 from ctr_pipeline.spec.calibration import AnyCalibrator, Platt
 from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
-from ctr_pipeline.spec.fields import Name, Section, added_field
+from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
 from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.model import Model
-from ctr_pipeline.spec.source import Days, ImpressionColumns, Privacy, Source
+from ctr_pipeline.spec.source import Days, ImpressionColumns, LogFiles, Privacy, Source
 from ctr_pipeline.spec.split import Split
 from ctr_pipeline.spec.tasks import Task, maturity
 from ctr_pipeline.spec.training import Training
@@ -24,7 +23,9 @@ class Spec(Section):
     version: Literal[1] = Field(description="Version of this format: 1.")
     name: Name = Field(description="Name of the project; also the default folder under `data/`.")
     description: str = Field(default="", description="One line for people.")
-    time_zone: str = Field(default="UTC", description="Zone of time stamps that carry none. Days are always UTC days.")
+    time_zone: TimeZone = Field(
+        default="UTC", description="Zone of time stamps that carry none. Days are always UTC days."
+    )
     seed: int = Field(default=7, ge=0, description="Seed of everything random.")
     source: Source = Field(default=Source(), description="Where the logs lie.")
     impression: ImpressionColumns = Field(description="Columns of the impression log.")
@@ -41,15 +42,6 @@ class Spec(Section):
     training: Training = Field(default=Training(), description="The training loop.")
     calibration: AnyCalibrator = added_field(Platt(), "How logits become probabilities whose rates hold.")
     quality: Quality = Field(default=Quality(), description="Limits of the checks.")
-
-    @field_validator("time_zone")
-    @classmethod
-    def _zone_exists(cls, zone: str) -> str:
-        try:
-            ZoneInfo(zone)
-        except (ZoneInfoNotFoundError, ValueError, OSError) as error:
-            raise ValueError(f"{zone!r} is no IANA time zone such as UTC or Europe/Amsterdam") from error
-        return zone
 
     @field_validator("tasks")
     @classmethod
@@ -200,6 +192,24 @@ class Spec(Section):
             if separators.setdefault(column, separator) != separator:
                 raise ValueError(f"features read column {column!r} with different separators: give their lists one")
 
+    @model_validator(mode="after")
+    def _time_formats(self) -> Self:
+        declared = self.impression
+        labels = {column for task in self.tasks if task.label.column is None for column in task.label.columns}
+        logs = [("impression", declared.time_format, {declared.time, declared.ingest_time, *labels})]
+        logs += [
+            (f"event log {log.name!r}", log.time_format, {log.time, log.ingest_time}) for log in self.source.events
+        ]
+        for where, formats, columns in logs:
+            named = sorted(column for column in columns if column is not None)
+            unknown = sorted(formats.keys() - columns) if isinstance(formats, dict) else []
+            if unknown:
+                raise ValueError(
+                    f"`time_format` of {where} names {unknown[0]!r}, which is no time column of it; "
+                    f"those are {', '.join(named)}"
+                )
+        return self
+
     @property
     def first_day(self) -> date | None:
         """First daily partition, where the spec alone determines it."""
@@ -208,6 +218,10 @@ class Spec(Section):
         if self.source.simulator is not None:
             return self.source.simulator.first_day
         return self.impression.order.first_day if self.impression.order else None
+
+    def zone_of(self, log: LogFiles) -> str:
+        """The zone of a log's times that carry no offset."""
+        return log.time_zone or self.time_zone
 
     def task(self, name: str) -> Task:
         """The task called ``name``."""

@@ -40,7 +40,17 @@ from ctr_pipeline.spec.simulator import (
     UnitChange,
     UnnormalisedFeature,
 )
-from ctr_pipeline.spec.source import Days, EventLog, ImpressionColumns, LogFiles, Order, Privacy, Source, Traffic
+from ctr_pipeline.spec.source import (
+    Days,
+    EventLog,
+    ImpressionColumns,
+    LogFiles,
+    Order,
+    Privacy,
+    Source,
+    TimeOffset,
+    Traffic,
+)
 from ctr_pipeline.spec.split import Slice, Split
 from ctr_pipeline.spec.tasks import Label, Task
 from ctr_pipeline.spec.training import Training
@@ -68,6 +78,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     ),
     ImpressionColumns: "impression",
     Order: "impression.order",
+    TimeOffset: "impression.time_offset",
     Traffic: "impression.traffic",
     Days: "days",
     Privacy: "privacy",

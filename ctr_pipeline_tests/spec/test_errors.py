@@ -262,6 +262,47 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("time_zone", "Mars/Olympus"),
         ("time_zone: 'Mars/Olympus' is no IANA time zone such as UTC or Europe/Amsterdam",),
     ),
+    "unknown time zone of a log": (
+        set_to("source.impressions.time_zone", "CEST"),
+        ("source.impressions.time_zone: 'CEST' is no IANA time zone",),
+    ),
+    "unknown time format": (
+        set_to("impression.time_format", "%d/%m/%Y %Q"),
+        ("impression.time_format: `%Q` is no directive of a time format",),
+    ),
+    "time format without a year": (
+        set_to("impression.time_format", "%d/%m %H:%M"),
+        ("impression.time_format", "no year"),
+    ),
+    "time format that is a word": (set_to("impression.time_format", "iso"), ("it has no year: write `%Y`",)),
+    "time format with the name of a zone": (
+        set_to("impression.time_format", "%Y-%m-%d %H:%M %Z"),
+        ("`%Z` stands for the name of a zone", "`time_zone`"),
+    ),
+    "time format with half a clock": (
+        set_to("impression.time_format", "%d/%m/%Y %I:%M"),
+        ("`%I` is an hour of 12: add `%p`",),
+    ),
+    "time format with a bare fraction": (
+        set_to("impression.time_format", "%d/%m/%Y %H:%M:%S,%f"),
+        ("`%f` stands right after a point",),
+    ),
+    "time format that is a number": (set_to("impression.time_format", 14), ("a format such as '%d/%m/%Y %H:%M'",)),
+    "time format of no time column": (
+        set_to("impression.time_format", {"price": "%d/%m/%Y"}),
+        ("`time_format` of impression names 'price', which is no time column",),
+    ),
+    "unknown unit of a time offset": (
+        set_to("impression.time_offset", {"column": "lead", "unit": "w"}),
+        ("impression.time_offset.unit", "'d'", "(found 'w')"),
+    ),
+    "time offset without a time": (
+        set_to(
+            "impression",
+            {"id": None, "order": {"column": "n", "rows_per_day": 9}, "time_offset": {"column": "n", "unit": "d"}},
+        ),
+        ("`time_offset` moves the time in `time`",),
+    ),
     "empty time zone": (set_to("time_zone", ""), ("time_zone: '' is no IANA time zone",)),
     "unknown time unit": (set_to("impression.time_unit", "min"), ("impression.time_unit", "'ms'", "(found 'min')")),
     "unknown format": (

@@ -1,0 +1,81 @@
+"""Parquet files as lazy rows, with the types of time columns that polars alone reads otherwise."""
+
+import gzip
+import io
+from collections.abc import Collection
+from pathlib import Path
+
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as arrow_parquet
+
+from ctr_pipeline.sources.files import LogFile
+from ctr_pipeline.sources.text import ROW
+
+
+def scan_parquet(file: LogFile, columns: Collection[str]) -> tuple[pl.LazyFrame, dict[str, pl.DataType]]:
+    """The rows of a file with their numbers in ROW, and the type of each stored column.
+
+    Two kinds of time stamps are instants, whatever the zone of the log: INT96, which Spark, Hive and Impala write in
+    UTC without saying so, and those with a zone that is a mere offset (+05:30), which polars does not know.
+
+    Args:
+        file: The file.
+        columns: The columns that will be needed.
+    """
+    source: Path | io.BytesIO = file.path
+    if file.compressed:
+        source = io.BytesIO(gzip.decompress(file.path.read_bytes()))
+    # Opened by pyarrow first: polars panics at a zone that it does not know.
+    footer = arrow_parquet.ParquetFile(source)
+    leaves = (footer.schema.column(place) for place in range(len(footer.schema)))
+    unmarked = {leaf.path for leaf in leaves if leaf.physical_type == "INT96"}
+    known = pa.schema([_instant(field, unmarked) for field in footer.schema_arrow])
+    other = [field.name for field, own in zip(known, footer.schema_arrow, strict=True) if field.type != own.type]
+    if set(other) > unmarked or any("." in path for path in unmarked):
+        return _by_arrow(footer, known, columns)
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    types = dict(pl.read_parquet_schema(source))
+    scan = pl.scan_parquet(source, row_index_name=ROW, glob=False, hive_partitioning=False)
+    for name in other:
+        scan = scan.with_columns(pl.col(name).dt.replace_time_zone("UTC"))
+        types[name] = pl.Datetime("ns", "UTC")
+    return scan.with_columns(pl.col(ROW).cast(pl.Int64)), types
+
+
+def _by_arrow(
+    footer: arrow_parquet.ParquetFile, schema: pa.Schema, columns: Collection[str]
+) -> tuple[pl.LazyFrame, dict[str, pl.DataType]]:
+    """The rows as pyarrow reads them, in memory."""
+    wanted = [name for name in schema.names if any(f"{column}.".startswith(f"{name}.") for column in columns)]
+    table = footer.read(columns=wanted).cast(pa.schema([schema.field(name) for name in wanted]))
+    rows = pl.DataFrame(pl.from_arrow(table)).with_row_index(ROW).with_columns(pl.col(ROW).cast(pl.Int64))
+    return rows.lazy(), dict(pl.DataFrame(pl.from_arrow(schema.empty_table())).schema)
+
+
+def _instant(field: pa.Field, unmarked: Collection[str], inside: str = "") -> pa.Field:
+    """The field with UTC in place of a zone that polars does not know: an instant is the same in every zone."""
+    path = inside + field.name
+    return field.with_type(_instant_type(field.type, unmarked, path))
+
+
+def _instant_type(kind: pa.DataType, unmarked: Collection[str], path: str) -> pa.DataType:
+    if pa.types.is_timestamp(kind):
+        known = path not in unmarked if kind.tz is None else _is_known(kind.tz)
+        return kind if known else pa.timestamp(kind.unit, "UTC")
+    if pa.types.is_struct(kind):
+        return pa.struct([_instant(kind.field(place), unmarked, f"{path}.") for place in range(kind.num_fields)])
+    if pa.types.is_list(kind):
+        return pa.list_(_instant(kind.value_field, unmarked, f"{path}.list."))
+    if pa.types.is_large_list(kind):
+        return pa.large_list(_instant(kind.value_field, unmarked, f"{path}.list."))
+    return kind
+
+
+def _is_known(zone: str) -> bool:
+    try:
+        pl.Series([], dtype=pl.Int64).cast(pl.Datetime("us", zone))
+    except pl.exceptions.PolarsError:
+        return False
+    return True
