@@ -94,7 +94,7 @@ def test_events_belong_to_the_day_on_which_they_arrive(make_spec: Maker, write: 
     result = read(spec, events={"actions": [path]})
     assert result.kept["day"].to_list() == [DAYS[0], DAYS[1], DAYS[1]]
     assert result.kept["ingest_ts"].to_list() == [MIDNIGHT_US + h * HOUR_US // 60 for h in (120, 24 * 60 + 1, 25 * 60)]
-    assert result.notices == {"clock_skew": 1, "duplicate_event": 0}
+    assert result.notices == {"clock_skew": 1, "duplicate_event": 0, "empty_file": 0}
 
 
 def test_broken_events_are_set_aside(make_spec: Maker, write: Maker, read: Reader) -> None:
