@@ -47,6 +47,7 @@ def settings_for(root: Path, engine: EngineName) -> Deployment:
         data_root=root,
         event_inputs={},
         first_day=date(2026, 1, 1),
+        log_first_day=date(2026, 1, 1),
         engine=engine,
     )
 

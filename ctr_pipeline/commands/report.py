@@ -45,6 +45,7 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
         "outcome": outcome,
         "tables": _tables(paths),
         "rows": {table: _rows(paths, facts, table, first, last) for table in names(step=INGEST_STEP)},
+        "remarks": facts.remarks,
         "labels": _label_states(deployment, first, last) if "labels" in made else {},
         "split": _splits(read_json(retrain.packed_manifest).get("splits", {})) if "training_dataset" in made else {},
         "propensity": read_json(retrain.propensity) if "position_propensity" in made else {},

@@ -21,6 +21,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
             + (f" ({reasons})" if reasons else ""),
             highlight=False,
         )
+    for remark in report.get("remarks", []):
+        console.print(f"  {remark}", markup=False, highlight=False, soft_wrap=True)
     for found, render in (("labels", _label_table), ("split", _split_table)):
         if report[found]:
             console.print(render(report))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from ctr_pipeline.deployment.deployment import Deployment, declared_last_day
 from ctr_pipeline.deployment.paths import DataRoot
-from ctr_pipeline.deployment.raw_logs import impression_files, reading_time
+from ctr_pipeline.deployment.raw_logs import list_logs, reading_time
 from ctr_pipeline.spec import Spec, SpecError
 
 IMPRESSIONS = "impressions"
@@ -43,6 +43,7 @@ def bind(
         inputs=impressions,
         event_inputs=events,
         first_day=spec.first_day or date.min,
+        log_first_day=spec.first_day or date.min,
         last_day=declared_last_day(spec),
     )
     if spec.source.simulator is not None:
@@ -75,17 +76,46 @@ def _with_range(deployment: Deployment) -> tuple[Deployment, date]:
     from ctr_pipeline.sources import log_range
 
     spec = deployment.spec
-    first, last = log_range(spec, impression_files(deployment), reading_time(spec))
+    logs = list_logs(deployment)
+    log_first, log_last = log_range(spec, logs.impressions.files, reading_time(spec))
+    deployment = replace(deployment, logs=logs)
+    first, last = _with_stored(deployment, log_first, log_last) if _lacks_files(deployment) else (log_first, log_last)
     # A log whose first day is declared and whose last is not grows; its partitions go on.
     grows = spec.days.first is not None and spec.days.last is None
     return (
         replace(
             deployment,
             first_day=spec.days.first or first,
+            log_first_day=max(spec.days.first or log_first, log_first),
             last_day=None if grows else (spec.days.last or last),
         ),
         min(last, spec.days.last) if spec.days.last else last,
     )
+
+
+def _lacks_files(deployment: Deployment) -> bool:
+    """Whether files that the data root was made from are gone, or were written again.
+
+    Not of a log without a clock, whose days are counted from its first row on.
+    """
+    if deployment.spec.impression.time is None or not deployment.paths.settings.is_file():
+        return False
+    assert deployment.logs is not None
+    held, stamps = Deployment.load(deployment.data_root), deployment.logs.stamps
+    changed = any(stamps.get(path) != stamp for path, stamp in deployment.known_files().items())
+    return changed or held.first_day < held.log_first_day
+
+
+def _with_stored(deployment: Deployment, first: date, last: date) -> tuple[date, date]:
+    """The days of the log and those that are stored."""
+    from ctr_pipeline.lake import Lake
+
+    lake = Lake(deployment.paths.lake)
+    version = lake.version("impressions")
+    if version is None:
+        return first, last
+    held = lake.facts("impressions", version)
+    return min(first, held.first_day or first), max(last, held.last_day or last)
 
 
 def _split_inputs(spec: Spec, inputs: Sequence[str]) -> tuple[tuple[Path, ...], dict[str, tuple[Path, ...]]]:

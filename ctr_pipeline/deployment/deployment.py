@@ -6,13 +6,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ctr_pipeline.deployment.bundled import bundled_spec
 from ctr_pipeline.deployment.environment import Environment
-from ctr_pipeline.deployment.json_files import write_json
+from ctr_pipeline.deployment.json_files import read_json, write_json
 from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.engines.base import EngineName
 from ctr_pipeline.spec import Spec, SpecError, load_spec, parse_spec
+
+if TYPE_CHECKING:
+    from ctr_pipeline.sources import Logs
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +36,10 @@ class Deployment:
     first_day: date
     last_day: date | None = None
     """Last daily partition; None for a log that grows."""
+    log_first_day: date
+    """First day that the log holds now. Days before it are stored, and their files are gone."""
+    logs: "Logs | None" = None
+    """The files of the logs as they were when the command began; None in processes that find out by themselves."""
     engine: EngineName = "duckdb"
     """What computes labels and history; the result is the same to the bit."""
 
@@ -63,10 +71,17 @@ class Deployment:
             "inputs": [str(path) for path in self.inputs],
             "event_inputs": {name: [str(path) for path in paths] for name, paths in self.event_inputs.items()},
             "first_day": self.first_day.isoformat(),
+            "log_first_day": self.log_first_day.isoformat(),
             "last_day": self.last_day.isoformat() if self.last_day else None,
             "engine": self.engine,
         }
         write_json(self.paths.settings, content)
+        if self.logs is not None:
+            write_json(self.paths.log_files, {**self.known_files(), **self.logs.stamps})
+
+    def known_files(self) -> dict[str, str]:
+        """The stamp of each file that earlier commands found in the logs, by its path."""
+        return dict(read_json(self.paths.log_files))
 
     @classmethod
     def load(cls, data_root: Path) -> "Deployment":
@@ -89,7 +104,8 @@ class Deployment:
             event_inputs={name: tuple(Path(p) for p in paths) for name, paths in content["event_inputs"].items()},
             first_day=date.fromisoformat(content["first_day"]),
             last_day=date.fromisoformat(content["last_day"]) if content["last_day"] else None,
-            # Data roots of earlier versions do not have it.
+            # Data roots of earlier versions do not have these.
+            log_first_day=date.fromisoformat(content.get("log_first_day", content["first_day"])),
             engine=content.get("engine", "duckdb"),
         )
 
@@ -116,6 +132,7 @@ class Deployment:
             data_root=root.resolve() if root is not None else Path.cwd() / "data" / spec.name,
             event_inputs={},
             first_day=spec.first_day,
+            log_first_day=spec.first_day,
             last_day=declared_last_day(spec),
         )
 

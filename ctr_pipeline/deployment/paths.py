@@ -16,6 +16,11 @@ class DataRoot:
         return self.root / "pipeline.json"
 
     @property
+    def log_files(self) -> Path:
+        """The stamp of each file that a command has found in the logs, those that are gone since too."""
+        return self.root / "log_files.json"
+
+    @property
     def lake(self) -> Path:
         """Folder of the Delta tables."""
         return self.root / "lake"

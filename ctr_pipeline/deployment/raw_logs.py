@@ -1,43 +1,75 @@
-"""Finds the raw logs of a deployment, and has the simulator write its own."""
+"""Finds and reads the raw logs of a deployment, and has the simulator write its own."""
 
 import time
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ctr_pipeline.deployment.deployment import Deployment
+from ctr_pipeline.deployment.environment import process_environment
+from ctr_pipeline.deployment.key import pseudonymiser
 from ctr_pipeline.spec import Spec
 
+if TYPE_CHECKING:
+    import polars as pl
 
-def impression_files(deployment: Deployment) -> tuple[Path, ...]:
-    """The files of the impression log.
+    from ctr_pipeline.sources import ListedFile, Listing, Logs, ReadResult
 
-    Raises:
-        SourceError: there are none.
-    """
-    from ctr_pipeline.sources import log_files
-
-    source = deployment.spec.source
-    if source.simulator is not None:
-        return tuple(sorted((deployment.simulated_root / "impressions").glob("*.parquet")))
-    return log_files(source.impressions, deployment.spec_folder, deployment.inputs)
+SIMULATED = "outcome_events"
+"""Name of the simulator's event log."""
 
 
-def outcome_files(deployment: Deployment) -> dict[str, tuple[Path, ...]]:
-    """The files of each event log, by the log's name.
+def list_logs(deployment: Deployment) -> "Logs":
+    """The files of all logs: as they were listed when the deployment was bound, else as they are now.
 
     Raises:
-        SourceError: a declared log has none.
+        SourceError: a log has none.
     """
-    from ctr_pipeline.sources import log_files
+    from ctr_pipeline.sources import Logs, list_files
 
-    source = deployment.spec.source
+    if deployment.logs is not None:
+        return deployment.logs
+    source, folder = deployment.spec.source, deployment.spec_folder
     if source.simulator is not None:
-        return {"outcome_events": tuple(sorted((deployment.simulated_root / "events").glob("*.parquet")))}
-    return {
-        log.name: log_files(log, deployment.spec_folder, deployment.event_inputs.get(log.name, ()))
-        for log in source.events
-    }
+        root = deployment.simulated_root
+        return Logs(impressions=_simulated(root / "impressions"), events={SIMULATED: _simulated(root / "events")})
+    return Logs(
+        impressions=list_files(source.impressions, folder, deployment.inputs),
+        events={log.name: list_files(log, folder, deployment.event_inputs.get(log.name, ())) for log in source.events},
+    )
+
+
+def read_log(
+    deployment: Deployment,
+    logs: "Logs",
+    table: str,
+    first: date,
+    last: date,
+    log_first: date,
+    known: "pl.LazyFrame | None" = None,
+) -> "ReadResult":
+    """The rows of ``table`` of the days ``first`` to ``last``; other arguments as for ``read_impressions``.
+
+    Raises:
+        SourceError: a file cannot be read as declared.
+    """
+    from ctr_pipeline.sources import read_events, read_impressions
+
+    spec, key = deployment.spec, pseudonymiser(process_environment())
+    shown, rest = logs.impressions.files, (first, last, key, log_first, reading_time(spec), known)
+    if table == "impressions":
+        return read_impressions(spec, shown, *rest)
+    return read_events(spec, shown, {name: found.files for name, found in logs.events.items()}, *rest)
+
+
+def files_of(spec: Spec, logs: "Logs", table: str) -> "tuple[ListedFile, ...]":
+    """The files that ``table`` is read from."""
+    if table == "impressions":
+        return logs.impressions.files
+    in_impressions = any(task.label.event is None for task in spec.tasks)
+    events = (file for listing in logs.events.values() for file in listing.files)
+    return (*(logs.impressions.files if in_impressions else ()), *events)
 
 
 def reading_time(spec: Spec) -> int | None:
@@ -58,6 +90,13 @@ def ensure_logs(deployment: Deployment, last: date, progress: Callable[[str], No
         return
     progress(f"Simulating {len(missing)} days of logs in {deployment.simulated_root}")
     write_days(simulator, deployment.spec.seed, missing, deployment.simulated_root, progress=_every(missing, progress))
+
+
+def _simulated(folder: Path) -> "Listing":
+    from ctr_pipeline.sources import Listing
+    from ctr_pipeline.sources.listing import listed_file
+
+    return Listing(files=tuple(listed_file(path) for path in sorted(folder.glob("*.parquet"))))
 
 
 def _written(root: Path, day: date) -> bool:

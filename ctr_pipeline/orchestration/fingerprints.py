@@ -8,7 +8,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from datetime import date
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -16,9 +16,12 @@ from ctr_pipeline import __version__
 from ctr_pipeline.deployment.deployment import Deployment, end_of_day_us
 from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.deployment.key import key_fingerprint
-from ctr_pipeline.deployment.raw_logs import impression_files, outcome_files
+from ctr_pipeline.deployment.raw_logs import list_logs
 from ctr_pipeline.orchestration.records import days_of, newest_tags
 from ctr_pipeline.provenance import code_digest, extension_digests
+
+if TYPE_CHECKING:
+    from ctr_pipeline.sources import Logs
 
 TAG = "ctr/fingerprint"
 """Tag of every materialisation."""
@@ -49,6 +52,8 @@ class FingerprintInputs:
     """Last day of the run; the day of a retrain."""
     watermark: date | None = None
     """Last arrival day up to which all outcomes were read; only the labels need it."""
+    logs: "Logs | None" = None
+    """The files that were read, or are to be; only the raw tables need them."""
 
 
 def contract_fingerprint(deployment: Deployment) -> str:
@@ -66,8 +71,10 @@ def contract_fingerprint(deployment: Deployment) -> str:
     return digest("contract", {name: spec[name] for name in sections}, key, list(EVENT_SCHEMA))
 
 
-def ingest_fingerprint(deployment: Deployment) -> str:
+def ingest_fingerprint(deployment: Deployment, logs: "Logs | None" = None) -> str:
     """For the tables read from the raw logs: how they are read, the files, and the days that they have.
+
+    The files are those of ``logs``, as they were listed before they were read.
 
     Of unchanged files the last day moves when a time of the future has come to pass: its row then leaves the
     quarantine of the first day.
@@ -77,29 +84,42 @@ def ingest_fingerprint(deployment: Deployment) -> str:
     if deployment.spec.source.simulator is not None:
         files = deployment.simulation_hash
     else:
-        events = [path for _, paths in sorted(outcome_files(deployment).items()) for path in paths]
-        files = source_fingerprint([*impression_files(deployment), *events])
+        files = source_fingerprint((logs or list_logs(deployment)).files)
     days = (deployment.first_day.isoformat(), str(deployment.last_day))
     return digest("ingest", contract_fingerprint(deployment), files, *days, code_digest(INGEST_CODE))
 
 
+def of_files(inputs: FingerprintInputs) -> list[Any]:
+    """For the raw tables."""
+    return [ingest_fingerprint(inputs.deployment, inputs.logs)]
+
+
 def read_only(inputs: FingerprintInputs) -> list[Any]:
-    """For tables that depend on nothing but what was read."""
-    return [ingest_fingerprint(inputs.deployment)]
+    """For tables that depend on nothing but what was read: on what is stored of the logs, not on their files now.
+
+    One value where all days were read alike, so that days which are read later change nothing of those before.
+    """
+    read = []
+    for asset in ("impressions", "outcome_events"):
+        tags = newest_tags(inputs.instance, asset, TAG)
+        days = days_of(inputs.instance, asset, inputs.deployment) & tags.keys()
+        alike = {tags[day] for day in days}
+        read.append(sorted(alike) if len(alike) == 1 else sorted((str(day), tags[day]) for day in days))
+    return read
 
 
 def labels_decided_by(inputs: FingerprintInputs) -> list[Any]:
     """For labels: what was read, the last arrival day that was read, and the lag that is waited for."""
     assert inputs.watermark is not None
     deployment = inputs.deployment
-    return [ingest_fingerprint(deployment), end_of_day_us(inputs.watermark), deployment.spec.split.ingest_lag]
+    return [*read_only(inputs), end_of_day_us(inputs.watermark), deployment.spec.split.ingest_lag]
 
 
 def history_decided_by(inputs: FingerprintInputs) -> list[Any]:
     """For history features, which look back to the first day that was read at most."""
     deployment = inputs.deployment
     first = min(days_of(inputs.instance, "impressions", deployment))
-    return [ingest_fingerprint(deployment), deployment.spec.split.ingest_lag, first.isoformat()]
+    return [*read_only(inputs), deployment.spec.split.ingest_lag, first.isoformat()]
 
 
 def retrain_decided_by(inputs: FingerprintInputs) -> list[Any]:

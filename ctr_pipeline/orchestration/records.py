@@ -15,6 +15,12 @@ WATERMARK = "watermark"
 EVENTS_VERSION = "outcome_events_version"
 """Metadata of a label materialisation: the version of the table of outcomes that it has read."""
 
+FILES = "files"
+"""Metadata of a day of a raw table: the stamp of each file that it was read from."""
+
+REMARKS = "remarks"
+"""Metadata of a reading of the logs: what a person should know of it."""
+
 
 def newest_materializations(instance: dg.DagsterInstance, asset: str) -> dict[date, dg.AssetMaterialization]:
     """The newest materialisation of each day."""

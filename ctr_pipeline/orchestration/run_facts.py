@@ -9,7 +9,7 @@ import dagster as dg
 
 from ctr_pipeline.orchestration.checks.newest import newest_checks
 from ctr_pipeline.orchestration.in_process import FinishedRun, StepFailure
-from ctr_pipeline.orchestration.records import newest_metadata
+from ctr_pipeline.orchestration.records import REMARKS, newest_metadata
 from ctr_pipeline.orchestration.stages import INGEST_STEP, names
 
 
@@ -21,6 +21,8 @@ class RunFacts:
     """The Dagster runs that were needed."""
     rows: Mapping[str, Mapping[str, int]]
     """By table that is read from logs: rows ``in``, ``kept`` and ``ignored``."""
+    remarks: list[str]
+    """What a person should know of the reading of the logs."""
     checks: list[dict[str, Any]]
     """The newest result of each check."""
     seconds: Mapping[str, float]
@@ -37,18 +39,26 @@ def collect_facts(
     failure: StepFailure | None = None,
 ) -> RunFacts:
     """The facts of ``runs``, which brought the days ``first`` to ``last`` up to date, or failed to."""
+    ingested = {table: newest_metadata(instance, table) for table in names(step=INGEST_STEP)}
     return RunFacts(
         runs=runs,
-        rows={table: _rows(instance, table, first, last) for table in names(step=INGEST_STEP)},
+        rows={table: _rows(found, first, last) for table, found in ingested.items()},
+        remarks=_remarks(ingested, first, last),
         checks=newest_checks(instance),
         seconds=_seconds(instance, runs),
         failure=failure,
     )
 
 
-def _rows(instance: dg.DagsterInstance, table: str, first: date, last: date) -> dict[str, int]:
+def _remarks(ingested: Mapping[str, Mapping[date, Mapping[str, Any]]], first: date, last: date) -> list[str]:
+    """The remarks of all readings of the days, each once."""
+    days = [found for of_table in ingested.values() for day, found in of_table.items() if first <= day <= last]
+    return list(dict.fromkeys(str(remark) for found in days for remark in found.get(REMARKS, ())))
+
+
+def _rows(of_table: Mapping[date, Mapping[str, Any]], first: date, last: date) -> dict[str, int]:
     """Rows that the newest reading of each day counted: ``in``, ``kept`` and ``ignored``."""
-    days = [found for day, found in newest_metadata(instance, table).items() if first <= day <= last]
+    days = [found for day, found in of_table.items() if first <= day <= last]
     return {name: sum(int(found.get(f"rows_{name}_day", 0)) for found in days) for name in ("in", "kept", "ignored")}
 
 

@@ -16,6 +16,7 @@ from ctr_pipeline.orchestration.fingerprints import (
     digest,
     history_decided_by,
     labels_decided_by,
+    of_files,
     read_only,
     retrain_decided_by,
 )
@@ -60,7 +61,7 @@ INGEST_JOB, LABEL_JOB, RETRAIN_JOB = "daily_ingest", "label_refresh", "daily_ret
 
 
 def _read(name: str) -> AssetStage:
-    return AssetStage(name=name, job=INGEST_JOB, step=INGEST_STEP, code=INGEST_CODE, decided_by=read_only, table=name)
+    return AssetStage(name=name, job=INGEST_JOB, step=INGEST_STEP, code=INGEST_CODE, decided_by=of_files, table=name)
 
 
 def _table(

@@ -4,8 +4,8 @@ from ctr_pipeline.sources.contract import EVENT_SCHEMA
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.event_references import find_broken_references, reference_quarantine, referring, refers
 from ctr_pipeline.sources.extent import log_range
-from ctr_pipeline.sources.files import log_files, source_fingerprint
 from ctr_pipeline.sources.impressions import read_impressions
+from ctr_pipeline.sources.listing import ListedFile, Listing, Logs, list_files, source_fingerprint
 from ctr_pipeline.sources.outcomes import read_events
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser, load_or_create_key
 from ctr_pipeline.sources.quarantine import QUARANTINE_SCHEMA, ReadResult
@@ -14,13 +14,16 @@ from ctr_pipeline.sources.tally import ReadTally
 __all__ = [
     "EVENT_SCHEMA",
     "QUARANTINE_SCHEMA",
+    "ListedFile",
+    "Listing",
+    "Logs",
     "Pseudonymiser",
     "ReadResult",
     "ReadTally",
     "SourceError",
     "find_broken_references",
+    "list_files",
     "load_or_create_key",
-    "log_files",
     "log_range",
     "read_events",
     "read_impressions",

@@ -2,15 +2,15 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from datetime import date
-from pathlib import Path
 from statistics import median
 
 import polars as pl
 
 from ctr_pipeline.sources.clock import TS, Clock, clock_of, rank_rows
 from ctr_pipeline.sources.errors import SourceError, listed
-from ctr_pipeline.sources.files import LogFile, open_log
+from ctr_pipeline.sources.files import Files, LogFile, open_log
 from ctr_pipeline.sources.impressions import declared_columns, declared_order, private_columns
+from ctr_pipeline.sources.listing import ListedFile
 from ctr_pipeline.sources.rows import RAW, Schema, raw, read_rows
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.times import likely_unit
@@ -20,7 +20,7 @@ from ctr_pipeline.spec.fields import DAY_US, LONGEST_DURATION_US
 _LONGEST_LOG_DAYS = LONGEST_DURATION_US // DAY_US
 
 
-def log_range(spec: Spec, impression_files: Sequence[Path], now: int | None = None) -> tuple[date, date]:
+def log_range(spec: Spec, impression_files: Files, now: int | None = None) -> tuple[date, date]:
     """The first and last day (UTC) of the impressions that have a usable time.
 
     Args:
@@ -131,7 +131,7 @@ _INTERVAL_BYTES = 200e6
 """Compressed bytes of Parquet that are read in one go: two to three million rows of forty columns."""
 
 
-def days_at_a_time(spec: Spec, table: str, files: Sequence[Path], days_in_log: int) -> int | None:
+def days_at_a_time(spec: Spec, table: str, files: Sequence[ListedFile], days_in_log: int) -> int | None:
     """Days of a log to read in one go, which bounds memory; None for all of them.
 
     A log in Parquet is read in intervals, each of which reads little else. Text has to be read from its first line each
@@ -139,7 +139,7 @@ def days_at_a_time(spec: Spec, table: str, files: Sequence[Path], days_in_log: i
     together.
     """
     by_column = table == "outcome_events" and any(task.label.column is not None for task in spec.tasks)
-    if by_column or any(path.suffix not in (".parquet", ".pq") for path in files):
+    if by_column or any(file.path.suffix not in (".parquet", ".pq") for file in files):
         return None
-    size = sum(path.stat().st_size for path in files) / days_in_log
+    size = sum(file.size for file in files) / days_in_log
     return max(1, int(_INTERVAL_BYTES // max(1.0, size)))

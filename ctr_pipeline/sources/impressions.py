@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from datetime import date
-from pathlib import Path
 
 import polars as pl
 
@@ -21,7 +20,7 @@ from ctr_pipeline.sources.clock import (
 )
 from ctr_pipeline.sources.contract import check_impressions, impressions_schema
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
-from ctr_pipeline.sources.files import LogFile, open_log
+from ctr_pipeline.sources.files import Files, LogFile, open_log
 from ctr_pipeline.sources.lists import cut_lists, list_feature, vector_feature
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import (
@@ -35,6 +34,7 @@ from ctr_pipeline.sources.quarantine import (
     ReadResult,
     count_by_day,
     diagnose,
+    files_of_days,
     quarantine,
     with_malformed,
 )
@@ -51,7 +51,7 @@ _SHOWN_KINDS = 20
 
 def read_impressions(
     spec: Spec,
-    files: Sequence[Path],
+    files: Files,
     first: date,
     last: date,
     pseudonymiser: Pseudonymiser,
@@ -104,6 +104,7 @@ def read_impressions(
         rows_in_by_day=count_by_day(rows[DAY]),
         undated=rows[TS].null_count(),
         rows_in_log=sum(lines for _, lines in parts),
+        files=files_of_days(rows.filter(pl.col(TS).is_not_null()), files),
         notices={
             "clock_skew": int(good[SKEWED].sum()),
             "repeated_hour": int(good[TWICE].sum()),

@@ -1,13 +1,12 @@
 """Outcomes that are columns of the impressions: 0/1 labels, and times of outcomes and closings."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import polars as pl
 
 from ctr_pipeline.sources import values
 from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, impression_form, rank_rows
-from ctr_pipeline.sources.files import LogFile, open_log
+from ctr_pipeline.sources.files import Files, LogFile, open_log
 from ctr_pipeline.sources.impressions import (
     declared_columns,
     declared_order,
@@ -26,7 +25,7 @@ from ctr_pipeline.spec.tasks import Task
 
 def label_units(
     spec: Spec,
-    impression_files: Sequence[Path],
+    impression_files: Files,
     scope: Scope,
     pseudonymiser: Pseudonymiser,
     now: int | None,

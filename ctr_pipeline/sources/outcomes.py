@@ -5,7 +5,6 @@ All three label styles end in the same rows. Each belongs to the day on which it
 
 from collections.abc import Mapping, Sequence
 from datetime import date
-from pathlib import Path
 
 import polars as pl
 
@@ -13,7 +12,7 @@ from ctr_pipeline.sources import values
 from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Scope, event_clock
 from ctr_pipeline.sources.contract import EVENT_SCHEMA, check_events
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
-from ctr_pipeline.sources.files import LogFile, open_log
+from ctr_pipeline.sources.files import Files, LogFile, open_log
 from ctr_pipeline.sources.impressions import private_columns
 from ctr_pipeline.sources.outcome_columns import label_units
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
@@ -25,11 +24,12 @@ from ctr_pipeline.sources.quarantine import (
     ReadResult,
     count_by_day,
     diagnose,
+    files_of_days,
     quarantine,
     with_malformed,
 )
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, read_rows
-from ctr_pipeline.sources.statements import IGNORED, LOG, OUTCOME, UNITS, as_units
+from ctr_pipeline.sources.statements import IGNORED, IMPRESSIONS, LOG, OUTCOME, UNITS, as_units
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.values import Check
 from ctr_pipeline.spec import Spec
@@ -41,8 +41,8 @@ _TYPE = "__type"
 
 def read_events(
     spec: Spec,
-    impression_files: Sequence[Path],
-    event_files: Mapping[str, Sequence[Path]],
+    impression_files: Files,
+    event_files: Mapping[str, Files],
     first: date,
     last: date,
     pseudonymiser: Pseudonymiser,
@@ -97,6 +97,7 @@ def read_events(
     parts += label_units(spec, impression_files, scope, pseudonymiser, now, known)
     units = pl.concat(parts)
     undated = units.filter(pl.col(DAY).is_null() & pl.col(REASON).is_not_null()).height
+    read_from = _files_of_days(units.drop_nulls(DAY), {**event_files, IMPRESSIONS: impression_files})
     units = units.with_columns(pl.col(DAY).fill_null(log_first))
     broken, ignored = pl.col(REASON).is_not_null(), pl.col(IGNORED)
     good = units.filter(~broken & ~ignored)
@@ -120,12 +121,22 @@ def read_events(
         rows_in_by_day=count_by_day(units[DAY]),
         undated=undated,
         rows_in_log=rows_in_log,
+        files=read_from,
         notices={
             "clock_skew": int(good[SKEWED].sum()),
             "duplicate_event": kept.height - distinct,
             "empty_file": empty if scope.with_undated else 0,
         },
     )
+
+
+def _files_of_days(units: pl.DataFrame, files: Mapping[str, Files]) -> dict[date, set[str]]:
+    """Paths of the files of all logs that the statements of each day are in."""
+    found: dict[date, set[str]] = {}
+    for (log,), of_log in units.partition_by(LOG, as_dict=True).items():
+        for day, paths in files_of_days(of_log, files[str(log)]).items():
+            found.setdefault(day, set()).update(paths)
+    return found
 
 
 def _event_units(

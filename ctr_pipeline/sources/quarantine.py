@@ -7,6 +7,8 @@ from datetime import date
 import polars as pl
 
 from ctr_pipeline.sources.errors import SourceError
+from ctr_pipeline.sources.files import Files
+from ctr_pipeline.sources.listing import ListedFile
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, RAW, Rows, raw
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.times import likely_unit
@@ -56,6 +58,8 @@ class ReadResult:
     """Quarantined rows that belong to no day, and are counted with the first day of the log."""
     rows_in_log: int
     """Rows of all days in the files that were read; for outcomes, in the event logs."""
+    files: Mapping[date, Collection[str]] = field(default_factory=dict)
+    """Paths of the files that rows of each day were found in; those that belong to no day are not counted."""
     notices: Mapping[str, int] = field(default_factory=dict)
     """Number of kept rows by peculiarity: ``clock_skew`` (ingest time before event time; the event time is used for
     both), ``repeated_hour`` (a local time that occurs twice), ``other_traffic`` (neither random nor production),
@@ -129,6 +133,15 @@ def with_malformed(frame: pl.DataFrame, rows: Rows) -> pl.DataFrame:
 def count_by_day(days: pl.Series) -> dict[date, int]:
     """Number of rows of each day, days ascending."""
     return dict(sorted(days.drop_nulls().value_counts().iter_rows()))
+
+
+def files_of_days(rows: pl.DataFrame, files: Files) -> dict[date, set[str]]:
+    """Paths of those of ``files`` that ``rows`` (columns DAY and FILE) of each day are in."""
+    found: dict[date, set[str]] = {}
+    for day, index in rows.select(DAY, FILE).unique().iter_rows():
+        file = files[index]
+        found.setdefault(day, set()).add(str(file.path if isinstance(file, ListedFile) else file))
+    return found
 
 
 def _refuse_wrong_columns(

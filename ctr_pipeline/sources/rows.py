@@ -10,7 +10,8 @@ import polars as pl
 import pyarrow as pa
 
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
-from ctr_pipeline.sources.files import LogFile, is_compressed
+from ctr_pipeline.sources.files import LogFile
+from ctr_pipeline.sources.formats import is_compressed
 from ctr_pipeline.sources.nested import as_lists, fields_beside, schema_paths, stored_column
 from ctr_pipeline.sources.parquet import scan_parquet
 from ctr_pipeline.sources.text import (
@@ -82,19 +83,24 @@ def read_rows(
         lists: Those of ``columns`` that hold lists, and what separates their values where they are text.
 
     Raises:
-        SourceError: the file is unreadable, empty or damaged, or lacks a column.
+        SourceError: the file is unreadable, empty or damaged, was written to since it was listed, or lacks a column.
     """
     declared = declared or columns
-    with _explained(file):
-        if file.path.stat().st_size == 0:
-            if _has_peers(file):
-                return _without_rows(columns, select, lists or {})
-            raise SourceError(
-                f"{file.path}: the file is empty (0 bytes). Write it again, or take it out of the log's paths."
-            )
-        if file.format == "parquet":
-            return _read_parquet(file, columns, select, declared, lists or {})
-        return _read_text(file, columns, select, declared, lists or {})
+    file.listed.require_unchanged()
+    try:
+        with _explained(file):
+            if file.listed.size == 0:
+                if _has_peers(file):
+                    return _without_rows(columns, select, lists or {})
+                raise SourceError(
+                    f"{file.path}: the file is empty (0 bytes). Write it again, or take it out of the log's paths."
+                )
+            if file.format == "parquet":
+                return _read_parquet(file, columns, select, declared, lists or {})
+            return _read_text(file, columns, select, declared, lists or {})
+    finally:
+        # Whatever came of it: what was read may be neither the file as it was nor as it is.
+        file.listed.require_unchanged()
 
 
 def _read_parquet(
@@ -149,7 +155,7 @@ def _without_rows(columns: Mapping[str, str], select: Select, lists: Collection[
 
 def _has_peers(file: LogFile) -> bool:
     """Whether another file of the log holds something."""
-    return any(path != file.path and path.stat().st_size > 0 for path in file.log)
+    return any(other != file.listed and other.size > 0 for other in file.log)
 
 
 def _undecodable(scan: pl.LazyFrame, columns: list[pl.Expr]) -> pl.DataFrame:
@@ -220,8 +226,8 @@ def _refuse_without_rows(file: LogFile, malformed: pl.DataFrame, total: int) -> 
 def _check_keys(file: LogFile, columns: Mapping[str, str]) -> None:
     """Looks for keys that have no value in this file. Writers may leave missing values out, so any file will do."""
     found: dict[str, None] = {}
-    for path in (file.path, *file.log):
-        peer = replace(file, path=path, compressed=is_compressed(path))
+    for other in (file.listed, *file.log):
+        peer = replace(file, listed=other, compressed=is_compressed(other.path))
         found |= dict.fromkeys(ndjson_keys(peer, _SAMPLED_LINES))
         if columns.keys() <= found.keys():
             return

@@ -18,6 +18,8 @@ class ReadTally:
         """Rows read, by day."""
         self.notices: Counter[str] = Counter()
         """Rows by remark that is worth a look, and no more."""
+        self.files: dict[date, set[str]] = {}
+        """Paths of the files that rows of each day were found in."""
         self.total = 0
         """Rows read."""
         self.ignored = 0
@@ -32,6 +34,8 @@ class ReadTally:
         self.quarantined = pl.concat([self.quarantined, result.quarantined])
         self.rows_in.update(result.rows_in_by_day)
         self.notices.update(result.notices)
+        for day, paths in result.files.items():
+            self.files.setdefault(day, set()).update(paths)
         self.total += result.rows_in
         self.ignored += result.ignored
         self.undated += result.undated

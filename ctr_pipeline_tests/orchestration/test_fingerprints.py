@@ -43,6 +43,13 @@ def read(instance: dg.DagsterInstance, day: str, fingerprint: str) -> None:
     instance.report_runless_asset_event(dg.AssetMaterialization("impressions", partition=day, tags={TAG: fingerprint}))
 
 
+def read_again(settings: Deployment, instance: dg.DagsterInstance) -> None:
+    """The raw tables as `ctr run` makes them, before it looks at what follows from them."""
+    for asset in ("impressions", "outcome_events"):
+        tags = {TAG: fingerprints(settings, instance)[asset]}
+        instance.report_runless_asset_event(dg.AssetMaterialization(asset, partition="2026-01-01", tags=tags))
+
+
 def fingerprints(settings: Deployment, instance: dg.DagsterInstance) -> dict[str, str]:
     inputs = FingerprintInputs(deployment=settings, instance=instance, last=DAY, watermark=DAY)
     return {found.name: found.fingerprint(inputs) for found in STAGES}
@@ -69,10 +76,14 @@ def test_a_longer_lag_makes_labels_and_history_anew_but_not_the_raw_tables(
 def test_another_key_makes_everything_anew(
     settings: Deployment, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    read_again(settings, instance)
     before = contract_fingerprint(settings), fingerprints(settings, instance)
     monkeypatch.setenv("CTR_PSEUDONYM_KEY", "another-key-0123456789")
     assert contract_fingerprint(settings) != before[0]
-    assert changed_stages(before[1], fingerprints(settings, instance)) == set(DAILY)
+    assert changed_stages(before[1], fingerprints(settings, instance)) == {"impressions", "outcome_events"}
+    # What follows is decided by what is stored: it is stale once the raw tables have been read again.
+    read_again(settings, instance)
+    assert changed_stages(before[1], fingerprints(settings, instance)) == {*DAILY, *names(step=RETRAIN_STEP)}
 
 
 def test_training_settings_make_the_model_anew_and_nothing_else(
@@ -101,7 +112,9 @@ def test_a_model_is_stale_once_a_day_that_it_read_was_read_anew(
     read(instance, "2026-01-06", "a")
     assert fingerprints(settings, instance) == before
     read(instance, "2026-01-04", "b")
-    assert changed_stages(before, fingerprints(settings, instance)) == set(names(step=RETRAIN_STEP))
+    # And every table that follows from what is stored.
+    derived = set(DAILY) - {"impressions", "outcome_events"}
+    assert changed_stages(before, fingerprints(settings, instance)) == derived | set(names(step=RETRAIN_STEP))
     days = [date(2026, 1, 4), date(2026, 1, 6)]
     assert days_with_tag(instance, "impressions", days, TAG, "a") == {date(2026, 1, 6)}
 
@@ -129,9 +142,12 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_what_an_edited_file_decides_is_made_anew(
     settings: Deployment, instance: dg.DagsterInstance, checkout: Path, edited: str, stale: set[str], fresh: set[str]
 ) -> None:
+    read_again(settings, instance)
     before = fingerprints(settings, instance)
     with (checkout / edited).open("a", encoding="utf-8") as file:
         file.write("\n")
+    if "impressions" in changed_stages(before, fingerprints(settings, instance)):
+        read_again(settings, instance)
     changed = changed_stages(before, fingerprints(settings, instance))
     assert stale <= changed
     assert not fresh & changed

@@ -12,7 +12,7 @@ import yaml
 
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import Environment
-from ctr_pipeline.deployment.raw_logs import impression_files, outcome_files
+from ctr_pipeline.deployment.raw_logs import list_logs
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.orchestration.assets.references import REFERENCES
 from ctr_pipeline.orchestration.build import build_definitions
@@ -72,8 +72,15 @@ def shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Maker:
 def ingest(settings: Deployment) -> None:
     """Stores what the raw tables would hold."""
     key, days = Pseudonymiser(b"0123456789abcdef"), (DAYS[0], DAYS[-1])
-    shown = read_impressions(settings.spec, impression_files(settings), *days, key, DAYS[0])
-    happened = read_events(settings.spec, [], outcome_files(settings), *days, key, DAYS[0])
+    shown = read_impressions(settings.spec, list_logs(settings).impressions.files, *days, key, DAYS[0])
+    happened = read_events(
+        settings.spec,
+        [],
+        {name: found.files for name, found in list_logs(settings).events.items()},
+        *days,
+        key,
+        DAYS[0],
+    )
     Lake(settings.paths.lake).replace_days("impressions", shown.kept, DAYS)
     Lake(settings.paths.lake).replace_days("outcome_events", happened.kept, DAYS)
 

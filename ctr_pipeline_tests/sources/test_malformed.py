@@ -16,7 +16,7 @@ from ctr_pipeline.sources import (
     Pseudonymiser,
     ReadResult,
     SourceError,
-    log_files,
+    list_files,
     log_range,
     read_events,
     read_impressions,
@@ -38,7 +38,7 @@ REMEDY = re.compile(
 
 def read(spec: Spec, paths: Sequence[Path], pseudonymiser: Pseudonymiser) -> tuple[ReadResult, ReadResult]:
     """Reads a log as the pipeline does: its files, its days, its rows, its outcomes."""
-    files = log_files(spec.source.impressions, Path("/nowhere"), paths)
+    files = list_files(spec.source.impressions, Path("/nowhere"), paths).files
     first, last = log_range(spec, files, NOW)
     assert FIRST <= first <= last <= LAST
     return (

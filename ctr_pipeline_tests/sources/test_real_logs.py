@@ -6,7 +6,7 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from ctr_pipeline.sources import Pseudonymiser, log_files, log_range, read_events, read_impressions
+from ctr_pipeline.sources import Pseudonymiser, list_files, log_range, read_events, read_impressions
 from ctr_pipeline.spec import Spec, load_spec
 
 KINDS = ("outcome", "closed", "unknown")
@@ -14,7 +14,7 @@ KINDS = ("outcome", "closed", "unknown")
 
 def load(project: Path, shared_data: Path, name: str) -> tuple[Spec, tuple[Path, ...]]:
     spec = load_spec(project / "specs" / f"{name}.yaml")
-    return spec, log_files(spec.source.impressions, shared_data)
+    return spec, tuple(file.path for file in list_files(spec.source.impressions, shared_data).files)
 
 
 @pytest.mark.parametrize(

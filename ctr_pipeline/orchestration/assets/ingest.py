@@ -1,16 +1,16 @@
 """Raw logs → `impressions` and `outcome_events`: pseudonymised, checked, and nothing lost."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import date, timedelta
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
 
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import process_environment
-from ctr_pipeline.deployment.key import key_fingerprint, pseudonymiser
-from ctr_pipeline.deployment.raw_logs import ensure_logs, impression_files, outcome_files, reading_time
+from ctr_pipeline.deployment.key import key_fingerprint
+from ctr_pipeline.deployment.raw_logs import ensure_logs, files_of, list_logs, read_log
+from ctr_pipeline.deployment.stored_days import days_to_keep
 from ctr_pipeline.engines.base import intervals_of
 from ctr_pipeline.engines.staging import StagedDays
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
@@ -18,7 +18,7 @@ from ctr_pipeline.orchestration.checks.contracts import IngestEvidence, Share
 from ctr_pipeline.orchestration.fingerprints import CONTRACT_TAG, TAG, FingerprintInputs, contract_fingerprint
 from ctr_pipeline.orchestration.metadata import column_schema
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, window_days
-from ctr_pipeline.orchestration.records import newest_tags
+from ctr_pipeline.orchestration.records import FILES, REMARKS, newest_materializations, newest_tags
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.stages import stage
 from ctr_pipeline.orchestration.user_errors import user_errors
@@ -28,16 +28,15 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ctr_pipeline.lake import Lake
-    from ctr_pipeline.sources import ReadResult, ReadTally
+    from ctr_pipeline.sources import Logs, ReadTally
+    from ctr_pipeline.sources.rotation import StoredDay
 
 StepOutput = dg.MaterializeResult | dg.AssetCheckResult
-Read = Callable[[date, date, "pl.LazyFrame | None"], "ReadResult"]
-"""Reads the rows from a first to a last day, given the ids of other days."""
 
 
 def ingest_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     """The two tables that are read from the raw logs."""
-    partitions = daily_partitions(deployment)
+    partitions, listings = daily_partitions(deployment), dict[str, "Logs"]()
 
     @dg.asset(
         partitions_def=partitions,
@@ -48,10 +47,7 @@ def ingest_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         description="Impressions by day: ids hashed, contract checked, broken rows in impressions_quarantine.",
     )
     def impressions(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
-        ensure_logs(deployment, partition_days(context)[-1], context.log.info)
-        with user_errors():
-            files = impression_files(deployment)
-        yield from _ingest(context, deployment, lake, "impressions", files, _impressions_reader(deployment, files))
+        yield from _ingest(context, deployment, lake, "impressions", listings)
 
     @dg.asset(
         partitions_def=partitions,
@@ -62,36 +58,9 @@ def ingest_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         description="Outcomes by the day on which they arrived, from event logs, 0/1 columns or outcome times.",
     )
     def outcome_events(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
-        ensure_logs(deployment, partition_days(context)[-1], context.log.info)
-        with user_errors():
-            shown, events = impression_files(deployment), outcome_files(deployment)
-        in_impressions = any(task.label.event is None for task in deployment.spec.tasks)
-        files = [*(shown if in_impressions else ()), *(path for paths in events.values() for path in paths)]
-        yield from _ingest(
-            context, deployment, lake, "outcome_events", files, _events_reader(deployment, shown, events)
-        )
+        yield from _ingest(context, deployment, lake, "outcome_events", listings)
 
     return [impressions, outcome_events]
-
-
-def _impressions_reader(deployment: Deployment, files: Sequence[Path]) -> Read:
-    def read(first: date, last: date, known: "pl.LazyFrame | None") -> "ReadResult":
-        from ctr_pipeline.sources import read_impressions
-
-        spec, key = deployment.spec, pseudonymiser(process_environment())
-        return read_impressions(spec, files, first, last, key, deployment.first_day, reading_time(spec), known)
-
-    return read
-
-
-def _events_reader(deployment: Deployment, shown: Sequence[Path], events: dict[str, tuple[Path, ...]]) -> Read:
-    def read(first: date, last: date, known: "pl.LazyFrame | None") -> "ReadResult":
-        from ctr_pipeline.sources import read_events
-
-        spec, key = deployment.spec, pseudonymiser(process_environment())
-        return read_events(spec, shown, events, first, last, key, deployment.first_day, reading_time(spec), known)
-
-    return read
 
 
 def _ingest(
@@ -99,32 +68,44 @@ def _ingest(
     deployment: Deployment,
     lake: LakeResource,
     table: str,
-    files: Sequence[Path],
-    read: Read,
+    listings: "dict[str, Logs]",
 ) -> Iterator[StepOutput]:
     """Reads the step's days, commits kept and quarantined rows, and reports where every row went.
 
-    A day that breaks a blocking check is refused: its broken rows are stored for inspection, its kept ones are not.
+    A day that breaks a blocking check is refused: its broken rows are stored for inspection, its kept ones are not. A
+    day whose files are gone stays as it is.
     """
     from ctr_pipeline.sources import ReadTally
+    from ctr_pipeline.sources.rotation import kept_remark
 
-    days, store, tally = partition_days(context), lake.open(), ReadTally()
+    store, tally, wanted = lake.open(), ReadTally(), partition_days(context)
+    ensure_logs(deployment, wanted[-1], context.log.info)
+    found, contract = newest_materializations(context.instance, table), contract_fingerprint(deployment)
     with user_errors(), StagedDays(store, table) as staged:
-        _read_days(context, deployment, staged, tally, files, read)
-        quarantine_version = store.replace_days(f"{table}_quarantine", tally.quarantined, days)
+        # The steps of a run share a process, and see the same files.
+        if context.run_id not in listings:
+            listings[context.run_id] = list_logs(deployment)
+        logs = listings[context.run_id]
+        stored = {day: _stored_day(made, contract) for day, made in found.items()}
+        gone = days_to_keep(deployment, logs, table, wanted, stored, store)
+        days = [day for day in wanted if day not in gone]
+        if days:
+            _read_days(context, deployment, staged, tally, logs, days)
         evidence = _evidence(deployment, table, staged, tally, days)
         checks = check_results(table, evidence)
+        quarantine_version = store.replace_days(f"{table}_quarantine", tally.quarantined, days)
         if broken := refused(table, checks):
             yield from checks
             raise dg.Failure(f"{table} refused: " + " ".join(str(check.description) for check in broken))
-        version = staged.commit(days)
+        version = staged.commit(days) if days else store.version(table)
     for day in days:
-        context.add_asset_metadata(
-            _rows_of_day(evidence.rows_in[day], evidence.kept[day], evidence.quarantined[day]),
-            asset_key=table,
-            partition_key=day.isoformat(),
-        )
-    inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=days[-1])
+        rows = _rows_of_day(evidence.rows_in[day], evidence.kept[day], evidence.quarantined[day])
+        files = {path: logs.stamps[path] for path in sorted(tally.files.get(day, ()))}
+        context.add_asset_metadata({**rows, FILES: files}, asset_key=table, partition_key=day.isoformat())
+    for day in gone:
+        kept = {name: value for name, value in found[day].metadata.items() if name in (*_rows_of_day(0, 0, 0), FILES)}
+        context.add_asset_metadata(kept, asset_key=table, partition_key=day.isoformat())
+    inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=wanted[-1], logs=logs)
     yield dg.MaterializeResult(
         metadata={
             "dagster/uri": str(store.root / table),
@@ -133,11 +114,22 @@ def _ingest(
             "rows_ignored": tally.ignored,
             "quarantine_reasons": dict(evidence.reasons),
             **{f"notice/{notice}": rows for notice, rows in tally.notices.items()},
+            REMARKS: [*logs.remarks, *([kept_remark(table, gone)] if gone else [])],
             "delta_version": version,
             "quarantine_delta_version": quarantine_version,
         },
-        tags={TAG: stage(table).fingerprint(inputs), CONTRACT_TAG: contract_fingerprint(deployment)},
+        tags={TAG: stage(table).fingerprint(inputs), CONTRACT_TAG: contract},
         check_results=checks,
+    )
+
+
+def _stored_day(made: dg.AssetMaterialization, contract: str) -> "StoredDay":
+    from ctr_pipeline.sources.rotation import StoredDay
+
+    files = made.metadata.get(FILES)
+    return StoredDay(
+        files=files.value if isinstance(files, dg.JsonMetadataValue) and isinstance(files.value, dict) else {},
+        is_current=(made.tags or {}).get(CONTRACT_TAG) == contract,
     )
 
 
@@ -146,19 +138,24 @@ def _read_days(
     deployment: Deployment,
     staged: StagedDays,
     tally: "ReadTally",
-    files: Sequence[Path],
-    read: Read,
+    logs: "Logs",
+    days: list[date],
 ) -> None:
     """Reads the step's days, one interval after the other, which bounds memory."""
     from ctr_pipeline.sources.extent import days_at_a_time
 
-    days, spec, table = partition_days(context), deployment.spec, staged.table
+    spec, table = deployment.spec, staged.table
     context.log.info(f"Reading {table} of {len(days)} days, {days[0]} to {days[-1]}")
     known = _ids_of_other_days(context.instance, deployment, staged.lake, days)
     key = key_fingerprint(process_environment())
     span = (max(deployment.last_day or days[-1], days[-1]) - deployment.first_day).days + 1
+    files, log_first = files_of(spec, logs, table), deployment.log_first_day
+    if log_first in partition_days(context) and log_first not in days:
+        # Rows that no day can be given to count to the first day that is read.
+        log_first = days[0]
     for first, last in intervals_of(days, days_at_a_time(spec, table, files, span) or len(days)):
-        result = read(first, last, _with_written_ids(known, staged, first - _reach(deployment)))
+        reach = _with_written_ids(known, staged, first - _reach(deployment))
+        result = read_log(deployment, logs, table, first, last, log_first, reach)
         result = leave_out_forgotten(staged.lake, spec, table, result, key, context.log.warning)
         staged.add(result.kept)
         tally.add(result)
