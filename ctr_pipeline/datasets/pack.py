@@ -1,8 +1,8 @@
-"""Packs examples into arrays: day by day, the same bytes for the same inputs."""
+"""Packs examples into arrays: by days, the same bytes for the same inputs."""
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -25,6 +25,7 @@ from ctr_pipeline.datasets.packed import (
     release,
 )
 from ctr_pipeline.datasets.time_split import SplitBounds, iso
+from ctr_pipeline.engines.base import FEW_ROWS
 from ctr_pipeline.features import Group, Layout, embedding_rows, id_matrix, number_columns, numeric_matrix
 from ctr_pipeline.labels import QualityTable, label_column, label_days, label_maturity, label_state_counts
 from ctr_pipeline.propensity import PropensityTable
@@ -62,7 +63,7 @@ def pack_dataset(
     """Writes the examples of all four splits to ``directory`` and opens them.
 
     Training rows are shuffled within each day by a hash of the impression id and the seed; the others are in order of
-    time and id. One day is in memory at a time. The directory must be new or empty.
+    time and id. One day is in memory at a time, or several with few rows. The directory must be new or empty.
 
     Args:
         directory: Where to write.
@@ -145,9 +146,10 @@ class _Packer:
             )
         labels = self._label_summary(rows)
         split = create_split(directory, self.name, rows, self.layout)
-        at = 0
-        for day, size in counts.iter_rows():
-            self._write_day(split, slice(at, at + size), day)
+        at, rows_of = 0, dict(counts.iter_rows())
+        for days in _together(rows_of):
+            size = sum(rows_of[day] for day in days)
+            self._write_days(split, slice(at, at + size), days)
             release(split)
             at += size
         states = labels["states"]
@@ -210,9 +212,9 @@ class _Packer:
                     f"had arrived by then: the impressions were read again since. {again}"
                 )
 
-    def _write_day(self, split: PackedSplit, at: slice, day: date) -> None:
+    def _write_days(self, split: PackedSplit, at: slice, days: Sequence[date]) -> None:
         start, end = self.bounds.intervals[self.name]
-        today = pl.col("day") == day
+        today = pl.col("day").is_between(days[0], days[-1])
         shown = in_interval(self.tables.impressions, start, end).filter(today, pl.col("ingest_ts") <= self._as_of)
         features = self.spec.features
         keys = {"day", "impression_id", "ts", "ingest_ts", *(f.key for f in features.history)}
@@ -234,7 +236,8 @@ class _Packer:
             *(["weight"] if self.spec.impression.weight is not None else []),
             order=shuffle if self.name == "train" else pl.col("ts"),
         )
-        rows = encoded.sort("order", pl.col("keys").struct.field("impression_id")).collect()
+        key = pl.col("keys").struct
+        rows = encoded.sort(key.field("day"), "order", key.field("impression_id")).collect()
         # Joined without the other columns: a join copies all that it carries.
         joined = build_examples(
             self.spec,
@@ -247,8 +250,8 @@ class _Packer:
         examples = joined.sort(_ROW).collect()
         if examples.height != at.stop - at.start:
             raise DatasetError(
-                f"split {self.name}: {at.stop - at.start} impressions of {day} became {examples.height} examples. "
-                f"An impression id of that day is not unique in `impressions`, `labels` or `history`."
+                f"split {self.name}: {at.stop - at.start} impressions of {_span(days)} became {examples.height} "
+                f"examples. An impression id of a day is not unique in `impressions`, `labels` or `history`."
             )
         # Beside a column that is always there: a frame without columns has no rows either.
         beside = examples.select("ts")
@@ -275,11 +278,17 @@ class _Packer:
     def _check(
         self, examples: pl.DataFrame, rows: pl.DataFrame, numbers: pl.DataFrame, weights: NDArray[np.float32]
     ) -> None:
-        """Holds what was packed of a day to the contract of examples."""
+        """Holds what was packed of some days to the contract of examples."""
         labels = (label_column(task) for task in self.layout.tasks)
         weighted = (pl.Series(weight_column(task), weights[:, n]) for n, task in enumerate(self.layout.tasks))
         frame = examples.select("day", "impression_id", *labels).hstack([rows["position"]]).hstack(numbers)
-        check_examples(self.spec, frame.hstack(list(weighted)))
+        packed = frame.hstack(list(weighted))
+        try:
+            check_examples(self.spec, packed)
+        except DatasetError:
+            # Ids are unique within a day: the days by themselves may keep the contract, and else the first is named.
+            for part in packed.partition_by("day"):
+                check_examples(self.spec, part)
 
     def _chain(self, task: str) -> list[str]:
         """The task and the steps above it."""
@@ -316,6 +325,24 @@ def _scales(train: PackedSplit, layout: Layout) -> NDArray[np.float64]:
             "`impression.weight` names, or train on other days."
         )
     return np.where(rows > 0, total / np.maximum(rows, 1), 1.0)
+
+
+def _together(rows: Mapping[date, int]) -> Iterator[list[date]]:
+    """The days in groups of at most :data:`FEW_ROWS` rows, or of one day: what is done for a group costs the same."""
+    group: list[date] = []
+    held = 0
+    for day in sorted(rows):
+        if group and held + rows[day] > FEW_ROWS:
+            yield group
+            group, held = [], 0
+        group.append(day)
+        held += rows[day]
+    if group:
+        yield group
+
+
+def _span(days: Sequence[date]) -> str:
+    return str(days[0]) if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
 def _pieces(rows: int) -> Iterator[slice]:

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
     from ctr_pipeline.lake import Lake
 
+FEW_ROWS = 200_000
+"""So many rows may lie in memory at once, whatever their columns."""
+
 EngineName: TypeAlias = Literal["duckdb", "polars", "spark"]
 
 
@@ -111,11 +114,26 @@ def sql_types(schema: "Mapping[str, pl.DataType]", list_of: str) -> dict[str, st
     return {column: name_of(kind) for column, kind in schema.items()}
 
 
-def intervals_of(days: list[date], length: int) -> Iterator[tuple[date, date]]:
-    """``days`` (ascending) in consecutive intervals of at most ``length`` days, as (first, last)."""
-    start = 0
+def intervals_of(days: list[date], length: int, rows: Mapping[date, int] | None = None) -> Iterator[tuple[date, date]]:
+    """``days`` (ascending) in consecutive intervals of at most ``length`` days, as (first, last).
+
+    With the ``rows`` of each day an interval has as many more days as hold :data:`FEW_ROWS` together: what is done for
+    an interval costs the same for few rows as for many.
+    """
+    start, held = 0, 0
     for index in range(1, len(days) + 1):
-        ends = index == len(days) or index - start == length or days[index] - days[index - 1] != timedelta(days=1)
-        if ends:
+        held += (rows or {}).get(days[index - 1], 0)
+        following = held + (rows or {}).get(days[index], 0) if index < len(days) else 0
+        full = index - start >= length and (rows is None or following > FEW_ROWS)
+        if index == len(days) or full or days[index] - days[index - 1] != timedelta(days=1):
             yield days[start], days[index - 1]
-            start = index
+            start, held = index, 0
+
+
+def write_days(lake: "Lake", table: str, rows: "pl.DataFrame") -> dict[date, Path]:
+    """Writes rows (column ``day``, which the files do not hold) as one file a day, in their order."""
+    by_day = {day: part for (day,), part in rows.partition_by("day", as_dict=True, include_key=False).items()}
+    files = new_files(lake, table, sorted(by_day))
+    for day, path in files.items():
+        by_day[day].write_parquet(path, compression="zstd")
+    return files

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from ctr_pipeline.engines.base import EngineError, EngineName, commit, new_files, sql_types
+from ctr_pipeline.engines.base import FEW_ROWS, EngineError, EngineName, commit, new_files, sql_types, write_days
 
 if TYPE_CHECKING:
     import duckdb
@@ -98,11 +98,15 @@ class DuckDBEngine:
         frame.create(name)
         try:
             rows = self.connection.table(name)
-            found = [day for (day,) in rows.select("day").distinct().order("day").fetchall()]
+            counts = dict(rows.aggregate("day, count(*)").order("day").fetchall())
+            found = list(counts)
             refuse_other_days(table, found, days)
             if not found:
                 return lake.replace_days(table, rows.pl(), days)
             by = ", ".join(f"{_quoted(column)} NULLS FIRST" for column in order)
+            if sum(counts.values()) <= FEW_ROWS:
+                # A query a day would cost more than the rows.
+                return commit(lake, table, write_days(lake, table, rows.order(f"day, {by}").pl()), days)
             files = new_files(lake, table, found)
             for day, path in files.items():
                 mine = rows.filter(f"day = DATE '{day}'").select("* EXCLUDE (day)").order(by)

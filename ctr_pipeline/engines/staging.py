@@ -6,7 +6,7 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from ctr_pipeline.engines.base import commit, new_files
+from ctr_pipeline.engines.base import commit, write_days
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,12 +39,8 @@ class StagedDays:
 
     def add(self, rows: "pl.DataFrame") -> None:
         """Writes the rows of an interval (column ``day``, which the files do not hold); it begins after the last one."""
-        by_day = {day: part for (day,), part in rows.partition_by("day", as_dict=True).items()}
-        files = new_files(self.lake, self.table, sorted(by_day))
-        self.files |= files
-        for day, path in files.items():
-            by_day[day].drop("day").write_parquet(path, compression="zstd")
-            self.rows[day] += by_day[day].height
+        self.files |= write_days(self.lake, self.table, rows)
+        self.rows.update(dict(rows.group_by("day").len().iter_rows()))
         self.empty = rows.clear()
 
     def written(self, since: date) -> list[Path]:

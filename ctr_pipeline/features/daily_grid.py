@@ -56,11 +56,13 @@ def on_grid(cells: Frame, days: Sequence[date], reach: int, lag: int = 0) -> Fra
 
 
 def day_of_start(days: Sequence[date]) -> nw.Expr:
-    """The day that begins at ``start``."""
-    day = nw.lit(None).cast(nw.Date)
-    for one in days:
-        day = nw.when(nw.col("start") == start_of(one)).then(nw.lit(one)).otherwise(day)
-    return day
+    """The one of ``days`` that begins at ``start``, found by halving them: there is a limit to how deep a text nests."""
+    if len(days) == 1:
+        return nw.lit(days[0])
+    ordered = sorted(days)
+    middle = len(ordered) // 2
+    earlier, later = day_of_start(ordered[:middle]), day_of_start(ordered[middle:])
+    return nw.when(nw.col("start") < start_of(ordered[middle])).then(earlier).otherwise(later)
 
 
 def long_values(wide: Frame, values: Mapping[str, nw.Expr], there: nw.Expr, days: Sequence[date]) -> Frame:

@@ -28,6 +28,10 @@ class LakeSnapshot(Lake):
         """As :meth:`Lake.files`, at the pinned version by default."""
         return Lake.files(self, table, self._pinned(table, version), first, last)
 
+    def rows_by_day(self, table: str, version: int | None = None) -> dict[date, int]:
+        """As :meth:`Lake.rows_by_day`, at the pinned version by default."""
+        return Lake.rows_by_day(self, table, self._pinned(table, version))
+
     def version(self, table: str) -> int | None:
         """The pinned version of ``table``."""
         return self._pinned(table, None)

@@ -171,15 +171,22 @@ class Lake:
             LakeError: the table or version does not exist.
         """
         delta = self._open(table, version)
-        files = pl.DataFrame(delta.get_add_actions(flatten=True))
-        days = [date.fromisoformat(str(day)) for day in files[f"partition.{DAY}"]] if files.height else []
+        days = _rows_by_day(delta)
         return TableFacts(
             id=str(delta.metadata().id),
             schema=_schema(delta),
-            rows=int(files["num_records"].sum()) if files.height else 0,
+            rows=sum(days.values()),
             first_day=min(days, default=None),
             last_day=max(days, default=None),
         )
+
+    def rows_by_day(self, table: str, version: int | None = None) -> dict[date, int]:
+        """Rows of each day that has some, from the log of ``table``; no row is read.
+
+        Raises:
+            LakeError: the table or version does not exist.
+        """
+        return _rows_by_day(self._open(table, version))
 
     def exists(self, table: str) -> bool:
         """Whether ``table`` has been written."""
@@ -324,6 +331,15 @@ def _files(delta: DeltaTable, first: date | None, last: date | None) -> list[str
     filters = [(DAY, sign, day.isoformat()) for sign, day in bounds if day is not None]
     # Delta names files as parts of a URL.
     return sorted(unquote(file) for file in delta.file_uris(partition_filters=filters or None))
+
+
+def _rows_by_day(delta: DeltaTable) -> dict[date, int]:
+    rows: dict[date, int] = {}
+    files = pl.DataFrame(delta.get_add_actions(flatten=True))
+    if files.height:
+        for day, count in files.select(f"partition.{DAY}", "num_records").iter_rows():
+            rows[date.fromisoformat(str(day))] = rows.get(date.fromisoformat(str(day)), 0) + int(count)
+    return rows
 
 
 def _schema(delta: DeltaTable) -> pl.Schema:

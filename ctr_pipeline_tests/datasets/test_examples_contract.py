@@ -107,7 +107,7 @@ def test_a_value_within_its_limits_is_within_them_when_rounded(value: float, low
     assert np.float32(low) <= np.float32(inside) <= np.float32(high)
 
 
-def test_packing_looks_at_every_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_packing_looks_at_every_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[pl.DataFrame] = []
 
     def check(spec: Spec, frame: pl.DataFrame) -> None:
@@ -117,7 +117,47 @@ def test_packing_looks_at_every_day(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(packing, "check_examples", check)
     packed = pack(tmp_path / "packed", a_log(), a_spec())
     assert sum(frame.height for frame in seen) == sum(len(split) for split in packed.splits.values())
-    assert all(frame["day"].n_unique() == 1 for frame in seen)
+
+
+def test_days_that_are_packed_together_are_packed_as_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    together = pack(tmp_path / "together", a_log(), a_spec())
+    monkeypatch.setattr(packing, "FEW_ROWS", 1)
+    alone = pack(tmp_path / "alone", a_log(), a_spec())
+    assert together.manifest()["sha256"] == alone.manifest()["sha256"]
+    assert together.manifest()["splits"] == alone.manifest()["splits"]
+
+
+def test_an_id_may_occur_on_two_days_that_are_packed_together(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checked: list[int] = []
+
+    def check(spec: Spec, frame: pl.DataFrame) -> None:
+        checked.append(frame["day"].n_unique())
+        same = frame.with_columns(impression_id=pl.int_range(pl.len()).over("day").cast(pl.String))
+        check_examples(spec, same)
+
+    monkeypatch.setattr(packing, "check_examples", check)
+    pack(tmp_path / "packed", a_log(), a_spec())
+    assert max(checked) > 1
+    assert 1 in checked
+
+
+@pytest.mark.parametrize(
+    ("rows", "groups"),
+    [
+        ({}, []),
+        ({1: 3}, [[1]]),
+        ({1: 3, 2: 4, 3: 3}, [[1, 2, 3]]),
+        ({1: 3, 2: 4, 9: 4}, [[1, 2], [9]]),
+        ({1: 30, 2: 1, 5: 30, 6: 1}, [[1], [2], [5], [6]]),
+        ({1: 10, 2: 10}, [[1], [2]]),
+    ],
+)
+def test_days_with_few_rows_are_packed_together(
+    rows: dict[int, int], groups: list[list[int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(packing, "FEW_ROWS", 10)
+    found = packing._together({date(2026, 1, day): count for day, count in rows.items()})
+    assert [[day.day for day in group] for group in found] == groups
 
 
 def test_packing_stops_at_examples_that_break_the_contract(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

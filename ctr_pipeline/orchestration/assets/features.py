@@ -15,7 +15,7 @@ from ctr_pipeline.orchestration.stages import stage
 from ctr_pipeline.orchestration.user_errors import user_errors
 
 INTERVAL_DAYS = 28
-"""Days computed in one go: they share the labels of their common past."""
+"""Days computed in one go at least: they share the labels of their common past."""
 
 
 def feature_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
@@ -42,7 +42,7 @@ def feature_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         reach = timedelta(days=history_reach(spec))
         environment = process_environment().variables
         version = -1
-        for first, last in intervals_of(days, INTERVAL_DAYS):
+        for first, last in intervals_of(days, INTERVAL_DAYS, store.rows_by_day("impressions")):
             # A session an interval: what it holds goes with it.
             with user_errors(), engine_session(deployment.engine, deployment.data_root, environment) as engine:
                 past = max(deployment.first_day, first - reach)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 INTERVAL_DAYS = 7
-"""Days labelled in one query: bounds memory."""
+"""Days labelled in one query, and more where they have few rows: bounds memory."""
 
 
 def label_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
@@ -51,7 +51,7 @@ def label_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         version = -1
         environment = process_environment().variables
         with user_errors(), engine_session(deployment.engine, deployment.data_root, environment) as engine:
-            for first, last in intervals_of(days, INTERVAL_DAYS):
+            for first, last in intervals_of(days, INTERVAL_DAYS, store.rows_by_day("impressions")):
                 labelled = label_table(
                     engine.scan(store, "impressions", None, first, last),
                     engine.scan(store, "outcome_events", events_version, first, watermark),

@@ -15,7 +15,7 @@ from ctr_pipeline.orchestration.stages import stage
 from ctr_pipeline.orchestration.user_errors import user_errors
 
 INTERVAL_DAYS = 7
-"""Days profiled in one go: bounds memory."""
+"""Days profiled in one go, and more where they have few rows: bounds memory."""
 
 
 def monitoring_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
@@ -40,7 +40,7 @@ def monitoring_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         columns = profiled_columns(spec)
         profiles = []
         with user_errors():
-            for first, last in intervals_of(days, INTERVAL_DAYS):
+            for first, last in intervals_of(days, INTERVAL_DAYS, store.rows_by_day("impressions")):
                 profiles.append(
                     profile_days(
                         spec,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ctr_pipeline.lake import Lake
 
 INTERVAL_DAYS = 7
-"""Arrival days that are looked up in one go: bounds memory."""
+"""Arrival days that are looked up in one go, and more where they have few events: bounds memory."""
 
 REFERENCES = "event_references"
 
@@ -94,7 +94,11 @@ def _find_broken(
     spec = deployment.spec
     found: dict[date, References] = {}
     quarantined = [pl.DataFrame(schema=QUARANTINE_SCHEMA)]
-    for first, last in intervals_of(days, INTERVAL_DAYS) if refers(spec) else ():
+    for first, last in (
+        intervals_of(days, INTERVAL_DAYS, store.rows_by_day("outcome_events", versions["outcome_events"]))
+        if refers(spec)
+        else ()
+    ):
         arrived = store.scan("outcome_events", versions["outcome_events"], first, last)
         events = referring(spec, arrived).collect()
         broken = find_broken_references(events, _pieces(deployment, store, versions["impressions"], first, last))
