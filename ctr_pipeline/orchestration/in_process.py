@@ -73,7 +73,8 @@ def run_pipeline(
             watermark=_watermark(deployment, instance, last) if step == "labels" else None,
         )
         wanted = [last] if step == RETRAIN_STEP else days
-        stale = {stage.name: [day for day in wanted if day not in _fresh(stage, inputs, wanted)] for stage in stages}
+        fresh = {stage.name: _fresh(stage, inputs, wanted) for stage in stages}
+        stale = {name: [day for day in wanted if day not in found] for name, found in fresh.items()}
         if step == RETRAIN_STEP:
             # What follows a stale asset is stale with it.
             names = [stage.name for stage in stages]
