@@ -152,8 +152,8 @@ def _time_units(
     parts = [pl.DataFrame(schema=UNITS)]
     for task, kind in names:
         moment = pl.col(f"__{kind}_{task.name}")
-        # Set aside with their impressions.
-        useless = pl.col("impression_id").is_null() | pl.col(TS).is_null()
+        # Set aside with their impressions, or of impressions that the spec leaves out.
+        useless = pl.col("impression_id").is_null() | pl.col(TS).is_null() | _left_out(spec)
         if kind == OUTCOME and isinstance(clock, Clock):
             useless |= clock.is_future(moment)
         parts.append(
@@ -173,6 +173,17 @@ def _time_units(
             )
         )
     return pl.concat(parts)
+
+
+def _left_out(spec: Spec) -> pl.Expr:
+    """Whether the impression lies outside the declared days, so that the table `impressions` will never hold it."""
+    day = pl.from_epoch(TS, time_unit="us").dt.date()
+    outside = pl.lit(False)
+    if spec.days.first is not None:
+        outside |= day < spec.days.first
+    if spec.days.last is not None:
+        outside |= day > spec.days.last
+    return outside.fill_null(False)
 
 
 def _identity_columns(spec: Spec) -> dict[str, str]:

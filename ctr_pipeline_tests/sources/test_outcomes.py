@@ -200,6 +200,39 @@ def test_time_columns_give_outcomes_and_closings_when_they_happen(
     assert (result.rows_in, result.ignored) == (4, 1)
 
 
+@pytest.mark.parametrize(
+    ("days", "used"),
+    [
+        ({}, ["a", "b", "c", "d"]),
+        ({"first": "2026-01-06"}, ["b", "c", "d"]),
+        ({"first": "2026-01-07"}, ["d"]),
+        ({"first": "2026-01-06", "last": "2026-01-06"}, ["b", "c"]),
+        ({"last": "2026-01-05"}, ["a"]),
+    ],
+    ids=["no limits", "one day left out", "two days left out", "one day used", "the end left out"],
+)
+def test_outcome_times_of_impressions_outside_the_days_are_ignored(
+    make_spec: Maker,
+    make_log: Maker,
+    write: Maker,
+    read: Reader,
+    pseudonymiser: Pseudonymiser,
+    days: dict[str, str],
+    used: list[str],
+) -> None:
+    """All happen on the last day; those of impressions that are left out would have no impression."""
+    label = {"time_column": "sold", "closed_by": ["closed"]}
+    spec = make_spec(days=days, tasks=[{"name": "sale", "window": "3d", "label": label}])
+    at = [START + timedelta(hours=h) for h in (23, 24, 47, 48)]
+    late = [START + timedelta(hours=80)] * 4
+    log = make_log(rows=4, id=["a", "b", "c", "d"], at=at, sold=late, closed=late)
+    result = read(spec, [write(log)], first=date.fromisoformat(days.get("first", str(FIRST))))
+    wanted = pl.DataFrame({"id": used}).select(pseudonymiser.expr("id"))["id"]
+    assert sorted(result.kept.filter(kind="outcome")["impression_id"]) == sorted(wanted)
+    assert sorted(result.kept.filter(kind="closed")["impression_id"]) == sorted(wanted)
+    assert result.ignored == 2 * (4 - len(used))
+
+
 def test_an_unreadable_outcome_time_sets_aside_the_impression(
     make_spec: Maker, make_log: Maker, write: Maker, read: Reader, pseudonymiser: Pseudonymiser
 ) -> None:
