@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import date, datetime
@@ -32,6 +33,9 @@ JsonOption = Annotated[Path | None, typer.Option("--json", help="Write the resul
 REFUSED_CODE = 3
 """Exit code of a run that made a model which must not be served."""
 
+INTERRUPTED_CODE = 128 + signal.SIGINT
+"""Exit code of a command that was told to stop, as shells have it."""
+
 
 def fail(message: str, code: int = 2) -> NoReturn:
     """Ends the command with a message for the user and an exit code."""
@@ -42,11 +46,14 @@ def fail(message: str, code: int = 2) -> NoReturn:
 
 @contextmanager
 def user_errors() -> Iterator[None]:
-    """Within it, an error that is written for users ends the command with its message."""
+    """Within it, an error that is written for users, or an interruption, ends the command with a message."""
     try:
         yield
     except UserError as error:
         fail(str(error))
+    except KeyboardInterrupt:
+        message = "interrupted. What was finished is kept; the same command goes on from there."
+        fail(message, code=INTERRUPTED_CODE)
 
 
 def spec_of(path: Path) -> Spec:

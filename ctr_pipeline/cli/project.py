@@ -55,7 +55,7 @@ def run(
     """Run the whole pipeline in this process, doing only what is missing.
 
     Exit codes: 0, everything is up to date; 2, the spec, the log or a step was refused; 3, a model was made that must not
-    be served.
+    be served; 130, the run was interrupted.
     """
     if json_out is not None and (json_out.is_dir() or not is_writable(json_out)):
         fail(f"--json {json_out}: cannot be written. Name a file in a folder that can.")

@@ -103,8 +103,23 @@ def execute_retrain(defs: dg.Definitions, instance: dg.DagsterInstance, assets: 
         raise_on_error=False,
         run_config={"loggers": {"console": {}}},
     )
+    if _was_interrupted(result):
+        raise KeyboardInterrupt
     if not result.success:
         raise PipelineError(failure_of(result))
+
+
+def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
+    """Whether a signal ended the run. Dagster turns it into an error of the step, or cancels the run between steps."""
+    for event in result.all_events:
+        if event.event_type == dg.DagsterEventType.RUN_CANCELED:
+            return True
+        error = getattr(event.event_specific_data, "error", None)
+        while error is not None:
+            if error.cls_name in (dg.DagsterExecutionInterruptedError.__name__, KeyboardInterrupt.__name__):
+                return True
+            error = error.cause or error.context
+    return False
 
 
 def failure_of(result: dg.ExecuteInProcessResult) -> StepFailure:
@@ -150,6 +165,7 @@ def run_days(
 
     Raises:
         PipelineError: a step failed.
+        KeyboardInterrupt: the process was told to stop.
     """
     job = defs.resolve_job_def(job_name)
     runs = []
@@ -165,6 +181,8 @@ def run_days(
         )
         runs.append(FinishedRun(result.run_id, tuple(assets), first, last))
         _alert(defs, instance, result.run_id)
+        if _was_interrupted(result):
+            raise KeyboardInterrupt
         if not result.success:
             raise PipelineError(failure_of(result), runs)
     return runs

@@ -276,9 +276,11 @@ def _explained(file: LogFile) -> Iterator[None]:
         raise SourceError(
             f"{file.path}: ends in .gz, but is no complete gzip file; it may be truncated. Copy or write it again."
         ) from None
-    except (pl.exceptions.PolarsError, pa.ArrowException, OSError, UnicodeError):
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, pa.ArrowException, OSError, ValueError) as error:
+        # The name of the error tells a maintainer something, its text may quote rows.
         kinds = {"parquet": "Parquet", "csv": "CSV", "ndjson": "NDJSON"}
         raise SourceError(
-            f"{file.path}: cannot be read as {kinds[file.format]}; it may be truncated, damaged or of another format. "
+            f"{file.path}: cannot be read as {kinds[file.format]}; it may be truncated, damaged or of another "
+            f"format ({type(error).__name__}). "
             "Copy or write it again, or set `format` in the spec."
         ) from None

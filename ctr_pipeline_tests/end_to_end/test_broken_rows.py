@@ -31,6 +31,7 @@ class Ran:
     data_root: Path
     rows: int
     """Rows in the files of impressions."""
+    rows_of_broken_day: int
     report: dict[str, Any]
     output: str
 
@@ -54,9 +55,9 @@ def broken(rows: pl.DataFrame) -> pl.DataFrame:
     )
 
 
-def write_logs(simulated: Path, folder: Path) -> int:
-    """The simulated logs with canaries, broken rows, prices as text and a day without impressions; their rows."""
-    count = 0
+def write_logs(simulated: Path, folder: Path) -> dict[str, int]:
+    """The simulated logs with canaries, broken rows, prices as text and a day without impressions; rows by day."""
+    counts = {}
     for kind in ("impressions", "events"):
         (folder / kind).mkdir(parents=True)
         for path in sorted((simulated / kind).glob("*.parquet")):
@@ -66,16 +67,16 @@ def write_logs(simulated: Path, folder: Path) -> int:
                 rows = rows.with_columns(pl.col("price").cast(pl.String))
                 if path.stem == BROKEN:
                     rows = pl.concat([rows, broken(rows)])
-                count += rows.height
+                counts[path.stem] = rows.height
             rows.write_parquet(folder / kind / path.name)
-    return count
+    return counts
 
 
 @pytest.fixture(scope="module")
 def ran(finished: Finished, ctr: Ctr, tmp_path_factory: pytest.TempPathFactory) -> Ran:
     folder = tmp_path_factory.mktemp("broken")
     [simulated] = (finished.data_root.parent / "simulated_logs").glob("*")
-    count = write_logs(simulated, folder / "logs")
+    counts = write_logs(simulated, folder / "logs")
     spec = yaml.safe_load(finished.spec.read_text(encoding="utf-8"))
     spec["source"] = {
         "impressions": {"paths": [str(folder / "logs" / "impressions")]},
@@ -85,7 +86,7 @@ def ran(finished: Finished, ctr: Ctr, tmp_path_factory: pytest.TempPathFactory) 
     root, out = folder / "data", folder / "out.json"
     done = ctr("run", "--spec", folder / "canary.yaml", "--data-root", root, "--json", out)
     report = json.loads(out.read_text(encoding="utf-8"))
-    return Ran(spec, root, count, report, done.stdout + done.stderr)
+    return Ran(spec, root, sum(counts.values()), counts[BROKEN], report, done.stdout + done.stderr)
 
 
 def test_broken_rows_are_quarantined_each_for_its_reason(ran: Ran) -> None:
@@ -103,7 +104,9 @@ def test_broken_rows_are_quarantined_each_for_its_reason(ran: Ran) -> None:
     quarantine = Lake(ran.data_root / "lake").scan("impressions_quarantine").collect()
     stored = {row["reason"]: row for row in quarantine.iter_rows(named=True)}
     assert {row["source_file"] for row in stored.values()} == {f"{BROKEN}.parquet"}
-    assert (stored["not_a_number"]["value"], stored["not_a_number"]["source_row"]) == ("cheap", 4000 + 3)
+    # The broken rows are the last nine of their file.
+    row = ran.rows_of_broken_day - 9 + 3
+    assert (stored["not_a_number"]["value"], stored["not_a_number"]["source_row"]) == ("cheap", row)
     assert stored["duplicate_id"]["value"] is None
     assert stored["future_time"]["day"] == stored["missing_time"]["day"] == date(2026, 1, 1)
 

@@ -114,9 +114,9 @@ register(
     CheckDefinition(
         asset="evaluation",
         name="sure_of_auc",
-        question="The AUC of the first task is above one half beyond doubt.",
+        question="The AUC of the clicks is above one half beyond doubt.",
         evaluate=lambda evidence: Outcome(
-            passed=evidence.metrics[evidence.first_task]["test"]["auc"]["low"] > 0.5, description="AUC was looked at"
+            passed=evidence.metrics["click"]["test"]["auc"]["low"] > 0.5, description="AUC was looked at"
         ),
     )
 )

@@ -33,10 +33,9 @@ def revised(finished: Finished, ctr: Ctr, tmp_path_factory: pytest.TempPathFacto
     folder = tmp_path_factory.mktemp("revised")
     root = copy_root(finished.data_root, folder / "run")
     content = yaml.safe_load(finished.spec.read_text(encoding="utf-8"))
-    # The outcomes of two days of the training interval come late after all.
+    # The outcomes of half a day of the training interval come late after all.
     content["source"]["simulator"]["incidents"] = [
-        {"kind": "late_burst", "day": "2026-01-04", "delay_hours": 200},
-        {"kind": "late_burst", "day": "2026-01-05", "delay_hours": 200},
+        {"kind": "late_burst", "day": "2026-01-04", "hours": [0, 12], "delay_hours": 200},
     ]
     spec = folder / "revised.yaml"
     spec.write_text(yaml.safe_dump(content), encoding="utf-8")

@@ -78,7 +78,7 @@ def test_every_check_ran_and_the_summary_says_what_a_person_needs(finished: Fini
         "serving_bundle.export_parity",
         "champion.not_worse_than_champion",
     }
-    for words in ("64,000 rows in", "Test, with 95 % intervals", "click", "Position propensity", "MLflow run"):
+    for words in ("120,000 rows in", "Test, with 95 % intervals", "click", "Position propensity", "MLflow run"):
         assert words in finished.stdout
 
 

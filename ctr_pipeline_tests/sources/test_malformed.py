@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pyarrow as pa
 import pytest
 
 from ctr_pipeline.sources import (
@@ -20,6 +21,7 @@ from ctr_pipeline.sources import (
     log_range,
     read_events,
     read_impressions,
+    rows,
     text,
 )
 from ctr_pipeline.spec import Spec
@@ -290,3 +292,43 @@ def test_a_line_that_shows_an_id_is_not_quoted(make_spec: Maker, pseudonymiser: 
     with pytest.raises(SourceError, match="the first line has only 1 of the declared columns") as caught:
         read(make_spec(), [tmp_path / "log.csv"], pseudonymiser)
     assert SECRET not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pl.exceptions.ComputeError,
+        pl.exceptions.SchemaError,
+        pl.exceptions.PanicException,
+        pa.ArrowInvalid,
+        pa.ArrowKeyError,
+        ValueError,
+        OSError,
+    ],
+)
+@pytest.mark.parametrize(("name", "reader"), [("log.parquet", "scan_parquet"), ("log.csv", "csv_batches")])
+def test_no_text_of_a_reader_is_shown(
+    make_spec: Maker,
+    pseudonymiser: Pseudonymiser,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+    name: str,
+    reader: str,
+) -> None:
+    """Readers quote rows in their errors, and a panic is no exception of Python's usual kind."""
+    log = columns()
+    log.write_parquet(tmp_path / name) if name.endswith("parquet") else log.write_csv(tmp_path / name)
+
+    def fails(*arguments: object, **options: object) -> None:
+        raise error(f"could not parse {SECRET}-0")
+
+    monkeypatch.setattr(rows, reader, fails)
+    with pytest.raises(SourceError) as caught:
+        read_impressions(make_spec(), [tmp_path / name], FIRST, LAST, pseudonymiser, FIRST, NOW)
+    message = str(caught.value)
+    assert message.startswith(str(tmp_path / name))
+    assert error.__name__ in message
+    assert SECRET not in message
+    assert REMEDY.search(message)
+    assert caught.value.__suppress_context__
