@@ -19,6 +19,8 @@ PROMOTED, NOT_PROMOTED, REFUSED, FAILED = "promoted", "not_promoted", "refused",
 """How a run ended: the model is the champion; the champion stays; the model must not be served; a step failed."""
 REFUSING_STEPS = ("evaluation", "champion")
 """Steps that fail where the model was made and must not be served."""
+MOST_TYPES = 20
+"""Ignored types of events that the report names."""
 MOST_FLAGGED_KEYS = 100
 """Keys with implausible labels that the report lists."""
 
@@ -45,6 +47,7 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
         "outcome": outcome,
         "tables": _tables(paths),
         "rows": {table: _rows(paths, facts, table, first, last) for table in names(step=INGEST_STEP)},
+        "ignored_types": _ignored_types(deployment, facts),
         "remarks": facts.remarks,
         "labels": _label_states(deployment, first, last) if "labels" in made else {},
         "split": _splits(read_json(retrain.packed_manifest).get("splits", {})) if "training_dataset" in made else {},
@@ -175,6 +178,18 @@ def _tables(paths: DataRoot) -> dict[str, dict[str, Any]]:
     quarantines = [f"{table}_quarantine" for table in (*ingested, "event_references")]
     listed = [*ingested, *quarantines, *(table for table in made if table not in ingested)]
     return {name: {"version": lake.version(name)} for name in listed if lake.exists(name)}
+
+
+def _ignored_types(deployment: Deployment, facts: RunFacts) -> dict[str, int]:
+    """Events by type that no task uses, the most frequent first; the rest together, without a name, comes last."""
+    from ctr_pipeline.sources.event_types import UNNAMED, ignored_types
+
+    used = {task.label.event for task in deployment.spec.tasks if task.label.event is not None}
+    found = ignored_types(facts.event_types, used)
+    named = [kind for kind in found if kind != UNNAMED]
+    shown = {kind: found[kind] for kind in named[:MOST_TYPES]}
+    rest = sum(found.values()) - sum(shown.values())
+    return {**shown, **({UNNAMED: rest} if rest else {})}
 
 
 def _rows(paths: DataRoot, facts: RunFacts, table: str, first: date, last: date) -> dict[str, Any]:

@@ -21,6 +21,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
             + (f" ({reasons})" if reasons else ""),
             highlight=False,
         )
+    if ignored := report.get("ignored_types"):
+        listed = ", ".join(f"{f'`{kind}`' if kind else 'other types'} {events:,}" for kind, events in ignored.items())
+        console.print(f"  events that no task uses: {listed}", markup=False, highlight=False, soft_wrap=True)
     for remark in report.get("remarks", []):
         console.print(f"  {remark}", markup=False, highlight=False, soft_wrap=True)
     for found, render in (("labels", _label_table), ("split", _split_table)):

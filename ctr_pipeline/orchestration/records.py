@@ -19,6 +19,9 @@ EVENTS_VERSION = "outcome_events_version"
 FILES = "files"
 """Metadata of a day of a raw table: the stamp of each file that it was read from."""
 
+EVENT_TYPES = "event_types"
+"""Metadata of a day of outcomes: events by type, those that no task uses included."""
+
 REMARKS = "remarks"
 """Metadata of a reading of the logs: what a person should know of it."""
 
@@ -63,6 +66,12 @@ def newest_metadata(instance: dg.DagsterInstance, asset: str) -> dict[date, dict
         day: {key: entry.value for key, entry in found.metadata.items()}
         for day, found in newest_materializations(instance, asset).items()
     }
+
+
+def event_types_of(metadata: Mapping[str, Any]) -> dict[str, int]:
+    """Events by type that the metadata of a day of outcomes records; none for days of earlier versions."""
+    found = metadata.get(EVENT_TYPES)
+    return {str(kind): int(events) for kind, events in found.items()} if isinstance(found, dict) else {}
 
 
 def newest_tags(instance: dg.DagsterInstance, asset: str, tag: str) -> dict[date, str]:

@@ -1,7 +1,7 @@
 """What Dagster's instance records of a finished run, for the report: rows read, checks, seconds."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from typing import Any
 
@@ -9,7 +9,7 @@ import dagster as dg
 
 from ctr_pipeline.orchestration.checks.newest import newest_checks
 from ctr_pipeline.orchestration.in_process import FinishedRun, StepFailure
-from ctr_pipeline.orchestration.records import REMARKS, newest_metadata
+from ctr_pipeline.orchestration.records import REMARKS, event_types_of, newest_metadata
 from ctr_pipeline.orchestration.stages import INGEST_STEP, names
 
 
@@ -29,6 +29,8 @@ class RunFacts:
     """Seconds that each asset took."""
     failure: StepFailure | None
     """The step that failed, after which nothing was made; None where everything is up to date."""
+    event_types: Mapping[date, Mapping[str, int]] = field(default_factory=dict)
+    """Events by day and type, those of types that no task uses included."""
 
 
 def collect_facts(
@@ -47,6 +49,9 @@ def collect_facts(
         checks=newest_checks(instance),
         seconds=_seconds(instance, runs),
         failure=failure,
+        event_types={
+            day: event_types_of(found) for day, found in ingested["outcome_events"].items() if first <= day <= last
+        },
     )
 
 

@@ -12,6 +12,7 @@ from ctr_pipeline.sources import values
 from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Scope, event_clock
 from ctr_pipeline.sources.contract import EVENT_SCHEMA, check_events
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
+from ctr_pipeline.sources.event_types import count_types
 from ctr_pipeline.sources.files import Files, LogFile, open_log
 from ctr_pipeline.sources.impressions import private_columns
 from ctr_pipeline.sources.outcome_columns import label_units
@@ -76,6 +77,7 @@ def read_events(
     logs = {log.name: log for log in spec.source.events}
     parts = [pl.DataFrame(schema=UNITS)]
     foreign: dict[str, None] = {}
+    types: list[pl.DataFrame] = []
     rows_in_log = empty = 0
     if any(task.label.event is not None for task in spec.tasks):
         for name, paths in event_files.items():
@@ -88,8 +90,9 @@ def read_events(
             log = logs.get(name) or EventLog(name=name, ingest_time="ingest_ts")
             clock = event_clock(spec, log, now)
             for file in open_log(log, paths):
-                units, unused, lines = _event_units(spec, log, clock, file, scope, pseudonymiser)
+                units, unused, lines, of_file = _event_units(spec, log, clock, file, scope, pseudonymiser)
                 parts.append(units)
+                types.append(of_file)
                 foreign |= dict.fromkeys(unused)
                 rows_in_log += lines
                 empty += lines == 0
@@ -127,6 +130,7 @@ def read_events(
             "duplicate_event": kept.height - distinct,
             "empty_file": empty if scope.with_undated else 0,
         },
+        event_types=count_types(types, {task.label.event for task in spec.tasks if task.label.event is not None}),
     )
 
 
@@ -141,8 +145,10 @@ def _files_of_days(units: pl.DataFrame, files: Mapping[str, Files]) -> dict[date
 
 def _event_units(
     spec: Spec, log: EventLog, clock: Clock, file: LogFile, scope: Scope, pseudonymiser: Pseudonymiser
-) -> tuple[pl.DataFrame, list[str], int]:
-    """The statements of a file of events, types in it that no task uses, and the number of all its rows."""
+) -> tuple[pl.DataFrame, list[str], int, pl.DataFrame]:
+    """The statements of a file of events, types in it that no task uses, the number of all its rows, and the day and
+    the type of each event in scope.
+    """
     where = str(file.path)
     section = f"source.events.{log.name}"
     columns = {log.impression_id: f"{section}.impression_id", log.type: f"{section}.type"} | clock.columns(section)
@@ -166,6 +172,9 @@ def _event_units(
     frame = diagnose(rows, checks, private, where).with_columns(
         pseudonymiser.of(text).alias("impression_id"), kind.alias(_TYPE)
     )
+    types = frame.select(pl.from_epoch(INGEST, time_unit="us").dt.date().alias("day"), pl.col(_TYPE).alias("type"))
+    if log.type in private:
+        types = types.clear()
     if scope.with_undated:
         frame = with_malformed(frame, rows)
     used = [(task.label.event, task.name) for task in spec.tasks if task.label.event is not None]
@@ -181,7 +190,8 @@ def _event_units(
     units = as_units(frame.with_columns(pl.when(~pl.col(IGNORED)).then(REASON).alias(REASON)), file, log.name)
     found = frame.filter(IGNORED)[_TYPE].unique().sort()
     # Many different values are no types; they may be ids, and are not to be shown.
-    return units, found.to_list() if len(found) <= min(_SHOWN_TYPES, frame.height // 2) else [], rows.lines
+    shown = found.to_list() if len(found) <= min(_SHOWN_TYPES, frame.height // 2) else []
+    return units, shown, rows.lines, types
 
 
 def _refuse_foreign_types(spec: Spec, units: pl.DataFrame, found: Sequence[str], scope: Scope) -> None:

@@ -7,6 +7,7 @@ from datetime import date
 import polars as pl
 
 from ctr_pipeline.sources.errors import SourceError
+from ctr_pipeline.sources.event_types import TypeCounts
 from ctr_pipeline.sources.files import Files
 from ctr_pipeline.sources.listing import ListedFile
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, RAW, Rows, raw
@@ -65,6 +66,8 @@ class ReadResult:
     both), ``repeated_hour`` (a local time that occurs twice), ``other_traffic`` (neither random nor production),
     ``cut_lists`` (a list is longer than the ``max_length`` that the model reads), ``duplicate_event`` (exact
     repetitions, which no label depends on); and ``empty_file``, the number of files without a row."""
+    event_types: TypeCounts = field(default_factory=dict)
+    """Events of event logs by day of arrival and type, those that are ignored included."""
 
 
 def diagnose(rows: Rows, checks: Sequence[Check], private: Collection[str], where: str) -> pl.DataFrame:

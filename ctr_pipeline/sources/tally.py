@@ -18,6 +18,8 @@ class ReadTally:
         """Rows read, by day."""
         self.notices: Counter[str] = Counter()
         """Rows by remark that is worth a look, and no more."""
+        self.event_types: dict[date, Counter[str]] = {}
+        """Events by day of arrival and type."""
         self.files: dict[date, set[str]] = {}
         """Paths of the files that rows of each day were found in."""
         self.total = 0
@@ -34,6 +36,8 @@ class ReadTally:
         self.quarantined = pl.concat([self.quarantined, result.quarantined])
         self.rows_in.update(result.rows_in_by_day)
         self.notices.update(result.notices)
+        for day, types in result.event_types.items():
+            self.event_types.setdefault(day, Counter()).update(types)
         for day, paths in result.files.items():
             self.files.setdefault(day, set()).update(paths)
         self.total += result.rows_in

@@ -73,6 +73,28 @@ def test_a_file_of_format_1_is_read_and_printed(old_root: Path) -> None:
     assert "of 12 evaluated" in shown
 
 
+@pytest.mark.parametrize(
+    ("ignored", "line"),
+    [
+        ({"view": 1234, "[b]Click": 5}, "events that no task uses: `view` 1,234, `[b]Click` 5\n"),
+        ({"view": 7, "": 3}, "events that no task uses: `view` 7, other types 3\n"),
+        ({"": 3}, "events that no task uses: other types 3\n"),
+    ],
+    ids=["named", "some named", "none named"],
+)
+def test_ignored_types_are_printed(ignored: dict[str, int], line: str) -> None:
+    console = Console(record=True, width=160)
+    print_report(NEW | {"ignored_types": ignored}, console)
+    assert line in console.export_text()
+
+
+def test_nothing_is_printed_without_ignored_types() -> None:
+    for report in (NEW, NEW | {"ignored_types": {}}):
+        console = Console(record=True, width=160)
+        print_report(report, console)
+        assert "no task uses" not in console.export_text()
+
+
 @pytest.mark.parametrize("content", [{"format": 99}, {"format": "1"}, {}, [1]])
 @pytest.mark.parametrize("named", ["file", "day"])
 def test_what_is_no_report_of_a_known_format_is_refused(old_root: Path, content: object, named: str) -> None:

@@ -1,6 +1,6 @@
 """Raw logs → `impressions` and `outcome_events`: pseudonymised, checked, and nothing lost."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, timedelta
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,18 @@ from ctr_pipeline.engines.base import intervals_of
 from ctr_pipeline.engines.staging import StagedDays
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
 from ctr_pipeline.orchestration.checks.contracts import IngestEvidence, Share
+from ctr_pipeline.orchestration.checks.type_changes import TypeEvidence
 from ctr_pipeline.orchestration.fingerprints import CONTRACT_TAG, TAG, FingerprintInputs, contract_fingerprint
 from ctr_pipeline.orchestration.metadata import column_schema
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, window_days
-from ctr_pipeline.orchestration.records import FILES, REMARKS, newest_materializations, newest_tags
+from ctr_pipeline.orchestration.records import (
+    EVENT_TYPES,
+    FILES,
+    REMARKS,
+    event_types_of,
+    newest_materializations,
+    newest_tags,
+)
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.stages import stage
 from ctr_pipeline.orchestration.user_errors import user_errors
@@ -29,6 +37,7 @@ if TYPE_CHECKING:
 
     from ctr_pipeline.lake import Lake
     from ctr_pipeline.sources import Logs, ReadTally
+    from ctr_pipeline.sources.event_types import TypeCounts
     from ctr_pipeline.sources.rotation import StoredDay
 
 StepOutput = dg.MaterializeResult | dg.AssetCheckResult
@@ -91,7 +100,8 @@ def _ingest(
         days = [day for day in wanted if day not in gone]
         if days:
             _read_days(context, deployment, staged, tally, logs, days)
-        evidence = _evidence(deployment, table, staged, tally, days)
+        types = _event_types(table, found, tally, days)
+        evidence = _evidence(deployment, table, staged, tally, days, types)
         checks = check_results(table, evidence)
         quarantine_version = store.replace_days(f"{table}_quarantine", tally.quarantined, days)
         if broken := refused(table, checks):
@@ -101,9 +111,14 @@ def _ingest(
     for day in days:
         rows = _rows_of_day(evidence.rows_in[day], evidence.kept[day], evidence.quarantined[day])
         files = {path: logs.stamps[path] for path in sorted(tally.files.get(day, ()))}
-        context.add_asset_metadata({**rows, FILES: files}, asset_key=table, partition_key=day.isoformat())
+        more = {EVENT_TYPES: dict(types.get(day, {}))} if table == "outcome_events" else {}
+        context.add_asset_metadata({**rows, FILES: files, **more}, asset_key=table, partition_key=day.isoformat())
     for day in gone:
-        kept = {name: value for name, value in found[day].metadata.items() if name in (*_rows_of_day(0, 0, 0), FILES)}
+        kept = {
+            name: value
+            for name, value in found[day].metadata.items()
+            if name in (*_rows_of_day(0, 0, 0), FILES, EVENT_TYPES)
+        }
         context.add_asset_metadata(kept, asset_key=table, partition_key=day.isoformat())
     inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=wanted[-1], logs=logs)
     yield dg.MaterializeResult(
@@ -164,9 +179,16 @@ def _read_days(
 
 
 def _evidence(
-    deployment: Deployment, table: str, staged: StagedDays, tally: "ReadTally", days: Sequence[date]
+    deployment: Deployment,
+    table: str,
+    staged: StagedDays,
+    tally: "ReadTally",
+    days: Sequence[date],
+    types: "TypeCounts",
 ) -> IngestEvidence:
-    quarantined = tally.quarantined_by_day()
+    quarantined, spec = tally.quarantined_by_day(), deployment.spec
+    # An outcome may take the longest window, and arrive on the day after.
+    used = {task.label.event: window_days(spec) + 1 for task in spec.tasks if task.label.event is not None}
     return IngestEvidence(
         table=table,
         rows_in={day: tally.rows_in.get(day, 0) for day in days},
@@ -176,8 +198,21 @@ def _evidence(
         total=tally.total,
         ignored=tally.ignored,
         undated=Share(tally.undated, tally.rows_in_log),
-        max_quarantine_share=deployment.spec.quality.max_quarantine_share,
+        max_quarantine_share=spec.quality.max_quarantine_share,
+        event_types=TypeEvidence(counts=types, used=used),
     )
+
+
+def _event_types(
+    table: str, found: Mapping[date, dg.AssetMaterialization], tally: "ReadTally", days: Sequence[date]
+) -> "TypeCounts":
+    """Events by day and type: of ``days`` as they were read, of other days as they were recorded."""
+    if table != "outcome_events":
+        return {}
+    recorded = {
+        day: event_types_of({name: entry.value for name, entry in made.metadata.items()}) for day, made in found.items()
+    }
+    return {**recorded, **{day: tally.event_types.get(day, {}) for day in days}}
 
 
 def _rows_of_day(rows_in: int, kept: int, quarantined: int) -> dict[str, int]:

@@ -8,6 +8,7 @@ from ctr_pipeline.orchestration.checks import (
     maturity,
     model_quality,
     propensity,
+    type_changes,
 )
 from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, check_results, check_specs, refused
 
@@ -24,4 +25,5 @@ __all__ = [
     "model_quality",
     "propensity",
     "refused",
+    "type_changes",
 ]

@@ -1,10 +1,11 @@
 """Is the log as the spec declares it, and is every row accounted for?"""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 
 from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
+from ctr_pipeline.orchestration.checks.type_changes import TypeEvidence
 
 FEWEST_BROKEN_ROWS = 5
 """Fewer broken rows are never too many, whatever their share: on a small day one row may be one in twenty."""
@@ -61,6 +62,8 @@ class IngestEvidence:
     """Quarantined rows that belong to no day, and are counted with the first, among all rows of the log."""
     max_quarantine_share: float
     """Largest share of a day's rows (`quality.max_quarantine_share`)."""
+    event_types: TypeEvidence = field(default_factory=lambda: TypeEvidence(counts={}, used={}))
+    """Events by day and type, of these days and of those that are stored."""
 
 
 def check_rows_conserved(evidence: IngestEvidence) -> Outcome:
