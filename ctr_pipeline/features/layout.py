@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr_pipeline.errors import UserError
+from ctr_pipeline.spec.time_parts import TimePart
 
 Group = Literal["dense", "categorical", "contextual", "history"]
 """The section of the spec that declares a feature."""
@@ -74,6 +75,16 @@ class Pooled:
 
 
 @dataclass(frozen=True, slots=True)
+class FromTime:
+    """How a category is made of the time of a request."""
+
+    part: TimePart
+    """Part of the local date and time."""
+    zone: str
+    """IANA zone of that local time."""
+
+
+@dataclass(frozen=True, slots=True)
 class IdColumn:
     """One embedded category, or a list of them."""
 
@@ -87,6 +98,8 @@ class IdColumn:
     """Width of the embedding."""
     pooled: Pooled | None = None
     """Set for a list. A missing list is the row of a missing value; an empty one has no row."""
+    from_time: FromTime | None = None
+    """Set for a category that a request need not hold where it holds its time."""
 
     @property
     def places(self) -> int:
@@ -171,9 +184,10 @@ class Layout:
         """The layout as JSON text, the same text for the same layout; read back by :meth:`from_json`."""
         content = asdict(self)
         for column in content["ids"]:
-            # Lists came later: a layout without one has the text, and so the hash, that it always had.
-            if column["pooled"] is None:
-                del column["pooled"]
+            # These came later: a layout without one has the text, and so the hash, that it always had.
+            for name in ("pooled", "from_time"):
+                if column[name] is None:
+                    del column[name]
         return json.dumps(content, indent=1) + "\n"
 
     @classmethod
@@ -197,5 +211,11 @@ class Layout:
             ) from error
 
 
-def _id_column(pooled: dict[str, Any] | None = None, **fields: Any) -> IdColumn:
-    return IdColumn(pooled=None if pooled is None else Pooled(**pooled), **fields)
+def _id_column(
+    pooled: dict[str, Any] | None = None, from_time: dict[str, Any] | None = None, **fields: Any
+) -> IdColumn:
+    return IdColumn(
+        pooled=None if pooled is None else Pooled(**pooled),
+        from_time=None if from_time is None else FromTime(**from_time),
+        **fields,
+    )

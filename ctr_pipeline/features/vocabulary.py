@@ -13,6 +13,7 @@ from ctr_pipeline.features.layout import (
     MISSING_ROW,
     PADDING,
     UNKNOWN_ROW,
+    FromTime,
     Group,
     IdColumn,
     Layout,
@@ -90,6 +91,7 @@ def fit_layout(
             rows=FIRST_VOCABULARY_ROW + frame.height,
             dim=feature.embedding_dim or spec.model.embedding_dim,
             pooled=_pooled(feature),
+            from_time=FromTime(feature.time, spec.time_part_zone(feature)) if feature.time else None,
         )
         for (group, feature), frame in zip(categories, counts, strict=True)
     )

@@ -25,12 +25,14 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, IdColumn, Layout, LayoutError
+from ctr_pipeline.features.local_time import time_part_of
 from ctr_pipeline.serving.request_values import (
     BundleError,
     category_text,
     category_texts,
     finite_number,
     finite_vector,
+    instant,
 )
 
 if TYPE_CHECKING:
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Version of the bundle format."""
+
+TIME = "ts"
+"""In a request: the time of the impression, of which some features are made. No feature is called so."""
 
 MANIFEST = "manifest.json"
 FILES = ("model.onnx", "vocabulary.parquet", "layout.json", "spec.yaml", "calibration.json", "golden.json")
@@ -103,10 +108,14 @@ class Bundle:
 
     @property
     def inputs(self) -> dict[str, str]:
-        """What a request may hold: each feature, and ``double`` or ``string``, in brackets where it is a list of them."""
+        """What a request may hold: each feature, and ``double`` or ``string``, in brackets where it is a list of them.
+
+        Where features are made of the time of the impression, ``ts`` too.
+        """
         numbers = [(column.feature, "[double]" if column.is_element else "double") for column in self.layout.numeric]
         categories = [(column.name, "[string]" if column.pooled else "string") for column in self.layout.ids]
-        return dict([*numbers, *categories])
+        times = [(TIME, "timestamp")] if any(column.from_time for column in self.layout.ids) else []
+        return dict([*numbers, *categories, *times])
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -179,7 +188,8 @@ class Bundle:
         Args:
             rows: N mappings of feature name to value. An absent feature, None, NaN and empty text are missing. A
                 category may be text, a number or a boolean; a feature with ``list`` is a list of them, and one with
-                ``width`` a list of numbers. Features that hold user ids, or that the spec lists under ``privacy``, must
+                ``width`` a list of numbers. Features that are made of the time may be left out where ``ts`` is there: the
+                time of the impression, with its zone, or in microseconds since 1970 UTC. Features that hold user ids, or that the spec lists under ``privacy``, must
                 already be pseudonyms made with the key of the training log.
 
         Returns:
@@ -196,7 +206,8 @@ class Bundle:
         exact = np.full((len(rows), len(self.layout.numeric)), np.nan)
         ids = np.tile(self.layout.lone(MISSING_ROW), (len(rows), 1))
         for at, row in enumerate(rows):
-            for name, value in row.items():
+            given = self._with_time_parts(row, f"row {at}") if TIME in row else row
+            for name, value in given.items():
                 where = f"row {at}: feature {name!r}"
                 if name in numbers:
                     exact[at, numbers[name]] = self._numbers(name, value, where)
@@ -210,6 +221,15 @@ class Bundle:
         # As in packing: what single precision cannot hold is missing.
         numeric = np.where(np.abs(exact) <= np.finfo(np.float32).max, exact, np.nan).astype(np.float32)
         return numeric, ids
+
+    def _with_time_parts(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
+        """``row`` without its time, but with the features that are made of it, unless it holds them."""
+        made = {column.name: column.from_time for column in self.layout.ids if column.from_time is not None}
+        if not made:
+            return dict(row)
+        time = instant(row[TIME], f"{where}: {TIME!r}")
+        parts = {} if time is None else {name: time_part_of(time, form.part, form.zone) for name, form in made.items()}
+        return parts | {name: value for name, value in row.items() if name != TIME}
 
     def _numbers(self, name: str, value: Any, where: str) -> float | list[float]:
         places = self.layout.number_places[name]

@@ -1,7 +1,7 @@
 """One raw value of a request as the training log would have it."""
 
 import math
-from datetime import date, datetime, time
+from datetime import UTC, date, datetime, time, timedelta
 from typing import Any
 
 import polars as pl
@@ -14,6 +14,8 @@ class BundleError(UserError):
 
 
 _EXACT = float(2**53)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = (datetime(2200, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 
 
 def category_text(value: Any, where: str) -> str | None:
@@ -39,6 +41,24 @@ def category_text(value: Any, where: str) -> str | None:
         raise BundleError(f"{where}: found {type(value).__name__}; expected text, a number, a boolean or null")
     text: str = pl.Series([value]).cast(pl.String).item()
     return text
+
+
+def instant(value: Any, where: str) -> int | None:
+    """A time in microseconds since 1970 UTC; None where it is missing.
+
+    Raises:
+        BundleError: the value is no time, or a local time without its zone.
+    """
+    if value is None:
+        return None
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        return (value - _EPOCH) // timedelta(microseconds=1)
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < _LATEST:
+        raise BundleError(
+            f"{where}: found {type(value).__name__}; expected a date and time with its zone, or a whole number of "
+            "microseconds since 1970 UTC"
+        )
+    return value
 
 
 def category_texts(value: Any, where: str) -> list[str | None] | None:

@@ -40,6 +40,7 @@ from ctr_pipeline.sources.quarantine import (
 )
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, Schema, read_rows
 from ctr_pipeline.sources.text import ROW
+from ctr_pipeline.sources.time_features import time_features
 from ctr_pipeline.sources.values import Check, Field
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
@@ -189,7 +190,8 @@ def declared_columns(spec: Spec) -> dict[str, str]:
         found.setdefault(declared.traffic.column, "impression.traffic.column")
     features: list[NumericFeature | CategoricalFeature] = [*spec.features.numeric, *spec.features.embedded]
     for feature in features:
-        found.setdefault(feature.source_column, f"column of feature {feature.name}")
+        if feature.source_column is not None:
+            found.setdefault(feature.source_column, f"column of feature {feature.name}")
     for task in spec.tasks:
         for column in task.label.columns:
             found.setdefault(column, f"label of task {task.name}")
@@ -257,10 +259,12 @@ def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymi
         fields.append(read_number(number, schema[column], where))
     for category in spec.features.embedded:
         column = category.source_column
+        if column is None:
+            continue
         hashed = pseudonymiser if column in private else None
         read_category = values.embedded_feature if category.list is None else list_feature
         fields.append(read_category(category, schema[column], where, hashed))
-    return fields
+    return [*fields, *time_features(spec)]
 
 
 def id_checks(spec: Spec, schema: Schema, where: str) -> tuple[Check, ...]:

@@ -39,6 +39,7 @@ def list_feature(
         raise SourceError(
             f"{where}: column `{column}` has type {kind}, but feature `{feature.name}` reads lists. {remedy}"
         )
+    assert column is not None, "one that is made of the time holds no lists"
     alone = CategoricalFeature(name=feature.name, column=column)
     field = values.embedded_feature(alone, inner, where, pseudonymiser)
     return Field(

@@ -141,6 +141,7 @@ def embedded_feature(
 ) -> Field:
     """A categorical feature as text, or as a pseudonym of it where ``pseudonymiser`` is given."""
     column = feature.source_column
+    assert column is not None, "one that is made of the time is not read"
     value = identity(column, kind, where, pseudonymiser) if pseudonymiser else canonical_text(column, kind, where)
     return Field(value.alias(feature.name), exact_id(column, kind))
 

@@ -5,7 +5,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ctr_pipeline.spec.fields import Column, Name, Section, added_field
+from ctr_pipeline.spec.fields import Column, Name, Section, TimeZone, added_field
+from ctr_pipeline.spec.time_parts import TimePart
 
 
 class Missing(Section):
@@ -103,11 +104,24 @@ class CategoricalFeature(Section):
     list: Values | None = added_field(
         None, "The column holds lists: a Parquet list, a JSON array, or text with a `separator`."
     )
+    time: TimePart | None = added_field(None, "Made of the time of the impression, and of no column: this part of it.")
+    time_zone: TimeZone | None = added_field(
+        None, "With `time`: the zone of that local time; by default that of the impression log, or of the spec."
+    )
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Self:
+        if self.time is None and self.time_zone is not None:
+            raise ValueError("`time_zone` goes with `time`: which part of the local time is the feature?")
+        if self.time is not None and (self.column is not None or self.list is not None):
+            other = "column" if self.column is not None else "list"
+            raise ValueError(f"a feature is made of the `time` or of a column: remove `time` or `{other}`")
+        return self
 
     @property
-    def source_column(self) -> str:
-        """The column of the log that feeds this feature."""
-        return self.column or self.name
+    def source_column(self) -> str | None:
+        """The column of the log that feeds this feature; None for one that is made of the time."""
+        return None if self.time is not None else self.column or self.name
 
     @property
     def holds_lists(self) -> bool:
@@ -266,7 +280,12 @@ class Features(Section):
         """Every category made of the past, as its item is embedded, with its feature."""
         declared = {feature.name: feature for feature in self.embedded}
         return tuple(
-            (declared[feature.item].model_copy(update={"name": name, "column": None}), feature)
+            (
+                declared[feature.item].model_copy(
+                    update={"name": name, "column": None, "time": None, "time_zone": None}
+                ),
+                feature,
+            )
             for feature in self.sequences
             for name in feature.items
         )
@@ -279,7 +298,7 @@ class Features(Section):
     @property
     def lists(self) -> dict[str, str | None]:
         """Columns of the log that hold lists, each with what separates their values where they are text."""
-        found = {f.source_column: f.list.separator for f in self.embedded if f.list is not None}
+        found = {f.column or f.name: f.list.separator for f in self.embedded if f.list is not None}
         return found | {f.source_column: None for f in self.numeric if f.width is not None}
 
     @property

@@ -148,6 +148,12 @@ class Spec(Section):
                     "a model that reads the outcome learns nothing else; remove the feature"
                 )
         self._list_columns()
+        timed = [feature.name for feature in self.features.embedded if feature.time is not None]
+        if timed and self.impression.time is None:
+            raise ValueError(
+                f"feature {timed[0]!r} is made of the time of the impression, but the days of an `order` are artificial: "
+                "remove the feature, or name `impression.time`"
+            )
         hashed = {*self.impression.id_columns, *self.privacy.pseudonymise}
         for number in self.features.numeric:
             if number.source_column in hashed:
@@ -222,6 +228,10 @@ class Spec(Section):
     def zone_of(self, log: LogFiles) -> str:
         """The zone of a log's times that carry no offset."""
         return log.time_zone or self.time_zone
+
+    def time_part_zone(self, feature: CategoricalFeature) -> str:
+        """The zone of the local time that a feature with ``time`` is a part of."""
+        return feature.time_zone or self.zone_of(self.source.impressions)
 
     def task(self, name: str) -> Task:
         """The task called ``name``."""

@@ -1,9 +1,9 @@
-"""Lists and vectors from a raw log to a bundle: what a request says is what the packed arrays hold."""
+"""Lists, vectors and parts of the time from a raw log to a bundle: what a request says is what the packed arrays hold."""
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +36,7 @@ features:
     - {name: item, column: shown.item}
     - {name: past_items, list: {max_length: 3}}
     - {name: past_total, column: past_items, list: {max_length: 2, keep: first, pooling: sum}}
-  contextual: [{name: tags, type: categorical, column: shown.tags, list: {pooling: max}, embedding_dim: 2}]
+  contextual: [{name: tags, type: categorical, column: shown.tags, list: {pooling: max}, embedding_dim: 2}, {name: hour, type: categorical, time: hour, time_zone: Asia/Tokyo}]
 tasks: [{name: click, window: 0s, label: {column: clicked}}]
 split: {test: {days: 2}, calibration: {days: 1}, validation: {days: 1}}
 model: {hidden: [8], embedding_dim: 4}
@@ -127,6 +127,7 @@ def requests() -> list[dict[str, Any]]:
             "tags": row["shown"]["tags"],
             "past_items": row["past_items"],
             "past_total": row["past_items"],
+            "ts": datetime.fromisoformat(row["at"]),
         }
         for row in raw_rows()
     ]
@@ -137,8 +138,33 @@ def test_a_request_gives_the_packed_inputs(made: Made) -> None:
     numeric, ids = made.bundle.encode(requests()[-len(test) :])
     np.testing.assert_array_equal(numeric, test.numeric)
     np.testing.assert_array_equal(ids, test.ids)
-    assert test.ids.shape[1] == 1 + 3 + 2 + 50
+    assert test.ids.shape[1] == 1 + 3 + 2 + 50 + 1
+    assert set(test.ids[:, -1].tolist()) > {2, 3, 4}
     assert {-1, 0, 1, 2} <= set(test.ids[:, 1:4].ravel().tolist())
+
+
+def test_the_time_of_a_request_stands_for_the_features_that_are_made_of_it(made: Made) -> None:
+    assert made.bundle.inputs["hour"] == "string"
+    assert made.bundle.inputs["ts"] == "timestamp"
+    moment = datetime(2026, 3, 9, 23, 30, tzinfo=UTC)
+    same: list[dict[str, Any]] = [
+        {"ts": moment},
+        {"ts": int(moment.timestamp()) * 1_000_000},
+        {"ts": moment.astimezone(timezone(timedelta(hours=-5)))},
+        {"hour": "8"},
+        {"hour": 8},
+        {"ts": moment + timedelta(hours=3), "hour": 8},
+    ]
+    rows = made.bundle.encode(same)[1][:, -1]
+    assert len(set(rows.tolist())) == 1
+    assert rows[0] == made.bundle.vocabulary["hour"]["8"]
+    assert made.bundle.encode([{"ts": None}, {}])[1][:, -1].tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("time", [datetime(2026, 3, 9, 23, 30), "2026-03-09", 1.5, True, -1, 10**18])
+def test_a_time_without_a_zone_or_unit_is_refused(made: Made, time: Any) -> None:
+    with pytest.raises(BundleError, match=r"row 0: 'ts': found .*; expected a date and time with its zone, or"):
+        made.bundle.encode([{"ts": time}])
 
 
 def test_the_bundle_scores_as_the_ranker(made: Made) -> None:
@@ -209,6 +235,8 @@ def test_what_a_request_may_hold(made: Made) -> None:
         "past_items": "[string]",
         "past_total": "[string]",
         "tags": "[string]",
+        "hour": "string",
+        "ts": "timestamp",
     }
 
 
@@ -226,7 +254,7 @@ def test_another_models_rows(made: Made) -> None:
     layout, vocabulary = made.dataset.layout, made.dataset.directory / "vocabulary.parquet"
     numeric, ids = other_models_test_rows(made.spec, bounds, made.tables, layout, vocabulary)
     assert numeric.shape[1] == 4
-    assert ids.shape[1] == 56
+    assert ids.shape[1] == 57
     single = parse_spec(SPEC.replace("past_items, list: {max_length: 3}", "past_items, column: other"), "x")
     narrow = parse_spec(SPEC.replace("width: 3", "width: 2"), "x")
     for spec, name in ((single, "past_items"), (narrow, "taste[2]")):

@@ -183,6 +183,33 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ),
         ("history feature 's' lists item 'hour', which is no categorical feature of one value; use one of ad_id",),
     ),
+    "part of the time and a column": (
+        lambda c: (
+            set_to("features.contextual.0.time", "hour")(c),
+            set_to("features.contextual.0.column", "hr")(c),
+        ),
+        ("a feature is made of the `time` or of a column: remove `time` or `column`",),
+    ),
+    "part of the time and a list": (
+        lambda c: (set_to("features.contextual.0.time", "hour")(c), set_to("features.contextual.0.list", {})(c)),
+        ("a feature is made of the `time` or of a column: remove `time` or `list`",),
+    ),
+    "part of the time without a clock": (
+        lambda c: (
+            without("impression.time")(c),
+            set_to("impression.order", {"column": "row", "rows_per_day": 10})(c),
+            set_to("features.contextual.0.time", "hour")(c),
+        ),
+        ("feature 'hour' is made of the time of the impression, but the days of an `order` are artificial",),
+    ),
+    "unknown part of the time": (
+        set_to("features.contextual.0.time", "minute"),
+        ("features.contextual.0", "time", "'hour'", "found 'minute'"),
+    ),
+    "zone of no time": (
+        set_to("features.contextual.0.time_zone", "Asia/Tokyo"),
+        ("`time_zone` goes with `time`: which part of the local time is the feature?",),
+    ),
     "list from a column of ids": (
         lambda c: (
             set_to("features.contextual.0.list", {})(c),
