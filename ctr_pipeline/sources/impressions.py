@@ -36,6 +36,7 @@ from ctr_pipeline.sources.quarantine import (
     diagnose,
     files_of_days,
     quarantine,
+    quarantined_by_day,
     with_malformed,
 )
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, Schema, read_rows
@@ -47,6 +48,7 @@ from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
 from ctr_pipeline.spec.source import Order
 
 _KNOWN, _KNOWN_INGEST, _REPEATED = "__known", "__known_ingest", "__repeated"
+_HAS_OUTCOME = "__has_outcome"
 _SHOWN_KINDS = 20
 
 
@@ -105,6 +107,9 @@ def read_impressions(
         rows_in_by_day=count_by_day(rows[DAY]),
         undated=rows[TS].null_count(),
         rows_in_log=sum(lines for _, lines in parts),
+        outcomes=quarantined_by_day(
+            rows.filter(_HAS_OUTCOME, pl.col(TS).is_not_null(), pl.col(REASON).ne_missing("duplicate_id"))
+        ),
         files=files_of_days(rows.filter(pl.col(TS).is_not_null()), files),
         notices={
             "clock_skew": int(good[SKEWED].sum()),
@@ -216,7 +221,9 @@ def _read_file(
         *(check for field in fields for check in field.checks),
         *_label_checks(spec, clock, schema, where),
     ]
-    frame = diagnose(rows, checks, private, where).with_columns(field.value for field in fields)
+    frame = diagnose(rows, checks, private, where).with_columns(
+        *(field.value for field in fields), _has_outcome(spec, schema, where).alias(_HAS_OUTCOME)
+    )
     if scope.with_undated:
         frame = with_malformed(frame, rows)
     canonical = dict(impressions_schema(spec))
@@ -228,7 +235,7 @@ def _read_file(
         ROW,
         TS,
         INGEST,
-        pl.col(SKEWED, TWICE).fill_null(False),
+        pl.col(SKEWED, TWICE, _HAS_OUTCOME).fill_null(False),
         *names,
         REASON,
         RULE,
@@ -294,6 +301,18 @@ def _refuse_unknown_traffic(spec: Spec, files: Sequence[LogFile], rows: pl.DataF
         f"is a declared kind of traffic ({listed(wanted)}){shown}.{(hints or [''])[0]} Correct "
         "`impression.traffic` in the spec."
     )
+
+
+def _has_outcome(spec: Spec, schema: Schema, where: str) -> pl.Expr:
+    """Whether a row states an outcome of any task, or may do so because the label cannot be read."""
+    found = [pl.lit(False)]
+    for task in spec.tasks:
+        if task.label.column is not None:
+            parsed, check = values.label(task.label.column, schema[task.label.column], where)
+            found.append((parsed == 1).fill_null(False) | check.broken.fill_null(False))
+        if task.label.time_column is not None:
+            found.append(values.is_given(task.label.time_column, schema[task.label.time_column]))
+    return pl.any_horizontal(found)
 
 
 def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) -> list[Check]:

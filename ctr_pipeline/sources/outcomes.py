@@ -27,6 +27,7 @@ from ctr_pipeline.sources.quarantine import (
     diagnose,
     files_of_days,
     quarantine,
+    quarantined_by_day,
     with_malformed,
 )
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, read_rows
@@ -101,6 +102,8 @@ def read_events(
     units = pl.concat(parts)
     undated = units.filter(pl.col(DAY).is_null() & pl.col(REASON).is_not_null()).height
     read_from = _files_of_days(units.drop_nulls(DAY), {**event_files, IMPRESSIONS: impression_files})
+    # Labels of impressions are counted with these. Whether a row without a type is an outcome cannot be known.
+    stated = units.filter(pl.col(LOG) != IMPRESSIONS, pl.col("event").is_not_null())
     units = units.with_columns(pl.col(DAY).fill_null(log_first))
     broken, ignored = pl.col(REASON).is_not_null(), pl.col(IGNORED)
     good = units.filter(~broken & ~ignored)
@@ -124,6 +127,7 @@ def read_events(
         rows_in_by_day=count_by_day(units[DAY]),
         undated=undated,
         rows_in_log=rows_in_log,
+        outcomes=quarantined_by_day(stated),
         files=read_from,
         notices={
             "clock_skew": int(good[SKEWED].sum()),

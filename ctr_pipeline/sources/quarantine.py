@@ -66,6 +66,9 @@ class ReadResult:
     both), ``repeated_hour`` (a local time that occurs twice), ``other_traffic`` (neither random nor production),
     ``cut_lists`` (a list is longer than the ``max_length`` that the model reads), ``duplicate_event`` (exact
     repetitions, which no label depends on); and ``empty_file``, the number of files without a row."""
+    outcomes: Mapping[date, tuple[int, int]] = field(default_factory=dict)
+    """By day, rows that state an outcome or may do so: those of them that were quarantined, and all. Of impressions: the
+    label is 1 or unreadable, or an outcome time is given; repetitions are left out. Of outcomes: events of a used type."""
     event_types: TypeCounts = field(default_factory=dict)
     """Events of event logs by day of arrival and type, those that are ignored included."""
 
@@ -136,6 +139,12 @@ def with_malformed(frame: pl.DataFrame, rows: Rows) -> pl.DataFrame:
 def count_by_day(days: pl.Series) -> dict[date, int]:
     """Number of rows of each day, days ascending."""
     return dict(sorted(days.drop_nulls().value_counts().iter_rows()))
+
+
+def quarantined_by_day(rows: pl.DataFrame) -> dict[date, tuple[int, int]]:
+    """Number of quarantined rows, and of all, of each day; ``rows`` have the columns DAY and REASON."""
+    counts = rows.drop_nulls(DAY).group_by(DAY).agg(pl.col(REASON).is_not_null().sum().alias("broken"), pl.len())
+    return {day: (int(broken), int(of)) for day, broken, of in counts.sort(DAY).iter_rows()}
 
 
 def files_of_days(rows: pl.DataFrame, files: Files) -> dict[date, set[str]]:

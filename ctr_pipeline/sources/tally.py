@@ -20,6 +20,8 @@ class ReadTally:
         """Rows by remark that is worth a look, and no more."""
         self.event_types: dict[date, Counter[str]] = {}
         """Events by day of arrival and type."""
+        self.outcomes: dict[date, tuple[int, int]] = {}
+        """Rows that state an outcome, by day: those quarantined, and all."""
         self.files: dict[date, set[str]] = {}
         """Paths of the files that rows of each day were found in."""
         self.total = 0
@@ -36,6 +38,7 @@ class ReadTally:
         self.quarantined = pl.concat([self.quarantined, result.quarantined])
         self.rows_in.update(result.rows_in_by_day)
         self.notices.update(result.notices)
+        self.outcomes.update(result.outcomes)
         for day, types in result.event_types.items():
             self.event_types.setdefault(day, Counter()).update(types)
         for day, paths in result.files.items():

@@ -1,6 +1,7 @@
 """The asset `event_references` on a real Dagster instance: a few warn, too many refuse, a log's start is spared."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -222,6 +223,29 @@ def test_rows_without_a_day_are_evaluated_among_all_rows_of_the_log() -> None:
     assert "rows without a day 100 of 8100" in str(many.description)
     dated = check_quarantine_share(ingested(rows, 11, "bad_label", day(0, 8000)))
     assert dated.error
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "error", "words"),
+    [
+        ({}, False, ""),
+        ({DAYS[0]: day(16, 100)}, True, "2026-01-01 16 of 100"),
+        ({DAYS[0]: day(5, 400)}, True, "2026-01-01 5 of 400"),
+        ({DAYS[0]: day(5, 500)}, False, ""),
+        ({DAYS[0]: day(4, 20)}, False, ""),
+        ({d: day(2, 20) for d in DAYS}, True, "all days together 16 of 160"),
+    ],
+    ids=["no outcomes", "many", "just above", "at the limit", "too few to count", "a few on every day"],
+)
+def test_quarantined_outcomes_are_evaluated_among_outcomes(
+    outcomes: dict[date, Share], error: bool, words: str
+) -> None:
+    """The rows alone are far below the limit: 16 of 80,000."""
+    found = ingested(dict.fromkeys(DAYS, 10_000), 16, "bad_label", day(0, 80_000))
+    result = check_quarantine_share(replace(found, outcomes=outcomes))
+    assert (result.passed, result.error) == (False, error)
+    assert words in str(result.description)
+    assert ("state an outcome" in str(result.description)) == error
 
 
 def ingested(rows_in: dict[date, int], quarantined: int, reason: str, undated: Share) -> IngestEvidence:

@@ -199,6 +199,7 @@ def _evidence(
         ignored=tally.ignored,
         undated=Share(tally.undated, tally.rows_in_log),
         max_quarantine_share=spec.quality.max_quarantine_share,
+        outcomes={day: Share(*found) for day, found in sorted(tally.outcomes.items())},
         event_types=TypeEvidence(counts=types, used=used),
     )
 

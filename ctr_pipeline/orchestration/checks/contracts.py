@@ -62,6 +62,8 @@ class IngestEvidence:
     """Quarantined rows that belong to no day, and are counted with the first, among all rows of the log."""
     max_quarantine_share: float
     """Largest share of a day's rows (`quality.max_quarantine_share`)."""
+    outcomes: Mapping[date, Share] = field(default_factory=dict)
+    """Quarantined rows among those that state an outcome or may do so, by day."""
     event_types: TypeEvidence = field(default_factory=lambda: TypeEvidence(counts={}, used={}))
     """Events by day and type, of these days and of those that are stored."""
 
@@ -81,7 +83,8 @@ def check_rows_conserved(evidence: IngestEvidence) -> Outcome:
 def check_quarantine_share(evidence: IngestEvidence) -> Outcome:
     """Error when a day is above the limit; a warning while there are only a few.
 
-    Rows without a day are evaluated by themselves.
+    Rows without a day are evaluated by themselves. So are rows with an outcome: where one impression in fifty is clicked,
+    a small share of the rows may be most of the clicks.
     """
     limit, undated = evidence.max_quarantine_share, evidence.undated
     first = min(evidence.rows_in, default=None)
@@ -92,6 +95,7 @@ def check_quarantine_share(evidence: IngestEvidence) -> Outcome:
         for day, rows in evidence.rows_in.items()
     }
     found = days_above(days, limit) | ({"rows without a day": undated} if undated.exceeds(limit) else {})
+    with_outcome = days_above(evidence.outcomes, limit)
     total, broken = sum(evidence.rows_in.values()), sum(evidence.quarantined.values())
     listed = ", ".join(f"{reason}: {rows}" for reason, rows in evidence.reasons.items())
     description = f"{broken} of {total} rows were quarantined ({listed}); see table {evidence.table}_quarantine."
@@ -99,13 +103,21 @@ def check_quarantine_share(evidence: IngestEvidence) -> Outcome:
         description += (
             f" Above quality.max_quarantine_share = {limit:.2%}: {_listed(found)}. Correct the log or raise the limit."
         )
+    if with_outcome:
+        description += (
+            f" Of the rows that state an outcome, or whose label cannot be read, above quality.max_quarantine_share = "
+            f"{limit:.2%}: {_listed(with_outcome)}. Without them the rates are wrong: correct the log or raise the limit."
+        )
+    outcomes = _sum(list(evidence.outcomes.values()))
     return Outcome(
         passed=broken == 0,
-        error=bool(found),
+        error=bool(found or with_outcome),
         metadata={
             "share": broken / total if total else 0.0,
             "limit": limit,
             "days_above": len(found),
+            "outcome_share": outcomes.broken / outcomes.of if outcomes.of else 0.0,
+            "days_above_by_outcomes": len(with_outcome),
             "rows_without_a_day": undated.broken,
             **{f"reason/{reason}": rows for reason, rows in evidence.reasons.items()},
         },
