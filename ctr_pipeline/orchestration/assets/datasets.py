@@ -10,6 +10,7 @@ import dagster as dg
 from ctr_pipeline.deployment.deployment import Deployment, end_of_day_us
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import ExamplesView, RetrainFiles
+from ctr_pipeline.orchestration.absent_outcomes import require_outcomes
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
 from ctr_pipeline.orchestration.checks.maturity import MaturityEvidence
 from ctr_pipeline.orchestration.fingerprints import CONTRACT_TAG, TAG, FingerprintInputs, contract_fingerprint
@@ -47,6 +48,7 @@ def dataset_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         _require_days(context.instance, deployment, last)
         paths = deployment.paths.retrain(context.partition_key)
         with user_errors():
+            require_outcomes(context.instance, deployment, lake.open(), last)
             view, impressions = _view(spec, lake.open(), deployment.first_day, last)
         shutil.rmtree(paths.dataset, ignore_errors=True)
         RetrainFiles(paths).write_examples(view)
