@@ -43,15 +43,17 @@ def identity_hash(raw: str | None, hashed: str | None, option: str, key: "Callab
                 f"For an id of the log use --{option}."
             )
         return hashed
-    text = (sys.stdin.readline() if raw == _STDIN else raw or "").strip("\r\n")
+    text = (sys.stdin.readline() if raw == _STDIN else raw or "").strip()
     if not text:
         raise IdentityError(f"--{option}: the id is empty.")
     return pseudonym_of(text, key())
 
 
 def pseudonym_of(text: str, pseudonymiser: "Pseudonymiser") -> str:
-    """The hash of the id ``text``."""
+    """The hash of the id ``text``, which may be any spelling of it that a log may have."""
     import polars as pl
 
-    frame = pl.DataFrame({"id": [text]}, schema={"id": pl.String})
+    from ctr_pipeline.sources.canonical import declared_texts
+
+    frame = pl.DataFrame({"id": declared_texts([text])}, schema={"id": pl.String})
     return str(frame.select(pseudonymiser.expr("id")).item())

@@ -1,7 +1,9 @@
 """One raw value of a request as the training log would have it."""
 
 import math
+import re
 from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
 from typing import Any
 
 import polars as pl
@@ -16,18 +18,24 @@ class BundleError(UserError):
 _EXACT = float(2**53)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = (datetime(2200, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
+_BLANKS = " \t\r\n\v\f"
+_WHOLE = re.compile(r"(-?(?:0|[1-9][0-9]*))\.0+")
+_BOOLEANS = {"true", "True", "TRUE", "false", "False", "FALSE"}
 
 
 def category_text(value: Any, where: str) -> str | None:
     """The text under which the vocabulary holds a category: the scalar form of what reading a log does to a column.
 
-    Whole floats lose their point, booleans are ``true`` or ``false``; None, NaN and empty text are missing (None).
+    It is that of :func:`ctr_pipeline.sources.canonical.text_of`, without a data frame for each value. None, NaN and
+    empty text are missing (None).
 
     Raises:
         BundleError: the value has no such text, as a list has not.
     """
-    if value is None or isinstance(value, str):
-        return value or None
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return _text_of_text(value)
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
@@ -37,10 +45,24 @@ def category_text(value: Any, where: str) -> str | None:
             return None
         if value.is_integer() and abs(value) < _EXACT:
             return str(int(value))
+    elif isinstance(value, Decimal):
+        if not value.is_finite():
+            return None
+        digits = f"{value:f}"
+        digits = digits.rstrip("0").rstrip(".") if "." in digits else digits
+        return "0" if digits == "-0" else digits
     elif not isinstance(value, date | datetime | time):
         raise BundleError(f"{where}: found {type(value).__name__}; expected text, a number, a boolean or null")
-    text: str = pl.Series([value]).cast(pl.String).item()
-    return text
+    return str(pl.Series([value]).cast(pl.String).item())
+
+
+def _text_of_text(value: str) -> str | None:
+    text = value.strip(_BLANKS)
+    if text in _BOOLEANS:
+        return text.lower()
+    whole = _WHOLE.fullmatch(text)
+    number = whole[1] if whole else text
+    return "0" if number == "-0" else number or None
 
 
 def instant(value: Any, where: str) -> int | None:

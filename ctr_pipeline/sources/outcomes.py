@@ -9,6 +9,7 @@ from datetime import date
 import polars as pl
 
 from ctr_pipeline.sources import values
+from ctr_pipeline.sources.canonical import declared_texts
 from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Scope, event_clock
 from ctr_pipeline.sources.contract import EVENT_SCHEMA, check_events
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
@@ -181,7 +182,8 @@ def _event_units(
         types = types.clear()
     if scope.with_undated:
         frame = with_malformed(frame, rows)
-    used = [(task.label.event, task.name) for task in spec.tasks if task.label.event is not None]
+    named = [task for task in spec.tasks if task.label.event is not None]
+    used = list(zip(declared_texts([str(t.label.event) for t in named]), [t.name for t in named], strict=True))
     tasks = pl.DataFrame(used, schema={_TYPE: pl.String, "event": pl.String}, orient="row")
     frame = frame.join(tasks, on=_TYPE, how="left", maintain_order="left_right").with_columns(
         pl.col(TS).alias("event_ts"),

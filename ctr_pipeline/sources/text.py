@@ -317,8 +317,7 @@ def _objects(
         good = good.filter(fitting)
 
     def known(value: pl.Expr) -> pl.Expr:
-        # 3.0 and 3 are the same JSON number, and writers differ in which they choose.
-        return pl.when(~value.is_in(["", *null_values])).then(value.str.replace(r"^(-?\d+)\.0$", "${1}"))
+        return pl.when(~value.is_in(["", *null_values])).then(value)
 
     frame = decoded.with_columns(
         (pl.col(column).list.eval(known(pl.element())) if column in lists else known(pl.col(column))).alias(column)

@@ -1,10 +1,10 @@
 """Raw columns → the pipeline's values, each with the conditions under which a row is set aside."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import polars as pl
 
+from ctr_pipeline.sources.canonical import declared_texts, is_rounded, text_of
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.rows import raw
@@ -13,8 +13,6 @@ from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
 from ctr_pipeline.spec.source import Traffic
 
 _TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
-# From here on neighbouring whole numbers share a value.
-_EXACT, _EXACT_SINGLE = float(2**53), float(2**24)
 _LARGEST = 3.4e38
 """Largest size of a number: what single precision holds, in which the model computes."""
 
@@ -44,22 +42,15 @@ class Field:
 
 
 def canonical_text(column: str, kind: pl.DataType, where: str) -> pl.Expr:
-    """One text for one value: whole floats lose their point, booleans are ``true`` or ``false``, empty text is null.
+    """One text for one value, whatever its type: see :func:`~ctr_pipeline.sources.canonical.text_of`.
 
     Raises:
         SourceError: the column holds lists, objects or other values that have no such text.
     """
-    value = raw(column)
-    if kind == pl.String:
-        return pl.when(value != "").then(value)
-    if kind.is_float():
-        number = value.cast(pl.Float64).fill_nan(None)
-        whole = (number == number.floor()) & (number.abs() < _EXACT)
-        integer = pl.when(whole).then(number).cast(pl.Int64).cast(pl.String)
-        return pl.coalesce(integer, number.cast(pl.String))
-    if kind == pl.Boolean or kind.is_numeric() or kind in (pl.Date, pl.Datetime, pl.Time, pl.Null):
-        return value.cast(pl.String)
-    raise _wrong_type(where, column, kind, "text, whole numbers or booleans")
+    text = text_of(raw(column), kind)
+    if text is None:
+        raise _wrong_type(where, column, kind, "text, whole numbers or booleans")
+    return text
 
 
 def id_text(column: str, kind: pl.DataType, where: str) -> pl.Expr:
@@ -73,16 +64,17 @@ def id_text(column: str, kind: pl.DataType, where: str) -> pl.Expr:
 
 
 def exact_id(column: str, kind: pl.DataType) -> tuple[Check, ...]:
-    """An id or category is not a float so large that it stands for several whole numbers."""
-    if not kind.is_float():
+    """An id or category is not a float so large that it stands for several whole numbers, in text neither."""
+    rounded = is_rounded(raw(column), kind)
+    if rounded is None:
         return ()
-    limit = _EXACT_SINGLE if kind == pl.Float32 else _EXACT
-    size = raw(column).cast(pl.Float64).fill_nan(None).abs()
+    limit = 2**24 if kind == pl.Float32 else 2**53
+    floats = "a number with a point or an exponent" if kind == pl.String else f"a {kind}"
     return (
         Check(
-            broken=size >= limit,
+            broken=rounded,
             reason="inexact_id",
-            rule=f"`{column}` holds whole numbers exactly, as integers or text; from {limit:.0f} on a {kind} does not",
+            rule=f"`{column}` holds whole numbers exactly, as integers or text; from {limit} on {floats} does not",
             column=column,
             unreadable=True,
         ),
@@ -260,21 +252,14 @@ OTHER_TRAFFIC = "__other_traffic"
 
 def traffic(declared: Traffic, kind: pl.DataType, where: str) -> tuple[Field, Field]:
     """``random``, ``production``, or null for other traffic; and what that other traffic is called."""
-    text = canonical_text(declared.column, kind, where)
-    folded = pl.when(text.is_in(_TRUE)).then(pl.lit("true")).when(text.is_in(_FALSE)).then(pl.lit("false"))
-    value = pl.coalesce(folded, text)
+    value = canonical_text(declared.column, kind, where)
     kinds = (
-        pl.when(value.is_in(_texts(declared.random)))
+        pl.when(value.is_in(declared_texts(declared.random)))
         .then(pl.lit("random"))
-        .when(value.is_in(_texts(declared.production)))
+        .when(value.is_in(declared_texts(declared.production)))
         .then(pl.lit("production"))
     )
     return Field(kinds.alias("traffic")), Field(pl.when(kinds.is_null()).then(value).alias(OTHER_TRAFFIC))
-
-
-def _texts(values: Sequence[str | int | bool]) -> list[str]:
-    texts = [str(value).lower() if isinstance(value, bool) else str(value) for value in values]
-    return [text.lower() if text in (*_TRUE, *_FALSE) else text for text in texts]
 
 
 def _wrong_type(where: str, column: str, kind: pl.DataType, expected: str) -> SourceError:

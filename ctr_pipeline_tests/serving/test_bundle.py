@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -180,12 +181,22 @@ def test_encode_agrees_with_packing(shop: Shop, bundle: Bundle) -> None:
     assert np.array_equal(ids, encode_ids(shop.layout, pl.read_parquet(shop.vocabulary), frame))
 
 
-TYPES = {str: pl.String, bool: pl.Boolean, int: pl.Int64, float: pl.Float64, datetime.date: pl.Date}
+TYPES = {
+    str: pl.String(),
+    bool: pl.Boolean(),
+    int: pl.Int64(),
+    float: pl.Float64(),
+    datetime.date: pl.Date(),
+    Decimal: pl.Decimal(38, 4),
+}
 
 
 @given(
     st.one_of(
         st.text(st.characters(codec="utf-8")),
+        st.text("-+0123.eE \t\xa0"),
+        st.sampled_from(["True", " TRUE", "true", "False", "FALSE ", "-0", "-0.0", "007.0", "3.00", "1.10", "tRUE"]),
+        st.decimals(-(10**12), 10**12, places=4),
         st.booleans(),
         st.integers(-(2**63), 2**63 - 1),
         st.floats(),
@@ -195,7 +206,7 @@ TYPES = {str: pl.String, bool: pl.Boolean, int: pl.Int64, float: pl.Float64, dat
 )
 @settings(max_examples=500, deadline=None)
 def test_category_text_is_that_of_the_training_log(value: object) -> None:
-    kind = TYPES[type(value)]()
+    kind = TYPES[type(value)]
     expected = (
         pl.DataFrame({f"{RAW}x": pl.Series([value], dtype=kind)}).select(canonical_text("x", kind, "here")).item()
     )
