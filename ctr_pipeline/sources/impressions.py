@@ -253,7 +253,7 @@ def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymi
             value = values.identity(column, schema[column], where, pseudonymiser)
             fields.append(Field(value.alias(name), values.exact_id(column, schema[column])))
     if declared.position is not None:
-        fields.append(values.position(declared.position, schema[declared.position], where))
+        fields.append(values.position(declared.position, schema[declared.position], where, declared.first_position))
     if declared.traffic is not None:
         fields += values.traffic(declared.traffic, schema[declared.traffic.column], where)
     if declared.propensity is not None:
@@ -320,7 +320,7 @@ def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) 
     checks: list[Check] = []
     for task in spec.tasks:
         if task.label.column is not None:
-            checks.append(values.label(task.label.column, schema[task.label.column], where)[1])
+            checks.extend(values.label(task.label, schema[task.label.column], where)[1])
         for column in (task.label.time_column, *task.label.closed_by):
             if column is not None:
                 form = impression_form(spec)

@@ -65,9 +65,9 @@ def _flag_units(
     for file in files:
         where = str(file.path)
         rows = read_rows(file, columns, _selection(clock, file, dated, where))
-        parsed = {t.name: values.label(str(t.label.column), rows.schema[str(t.label.column)], where) for t in tasks}
+        parsed = {t.name: values.label(t.label, rows.schema[str(t.label.column)], where) for t in tasks}
         diagnosed = {
-            t.name: diagnose(rows, [parsed[t.name][1]], private_columns(spec), where).select(
+            t.name: diagnose(rows, parsed[t.name][1], private_columns(spec), where).select(
                 ROW, pl.struct(REASON, RULE, COLUMN, VALUE).alias(f"__problem_{t.name}")
             )
             for t in tasks

@@ -163,6 +163,12 @@ def _refuse_wrong_columns(
     failing = broken[_PROBLEM].value_counts()
     for number, count in failing.iter_rows():
         check = checks[number]
+        if check.refused is not None and check.column is not None and rows.frame.select(check.refused).item():
+            shown = broken.filter(pl.col(_PROBLEM) == number)
+            raise SourceError(
+                f"{where}: {count} values of column `{check.column}` cannot be used"
+                f"{_example(check.column, shown, rows, private)}: {check.rule}."
+            )
         if not check.unreadable or check.column is None or count < ENOUGH_TO_JUDGE:
             continue
         values = rows.frame.filter(is_given(check.column, rows.schema[check.column]))
@@ -172,12 +178,17 @@ def _refuse_wrong_columns(
         if check.reason in ("bad_time", "future_time") and rows.total > rows.frame.height:
             # Only unusable times and those of the asked days were read; the others of the file are in order.
             continue
-        text = _as_text(check.column, rows.schema[check.column]).str.head(_LONGEST_VALUE)
-        example = "" if check.column in private else f" (such as {values.head(1).select(text).item()!r})"
+        example = _example(check.column, values, rows, private)
         raise SourceError(
             f"{where}: none of the {values.height} values of column `{check.column}` can be used{example}: {check.rule}. "
-            f"{_unit_hint(check, values)}Name another column in the spec, or correct the file."
+            f"{_unit_hint(check, values)}{check.remedy and check.remedy + ' '}Name another column in the spec, or correct the file."
         )
+
+
+def _example(column: str, values: pl.DataFrame, rows: Rows, private: Collection[str]) -> str:
+    """The first of ``values`` in brackets; nothing for a private column."""
+    text = _as_text(column, rows.schema[column]).str.head(_LONGEST_VALUE)
+    return "" if column in private else f" (such as {values.head(1).select(text).item()!r})"
 
 
 def _as_text(column: str, kind: pl.DataType) -> pl.Expr:

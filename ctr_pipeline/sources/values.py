@@ -7,12 +7,15 @@ import polars as pl
 from ctr_pipeline.sources.canonical import declared_texts, is_rounded, text_of
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
-from ctr_pipeline.sources.rows import raw
+from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, raw
 from ctr_pipeline.sources.times import TimeForm, is_time_type, parse_time
 from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
 from ctr_pipeline.spec.source import Traffic
+from ctr_pipeline.spec.tasks import Label
 
 _TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
+_TRIVIAL = 0.01
+"""Share of rows up to which values that another setting explains are taken for wrong rows."""
 _LARGEST = 3.4e38
 """Largest size of a number: what single precision holds, in which the model computes."""
 
@@ -30,6 +33,10 @@ class Check:
     """The log's column that breaks the rule."""
     unreadable: bool = False
     """Whether a column of which every value breaks the rule is a wrong column, not a set of wrong rows."""
+    refused: pl.Expr | None = None
+    """One value over the rows of a file: whether so many break the rule that the spec is wrong, and not the rows."""
+    remedy: str = ""
+    """What to set in the spec where the column is wrong, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,32 +193,78 @@ def is_given(column: str, kind: pl.DataType) -> pl.Expr:
     return (value.is_not_null() & value.is_not_nan()) if kind.is_float() else value.is_not_null()
 
 
-def label(column: str, kind: pl.DataType, where: str) -> tuple[pl.Expr, Check]:
-    """A 0/1 label as int8, null where not known, and the check that it is nothing else."""
-    parsed, no_number = number(column, kind, where)
-    check = Check(
-        broken=no_number | ~parsed.fill_nan(None).is_in([0.0, 1.0]),
-        reason="bad_label",
-        rule=f"`{column}` is 0, 1, true, false or missing",
-        column=column,
-        unreadable=True,
-    )
-    return pl.when(parsed.is_in([0.0, 1.0])).then(parsed).cast(pl.Int8), check
-
-
-def position(column: str, kind: pl.DataType, where: str) -> Field:
-    """The slot as int32, 1 for the first."""
+def label(declared: Label, kind: pl.DataType, where: str) -> tuple[pl.Expr, tuple[Check, ...]]:
+    """A label column as 0/1 in int8, null where not known, and the checks that it is nothing else."""
+    column = str(declared.column)
+    if declared.positive:
+        return _named_label(declared, column, kind, where)
     parsed, no_number = number(column, kind, where)
     known = parsed.fill_nan(None)
-    whole = (known == known.floor()) & known.is_between(1, 2**31 - 1)
-    check = Check(
-        broken=no_number | ~whole,
-        reason="bad_position",
-        rule=f"`{column}` is a whole number from 1, the first slot, or missing",
+    if declared.counts == "positive":
+        check = Check(
+            broken=no_number | ~(known.is_finite() & (known >= 0)),
+            reason="bad_label",
+            rule=f"`{column}` is a number from 0, true, false or missing, as `counts: positive` declares",
+            column=column,
+            unreadable=True,
+        )
+        return pl.when(known.is_finite() & (known >= 0)).then(known > 0).cast(pl.Int8), (check,)
+    count = (known >= 2) & (known == known.floor()) & known.is_finite()
+    binary = known.is_in([0.0, 1.0])
+    rule = f"`{column}` is 0, 1, true, false or missing"
+    counts = Check(
+        broken=count,
+        reason="bad_label",
+        rule=f"{rule}; 2 is a count: set `counts: positive`, or name the value in `label.positive`",
+        column=column,
+        # Set aside, they would be missing among the positives.
+        refused=(count.sum() >= ENOUGH_TO_JUDGE) & (count.sum() > _TRIVIAL * (known >= 1).sum()),
+    )
+    other = Check(
+        broken=no_number | ~binary,
+        reason="bad_label",
+        rule=rule,
         column=column,
         unreadable=True,
+        remedy="Name the values that mean yes in `label.positive`, and those that mean no in `label.negative`.",
     )
-    return Field(pl.when(whole).then(known).cast(pl.Int32).alias("position"), (check,))
+    return pl.when(binary).then(known).cast(pl.Int8), (counts, other)
+
+
+def _named_label(declared: Label, column: str, kind: pl.DataType, where: str) -> tuple[pl.Expr, tuple[Check, ...]]:
+    text = canonical_text(column, kind, where)
+    yes, no = text.is_in(declared_texts(declared.positive)), text.is_in(declared_texts(declared.negative))
+    if not declared.negative:
+        return pl.when(text.is_not_null()).then(yes).cast(pl.Int8), ()
+    check = Check(
+        broken=~(yes | no),
+        reason="bad_label",
+        rule=f"`{column}` has a value of `label.positive` or `label.negative`, or none",
+        column=column,
+        unreadable=True,
+        remedy="Name its values in `label.positive` and `label.negative`, in quotes.",
+    )
+    return pl.when(yes | no).then(yes).cast(pl.Int8), (check,)
+
+
+def position(column: str, kind: pl.DataType, where: str, first: int = 1) -> Field:
+    """The slot as int32, 1 for the first, which the log calls ``first``."""
+    parsed, no_number = number(column, kind, where)
+    known = parsed.fill_nan(None)
+    whole = (known == known.floor()) & known.is_between(first, 2**31 - 2 + first)
+    rule = f"`{column}` is a whole number from {first}, the first slot, or missing"
+    bad = Check(broken=no_number | ~whole, reason="bad_position", rule=rule, column=column, unreadable=True)
+    zeros = Check(
+        broken=known == 0,
+        reason="bad_position",
+        rule=f"{rule}; positions seem to start at 0: set `first_position: 0`",
+        column=column,
+        refused=((known == 0).sum() >= ENOUGH_TO_JUDGE)
+        & ((known == 0).sum() > _TRIVIAL * known.count())
+        & ~(no_number | ~(whole | (known == 0))).any(),
+    )
+    slot = pl.when(whole).then(known - first + 1).cast(pl.Int32)
+    return Field(slot.alias("position"), (zeros, bad) if first == 1 else (bad,))
 
 
 def propensity(column: str, kind: pl.DataType, where: str) -> Field:

@@ -143,6 +143,7 @@ class ImpressionColumns(Section):
     )
     session: Column | None = Field(default=None, description="Column with the session id; hashed like the user id.")
     position: Column | None = Field(default=None, description="Column with the slot, 1 for the first.")
+    first_position: int = added_field(1, "What `position` holds for the first slot: 1, or 0.", ge=0)
     traffic: Traffic | None = Field(default=None, description="Which traffic is randomised and which is production.")
     propensity: Column | None = Field(
         default=None, description="Column with the logged probability, in (0, 1], that the logging policy showed this."
@@ -158,6 +159,8 @@ class ImpressionColumns(Section):
             raise ValueError(
                 f"declare exactly one of `time` (a clock) and `order` (a log without a clock); found {found}"
             )
+        if self.first_position != 1 and self.position is None:
+            raise ValueError(f"`first_position` {self.first_position} says how `position` counts: name that column")
         if self.time_offset is not None and self.time is None:
             raise ValueError("`time_offset` moves the time in `time`: name that column")
         return self

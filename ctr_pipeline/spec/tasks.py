@@ -1,6 +1,6 @@
 """The outcomes to predict, as a funnel, and where their labels come from."""
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -26,6 +26,16 @@ class Label(Section):
         description="With `time_column`: columns with the time at which the case was closed without the outcome. A case that has neither is undecided, never a negative.",
     )
 
+    positive: list[str | int | bool] = added_field(
+        [], "With `column`: its values that mean that the outcome happened, where it is no 0/1 column."
+    )
+    negative: list[str | int | bool] = added_field(
+        [], "With `positive`: the values that mean that it did not happen; by default, all other values."
+    )
+    counts: Literal["positive"] | None = added_field(
+        None, "With `column`: how numbers above 1 are read. `positive`: any number above 0 is a positive."
+    )
+
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
         kinds = {"event": self.event, "column": self.column, "time_column": self.time_column}
@@ -36,7 +46,21 @@ class Label(Section):
             )
         if self.closed_by and self.time_column is None:
             raise ValueError(f"`closed_by` {self.closed_by} goes with `time_column`, and the label has `{found[0]}`")
+        self._check_values()
         return self
+
+    def _check_values(self) -> None:
+        """How the values of `column` are read."""
+        for name in ("positive", "negative", "counts"):
+            if getattr(self, name) and self.column is None:
+                raise ValueError(f"`{name}` says how the values of `column` are read: it needs that")
+        if self.negative and not self.positive:
+            raise ValueError(f"`negative` {self.negative} goes with `positive`: name the values that mean yes too")
+        if self.counts and self.positive:
+            raise ValueError("declare one of `counts` and `positive`; found both")
+        both = [value for value in self.negative if value in self.positive]
+        if both:
+            raise ValueError(f"values {both} are both `positive` and `negative`: each value means one of them")
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -166,7 +166,7 @@ def test_encode_agrees_with_packing(shop: Shop, bundle: Bundle) -> None:
             "price": [None, float(rng.lognormal()), 1e300, -1e-46, 3.5e38][rng.integers(5)],
             "rating": [None, float("nan"), float(rng.normal())][rng.integers(3)],
             "ad": [None, "a1", "a2", "é", "7", "e", "A1"][rng.integers(7)],
-            "device": [None, "desk", "phone", "desk "][rng.integers(4)],
+            "device": [None, "desk", "phone", "Desk"][rng.integers(4)],
             "hour": [None, "0", "13", "true", "00"][rng.integers(5)],
         }
         for _ in range(300)

@@ -499,6 +499,42 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ),
         ("feature 'ad_id' reads column 'left_at'",),
     ),
+    "first position without a position": (
+        lambda c: (set_to("impression.first_position", 0)(c), without("impression.position")(c)),
+        ("`first_position` 0 says how `position` counts: name that column",),
+    ),
+    "negative first position": (
+        set_to("impression.first_position", -1),
+        ("impression.first_position", "greater than or equal to 0", "(found -1)"),
+    ),
+    "positive values of an event": (
+        set_to("tasks.0.label.positive", ["Yes"]),
+        ("tasks.0.label: `positive` says how the values of `column` are read",),
+    ),
+    "counts of an event": (
+        set_to("tasks.0.label.counts", "positive"),
+        ("tasks.0.label: `counts` says how the values of `column` are read",),
+    ),
+    "negative values of an event": (
+        set_to("tasks.0.label.negative", ["No"]),
+        ("tasks.0.label: `negative` says how the values of `column` are read",),
+    ),
+    "negative values alone": (
+        set_to("tasks.0.label", {"column": "clicked", "negative": ["No"]}),
+        ("tasks.0.label: `negative` ['No'] goes with `positive`",),
+    ),
+    "a value that is positive and negative": (
+        set_to("tasks.0.label", {"column": "clicked", "positive": ["Yes", 1], "negative": ["No", 1]}),
+        ("tasks.0.label: values [1] are both `positive` and `negative`",),
+    ),
+    "counts beside positive values": (
+        set_to("tasks.0.label", {"column": "clicked", "positive": ["Yes"], "counts": "positive"}),
+        ("tasks.0.label: declare one of `counts` and `positive`; found both",),
+    ),
+    "unknown policy for counts": (
+        set_to("tasks.0.label", {"column": "clicked", "counts": "drop"}),
+        ("tasks.0.label.counts", "'positive'", "(found 'drop')"),
+    ),
     "hashed number": (
         set_to("privacy.pseudonymise", ["price"]),
         ("numeric feature 'price' reads column 'price', which is replaced by a keyed hash", "features.categorical"),
