@@ -308,8 +308,8 @@ def _has_outcome(spec: Spec, schema: Schema, where: str) -> pl.Expr:
     found = [pl.lit(False)]
     for task in spec.tasks:
         if task.label.column is not None:
-            parsed, check = values.label(task.label.column, schema[task.label.column], where)
-            found.append((parsed == 1).fill_null(False) | check.broken.fill_null(False))
+            parsed, checks = values.label(task.label, schema[task.label.column], where)
+            found += [(parsed == 1).fill_null(False), *(check.broken.fill_null(False) for check in checks)]
         if task.label.time_column is not None:
             found.append(values.is_given(task.label.time_column, schema[task.label.time_column]))
     return pl.any_horizontal(found)

@@ -159,7 +159,10 @@ def _event_units(
     columns = {log.impression_id: f"{section}.impression_id", log.type: f"{section}.type"} | clock.columns(section)
     rows = read_rows(file, columns, clock.selection(scope, INGEST, where))
     text = values.id_text(log.impression_id, rows.schema[log.impression_id], where)
-    kind = values.canonical_text(log.type, rows.schema[log.type], where)
+    events = [task.label.event for task in spec.tasks if task.label.event is not None]
+    # A type has the spelling of the spec, whatever the log's.
+    spelt = dict(zip(declared_texts(events), events, strict=True))
+    kind = values.canonical_text(log.type, rows.schema[log.type], where).replace(spelt)
     checks = (
         Check(
             broken=text.is_null(),
@@ -182,8 +185,7 @@ def _event_units(
         types = types.clear()
     if scope.with_undated:
         frame = with_malformed(frame, rows)
-    named = [task for task in spec.tasks if task.label.event is not None]
-    used = list(zip(declared_texts([str(t.label.event) for t in named]), [t.name for t in named], strict=True))
+    used = [(task.label.event, task.name) for task in spec.tasks if task.label.event is not None]
     tasks = pl.DataFrame(used, schema={_TYPE: pl.String, "event": pl.String}, orient="row")
     frame = frame.join(tasks, on=_TYPE, how="left", maintain_order="left_right").with_columns(
         pl.col(TS).alias("event_ts"),

@@ -1,6 +1,7 @@
 """One value has one text in every type and format, and what a float rounded is seen in text too."""
 
 from collections.abc import Callable
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -9,11 +10,13 @@ import pytest
 
 from ctr_pipeline.privacy.identities import pseudonym_of
 from ctr_pipeline.serving.request_values import category_text
-from ctr_pipeline.sources import Pseudonymiser, ReadResult
+from ctr_pipeline.sources import Pseudonymiser, ReadResult, read_events
 from ctr_pipeline.sources.canonical import declared_texts, is_rounded, text_of
 
 Maker = Callable[..., Any]
 Reader = Callable[..., ReadResult]
+
+FIRST = date(2026, 1, 5)
 
 SAME: dict[str, list[Any]] = {
     "3": [3, 3.0, Decimal("3"), Decimal("3.00"), "3", "3.0", "3.00", " 3 ", "\t3.0"],
@@ -122,3 +125,20 @@ def test_one_rounded_id_is_set_aside(make_spec: Maker, make_log: Maker, write: M
     users = ["1.2345678901234567e+18", *(f"{n}.0" for n in range(23))]
     result = read(make_spec(), write(make_log(who=users), name))
     assert result.quarantined.select("reason", "column", "value").rows() == [("inexact_id", "who", None)]
+
+
+@pytest.mark.parametrize(("event", "types"), [("1.0", [1, 1.0, "1", "1.0 "]), ("True", [True, "true", "TRUE"])])
+def test_events_join_whatever_the_spelling(
+    make_spec: Maker, write: Maker, pseudonymiser: Pseudonymiser, event: str, types: list[Any]
+) -> None:
+    source = {"impressions": {"paths": ["log.parquet"]}, "events": [{"paths": ["events.csv"]}]}
+    click = {"name": "click", "window": "24h", "label": {"event": event}}
+    spec = make_spec(source=source, tasks=[click])
+    when = ["2026-01-05T08:00:00Z"] * 2
+    log = spec.source.events[0]
+    for kind in types:
+        for name, ids in (("events.csv", ["7.0", "8"]), ("events.parquet", [7.0, 8.0])):
+            path = write(pl.DataFrame({log.impression_id: ids, log.type: [kind] * 2, log.time: when}), name)
+            kept = read_events(spec, [], {log.name: [path]}, FIRST, FIRST, pseudonymiser, FIRST).kept
+            assert sorted(kept["impression_id"]) == sorted(pseudonym_of(n, pseudonymiser) for n in ("7", "8"))
+            assert kept["event"].to_list() == ["click"] * 2
