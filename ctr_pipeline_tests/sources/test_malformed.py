@@ -278,7 +278,8 @@ def test_ids_are_never_shown(make_spec: Maker, pseudonymiser: Pseudonymiser, tmp
     )
     log = columns(**({"mail": ["m"] * 12} | {column: [f"{SECRET}-{n}" for n in range(12)]}))
     log = pl.concat([log, log]).with_columns(
-        clicked=pl.Series([str(n) for n in range(24)]), at=pl.col("at").dt.to_string().str.replace("T05", "?")
+        clicked=pl.Series([str(n % 2 and -n) for n in range(24)]),
+        at=pl.col("at").dt.to_string().str.replace("T05", "?"),
     )
     log.write_csv(tmp_path / "log.csv")
     result, _ = read(spec, [tmp_path / "log.csv"], pseudonymiser)
