@@ -1,9 +1,11 @@
 """How each file of a log is read."""
 
+import gzip
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.formats import ENDINGS, Format, ending_of, format_of, is_compressed
@@ -26,6 +28,10 @@ class LogFile:
     format: Format
     compressed: bool
     separator: str
+    quote: str
+    """What encloses texts of a CSV file; empty where nothing does."""
+    escape: str
+    """What precedes a quote within a quoted text; empty where the quote is written twice."""
     null_values: tuple[str, ...]
     log: tuple[ListedFile, ...]
     """All files of the log."""
@@ -39,6 +45,11 @@ class LogFile:
     def name(self) -> str:
         """The file's name without its folder."""
         return self.path.name
+
+
+def open_binary(file: LogFile) -> IO[bytes]:
+    """The file's bytes, decompressed."""
+    return gzip.open(file.path) if file.compressed else file.path.open("rb")  # type: ignore[return-value]
 
 
 def open_log(log: LogFiles, files: Files) -> tuple[LogFile, ...]:
@@ -61,6 +72,7 @@ def open_log(log: LogFiles, files: Files) -> tuple[LogFile, ...]:
                 f"{file.path}: the ending {file.path.suffix or '(none)'} does not determine its format; known endings are "
                 f"{', '.join(ENDINGS)}, each also with .gz. Rename the file, or set `format` in the spec."
             )
+        separator = "\t" if ending_of(file.path) == ".tsv" else log.separator
         opened.append(
             LogFile(
                 listed=file,
@@ -69,8 +81,17 @@ def open_log(log: LogFiles, files: Files) -> tuple[LogFile, ...]:
                 label=file.label if namesakes == 1 else f"{file.label}#{namesakes}",
                 format=kind,
                 compressed=is_compressed(file.path),
-                separator="\t" if ending_of(file.path) == ".tsv" else log.separator,
+                separator=separator,
+                quote=_quote(log, separator),
+                escape=log.escape or "",
                 null_values=tuple(log.null_values),
             )
         )
     return tuple(opened)
+
+
+def _quote(log: LogFiles, separator: str) -> str:
+    """What encloses texts; dumps with tabs write texts as they are, so there a quote is a character like others."""
+    if log.quote is not None:
+        return log.quote
+    return "" if separator == "\t" and log.escape is None else '"'

@@ -4,12 +4,10 @@ Memory stays at a few blocks whatever the size of the file. pyarrow splits CSV, 
 many or too few fields; polars decodes JSON.
 """
 
-import gzip
 import json
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -17,8 +15,9 @@ import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
 from ctr_pipeline.sources.errors import SourceError
-from ctr_pipeline.sources.files import LogFile
+from ctr_pipeline.sources.files import LogFile, open_binary
 from ctr_pipeline.sources.nested import Keys, object_paths, value_at, wanted_keys
+from ctr_pipeline.sources.quoting import QuoteGuard, csv_format
 
 ROW = "__row"
 """Column with the 0-based row number in the file; the header and blank lines are not counted."""
@@ -65,11 +64,6 @@ def utf8(data: pl.Series) -> pl.Series:
         return pl.concat([utf8(data[:half]), utf8(data[half:])])
 
 
-def open_binary(file: LogFile) -> IO[bytes]:
-    """The file's bytes, decompressed."""
-    return gzip.open(file.path) if file.compressed else file.path.open("rb")  # type: ignore[return-value]
-
-
 def refuse_other_kinds(file: LogFile) -> None:
     """Raises SourceError when the first bytes show that a text file is something else, or in another encoding."""
     with open_binary(file) as stream:
@@ -91,22 +85,24 @@ def csv_batches(file: LogFile, columns: Sequence[str]) -> Iterator[TextBatch]:
     """The rows of a CSV file whose header has ``columns``.
 
     Raises:
-        SourceError: a quote is never closed, so that a part of the file is no rows.
+        SourceError: the file quotes texts in another way than the spec says, so that rows would be lost.
     """
     if not _has_rows(file):
         # pyarrow takes a header without a line break for no file at all.
         return
     invalid: list[tuple[int, str]] = []
+    guard = QuoteGuard(file, len(csv_header(file)))
 
     def set_apart(row: arrow_csv.InvalidRow) -> str:
         rule = f"a line has {row.expected_columns} fields, as many as the header; this one has {row.actual_columns}"
+        rule += guard.remark(row)
         # pyarrow counts the header as row 1.
         invalid.append((row.number - 2, rule))
         return "skip"
 
     next_row = 0
     with open_binary(file) as stream, pa.PythonFile(stream, mode="r") as source:
-        for batch in _checked(file, _csv_reader(file, columns, source, set_apart)):
+        for batch in _checked(guard, _csv_reader(file, columns, source, set_apart)):
             skipped = np.array([row for row, _ in invalid], dtype=np.int64)
             rows = _numbers(next_row, batch.num_rows, skipped)
             # A line set apart after this batch's last row is reported with the next batch.
@@ -116,7 +112,7 @@ def csv_batches(file: LogFile, columns: Sequence[str]) -> Iterator[TextBatch]:
             frame = pl.DataFrame(pl.from_arrow(batch)).with_columns(pl.Series(ROW, rows))
             yield _decoded(frame, columns, passed)
     yield _decoded(pl.DataFrame(schema={**dict.fromkeys(columns, pl.Binary), ROW: pl.Int64}), columns, invalid)
-    _check_quotes(file, records=next_row + len(invalid) + 1)
+    guard.check_lines(records=next_row + len(invalid) + 1)
 
 
 def _csv_reader(
@@ -125,9 +121,7 @@ def _csv_reader(
     return arrow_csv.open_csv(
         source,
         read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
-        parse_options=arrow_csv.ParseOptions(
-            delimiter=file.separator, newlines_in_values=True, invalid_row_handler=set_apart
-        ),
+        parse_options=csv_format(file, set_apart),
         convert_options=arrow_csv.ConvertOptions(
             # Bytes, not text: one line in another encoding must not fail the file.
             column_types=dict.fromkeys(columns, pa.binary()),
@@ -139,12 +133,12 @@ def _csv_reader(
     )
 
 
-def _checked(file: LogFile, reader: arrow_csv.CSVStreamingReader) -> Iterator[pa.RecordBatch]:
+def _checked(guard: QuoteGuard, reader: arrow_csv.CSVStreamingReader) -> Iterator[pa.RecordBatch]:
     """The batches of ``reader``; where it gives up on a record that is longer than a block, quotes are looked at."""
     try:
         yield from reader
     except pa.ArrowInvalid:
-        _check_quotes(file, records=1)
+        guard.check_lines(records=1)
         raise
 
 
@@ -153,22 +147,6 @@ def _has_rows(file: LogFile) -> bool:
     with open_binary(file) as stream:
         start = stream.read(_BLOCK_BYTES).strip()
     return b"\n" in start or b"\r" in start
-
-
-def _check_quotes(file: LogFile, records: int) -> None:
-    """Refuses a file whose last record spans further lines through a quote that is never closed."""
-    quotes, lines, previous = 0, 0, b"\n"
-    with open_binary(file) as stream:
-        while block := stream.read(_BLOCK_BYTES):
-            quotes += block.count(b'"')
-            lines += len(re.findall(rb"[^\r\n]+", block)) - (previous not in b"\r\n" and block[:1] not in b"\r\n")
-            previous = block[-1:]
-    # Quotes come in pairs, and a quote inside an unquoted text leaves one record a line.
-    if quotes % 2 and lines > records:
-        raise SourceError(
-            f"{file.path}: a quote is opened and never closed, so the lines after it are unreadable ({records - 1} "
-            f"rows were found in {lines - 1} lines). Close the quote, or double it where it is part of a text."
-        )
 
 
 def csv_header(file: LogFile) -> list[str]:
@@ -191,7 +169,7 @@ def csv_header(file: LogFile) -> list[str]:
         ) from None
     table = arrow_csv.read_csv(
         pa.BufferReader(line.rstrip(b"\r\n") + b"\n"),
-        parse_options=arrow_csv.ParseOptions(delimiter=file.separator),
+        parse_options=csv_format(file),
     )
     return list(table.column_names)
 

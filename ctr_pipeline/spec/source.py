@@ -30,6 +30,32 @@ class LogFiles(Section):
     time_zone: TimeZone | None = added_field(
         None, "Zone of this log's time stamps that carry none; by default that of the spec."
     )
+    quote: str | None = added_field(
+        None, "What encloses texts in CSV files; empty where nothing does, as by default in tab-separated files."
+    )
+    escape: str | None = added_field(
+        None, "What precedes a quote within a quoted text of CSV files; by default it is written twice."
+    )
+
+    @model_validator(mode="after")
+    def _one_meaning_a_character(self) -> Self:
+        used = {"separator": self.separator}
+        for name, value in (("quote", self.quote), ("escape", self.escape)):
+            if not value:
+                if name == "escape" and value is not None:
+                    raise ValueError("`escape` is one character; remove it where a quote is written twice")
+                continue
+            if len(value) > 1 or not value.isascii() or value.isalnum() or value.isspace():
+                raise ValueError(f"`{name}` is one ASCII character, no letter, digit, blank or line break")
+            other = next((field for field, taken in used.items() if taken == value), None)
+            if other is not None:
+                raise ValueError(f"`{name}` and `{other}` are both {value!r}: each character means one of them")
+            used[name] = value
+        if self.escape and self.quote == "":
+            raise ValueError("`escape` holds within quoted texts, and `quote` is empty: remove one of them")
+        if self.escape == '"' and self.quote is None:
+            raise ValueError("`escape` is the quote itself: remove it, a quote written twice needs none")
+        return self
 
 
 class EventLog(LogFiles):

@@ -248,6 +248,33 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("features.categorical.0.list", {"pooling": "median"}),
         ("features.categorical.0.list.pooling", "'mean', 'sum' or 'max'"),
     ),
+    "a quote of two characters": (
+        set_to("source.impressions.quote", "''"),
+        ("source.impressions", "`quote` is one ASCII character"),
+    ),
+    "a line break as quote": (set_to("source.impressions.quote", "\n"), ("`quote` is one ASCII character",)),
+    "a letter as escape": (set_to("source.impressions.escape", "e"), ("`escape` is one ASCII character",)),
+    "an empty escape": (set_to("source.impressions.escape", ""), ("`escape` is one character; remove it",)),
+    "the separator as quote": (
+        set_to("source.impressions.quote", ","),
+        ("`quote` and `separator` are both ','",),
+    ),
+    "the separator as escape": (
+        set_to("source.events.0", {"separator": "|", "escape": "|"}),
+        ("source.events[0]", "`escape` and `separator` are both '|'"),
+    ),
+    "the quote as escape": (
+        set_to("source.impressions", {"quote": "'", "escape": "'"}),
+        ("`escape` and `quote` are both",),
+    ),
+    "the quote of most files as escape": (
+        set_to("source.impressions.escape", '"'),
+        ("`escape` is the quote itself: remove it",),
+    ),
+    "an escape without quotes": (
+        set_to("source.impressions", {"quote": "", "escape": "\\"}),
+        ("`escape` holds within quoted texts, and `quote` is empty",),
+    ),
     "empty separator": (
         set_to("features.categorical.0.list", {"separator": ""}),
         ("features.categorical.0.list.separator",),
