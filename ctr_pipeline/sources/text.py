@@ -157,7 +157,9 @@ def csv_header(file: LogFile) -> list[str]:
     """
     with open_binary(file) as stream:
         lines = iter(lambda: stream.readline(_LONGEST_CSV_LINE), b"")
-        line = next((line for line in lines if line.strip()), b"")
+        line = next((line.strip(b"\r\n") for line in lines if line.strip()), b"")
+    # Lines may end in a bare carriage return.
+    line = line.partition(b"\r")[0]
     if not line:
         raise SourceError(f"{file.path}: has only blank lines. Write it again, or take it out of the log's paths.")
     try:
@@ -168,7 +170,7 @@ def csv_header(file: LogFile) -> list[str]:
             "example with iconv -f LATIN1 -t UTF-8."
         ) from None
     table = arrow_csv.read_csv(
-        pa.BufferReader(line.rstrip(b"\r\n") + b"\n"),
+        pa.BufferReader(line + b"\n"),
         parse_options=csv_format(file),
     )
     return list(table.column_names)

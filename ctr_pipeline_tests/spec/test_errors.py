@@ -261,7 +261,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "the separator as escape": (
         set_to("source.events.0", {"separator": "|", "escape": "|"}),
-        ("source.events[0]", "`escape` and `separator` are both '|'"),
+        ("source.events.0", "`escape` and `separator` are both '|'"),
     ),
     "the quote as escape": (
         set_to("source.impressions", {"quote": "'", "escape": "'"}),
