@@ -82,8 +82,9 @@ def facts_with_keys(
     """What is known by ``known_by`` of the outcomes of each of ``tasks``, beside ``columns`` of the impression."""
     if not tasks:
         return {}
-    native, lag = shown.to_native(), spec.split.ingest_lag
-    found = nw.from_native(label_facts(native, events, spec.tasks, known_by, lag, beside=sorted(columns)))
+    native, lag, early = shown.to_native(), spec.split.ingest_lag, spec.source.max_early
+    facts = label_facts(native, events, spec.tasks, known_by, lag, beside=sorted(columns), max_early=early)
+    found = nw.from_native(facts)
     wanted = held(
         found.filter(nw.col("task").is_in(sorted(tasks))).select(
             "impression_id", "ts", "ingest_ts", "event_ts", "known_ts", "settled_ts",

@@ -72,7 +72,12 @@ _KNOWN_WITH = {
 
 
 def label_impressions(
-    impressions: IntoLazyFrameT, events: IntoLazyFrameT, tasks: Sequence[Task], as_of: int, ingest_lag: int = 0
+    impressions: IntoLazyFrameT,
+    events: IntoLazyFrameT,
+    tasks: Sequence[Task],
+    as_of: int,
+    ingest_lag: int = 0,
+    max_early: int = 0,
 ) -> IntoLazyFrameT:
     """Labels of ``impressions`` as of ``as_of``: one row an impression and task.
 
@@ -81,8 +86,9 @@ def label_impressions(
     *What counts.* An outcome counts when it happened inside its window, both ends included. The window starts at the
     impression or, with ``window_from``, at an outcome of that task that itself counts; with several such outcomes,
     inside the window of any of them. A task with a parent needs a parent outcome that counts, so a child is never
-    positive without its parent; until the parent is known its outcome waits. Events before the impression, and those
-    of impressions that are not in ``impressions``, never count.
+    positive without its parent; until the parent is known its outcome waits. Events before the impression count as at
+    the impression when they are at most ``max_early`` before it, since clocks differ; earlier ones, and those of
+    impressions that are not in ``impressions``, never count.
 
     *When it is known.* ``known_ts`` is the first instant at which impression, outcome, window start and parent had all
     arrived. ``event_ts`` is the time of the outcome that was known first, so neither changes when more events arrive;
@@ -99,10 +105,11 @@ def label_impressions(
 
     Args:
         impressions: Rows of the impressions table (day, impression_id, ts, ingest_ts are read).
-        events: Rows of the outcome_events table that arrived from the first of these days on.
+        events: Rows of the outcome_events table that arrived from the first of these days on, less ``max_early``.
         tasks: Tasks of the spec, parents first.
         as_of: Microseconds since 1970-01-01 UTC.
         ingest_lag: Microseconds added to every maturity.
+        max_early: Microseconds by which an event may come before its impression.
 
     Returns:
         Rows with :data:`LABEL_COLUMNS`, on the engine of the inputs. ``elapsed`` is the time since the impression
@@ -110,7 +117,7 @@ def label_impressions(
         settled, else 0. ``known_ts``, ``settled_ts``, ``mature_ts`` and ``out_of_window_known_ts`` determine the state
         at every instant up to ``as_of`` (:func:`~ctr_pipeline.labels.states.states_as_of`).
     """
-    facts = label_facts(impressions, events, tasks, as_of, ingest_lag)
+    facts = label_facts(impressions, events, tasks, as_of, ingest_lag, max_early=max_early)
     return labels_of(impressions, facts, tasks, as_of, ingest_lag)
 
 
@@ -121,6 +128,7 @@ def label_facts(
     as_of: int,
     ingest_lag: int = 0,
     beside: Sequence[str] = (),
+    max_early: int = 0,
 ) -> IntoLazyFrameT:
     """What is known about those impressions of which something is known: a row for each of them and each task.
 
@@ -134,6 +142,7 @@ def label_facts(
         as_of: Microseconds since 1970-01-01 UTC.
         ingest_lag: Microseconds added to every maturity.
         beside: Columns of ``impressions`` to be carried along: joining them later would read all impressions again.
+        max_early: As for :func:`label_impressions`.
 
     Returns:
         Rows with :data:`FACT_COLUMNS` and a column ``beside:<name>`` for each of ``beside``, on the engine of the
@@ -143,7 +152,7 @@ def label_facts(
     carried = {f"beside:{name}": nw.col(name) for name in beside}
     shown = shown.select("day", "impression_id", "ts", "ingest_ts", **carried)
     # Every task reads it; unless it is held, each of them joins all impressions again.
-    seen = held(_visible(shown, nw.from_native(events), tasks, as_of))
+    seen = held(_visible(shown, nw.from_native(events), tasks, as_of, max_early))
     wide = seen.select("day", "impression_id", "ts", "ingest_ts", *carried).unique()
     hits: dict[str, Frame] = {}
     facts: dict[str, Frame] = {}
@@ -210,11 +219,17 @@ def labels_of(
     return labels
 
 
-def _visible(shown: Frame, events: Frame, tasks: Sequence[Task], as_of: int) -> Frame:
-    """Events that had arrived, each with its impression; ``known_ts`` = when both had."""
+def _visible(shown: Frame, events: Frame, tasks: Sequence[Task], as_of: int, max_early: int) -> Frame:
+    """Events that had arrived, each with its impression; ``known_ts`` = when both had.
+
+    Events that come before their impression by no more than ``max_early`` have its time.
+    """
     arrived = events.filter(nw.col("ingest_ts") <= as_of, nw.col("event").is_in([task.name for task in tasks]))
     arrived = arrived.select("impression_id", "event", "kind", "event_ts", arrived_ts=nw.col("ingest_ts"))
     joined = arrived.join(shown, on="impression_id", how="inner")
+    if max_early:
+        early = (nw.col("event_ts") < nw.col("ts")) & (nw.col("event_ts") >= nw.col("ts") - max_early)
+        joined = joined.with_columns(event_ts=nw.when(early).then(nw.col("ts")).otherwise(nw.col("event_ts")))
     joined = joined.filter((nw.col("kind") == "unknown") | (nw.col("event_ts") >= nw.col("ts")))
     return joined.with_columns(known_ts=nw.max_horizontal("arrived_ts", "ingest_ts")).drop("arrived_ts")
 

@@ -51,15 +51,20 @@ def label_column(task: str) -> str:
 
 
 def label_table(
-    impressions: IntoLazyFrameT, events: IntoLazyFrameT, tasks: Sequence[Task], as_of: int, ingest_lag: int = 0
+    impressions: IntoLazyFrameT,
+    events: IntoLazyFrameT,
+    tasks: Sequence[Task],
+    as_of: int,
+    ingest_lag: int = 0,
+    max_early: int = 0,
 ) -> IntoLazyFrameT:
-    """The rows of the labels table for the days of ``impressions``.
+    """The rows of the labels table for the days of ``impressions``; arguments as for ``label_impressions``.
 
     Returns:
         Rows with :data:`TABLE_COLUMNS`: the facts, and for each day with impressions a header whose impression_id, ts
         and task are null. Without headers, a day that was never labelled would look like one without outcomes.
     """
-    facts = nw.from_native(label_facts(impressions, events, tasks, as_of, ingest_lag))
+    facts = nw.from_native(label_facts(impressions, events, tasks, as_of, ingest_lag, max_early=max_early))
     days = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of).group_by("day").agg(impressions=nw.len())
     text = nw.lit(None).cast(nw.String)
     header = days.select(

@@ -18,7 +18,7 @@ def daily_partitions(deployment: Deployment) -> dg.DailyPartitionsDefinition:
 def arrival_days(spec: Spec) -> dg.TimeWindowPartitionMapping:
     """The days on which outcomes of one day's impressions may arrive in time."""
     return dg.TimeWindowPartitionMapping(
-        start_offset=0, end_offset=window_days(spec), allow_nonexistent_upstream_partitions=True
+        start_offset=-early_days(spec).days, end_offset=window_days(spec), allow_nonexistent_upstream_partitions=True
     )
 
 
@@ -35,6 +35,11 @@ def history_days(spec: Spec) -> dg.TimeWindowPartitionMapping:
     return dg.TimeWindowPartitionMapping(
         start_offset=-max(1, reach), end_offset=0 if exact else -1, allow_nonexistent_upstream_partitions=True
     )
+
+
+def early_days(spec: Spec) -> timedelta:
+    """How many days before its impression an outcome may arrive: `source.max_early` may cross a midnight."""
+    return timedelta(days=-(-spec.source.max_early // DAY_US))
 
 
 def window_days(spec: Spec) -> int:

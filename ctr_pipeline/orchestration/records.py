@@ -125,7 +125,12 @@ def labels_seen(instance: dg.DagsterInstance) -> dict[date, Seen]:
 
 
 def stale_label_days(
-    shown: set[date], seen: Mapping[date, Seen], arrived: Mapping[date, int], watermark: date, horizon_days: int
+    shown: set[date],
+    seen: Mapping[date, Seen],
+    arrived: Mapping[date, int],
+    watermark: date,
+    horizon_days: int,
+    early_days: int = 0,
 ) -> set[date]:
     """Days whose labels miss outcomes that have arrived, or have seen outcomes that were read again since.
 
@@ -135,13 +140,14 @@ def stale_label_days(
         arrived: Table version that each arrival day was last written in.
         watermark: Last arrival day up to which all are in the lake.
         horizon_days: Days after an impression within which an arrival can still change its label.
+        early_days: Days before it within which one can.
     """
-    nothing = Seen(date.min, -1)
+    nothing, early = Seen(date.min, -1), timedelta(days=early_days)
 
     def is_stale(day: date) -> bool:
         known, last = seen.get(day, nothing), min(watermark, day + timedelta(days=horizon_days))
         return known.watermark < last or any(
-            version > known.version for arrival, version in arrived.items() if day <= arrival <= last
+            version > known.version for arrival, version in arrived.items() if day - early <= arrival <= last
         )
 
     return {day for day in shown if day <= watermark and is_stale(day)}

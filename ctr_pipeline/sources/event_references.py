@@ -16,7 +16,7 @@ _RULES = {
         "an event belongs to an impression in the table `impressions`, which lacks those before the log's first day, "
         "those that have not arrived, and those that were quarantined"
     ),
-    EARLY: "an event does not come before its impression",
+    EARLY: "an event does not come before its impression, or by no more than `source.max_early`",
 }
 _EVENT = ("day", "impression_id", "event", "event_ts", "source_file", "source_row")
 _INDEX = "__index"
@@ -33,7 +33,9 @@ def referring(spec: Spec, events: pl.LazyFrame) -> pl.LazyFrame:
     return events.filter(pl.col("event").is_in(tasks), pl.col("kind") != "unknown")
 
 
-def find_broken_references(events: pl.DataFrame, impressions: Iterable[pl.LazyFrame]) -> pl.DataFrame:
+def find_broken_references(
+    events: pl.DataFrame, impressions: Iterable[pl.LazyFrame], max_early: int = 0
+) -> pl.DataFrame:
     """The events that can never count for a label, because of their impression.
 
     Exact, whatever the order of the pieces. Memory holds the events and the impressions that they belong to; the
@@ -43,6 +45,7 @@ def find_broken_references(events: pl.DataFrame, impressions: Iterable[pl.LazyFr
         events: Rows of the outcome_events table that name an impression (:func:`referring`).
         impressions: Rows of the impressions table in pieces, the likeliest first; ``impression_id`` and ``ts`` are
             read. An id stands in one piece only.
+        max_early: Microseconds by which an event may come before its impression and still count.
 
     Returns:
         Columns of ``events`` and ``reason``, in the order of ``events``.
@@ -56,7 +59,7 @@ def find_broken_references(events: pl.DataFrame, impressions: Iterable[pl.LazyFr
             piece.select("impression_id", "ts").join(ids, on="impression_id", how="semi").collect(engine="streaming")
         )
         found = left.join(shown.group_by("impression_id").agg(pl.col("ts").min()), on="impression_id", how="inner")
-        early = pl.concat([early, found.filter(pl.col("event_ts") < pl.col("ts")).select(left.columns)])
+        early = pl.concat([early, found.filter(pl.col("event_ts") < pl.col("ts") - max_early).select(left.columns)])
         left = left.join(found, on=_INDEX, how="anti")
         if left.is_empty():
             break

@@ -5,7 +5,17 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from ctr_pipeline.spec.fields import MICROSECONDS, Column, Duration, Name, Section, TimeZone, added_field
+from ctr_pipeline.spec.fields import (
+    DAY_US,
+    MICROSECONDS,
+    Column,
+    Duration,
+    Name,
+    Section,
+    TimeZone,
+    added_field,
+    format_duration,
+)
 from ctr_pipeline.spec.simulator import SimulatorSettings
 from ctr_pipeline.spec.time_formats import TimeFormats
 
@@ -96,6 +106,20 @@ class Source(Section):
         default=5 * MICROSECONDS["m"],
         description="How far a row's own time may lie after its ingest time; a row beyond it is quarantined.",
     )
+
+    max_early: Duration = added_field(
+        0,
+        "How long before its impression an outcome may happen by the clocks and still count, as at the impression; at most 1d.",
+    )
+
+    @model_validator(mode="after")
+    def _early_by_a_day_at_most(self) -> Self:
+        if self.max_early > DAY_US:
+            raise ValueError(
+                f"`max_early` is {format_duration(self.max_early)}, and clocks do not differ by more than 1d: correct the times "
+                "of the logs, such as their `time_zone`"
+            )
+        return self
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:

@@ -103,20 +103,21 @@ def maturities(tasks: Sequence[Task], lag: int) -> dict[str, int]:
     return {t.name: maturity(tasks, t.name) + lag for t in tasks}
 
 
-def replay(tasks: Sequence[Task], world: World, matures: Mapping[str, int]) -> Story:
+def replay(tasks: Sequence[Task], world: World, matures: Mapping[str, int], max_early: int = 0) -> Story:
     """The answers from each instant on at which anything can change, in order of time.
 
     Before the first of them the impression had not arrived, and there are no answers. ``matures`` is what
-    :func:`maturities` says of the tasks.
+    :func:`maturities` says of the tasks. What happens at most ``max_early`` before the impression happens with it.
     """
+    events = [event._replace(at=0) if -max_early <= event.at < 0 else event for event in world.events]
     mature = {name: max(world.arrived, interval) for name, interval in matures.items()}
-    instants = {world.arrived, *mature.values(), *(event.arrived for event in world.events)}
+    instants = {world.arrived, *mature.values(), *(event.arrived for event in events)}
     known: dict[str, tuple[int, int]] = {}
     settled: dict[str, int] = {}
     missed: dict[str, tuple[int, int]] = {}
     story = []
     for now in sorted(instant for instant in instants if instant >= world.arrived):
-        seen = [event for event in world.events if event.arrived <= now and event.at >= 0]
+        seen = [event for event in events if event.arrived <= now and event.at >= 0]
         counting: dict[str, list[int]] = {}
         answers: dict[str, Answer] = {}
         for own in tasks:

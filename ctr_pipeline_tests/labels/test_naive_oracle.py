@@ -13,6 +13,7 @@ from ctr_pipeline_tests.labels.naive import (
     DAY,
     FUNNELS,
     HOUR,
+    MINUTE,
     Answer,
     Event,
     World,
@@ -72,9 +73,9 @@ def comparable(labels: pl.LazyFrame, as_of: int) -> pl.DataFrame:
     )
 
 
-def labelled(tasks: Sequence[Task], looks: Sequence[Look], as_of: int, lag: int) -> pl.DataFrame:
+def labelled(tasks: Sequence[Task], looks: Sequence[Look], as_of: int, lag: int, early: int = 0) -> pl.DataFrame:
     """Labels of all looks, by one call."""
-    return comparable(label_impressions(*frames(looks, as_of), tasks, as_of, lag), as_of)
+    return comparable(label_impressions(*frames(looks, as_of), tasks, as_of, lag, early), as_of)
 
 
 def oracle_of(answers: Sequence[dict[str, Answer]]) -> pl.DataFrame:
@@ -136,6 +137,30 @@ def test_labels_equal_those_of_a_replay(funnel: str, lag: int) -> None:
         first = minimal(tasks, looks[different["look"][0]], as_of, lag)
         smallest = compare(tasks, [first], as_of, lag).rows(named=True)
         pytest.fail(f"{different.height} differences; the first, made smaller: {first}\n{smallest}")
+
+
+@pytest.mark.parametrize("early", [1, MINUTE, 6 * HOUR, DAY])
+@pytest.mark.parametrize("funnel", FUNNELS)
+def test_events_before_their_impression_count_within_the_tolerance(funnel: str, early: int) -> None:
+    tasks, lag = FUNNELS[funnel], LAGS[-1]
+    pick, matures = random.Random(early), maturities(FUNNELS[funnel], lag)
+    looks, strict, lenient = [], [], []
+    for _ in range(300):
+        world = random_world(pick, tasks, matures)
+        # On both sides of the tolerance, and at it.
+        beside = [-early - 1, -early, -early + 1, -1, 0]
+        events = tuple(
+            e._replace(at=pick.choice(beside)) if e.kind != "unknown" and pick.random() < 0.3 else e
+            for e in world.events
+        )
+        world = replace(world, events=events)
+        for instant in random_instants(pick, tasks, world, matures):
+            looks.append(Look(world, instant))
+            strict.append(answers_as_of(replay(tasks, world, matures), instant))
+            lenient.append(answers_as_of(replay(tasks, world, matures, early), instant))
+    assert differences(labelled(tasks, looks, MONDAY, lag, early), oracle_of(lenient)).is_empty()
+    assert differences(labelled(tasks, looks, MONDAY, lag), oracle_of(strict)).is_empty()
+    assert strict != lenient
 
 
 @pytest.mark.parametrize("funnel", FUNNELS)

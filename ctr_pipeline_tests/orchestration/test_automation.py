@@ -36,19 +36,26 @@ def settings(tmp_path: Path, project: Path) -> Deployment:
     )
 
 
-@given(shown=st.sets(days, max_size=12), watermark=days, horizon=st.integers(0, 20), data=st.data())
+@given(
+    shown=st.sets(days, max_size=12),
+    watermark=days,
+    horizon=st.integers(0, 20),
+    early=st.integers(0, 2),
+    data=st.data(),
+)
 def test_labels_that_saw_every_arrival_are_never_stale(
-    shown: set[date], watermark: date, horizon: int, data: st.DataObject
+    shown: set[date], watermark: date, horizon: int, early: int, data: st.DataObject
 ) -> None:
     arrived = data.draw(st.dictionaries(days, st.integers(0, 9), max_size=12))
     seen = data.draw(st.dictionaries(days, st.builds(Seen, days, st.integers(0, 9)), max_size=12))
-    stale = stale_label_days(shown, seen, arrived, watermark, horizon)
+    stale = stale_label_days(shown, seen, arrived, watermark, horizon, early)
     assert all(day in shown and day <= watermark for day in stale)
     caught_up = {**seen, **dict.fromkeys(stale, Seen(watermark, max(arrived.values(), default=0)))}
-    assert stale_label_days(shown, caught_up, arrived, watermark, horizon) == set()
+    assert stale_label_days(shown, caught_up, arrived, watermark, horizon, early) == set()
     for day in shown - stale:
         last = min(watermark, day + timedelta(days=horizon))
-        unseen = [version for arrival, version in arrived.items() if day <= arrival <= last]
+        first = day - timedelta(days=early)
+        unseen = [version for arrival, version in arrived.items() if first <= arrival <= last]
         assert day > watermark or (seen[day].watermark >= last and max(unseen, default=-1) <= seen[day].version)
 
 

@@ -67,17 +67,18 @@ def pieces_of(shown: dict[str, int], count: int) -> list[pl.LazyFrame]:
     ),
     shown=st.dictionaries(IDS, st.integers(0, 9), max_size=10),
     count=st.integers(1, 4),
+    early=st.integers(0, 3),
 )
 def test_every_broken_reference_is_found_and_no_other(
-    spec: Spec, rows: list[tuple[str, str, str, int]], shown: dict[str, int], count: int
+    spec: Spec, rows: list[tuple[str, str, str, int]], shown: dict[str, int], count: int, early: int
 ) -> None:
     expected = [
         (row, "orphan_event" if identity not in shown else "event_before_impression")
         for row, (identity, event, kind, at) in enumerate(rows)
-        if event != "liked" and kind != "unknown" and (identity not in shown or at < shown[identity])
+        if event != "liked" and kind != "unknown" and (identity not in shown or at < shown[identity] - early)
     ]
     events = referring(spec, events_of(rows).lazy()).collect()
-    found = find_broken_references(events, pieces_of(shown, count))
+    found = find_broken_references(events, pieces_of(shown, count), early)
     assert found.select("source_row", "reason").rows() == expected
 
 

@@ -157,7 +157,7 @@ def shown_default(name: str, field: FieldInfo) -> str:
         return f"`{{days: {default.days}}}`"
     if isinstance(default, BaseModel):
         return "see below"
-    if name in ("ingest_lag", "max_clock_skew"):
+    if name in ("ingest_lag", "max_clock_skew", "max_early"):
         return f"`{format_duration(default)}`"
     plain = list(default) if isinstance(default, tuple) else default
     return f"`{yaml.safe_dump(plain, default_flow_style=True).removesuffix('...' + chr(10)).strip()}`"

@@ -138,6 +138,9 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "duration in words": (set_to("tasks.0.window", "one day"), ("tasks.0.window", "24h", "(found 'one day')")),
     "negative duration": (set_to("split.ingest_lag", "-1h"), ("split.ingest_lag", "30m", "(found '-1h')")),
+    "negative tolerance": (set_to("source.max_early", "-1s"), ("source.max_early", "30m", "(found '-1s')")),
+    "tolerance without a unit": (set_to("source.max_early", 5), ("source.max_early",)),
+    "tolerance of days": (set_to("source.max_early", "25h"), ("`max_early` is 25h", "not differ by more than 1d")),
     "fraction of a unit": (set_to("tasks.0.window", "1.5h"), ("tasks.0.window", "whole number", "(found '1.5h')")),
     "endless duration": (set_to("tasks.0.window", "9999999d"), ("tasks.0.window", "at most 3660d", "9999999d")),
     "parent that is no task": (

@@ -15,7 +15,7 @@ from ctr_pipeline.orchestration.checks import check_results, check_specs, refuse
 from ctr_pipeline.orchestration.checks.maturity import MaturityEvidence
 from ctr_pipeline.orchestration.fingerprints import CONTRACT_TAG, TAG, FingerprintInputs, contract_fingerprint
 from ctr_pipeline.orchestration.metadata import state_rows, table
-from ctr_pipeline.orchestration.partitions import daily_partitions, past_days, training_days
+from ctr_pipeline.orchestration.partitions import daily_partitions, early_days, past_days, training_days
 from ctr_pipeline.orchestration.records import arrivals, days_of, labels_seen, newest_tags, stale_label_days
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.stages import INGEST_JOB, INGEST_STEP, LABEL_JOB, names, stage
@@ -218,7 +218,7 @@ def _require_days(instance: dg.DagsterInstance, deployment: Deployment, last: da
     horizon = -(-deployment.spec.longest_maturity // DAY_US)
     arrived = {day: version for day, version in arrivals(instance, deployment).items() if day <= last}
     _refuse(
-        stale_label_days(wanted, labels_seen(instance), arrived, last, horizon),
+        stale_label_days(wanted, labels_seen(instance), arrived, last, horizon, early_days(deployment.spec).days),
         f"labels have not seen all that arrived up to {last}",
         f"run {LABEL_JOB} of those days, or wait for the sensor late_labels",
     )

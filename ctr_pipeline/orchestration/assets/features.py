@@ -9,7 +9,7 @@ from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.engines import engine_session
 from ctr_pipeline.engines.base import intervals_of
 from ctr_pipeline.orchestration.fingerprints import TAG, FingerprintInputs
-from ctr_pipeline.orchestration.partitions import daily_partitions, history_days, partition_days
+from ctr_pipeline.orchestration.partitions import daily_partitions, early_days, history_days, partition_days
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.stages import stage
 from ctr_pipeline.orchestration.user_errors import user_errors
@@ -47,7 +47,7 @@ def feature_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             with user_errors(), engine_session(deployment.engine, deployment.data_root, environment) as engine:
                 past = max(deployment.first_day, first - reach)
                 shown = engine.scan(store, "impressions", first=past, last=last)
-                arrived = engine.scan(store, "outcome_events", first=past, last=last)
+                arrived = engine.scan(store, "outcome_events", first=past - early_days(spec), last=last)
                 interval = [first + timedelta(days=n) for n in range((last - first).days + 1)]
                 values = history_for_days(spec, shown, arrived, interval)
                 version = engine.replace_days(store, "history", values, interval, HISTORY_ORDER)

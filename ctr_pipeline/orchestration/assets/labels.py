@@ -13,7 +13,7 @@ from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.maturity import LateEvidence
 from ctr_pipeline.orchestration.fingerprints import TAG, FingerprintInputs
 from ctr_pipeline.orchestration.metadata import state_rows, table
-from ctr_pipeline.orchestration.partitions import arrival_days, daily_partitions, partition_days
+from ctr_pipeline.orchestration.partitions import arrival_days, daily_partitions, early_days, partition_days
 from ctr_pipeline.orchestration.records import EVENTS_VERSION, WATERMARK, arrival_day_watermark, arrivals
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.stages import stage
@@ -54,10 +54,11 @@ def label_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             for first, last in intervals_of(days, INTERVAL_DAYS, store.rows_by_day("impressions")):
                 labelled = label_table(
                     engine.scan(store, "impressions", None, first, last),
-                    engine.scan(store, "outcome_events", events_version, first, watermark),
+                    engine.scan(store, "outcome_events", events_version, first - early_days(spec), watermark),
                     spec.tasks,
                     end_of_day_us(watermark),
                     spec.split.ingest_lag,
+                    spec.source.max_early,
                 )
                 interval = [first + timedelta(days=n) for n in range((last - first).days + 1)]
                 version = engine.replace_days(store, "labels", labelled, interval, TABLE_ORDER)

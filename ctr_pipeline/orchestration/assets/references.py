@@ -101,7 +101,8 @@ def _find_broken(
     ):
         arrived = store.scan("outcome_events", versions["outcome_events"], first, last)
         events = referring(spec, arrived).collect()
-        broken = find_broken_references(events, _pieces(deployment, store, versions["impressions"], first, last))
+        shown = _pieces(deployment, store, versions["impressions"], first, last)
+        broken = find_broken_references(events, shown, spec.source.max_early)
         found |= _by_day(events, broken, _evaluated_from(deployment))
         quarantined.append(reference_quarantine(spec, broken))
     return found, pl.concat(quarantined)

@@ -4,7 +4,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from ctr_pipeline.deployment.deployment import Deployment
-from ctr_pipeline.orchestration.partitions import window_days
+from ctr_pipeline.orchestration.partitions import early_days, window_days
 from ctr_pipeline.orchestration.records import arrival_day_watermark, arrivals, days_of, labels_seen, stale_label_days
 
 LATE_DAYS = 7
@@ -34,7 +34,12 @@ def late_label_sensor(deployment: Deployment, job: UnresolvedAssetJobDefinition)
             return dg.SkipReason("No outcomes have been read yet.")
         shown = days_of(instance, "impressions", deployment)
         stale = stale_label_days(
-            shown, labels_seen(instance), arrived, watermark, window_days(deployment.spec) + LATE_DAYS
+            shown,
+            labels_seen(instance),
+            arrived,
+            watermark,
+            window_days(deployment.spec) + LATE_DAYS,
+            early_days(deployment.spec).days,
         )
         if not stale:
             return dg.SkipReason(f"Labels have seen everything up to {watermark}.")

@@ -181,7 +181,8 @@ def check_event_references(evidence: ReferenceEvidence) -> Outcome:
     if early:
         texts.append(
             f"Before their impression, above quality.max_quarantine_share = {max_early:.2%}: {_listed(early)}. Are the "
-            "times of both logs in one zone and unit? Correct them, or raise the limit."
+            "times of both logs in one zone and unit? Correct them, or raise the limit; where clocks differ, set "
+            "source.max_early."
         )
     passed = lost.broken + before.broken == 0
     return Outcome(
