@@ -60,7 +60,7 @@ def run(
     if json_out is not None and (json_out.is_dir() or not is_writable(json_out)):
         fail(f"--json {json_out}: cannot be written. Name a file in a folder that can.")
     from ctr_pipeline.commands.report import FAILED, REFUSED
-    from ctr_pipeline.commands.report_text import print_report
+    from ctr_pipeline.commands.report_text import print_reading, print_report
     from ctr_pipeline.commands.run import run_and_report
     from ctr_pipeline.deployment.environment import process_environment
     from ctr_pipeline.engines import require_engine
@@ -79,6 +79,8 @@ def run(
     write_json(report, json_out)
     outcome = report["outcome"]
     if outcome["status"] == FAILED:
+        # What was left out, or set aside, is often why.
+        print_reading(report, console())
         fail(outcome["reason"])
     print_report(report, console())
     if outcome["status"] == REFUSED:

@@ -10,8 +10,8 @@ FLAGGED_KEYS_SHOWN = 10
 """Keys with implausible labels that are printed."""
 
 
-def print_report(report: dict[str, Any], console: Console) -> None:
-    """Prints the report for a person."""
+def print_reading(report: dict[str, Any], console: Console) -> None:
+    """Prints what was read, and what was not."""
     days = report["days"]
     console.print(f"\n[bold]{report['spec']['name']}[/]  {days['first']} to {days['last']}", highlight=False)
     for name, rows in report["rows"].items():
@@ -26,6 +26,11 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         console.print(f"  events that no task uses: {listed}", markup=False, highlight=False, soft_wrap=True)
     for remark in report.get("remarks", []):
         console.print(f"  {remark}", markup=False, highlight=False, soft_wrap=True)
+
+
+def print_report(report: dict[str, Any], console: Console) -> None:
+    """Prints the report for a person."""
+    print_reading(report, console)
     for found, render in (("labels", _label_table), ("split", _split_table)):
         if report[found]:
             console.print(render(report))

@@ -32,6 +32,7 @@ def identity_hash(raw: str | None, hashed: str | None, option: str, key: "Callab
     Raises:
         IdentityError: not exactly one is given, or the hash is none.
     """
+    from ctr_pipeline.sources.canonical import BLANKS
     from ctr_pipeline.sources.pseudonyms import PSEUDONYM_LENGTH
 
     if (raw is None) == (hashed is None):
@@ -43,7 +44,7 @@ def identity_hash(raw: str | None, hashed: str | None, option: str, key: "Callab
                 f"For an id of the log use --{option}."
             )
         return hashed
-    text = (sys.stdin.readline() if raw == _STDIN else raw or "").strip()
+    text = (sys.stdin.readline() if raw == _STDIN else raw or "").strip(BLANKS)
     if not text:
         raise IdentityError(f"--{option}: the id is empty.")
     return pseudonym_of(text, key())

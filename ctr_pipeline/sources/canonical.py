@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-_TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
+TRUE, FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
+"""Texts that are truth values."""
 BLANKS = " \t\r\n\v\f"
 """What is cut off around a text."""
 
@@ -47,9 +48,9 @@ def _text_of_text(value: pl.Expr) -> pl.Expr:
     text = value.str.strip_chars(BLANKS)
     number = text.str.replace(_WHOLE, "${1}").replace("-0", "0")
     return (
-        pl.when(text.is_in(_TRUE))
+        pl.when(text.is_in(TRUE))
         .then(pl.lit("true"))
-        .when(text.is_in(_FALSE))
+        .when(text.is_in(FALSE))
         .then(pl.lit("false"))
         .when(text != "")
         .then(number)
@@ -71,6 +72,11 @@ def is_rounded(value: pl.Expr, kind: pl.DataType) -> pl.Expr | None:
         return None
     text = value.str.strip_chars(BLANKS)
     large = text.str.contains(_FLOAT) & (text.cast(pl.Float64, strict=False).abs() >= _EXACT)
-    # 1.7721e+09: the last five digits were cut off.
-    decimals = text.str.extract(_DECIMALS).str.len_chars().cast(pl.Int64)
-    return large | (text.str.extract(_EXPONENT).cast(pl.Int64, strict=False) > decimals).fill_null(False)
+    return large | lacks_digits(value)
+
+
+def lacks_digits(text: pl.Expr) -> pl.Expr:
+    """Whether a text is a number whose last digits before the point were cut off, as in ``1.7721e+09``."""
+    number = text.str.strip_chars(BLANKS)
+    decimals = number.str.extract(_DECIMALS).str.len_chars().cast(pl.Int64)
+    return (number.str.extract(_EXPONENT).cast(pl.Int64, strict=False) > decimals).fill_null(False)

@@ -6,6 +6,7 @@ from datetime import date
 
 import polars as pl
 
+from ctr_pipeline.sources.canonical import is_rounded, lacks_digits
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.files import LogFile
 from ctr_pipeline.sources.rows import Schema, Select, raw, read_rows
@@ -305,6 +306,13 @@ def rank_rows(order: Order, files: Sequence[LogFile], declared: Mapping[str, str
                 f"{file.path}: column `{order.column}` has type {kind}, which orders nothing. "
                 "Name a column of numbers, times or text in `impression.order.column`."
             )
+        rounded = rows.frame.filter(_is_rounded(order.column, kind)).height
+        if rounded:
+            raise SourceError(
+                f"{file.path}: {rounded} values of column `{order.column}` are rounded (32-bit floats from 16777216 on, or "
+                "texts such as 1.7721e+09), so the order of their rows is lost. Write the column as integers, 64-bit "
+                "floats or texts with all digits."
+            )
         value = rows.frame.select(
             pl.lit(file.index, pl.Int32).alias("file"), ROW, raw(order.column).alias("value")
         ).filter(_is_ordering(kind))
@@ -317,6 +325,14 @@ def rank_rows(order: Order, files: Sequence[LogFile], declared: Mapping[str, str
     timed = ranked.select("file", ROW, time.alias(TS))
     by_file = {file.index: timed.filter(pl.col("file") == file.index).drop("file") for file in files}
     return Ranks(order, timed.height, by_file)
+
+
+def _is_rounded(column: str, kind: pl.DataType) -> pl.Expr:
+    if kind == pl.String:
+        return lacks_digits(raw(column))
+    # Whole numbers that a 64-bit float rounds are microseconds and less apart from each other, as times.
+    rounded = is_rounded(raw(column), kind) if kind == pl.Float32 else None
+    return pl.lit(False) if rounded is None else rounded
 
 
 def _is_ordering(kind: pl.DataType) -> pl.Expr:

@@ -10,6 +10,7 @@ from typing import IO
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.formats import ENDINGS, Format, ending_of, format_of, is_compressed
 from ctr_pipeline.sources.listing import ListedFile, listed_file
+from ctr_pipeline.sources.partition_folders import folder_values
 from ctr_pipeline.spec.source import LogFiles
 
 Files = Sequence[Path | ListedFile]
@@ -40,6 +41,11 @@ class LogFile:
     def path(self) -> Path:
         """Where the file lies."""
         return self.listed.path
+
+    @property
+    def folders(self) -> dict[str, str | None]:
+        """Columns in the names of the folders that the file lies in."""
+        return folder_values(self.path)
 
     @property
     def name(self) -> str:

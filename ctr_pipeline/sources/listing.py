@@ -8,6 +8,7 @@ changes meanwhile is refused.
 import glob
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,9 +16,12 @@ from pathlib import Path
 
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.formats import ENDINGS, format_of
+from ctr_pipeline.sources.lake_folders import is_delta, live_files, refuse_other_tables, refuse_part_of_table
 from ctr_pipeline.spec.source import LogFiles
 
 _HIDDEN = (".", "_")
+_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+"""As of object storage: s3://, gs://, abfss://, https://. A path loses its second slash."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,6 +135,12 @@ def list_files(log: LogFiles, base: Path, overrides: Sequence[Path] = ()) -> Lis
     Raises:
         SourceError: a path does not exist, a folder or glob has no log file, or no path is declared.
     """
+    for name in [str(path) for path in overrides] or log.paths:
+        if _ADDRESS.match(name):
+            raise SourceError(
+                f"{name}: is an address, and only local paths are read. Copy the files, or mount what holds them, and name "
+                "that folder."
+            )
     patterns = [Path(path).expanduser() for path in overrides] or [base / Path(path).expanduser() for path in log.paths]
     if not patterns:
         raise SourceError(
@@ -190,6 +200,7 @@ def _at(path: Path, log: LogFiles, left_out: dict[str, str], label: str, below: 
         return
     if not stat.S_ISREG(mode):
         raise SourceError(f"{path}: this is a device, pipe or socket. Name a file or a folder.")
+    refuse_part_of_table(path.absolute())
     yield path.absolute(), label
 
 
@@ -206,6 +217,13 @@ def _below(folder: Path, log: LogFiles, left_out: dict[str, str], prefix: str) -
     none_found, seen = True, set[tuple[int, int]]()
     _is_new(folder.resolve(), seen)
     for place, names, found in os.walk(folder, onerror=_refuse_folder, followlinks=True):
+        refuse_other_tables(Path(place), names)
+        if is_delta(Path(place)):
+            for path in live_files(Path(place)):
+                none_found = False
+                yield path, prefix + path.relative_to(folder.absolute()).as_posix()
+            names.clear()
+            continue
         names[:] = sorted(name for name in names if not name.startswith(_HIDDEN) and _is_new(Path(place, name), seen))
         for name in sorted(found):
             path = Path(place, name)

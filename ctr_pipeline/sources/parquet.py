@@ -9,11 +9,14 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as arrow_parquet
 
+from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.files import LogFile
 from ctr_pipeline.sources.text import ROW
 
 
-def scan_parquet(file: LogFile, columns: Collection[str]) -> tuple[pl.LazyFrame, dict[str, pl.DataType]]:
+def scan_parquet(
+    file: LogFile, columns: Collection[str], declared: Collection[str]
+) -> tuple[pl.LazyFrame, dict[str, pl.DataType]]:
     """The rows of a file with their numbers in ROW, and the type of each stored column.
 
     Two kinds of time stamps are instants, whatever the zone of the log: INT96, which Spark, Hive and Impala write in
@@ -22,6 +25,10 @@ def scan_parquet(file: LogFile, columns: Collection[str]) -> tuple[pl.LazyFrame,
     Args:
         file: The file.
         columns: The columns that will be needed.
+        declared: All columns that the spec names in this log.
+
+    Raises:
+        SourceError: a declared column is there more than once.
     """
     source: Path | io.BytesIO = file.path
     if file.compressed:
@@ -31,6 +38,15 @@ def scan_parquet(file: LogFile, columns: Collection[str]) -> tuple[pl.LazyFrame,
     leaves = (footer.schema.column(place) for place in range(len(footer.schema)))
     unmarked = {leaf.path for leaf in leaves if leaf.physical_type == "INT96"}
     known = pa.schema([_instant(field, unmarked) for field in footer.schema_arrow])
+    names = footer.schema_arrow.names
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        needed = next((name for name in declared if name in repeated), None)
+        if needed is not None:
+            raise SourceError(
+                f"{file.path}: column `{needed}` is there {names.count(needed)} times. Rename all but one."
+            )
+        return _by_arrow(footer, pa.schema([field for field in known if field.name not in repeated]), columns)
     other = [field.name for field, own in zip(known, footer.schema_arrow, strict=True) if field.type != own.type]
     if set(other) > unmarked or any("." in path for path in unmarked):
         return _by_arrow(footer, known, columns)

@@ -175,7 +175,7 @@ def _refuse_wrong_columns(
         # Rows may have failed an earlier check first: count this one by itself.
         if values.height < ENOUGH_TO_JUDGE or not values.select(check.broken.fill_null(False).all()).item():
             continue
-        if check.reason in ("bad_time", "future_time") and rows.total > rows.frame.height:
+        if check.reason in ("bad_time", "inexact_time", "future_time") and rows.total > rows.frame.height:
             # Only unusable times and those of the asked days were read; the others of the file are in order.
             continue
         example = _example(check.column, values, rows, private)

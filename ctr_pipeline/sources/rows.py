@@ -110,15 +110,17 @@ def _read_parquet(
     declared: Mapping[str, str],
     lists: Mapping[str, str | None],
 ) -> Rows:
-    scan, stored = scan_parquet(file, columns)
+    scan, stored = scan_parquet(file, columns, declared)
     total = int(scan.select(pl.len()).collect().item())
     found = {name: column for name in columns if (column := stored_column(name, stored)) is not None}
+    in_folders = _in_folders(file, [name for name in declared if stored_column(name, stored) is None])
+    found |= {name: (value, pl.String()) for name, value in in_folders.items() if name in columns}
     if total == 0 and _has_peers(file):
         # An hour without traffic: writers leave out the types, or even the columns.
         absent = _untyped(columns, lists)
         found |= {name: (pl.lit(None, kind), kind) for name, kind in absent.items() if name not in found}
     else:
-        _check_columns(file, declared, schema_paths(stored))
+        _check_columns(file, declared, [*schema_paths(stored), *in_folders])
     as_text = {
         name: value.map_batches(utf8, return_dtype=pl.String) if kind == pl.Binary else value.cast(pl.String)
         for name, (value, kind) in found.items()
@@ -178,17 +180,19 @@ def _read_text(
     refuse_other_kinds(file)
     if is_blank(file) and _has_peers(file):
         return _without_rows(columns, select, lists or {})
-    names = list(columns)
+    in_file = csv_header(file) if file.format == "csv" else ndjson_keys(file) if file.folders else list(columns)
+    in_folders = _in_folders(file, [name for name in declared if name not in in_file])
+    names = [name for name in columns if name not in in_folders]
     stored: dict[str, pl.DataType] = dict.fromkeys(names, pl.String())
     if file.format == "csv":
-        header = csv_header(file)
-        _check_columns(file, declared, header)
+        _check_columns(file, declared, [*in_file, *in_folders])
         batches = csv_batches(file, names)
     else:
         arrays = _arrays(file, lists)
         stored |= dict.fromkeys(arrays, pl.List(pl.String))
         batches = ndjson_batches(file, names, arrays)
     known = {name: (pl.col(name), kind) for name, kind in stored.items()}
+    known |= {name: (value, pl.String()) for name, value in in_folders.items() if name in columns}
     known |= {name: as_lists(*known[name], separator, file.null_values) for name, separator in lists.items()}
     schema: Schema = {name: kind for name, (_, kind) in known.items()}
     renamed = [pl.col(ROW), *(value.alias(RAW + name) for name, (value, _) in known.items())]
@@ -206,6 +210,11 @@ def _read_text(
     lines = pl.concat(malformed)
     _refuse_without_rows(file, lines, total)
     return Rows(pl.concat(kept), lines, schema, total)
+
+
+def _in_folders(file: LogFile, absent: Collection[str]) -> dict[str, pl.Expr]:
+    """Those of the columns that the file lacks which stand in the names of its folders."""
+    return {name: pl.lit(file.folders[name], pl.String) for name in absent if name in file.folders}
 
 
 def _arrays(file: LogFile, lists: Mapping[str, str | None]) -> list[str]:

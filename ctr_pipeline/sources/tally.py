@@ -7,6 +7,16 @@ import polars as pl
 
 from ctr_pipeline.sources.quarantine import QUARANTINE_SCHEMA, ReadResult
 
+_NOTICES = {
+    "clock_skew": "received before they happened, within source.max_clock_skew",
+    "repeated_hour": "at a local time that occurs twice",
+    "empty_file": "files without a row",
+    "other_traffic": "of traffic that is neither random nor production",
+    "cut_lists": "with a list longer than its max_length",
+    "duplicate_event": "events stated again",
+}
+"""What each notice counts: rows, unless it says otherwise."""
+
 
 class ReadTally:
     """Where the rows of a log went, over all intervals that were read so far."""
@@ -48,6 +58,11 @@ class ReadTally:
         self.undated += result.undated
         # Each interval looks through the whole log.
         self.rows_in_log = max(self.rows_in_log, result.rows_in_log)
+
+    def remarks(self, table: str) -> list[str]:
+        """What a person should know of the rows that were kept: see the field ``notices`` of a ReadResult."""
+        found = [f"{_NOTICES.get(notice, notice)}: {count:,}" for notice, count in self.notices.items() if count]
+        return [f"{table}: {'; '.join(found)}."] if found else []
 
     def quarantined_by_day(self) -> dict[date, int]:
         """Quarantined rows by day."""

@@ -299,11 +299,27 @@ def _objects(
     def known(value: pl.Expr) -> pl.Expr:
         return pl.when(~value.is_in(["", *null_values])).then(value)
 
+    decoded = _with_rounded(decoded, good["line"], [column for column in columns if column not in lists])
     frame = decoded.with_columns(
         (pl.col(column).list.eval(known(pl.element())) if column in lists else known(pl.col(column))).alias(column)
         for column in columns
     )
     return _set_apart(frame.with_columns(good[ROW]), columns, pl.lit(False), malformed.cast(MALFORMED))
+
+
+_LARGE_FLOAT = r"[0-9]\.[0-9]+[eE]\+?[0-9]{2}|[0-9]{16}\.[0-9]"
+
+
+def _with_rounded(decoded: pl.DataFrame, lines: pl.Series, columns: Sequence[str]) -> pl.DataFrame:
+    """``decoded`` with the text of each large float as the line has it: decoding writes it out as a whole number."""
+    places = lines.str.contains(_LARGE_FLOAT).arg_true()
+    contents = [json.loads(line) for line in lines.gather(places)]
+    for column in columns:
+        found = [(at, value_at(content, column)) for at, content in zip(places, contents, strict=True)]
+        large = {at: repr(value) for at, value in found if isinstance(value, float) and abs(value) >= 2**53}
+        if large:
+            decoded = decoded.with_columns(decoded[column].scatter(list(large), list(large.values())))
+    return decoded
 
 
 def _decode_each(lines: pl.Series, keys: Keys) -> tuple[pl.DataFrame, pl.Series]:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ctr_pipeline.sources.canonical import declared_texts, is_rounded, text_of
+from ctr_pipeline.sources.canonical import FALSE, TRUE, declared_texts, is_rounded, lacks_digits, text_of
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, raw
@@ -13,7 +13,6 @@ from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
 from ctr_pipeline.spec.source import Traffic
 from ctr_pipeline.spec.tasks import Label
 
-_TRUE, _FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
 _TRIVIAL = 0.01
 """Share of rows up to which values that another setting explains are taken for wrong rows."""
 _LARGEST = 3.4e38
@@ -97,7 +96,7 @@ def number(column: str, kind: pl.DataType, where: str) -> tuple[pl.Expr, pl.Expr
     value = raw(column)
     if kind == pl.String:
         text = value.str.strip_chars()
-        flag = pl.when(text.is_in(_TRUE)).then(1.0).when(text.is_in(_FALSE)).then(0.0)
+        flag = pl.when(text.is_in(TRUE)).then(1.0).when(text.is_in(FALSE)).then(0.0)
         parsed = pl.coalesce(text.cast(pl.Float64, strict=False), flag)
         return parsed, (text != "") & parsed.is_null()
     if kind == pl.Boolean or kind.is_numeric() or kind == pl.Null:
@@ -160,7 +159,14 @@ def time_value(column: str, kind: pl.DataType, where: str, form: TimeForm, secon
     """
     if not is_time_type(kind):
         raise _wrong_type(where, column, kind, "times")
-    return parse_time(raw(column), kind, form.unit, form.zone, form.format_of(column), second)
+    if kind == pl.Float32:
+        raise SourceError(
+            f"{where}: column `{column}` has type {kind}, and the spec uses it for times: one float32 stands for half a "
+            "minute and more of them, so their order is lost. Write the column as integers, 64-bit floats or timestamps."
+        )
+    declared = form.format_of(column)
+    parsed = parse_time(raw(column), kind, form.unit, form.zone, declared, second)
+    return pl.when(~lacks_digits(raw(column))).then(parsed) if kind == pl.String and declared is None else parsed
 
 
 def time_checks(
@@ -175,8 +181,18 @@ def time_checks(
         column=column,
         unreadable=True,
     )
+    checks: tuple[Check, ...] = (bad,)
+    if kind == pl.String and form.format_of(column) is None:
+        rounded = Check(
+            broken=lacks_digits(raw(column)),
+            reason="inexact_time",
+            rule=f"`{column}` holds whole times; of one such as 1.7721e+09 the last digits were cut off",
+            column=column,
+            unreadable=True,
+        )
+        checks = (rounded, bad)
     missing = Check(broken=~given, reason="missing_time", rule=f"each row has a time in `{column}`", column=column)
-    return (missing, bad) if required else (bad,)
+    return (missing, *checks) if required else checks
 
 
 def future_check(column: str, broken: pl.Expr, rule: str | None = None) -> Check:

@@ -129,7 +129,7 @@ def _ingest(
             "rows_ignored": tally.ignored,
             "quarantine_reasons": dict(evidence.reasons),
             **{f"notice/{notice}": rows for notice, rows in tally.notices.items()},
-            REMARKS: [*logs.remarks, *([kept_remark(table, gone)] if gone else [])],
+            REMARKS: [*logs.remarks, *([kept_remark(table, gone)] if gone else []), *tally.remarks(table)],
             "delta_version": version,
             "quarantine_delta_version": quarantine_version,
         },

@@ -1,0 +1,79 @@
+"""Folders that are tables: which of their files are live is written in a log of the table, not in the folder."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from ctr_pipeline.sources.errors import SourceError, listed
+from ctr_pipeline.sources.partition_folders import folder_values
+
+DELTA_LOG = "_delta_log"
+"""Folder that makes the folder it lies in a Delta table."""
+
+_READABLE_FEATURES = frozenset({"timestampNtz"})
+"""Features of Delta tables that do not change which rows of its files are live, or what their columns are called."""
+
+
+def is_delta(folder: Path) -> bool:
+    """Whether a folder is a Delta table."""
+    return (folder / DELTA_LOG).is_dir()
+
+
+def live_files(folder: Path) -> Iterator[Path]:
+    """The files of the newest version of a Delta table, in order of path. Files of deleted rows are none of them.
+
+    Raises:
+        SourceError: the table cannot be opened, or its files alone do not determine its rows.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        table = DeltaTable(str(folder))
+        protocol, uris, partitions = table.protocol(), table.file_uris(), table.metadata().partition_columns
+    except (DeltaError, OSError, ValueError) as error:
+        raise SourceError(
+            f"{folder}: is a Delta table ({DELTA_LOG}), but cannot be opened ({type(error).__name__}). Restore its log, or "
+            "write the table out as Parquet files and name those."
+        ) from None
+    others = sorted(set(protocol.reader_features or ()) - _READABLE_FEATURES)
+    if protocol.min_reader_version == 2:
+        others.append("columnMapping")
+    if others:
+        raise SourceError(
+            f"{folder}: is a Delta table with {listed(others)}, so its files alone are not its rows. Write the table out as "
+            "Parquet files and name those, or rewrite it without (REORG TABLE … APPLY (PURGE) removes deletion vectors)."
+        )
+    for path in sorted(Path(uri) for uri in uris):
+        unnamed = [name for name in partitions if name not in folder_values(path)]
+        if unnamed:
+            raise SourceError(
+                f"{path}: belongs to a Delta table that is partitioned by {listed(unnamed)}, but lies in no folder of "
+                "that name. Write the table out as Parquet files that have the column, and name those."
+            )
+        yield path
+
+
+def refuse_other_tables(folder: Path, names: Sequence[str]) -> None:
+    """Raises SourceError when the folder, whose sub-folders are ``names``, is a table of another kind."""
+    kind = None
+    if ".hoodie" in names:
+        kind = "Hudi"
+    elif "metadata" in names and any((folder / "metadata").glob("*.metadata.json")):
+        kind = "Iceberg"
+    if kind is not None:
+        raise SourceError(
+            f"{folder}: is {'an' if kind == 'Iceberg' else 'a'} {kind} table, and these are not read: its folder also "
+            "holds files of deleted and replaced rows. Write the table out as Parquet files, and name those."
+        )
+
+
+def refuse_part_of_table(path: Path) -> None:
+    """Raises SourceError when ``path`` is a file of a Delta table: read by itself, deleted rows would come back."""
+    for folder in path.parents:
+        if is_delta(folder):
+            raise SourceError(
+                f"{path}: is a file of the Delta table {folder}, and may hold rows that were deleted. Name the folder of "
+                "the table."
+            )
+        if "=" not in folder.name:
+            return
