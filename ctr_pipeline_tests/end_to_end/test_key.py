@@ -49,6 +49,9 @@ def test_a_new_key_reads_all_days_again_and_forgotten_users_have_to_be_named_aga
     root = tmp_path / "data"
     first = run(OLD, "run", "--spec", spec, "--data-root", root, expect=2)
     assert "too short to split" in first.stderr
+    # What was read is printed, although the run failed.
+    assert "impressions: " in first.stdout
+    assert " rows in, " in first.stdout
     assert "another one than" not in first.stderr
     before = Lake(root / "lake").scan("impressions").collect()
     raw = pl.read_parquet(tmp_path / "simulated_logs" / "*" / "impressions" / "*.parquet")["user_id"].mode()[0]

@@ -1,0 +1,200 @@
+"""What a user reads when a spec declares its logs wrongly: files, columns, times, labels; the field, the value, the remedy."""
+
+import pytest
+
+from ctr_pipeline_tests.spec.changes import Change, require_message, set_to, without
+
+CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "id not mentioned": (without("impression.id"), ("impression.id: required, but absent",)),
+    "feature called as the weight of rows": (
+        lambda c: (set_to("features.dense.0.name", "weight")(c), set_to("impression.weight", "load")(c)),
+        ("feature names weight are used by the pipeline", "another `name`"),
+    ),
+    "hashed weight": (
+        lambda c: (set_to("impression.weight", "load")(c), set_to("privacy.pseudonymise", ["load"])(c)),
+        ("`privacy.pseudonymise` names load, whose values the pipeline has to read",),
+    ),
+    "negative tolerance": (set_to("source.max_early", "-1s"), ("source.max_early", "30m", "(found '-1s')")),
+    "tolerance without a unit": (set_to("source.max_early", 5), ("source.max_early",)),
+    "tolerance of days": (set_to("source.max_early", "25h"), ("`max_early` is 25h", "not differ by more than 1d")),
+    "two clocks": (
+        set_to("impression.order", {"column": "row", "rows_per_day": 10}),
+        ("impression: declare exactly one of `time` (a clock) and `order`", "found both"),
+    ),
+    "no clock": (without("impression.time"), ("declare exactly one of `time`", "found neither")),
+    "two kinds of label": (
+        set_to("tasks.0.label.column", "clicked"),
+        ("tasks.0.label: declare exactly one of `event`, `column` and `time_column`; found event and column",),
+    ),
+    "no label": (set_to("tasks.0.label", {}), ("tasks.0.label", "found none")),
+    "closed_by without a time column": (
+        set_to("tasks.0.label.closed_by", ["declined"]),
+        ("tasks.0.label: `closed_by` ['declined'] goes with `time_column`, and the label has `event`",),
+    ),
+    "a quote of two characters": (
+        set_to("source.impressions.quote", "''"),
+        ("source.impressions", "`quote` is one ASCII character"),
+    ),
+    "a line break as quote": (set_to("source.impressions.quote", "\n"), ("`quote` is one ASCII character",)),
+    "a letter as escape": (set_to("source.impressions.escape", "e"), ("`escape` is one ASCII character",)),
+    "an empty escape": (set_to("source.impressions.escape", ""), ("`escape` is one character; remove it",)),
+    "the separator as quote": (
+        set_to("source.impressions.quote", ","),
+        ("`quote` and `separator` are both ','",),
+    ),
+    "the separator as escape": (
+        set_to("source.events.0", {"separator": "|", "escape": "|"}),
+        ("source.events.0", "`escape` and `separator` are both '|'"),
+    ),
+    "the quote as escape": (
+        set_to("source.impressions", {"quote": "'", "escape": "'"}),
+        ("`escape` and `quote` are both",),
+    ),
+    "the quote of most files as escape": (
+        set_to("source.impressions.escape", '"'),
+        ("`escape` is the quote itself: remove it",),
+    ),
+    "an escape without quotes": (
+        set_to("source.impressions", {"quote": "", "escape": "\\"}),
+        ("`escape` holds within quoted texts, and `quote` is empty",),
+    ),
+    "empty separator": (
+        set_to("features.categorical.0.list", {"separator": ""}),
+        ("features.categorical.0.list.separator",),
+    ),
+    "no event log": (
+        without("source.events"),
+        ("tasks click, order read events, but `source.events` declares no event log: add one",),
+    ),
+    "events that nothing can join": (
+        set_to("impression.id", None),
+        ("tasks click, order read events, which join by `impression.id`",),
+    ),
+    "event logs of one name": (
+        set_to("source.events", [{"paths": ["a.csv"]}, {"paths": ["b.csv"]}]),
+        ("source: event logs need different names", "outcome_events", "give each a `name`"),
+    ),
+    "unknown incident": (
+        set_to("source", {"simulator": {"incidents": [{"kind": "fire", "day": "2026-01-02"}]}}),
+        ("source.simulator.incidents.0: set `kind` to one of 'click_log_outage'", "(found 'fire')"),
+    ),
+    "incident outside the period": (
+        set_to("source", {"simulator": {"incidents": [{"kind": "late_burst", "day": "2030-01-02"}]}}),
+        ("source.simulator: ", "late_burst on 2030-01-02 is outside the period 2026-01-01 to 2026-02-21"),
+    ),
+    "simulator and files": (
+        set_to("source.simulator", {}),
+        ("source: `simulator` and file paths exclude each other", "impressions.parquet"),
+    ),
+    "unknown time zone": (
+        set_to("time_zone", "Mars/Olympus"),
+        ("time_zone: 'Mars/Olympus' is no IANA time zone such as UTC or Europe/Amsterdam",),
+    ),
+    "unknown time zone of a log": (
+        set_to("source.impressions.time_zone", "CEST"),
+        ("source.impressions.time_zone: 'CEST' is no IANA time zone",),
+    ),
+    "unknown time format": (
+        set_to("impression.time_format", "%d/%m/%Y %Q"),
+        ("impression.time_format: `%Q` is no directive of a time format",),
+    ),
+    "time format without a year": (
+        set_to("impression.time_format", "%d/%m %H:%M"),
+        ("impression.time_format", "no year"),
+    ),
+    "time format that is a word": (set_to("impression.time_format", "iso"), ("it has no year: write `%Y`",)),
+    "time format with the name of a zone": (
+        set_to("impression.time_format", "%Y-%m-%d %H:%M %Z"),
+        ("`%Z` stands for the name of a zone", "`time_zone`"),
+    ),
+    "time format with half a clock": (
+        set_to("impression.time_format", "%d/%m/%Y %I:%M"),
+        ("`%I` is an hour of 12: add `%p`",),
+    ),
+    "time format with a bare fraction": (
+        set_to("impression.time_format", "%d/%m/%Y %H:%M:%S,%f"),
+        ("`%f` stands right after a point",),
+    ),
+    "time format that is a number": (set_to("impression.time_format", 14), ("a format such as '%d/%m/%Y %H:%M'",)),
+    "time format of no time column": (
+        set_to("impression.time_format", {"price": "%d/%m/%Y"}),
+        ("`time_format` of impression names 'price', which is no time column",),
+    ),
+    "unknown unit of a time offset": (
+        set_to("impression.time_offset", {"column": "lead", "unit": "w"}),
+        ("impression.time_offset.unit", "'d'", "(found 'w')"),
+    ),
+    "time offset without a time": (
+        set_to(
+            "impression",
+            {"id": None, "order": {"column": "n", "rows_per_day": 9}, "time_offset": {"column": "n", "unit": "d"}},
+        ),
+        ("`time_offset` moves the time in `time`",),
+    ),
+    "empty time zone": (set_to("time_zone", ""), ("time_zone: '' is no IANA time zone",)),
+    "unknown time unit": (set_to("impression.time_unit", "min"), ("impression.time_unit", "'ms'", "(found 'min')")),
+    "unknown format": (
+        set_to("source.impressions.format", "xlsx"),
+        ("source.impressions.format", "'parquet', 'csv' or 'ndjson'", "(found 'xlsx')"),
+    ),
+    "days the wrong way round": (
+        set_to("days", {"first": "2026-02-01", "last": "2026-01-01"}),
+        ("days: `last` 2026-01-01 is before `first` 2026-02-01",),
+    ),
+    "no date": (set_to("days.first", "soon"), ("days.first", "date", "(found 'soon')")),
+    "traffic that is both": (
+        set_to("impression.traffic.production", ["random"]),
+        ("impression.traffic: values ['random'] are both `random` and `production`",),
+    ),
+    "traffic that is nothing": (
+        set_to("impression.traffic.random", []),
+        ("impression.traffic.random", "at least 1 item"),
+    ),
+    "first position without a position": (
+        lambda c: (set_to("impression.first_position", 0)(c), without("impression.position")(c)),
+        ("`first_position` 0 says how `position` counts: name that column",),
+    ),
+    "negative first position": (
+        set_to("impression.first_position", -1),
+        ("impression.first_position", "greater than or equal to 0", "(found -1)"),
+    ),
+    "positive values of an event": (
+        set_to("tasks.0.label.positive", ["Yes"]),
+        ("tasks.0.label: `positive` says how the values of `column` are read",),
+    ),
+    "counts of an event": (
+        set_to("tasks.0.label.counts", "positive"),
+        ("tasks.0.label: `counts` says how the values of `column` are read",),
+    ),
+    "negative values of an event": (
+        set_to("tasks.0.label.negative", ["No"]),
+        ("tasks.0.label: `negative` says how the values of `column` are read",),
+    ),
+    "negative values alone": (
+        set_to("tasks.0.label", {"column": "clicked", "negative": ["No"]}),
+        ("tasks.0.label: `negative` ['No'] goes with `positive`",),
+    ),
+    "a value that is positive and negative": (
+        set_to("tasks.0.label", {"column": "clicked", "positive": ["Yes", 1], "negative": ["No", 1]}),
+        ("tasks.0.label: values [1] are both `positive` and `negative`",),
+    ),
+    "counts beside positive values": (
+        set_to("tasks.0.label", {"column": "clicked", "positive": ["Yes"], "counts": "positive"}),
+        ("tasks.0.label: declare one of `counts` and `positive`; found both",),
+    ),
+    "unknown policy for counts": (
+        set_to("tasks.0.label", {"column": "clicked", "counts": "drop"}),
+        ("tasks.0.label.counts", "'positive'", "(found 'drop')"),
+    ),
+    "hashed number": (
+        set_to("privacy.pseudonymise", ["price"]),
+        ("numeric feature 'price' reads column 'price', which is replaced by a keyed hash", "features.categorical"),
+    ),
+    "user id as a number": (set_to("features.dense.0.column", "user_id"), ("column 'user_id'", "keyed hash")),
+    "hashed time": (set_to("privacy.pseudonymise", ["ts"]), ("`privacy.pseudonymise` names ts", "only ids")),
+}
+
+
+@pytest.mark.parametrize(("change", "parts"), CASES.values(), ids=CASES.keys())
+def test_message_names_field_value_and_remedy(change: Change, parts: tuple[str, ...]) -> None:
+    require_message(change, parts)
