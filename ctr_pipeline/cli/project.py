@@ -79,8 +79,9 @@ def run(
     write_json(report, json_out)
     outcome = report["outcome"]
     if outcome["status"] == FAILED:
-        # What was left out, or set aside, is often why.
-        print_reading(report, console())
+        # What was left out, or set aside, is often why. A table that was not read has no rows.
+        read = {name: rows for name, rows in report["rows"].items() if rows["in"]}
+        print_reading(report | {"rows": read}, console())
         fail(outcome["reason"])
     print_report(report, console())
     if outcome["status"] == REFUSED:

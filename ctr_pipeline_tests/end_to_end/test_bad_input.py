@@ -221,7 +221,9 @@ def test_negatives_of_an_outage_that_has_ended_are_left_out_and_counted(
     """When the test began the shop had been silent for two days; it sends again, so that the test itself is whole."""
     day = pl.col("time").dt.day()
     write_two_logs(shop.folder, log, ~day.is_in([6, 7]))
-    shop.run(log, TWO_LOGS)
+    # A model whose calibration slice has no outcomes is made, and must not be served.
+    said = shop.run(log, TWO_LOGS, expect=3)
+    assert "training_dataset.both_classes: buy: the calibration part" in said
     split = json.loads((shop.folder / "out.json").read_text(encoding="utf-8"))["split"]
     assert split["test"]["first"][:10] == "2026-03-08"
     left_out = {name: found["awaiting_data"] for name, found in split.items()}
