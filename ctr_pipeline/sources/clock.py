@@ -274,6 +274,8 @@ class Ranks:
     def checks(self, schema: Schema) -> tuple[Check, ...]:
         """Each row has a value that orders it."""
         column = self.order.column
+        if column is None:
+            return ()
         given = is_given(column, schema[column])
         return (
             Check(broken=~given, reason="missing_time", rule=f"each row has a value in `{column}`", column=column),
@@ -290,41 +292,50 @@ def rank_rows(order: Order, files: Sequence[LogFile], declared: Mapping[str, str
     """Reads the order column of all files and gives each row its day and time.
 
     Args:
-        order: Names the column that orders the rows.
+        order: Names the column that orders the rows; where it names none, they stand in order, file by file.
         files: The files of the log.
         declared: All columns that the spec names in this log.
 
     Raises:
         SourceError: the column cannot order rows, or a file cannot be read.
     """
-    parts = []
-    for file in files:
-        rows = read_rows(file, {order.column: "impression.order.column"}, lambda lazy, _: lazy, declared)
-        kind = rows.schema[order.column]
-        if kind.is_nested() or kind in (pl.Boolean, pl.Object):
-            raise SourceError(
-                f"{file.path}: column `{order.column}` has type {kind}, which orders nothing. "
-                "Name a column of numbers, times or text in `impression.order.column`."
-            )
-        rounded = rows.frame.filter(_is_rounded(order.column, kind)).height
-        if rounded:
-            raise SourceError(
-                f"{file.path}: {rounded} values of column `{order.column}` are rounded (32-bit floats from 16777216 on, or "
-                "texts such as 1.7721e+09), so the order of their rows is lost. Write the column as integers, 64-bit "
-                "floats or texts with all digits."
-            )
-        value = rows.frame.select(
-            pl.lit(file.index, pl.Int32).alias("file"), ROW, raw(order.column).alias("value")
-        ).filter(_is_ordering(kind))
-        if value.height:
-            parts.append(value)
-    ranked = _sorted(parts)
+    column = order.column
+    parts = [_stored_order(file, declared) if column is None else _by_column(file, column, declared) for file in files]
+    ranked = _sorted([part for part in parts if part.height] or parts[:1])
     place = pl.int_range(pl.len(), dtype=pl.Int64)
     day, slot = place // order.rows_per_day, place % order.rows_per_day
     time = day_start(order.first_day) + day * DAY_US + slot * DAY_US // order.rows_per_day
     timed = ranked.select("file", ROW, time.alias(TS))
     by_file = {file.index: timed.filter(pl.col("file") == file.index).drop("file") for file in files}
     return Ranks(order, timed.height, by_file)
+
+
+def _stored_order(file: LogFile, declared: Mapping[str, str]) -> pl.DataFrame:
+    """``file``, ROW and an equal ``value`` of each row. Any column will do: what a row is does not depend on it."""
+    column = next(iter(declared))
+    rows = read_rows(file, {column: declared[column]}, lambda lazy, _: lazy, declared)
+    return rows.frame.select(pl.lit(file.index, pl.Int32).alias("file"), ROW, pl.lit(0).alias("value"))
+
+
+def _by_column(file: LogFile, column: str, declared: Mapping[str, str]) -> pl.DataFrame:
+    """``file``, ROW and ``value`` of each row that has a value in the column that orders them."""
+    rows = read_rows(file, {column: "impression.order.column"}, lambda lazy, _: lazy, declared)
+    kind = rows.schema[column]
+    if kind.is_nested() or kind in (pl.Boolean, pl.Object):
+        raise SourceError(
+            f"{file.path}: column `{column}` has type {kind}, which orders nothing. "
+            "Name a column of numbers, times or text in `impression.order.column`."
+        )
+    rounded = rows.frame.filter(_is_rounded(column, kind)).height
+    if rounded:
+        raise SourceError(
+            f"{file.path}: {rounded} values of column `{column}` are rounded (32-bit floats from 16777216 on, or "
+            "texts such as 1.7721e+09), so the order of their rows is lost. Write the column as integers, 64-bit "
+            "floats or texts with all digits."
+        )
+    return rows.frame.select(pl.lit(file.index, pl.Int32).alias("file"), ROW, raw(column).alias("value")).filter(
+        _is_ordering(kind)
+    )
 
 
 def _is_rounded(column: str, kind: pl.DataType) -> pl.Expr:

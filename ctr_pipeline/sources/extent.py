@@ -36,7 +36,8 @@ def log_range(spec: Spec, impression_files: Files, now: int | None = None) -> tu
     if clock is None:
         ranks = rank_rows(declared_order(spec), files, declared_columns(spec))
         if ranks.rows == 0:
-            raise _no_rows(files, f"`{ranks.order.column}`", [])
+            column = ranks.order.column
+            raise _no_rows(files, f"`{column}`" if column else "one of the declared columns", [])
         return ranks.order.first_day, ranks.last_day
     bounds: list[tuple[int | None, int | None]] = []
     malformed = []

@@ -34,6 +34,8 @@ class LogFile:
     escape: str
     """What precedes a quote within a quoted text; empty where the quote is written twice."""
     null_values: tuple[str, ...]
+    columns: tuple[str, ...]
+    """Names of the columns of a CSV file without a header line; none where it has one."""
     log: tuple[ListedFile, ...]
     """All files of the log."""
 
@@ -62,7 +64,8 @@ def open_log(log: LogFiles, files: Files) -> tuple[LogFile, ...]:
     """How each of ``files`` is read.
 
     Raises:
-        SourceError: neither a file's ending nor the spec determines its format.
+        SourceError: neither a file's ending nor the spec determines its format, or the spec names the columns of a file
+            that names them itself.
     """
     if not files:
         raise SourceError("the log has no files. Set `paths` in the spec, or pass `--input PATH`.")
@@ -78,6 +81,11 @@ def open_log(log: LogFiles, files: Files) -> tuple[LogFile, ...]:
                 f"{file.path}: the ending {file.path.suffix or '(none)'} does not determine its format; known endings are "
                 f"{', '.join(ENDINGS)}, each also with .gz. Rename the file, or set `format` in the spec."
             )
+        if log.columns and kind != "csv":
+            raise SourceError(
+                f"{file.path}: `columns` in the spec names the columns of CSV files without a header line, and this file is "
+                "none. Remove `columns`, or take the file out of the log's paths."
+            )
         separator = "\t" if ending_of(file.path) == ".tsv" else log.separator
         opened.append(
             LogFile(
@@ -91,6 +99,7 @@ def open_log(log: LogFiles, files: Files) -> tuple[LogFile, ...]:
                 quote=_quote(log, separator),
                 escape=log.escape or "",
                 null_values=tuple(log.null_values),
+                columns=tuple(log.columns),
             )
         )
     return tuple(opened)

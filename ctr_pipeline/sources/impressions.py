@@ -185,7 +185,7 @@ def declared_columns(spec: Spec) -> dict[str, str]:
     clock = clock_of(spec, None)
     if clock is not None:
         found |= clock.columns("impression")
-    elif declared.order is not None:
+    elif declared.order is not None and declared.order.column is not None:
         found[declared.order.column] = "impression.order.column"
     for name in ("id", "user", "session", "position", "propensity", "weight"):
         column = getattr(declared, name)

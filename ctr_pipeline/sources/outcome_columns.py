@@ -188,8 +188,9 @@ def _left_out(spec: Spec) -> pl.Expr:
 
 def _identity_columns(spec: Spec) -> dict[str, str]:
     """Id and time of the impression, with the fields of the spec that name them."""
-    clock = clock_of(spec, None)
-    columns = clock.columns("impression") if clock else {declared_order(spec).column: "impression.order.column"}
+    clock, order = clock_of(spec, None), spec.impression.order
+    ordering = {order.column: "impression.order.column"} if order and order.column else {}
+    columns = clock.columns("impression") if clock else ordering
     return columns | ({spec.impression.id: "impression.id"} if spec.impression.id else {})
 
 

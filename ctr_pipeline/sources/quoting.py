@@ -44,6 +44,8 @@ class QuoteGuard:
         self._columns = columns
         self._quote = file.quote.encode()
         self._separator = file.separator.encode()
+        self.headers = 0 if file.columns else 1
+        """Lines at the beginning that are no rows."""
         self._spanning: list[tuple[int, bytes]] = []
 
     def remark(self, row: arrow_csv.InvalidRow) -> str:
@@ -52,14 +54,14 @@ class QuoteGuard:
         if not quote:
             return "; no text is quoted in this file, set `quote` if some are" if '"' in record else ""
         if len(self._spanning) < _SAMPLED_ROWS and len(_LINE.findall(record.encode())) > 1:
-            self._spanning.append((row.number - 1, record.encode()))
+            self._spanning.append((row.number - self.headers, record.encode()))
         return f"; {_DECLARE_ESCAPE}" if not escape and "\\" + quote in record else ""
 
     def check_lines(self, records: int) -> None:
         """Refuses a file with lines that are rows of their own, but were read as a part of a quoted text.
 
         Args:
-            records: Records that were found, the header counted.
+            records: Records that were found, a header counted.
 
         Raises:
             SourceError: a quote within a text has a backslash before it where it is expected twice, a quote is never
@@ -67,12 +69,12 @@ class QuoteGuard:
         """
         if not self._quote:
             return
-        quotes, lines, backslashes = 0, 0, False
+        quotes, lines, backslashes, headers = 0, 0, False, self.headers
         escape = self._file.escape.encode()
         for block in _whole_lines(self._file):
             if not escape and b"\\" + self._quote in block:
                 backslashes = True
-                self._check_escapes(block, lines)
+                self._check_escapes(block, lines + 1 - headers)
             quotes += block.count(self._quote) - (block.count(escape + self._quote) if escape else 0)
             lines += len(_LINE.findall(block))
         if lines <= records:
@@ -82,14 +84,14 @@ class QuoteGuard:
         if quotes % 2:
             raise SourceError(
                 f"{self._file.path}: a quote is opened and never closed, so the lines after it are unreadable "
-                f"({records - 1} rows were found in {lines - 1} lines). {remedy} Otherwise close the quote, or double it "
+                f"({records - headers} rows were found in {lines - headers} lines). {remedy} Otherwise close the quote, or double it "
                 "where it is part of a text."
             )
         row = self._swallowed()
         if row is not None:
             raise SourceError(
                 f"{self._file.path}: near row {row}, a quote is opened that encloses whole rows up to the next quote "
-                f"({records - 1} rows were found in {lines - 1} lines). {remedy} Otherwise close the quote, or double it "
+                f"({records - headers} rows were found in {lines - headers} lines). {remedy} Otherwise close the quote, or double it "
                 "where it is part of a text."
             )
 
@@ -109,7 +111,7 @@ class QuoteGuard:
 
     def _swallowed(self) -> int | None:
         """About which row (1 for the first) has further rows in one of its texts; looks at all columns."""
-        shape, start = _RowShape(self._columns, []), 0
+        shape, start = _RowShape(self._columns, []), 1 - self.headers
         with open_binary(self._file) as stream, pa.PythonFile(stream, mode="r") as source:
             for batch in self._batches(source):
                 frame = pl.DataFrame(pl.from_arrow(batch))

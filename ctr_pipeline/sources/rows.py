@@ -19,6 +19,7 @@ from ctr_pipeline.sources.text import (
     ROW,
     csv_batches,
     csv_header,
+    first_line_in_words,
     is_blank,
     ndjson_batches,
     ndjson_keys,
@@ -228,7 +229,7 @@ def _refuse_without_rows(file: LogFile, malformed: pl.DataFrame, total: int) -> 
     if total == 0 and malformed.height >= ENOUGH_TO_JUDGE:
         raise SourceError(
             f"{file.path}: none of its {malformed.height} lines is a row. Expected: {malformed['rule'][0]}. "
-            "Write the file again, or set `format` and `separator` in the spec."
+            f"Write the file again, or set `format` and {'`columns`' if file.columns else '`separator`'} in the spec."
         )
 
 
@@ -252,16 +253,23 @@ def _check_columns(file: LogFile, columns: Mapping[str, str], found: list[str]) 
                 f"{file.path}: column `{twice[0]}` is there {found.count(twice[0])} times. Rename all but one."
             )
         return
-    name = missing[0]
+    name, found = missing[0], [column for column in found if column]
     more = f" ({len(missing)} columns are missing: {listed(missing)}.)" if len(missing) > 1 else ""
     remedy = f"Correct `{columns[name]}` in the spec, or add the column to the file."
+    if file.columns:
+        raise SourceError(
+            f"{file.path}: `columns` of this log in the spec has no `{name}`, which `{columns[name]}` names."
+            f"{near_miss(name, found)} It has: {listed(found)}.{more} Correct one of them: `columns` names those of the "
+            "file in their order."
+        )
     if 2 * len(missing) > len(columns) and file.format == "csv":
         # The first line may be data, and data may be ids: do not show it.
         count = "none" if len(missing) == len(columns) else f"only {len(columns) - len(missing)}"
         raise SourceError(
-            f"{file.path}: the first line has {count} of the declared columns; missing are {listed(missing)}. A CSV "
-            f"file starts with a header line, and its separator here is {file.separator!r}. Correct the file, or "
-            "`separator` and the names of the columns in the spec."
+            f"{file.path}: the first line has {count} of the declared columns; missing are {listed(missing)}. It has "
+            f"{first_line_in_words(file)}. A CSV file starts with a header line, and its separator here is "
+            f"{file.separator!r}. Name its columns in `columns` of this log where it has none. Otherwise "
+            "correct the file, or `separator` and the names of the columns in the spec."
         )
     where = "no line has the key" if file.format == "ndjson" else "there is no column"
     raise SourceError(

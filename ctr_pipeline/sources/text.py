@@ -14,13 +14,13 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv as arrow_csv
 
-from ctr_pipeline.sources.errors import SourceError
+from ctr_pipeline.sources.errors import SourceError, listed
 from ctr_pipeline.sources.files import LogFile, open_binary
 from ctr_pipeline.sources.nested import Keys, object_paths, value_at, wanted_keys
 from ctr_pipeline.sources.quoting import QuoteGuard, csv_format
 
 ROW = "__row"
-"""Column with the 0-based row number in the file; the header and blank lines are not counted."""
+"""Column with the 0-based row number in the file; a header and blank lines are not counted."""
 
 _BLOCK_BYTES = 8 << 20
 _LONGEST_CSV_LINE = 64 << 20
@@ -82,22 +82,23 @@ def is_blank(file: LogFile) -> bool:
 
 
 def csv_batches(file: LogFile, columns: Sequence[str]) -> Iterator[TextBatch]:
-    """The rows of a CSV file whose header has ``columns``.
+    """The rows of a CSV file that has ``columns``.
 
     Raises:
         SourceError: the file quotes texts in another way than the spec says, so that rows would be lost.
     """
-    if not _has_rows(file):
+    if not file.columns and not _has_rows(file):
         # pyarrow takes a header without a line break for no file at all.
         return
     invalid: list[tuple[int, str]] = []
     guard = QuoteGuard(file, len(csv_header(file)))
+    named_by = "names in `columns`" if file.columns else "the header"
 
     def set_apart(row: arrow_csv.InvalidRow) -> str:
-        rule = f"a line has {row.expected_columns} fields, as many as the header; this one has {row.actual_columns}"
+        rule = f"a line has {row.expected_columns} fields, as many as {named_by}; this one has {row.actual_columns}"
         rule += guard.remark(row)
-        # pyarrow counts the header as row 1.
-        invalid.append((row.number - 2, rule))
+        # pyarrow counts from 1, the header too.
+        invalid.append((row.number - 1 - guard.headers, rule))
         return "skip"
 
     next_row = 0
@@ -112,15 +113,17 @@ def csv_batches(file: LogFile, columns: Sequence[str]) -> Iterator[TextBatch]:
             frame = pl.DataFrame(pl.from_arrow(batch)).with_columns(pl.Series(ROW, rows))
             yield _decoded(frame, columns, passed)
     yield _decoded(pl.DataFrame(schema={**dict.fromkeys(columns, pl.Binary), ROW: pl.Int64}), columns, invalid)
-    guard.check_lines(records=next_row + len(invalid) + 1)
+    guard.check_lines(records=next_row + len(invalid) + guard.headers)
 
 
 def _csv_reader(
     file: LogFile, columns: Sequence[str], source: pa.NativeFile, set_apart: Callable[[arrow_csv.InvalidRow], str]
 ) -> arrow_csv.CSVStreamingReader:
+    # Columns that are not read have names that no column of a spec has.
+    names = [name or f"\0{place}" for place, name in enumerate(file.columns)]
     return arrow_csv.open_csv(
         source,
-        read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES),
+        read_options=arrow_csv.ReadOptions(use_threads=False, block_size=_BLOCK_BYTES, column_names=names or None),
         parse_options=csv_format(file, set_apart),
         convert_options=arrow_csv.ConvertOptions(
             # Bytes, not text: one line in another encoding must not fail the file.
@@ -150,18 +153,15 @@ def _has_rows(file: LogFile) -> bool:
 
 
 def csv_header(file: LogFile) -> list[str]:
-    """The names in the first line of a CSV file that is not blank.
+    """The names of the columns of a CSV file: those in its first line that is not blank, or those of the spec.
 
     Raises:
-        SourceError: there is none, or it is not UTF-8.
+        SourceError: there is no such line, it is not UTF-8, or it has the names that the spec gives too.
     """
-    with open_binary(file) as stream:
-        lines = iter(lambda: stream.readline(_LONGEST_CSV_LINE), b"")
-        line = next((line.strip(b"\r\n") for line in lines if line.strip()), b"")
-    # Lines may end in a bare carriage return.
-    line = line.partition(b"\r")[0]
-    if not line:
-        raise SourceError(f"{file.path}: has only blank lines. Write it again, or take it out of the log's paths.")
+    line = _first_line(file)
+    if file.columns:
+        _refuse_named_twice(file, line)
+        return list(file.columns)
     try:
         line.decode("utf-8")
     except UnicodeDecodeError:
@@ -174,6 +174,44 @@ def csv_header(file: LogFile) -> list[str]:
         parse_options=csv_format(file),
     )
     return list(table.column_names)
+
+
+def first_line_in_words(file: LogFile) -> str:
+    """What the first line of a CSV file has, without its values, which may be ids."""
+    fields = csv_header(file)
+    numbers = sum(_is_number(field) for field in fields)
+    return f"{len(fields)} {'fields' if len(fields) != 1 else 'field'}, {numbers or 'none'} of them numbers"
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _first_line(file: LogFile) -> bytes:
+    with open_binary(file) as stream:
+        lines = iter(lambda: stream.readline(_LONGEST_CSV_LINE), b"")
+        line = next((line.strip(b"\r\n") for line in lines if line.strip()), b"")
+    # Lines may end in a bare carriage return.
+    line = line.partition(b"\r")[0]
+    if not line:
+        raise SourceError(f"{file.path}: has only blank lines. Write it again, or take it out of the log's paths.")
+    return line
+
+
+def _refuse_named_twice(file: LogFile, line: bytes) -> None:
+    """Raises when the first line has the names that the spec gives: read as a row, it would be a wrong one."""
+    fields = line.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").split(file.separator)
+    found = [field.strip().strip(file.quote or None).casefold() for field in fields]
+    same = [name for name, field in zip(file.columns, found, strict=False) if name and name.casefold() == field]
+    if 2 * len(same) > sum(bool(name) for name in file.columns):
+        raise SourceError(
+            f"{file.path}: the first line is a header, with the names {listed(same)} where `columns` of the spec has them, "
+            "and `columns` is for files without one. Remove it from the spec, or the header from the file."
+        )
 
 
 def ndjson_batches(file: LogFile, columns: Sequence[str], lists: Collection[str] = ()) -> Iterator[TextBatch]:

@@ -47,6 +47,27 @@ class LogFiles(Section):
         None, "What precedes a quote within a quoted text of CSV files; by default it is written twice."
     )
 
+    columns: list[str] = added_field(
+        [], "Names of the columns of CSV files without a header line, in their order; an empty one is not read."
+    )
+
+    @model_validator(mode="after")
+    def _names_of_columns(self) -> Self:
+        named = [name for name in self.columns if name]
+        twice = next((name for name in named if named.count(name) > 1), None)
+        if twice is not None:
+            raise ValueError(
+                f"`columns` has {twice!r} more than once: each column has a name of its own, or an empty one where it is "
+                "not read"
+            )
+        if self.columns and not named:
+            raise ValueError("`columns` has no name: give one to each column that is read")
+        if self.columns and self.format not in (None, "csv"):
+            raise ValueError(
+                f"`columns` names those of CSV files without a header, and the format is {self.format}: remove one of them"
+            )
+        return self
+
     @model_validator(mode="after")
     def _one_meaning_a_character(self) -> Self:
         used = {"separator": self.separator}
@@ -135,7 +156,9 @@ class Source(Section):
 class Order(Section):
     """A log that has an order but no clock: rows get artificial days."""
 
-    column: Column = Field(description="Column whose ascending values give the order of the rows.")
+    column: Column | None = added_field(
+        None, "Column whose ascending values give the order of the rows; without it, they stand in order in the files."
+    )
     rows_per_day: int = Field(gt=0, description="Number of consecutive rows that make one artificial day.")
     first_day: date = Field(default=date(2024, 1, 1), description="The artificial day of the first row.")
 

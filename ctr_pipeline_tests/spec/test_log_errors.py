@@ -31,6 +31,15 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("tasks.0.label.closed_by", ["declined"]),
         ("tasks.0.label: `closed_by` ['declined'] goes with `time_column`, and the label has `event`",),
     ),
+    "two columns of one name": (
+        set_to("source.impressions.columns", ["a", "", "b", "", "a"]),
+        ("source.impressions", "`columns` has 'a' more than once"),
+    ),
+    "columns without names": (set_to("source.impressions.columns", ["", ""]), ("`columns` has no name",)),
+    "columns of a format that names its own": (
+        set_to("source.events.0", {"columns": ["a"], "format": "ndjson"}),
+        ("source.events.0", "`columns` names those of CSV files without a header, and the format is ndjson"),
+    ),
     "a quote of two characters": (
         set_to("source.impressions.quote", "''"),
         ("source.impressions", "`quote` is one ASCII character"),
