@@ -2,7 +2,8 @@
 
 import json
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
 
@@ -122,6 +123,8 @@ class Layout:
     """Columns of the label array."""
     parents: tuple[int, ...]
     """Index of each task's parent in ``tasks``; -1 = none."""
+    null_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By feature, texts of the values that mean a missing one, in logs and in requests."""
 
     def __post_init__(self) -> None:
         names = [*(column.name for column in self.numeric), *(column.name for column in self.ids)]
@@ -183,8 +186,10 @@ class Layout:
     def to_json(self) -> str:
         """The layout as JSON text, the same text for the same layout; read back by :meth:`from_json`."""
         content = asdict(self)
+        if not self.null_values:
+            del content["null_values"]
         for column in content["ids"]:
-            # These came later: a layout without one has the text, and so the hash, that it always had.
+            # These too came later: a layout without one has the text, and so the hash, that it always had.
             for name in ("pooled", "from_time"):
                 if column[name] is None:
                     del column[name]
@@ -204,6 +209,7 @@ class Layout:
                 ids=tuple(_id_column(**column) for column in content["ids"]),
                 tasks=tuple(content["tasks"]),
                 parents=tuple(content["parents"]),
+                null_values={name: tuple(texts) for name, texts in content.get("null_values", {}).items()},
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise LayoutError(

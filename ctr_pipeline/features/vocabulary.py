@@ -20,6 +20,7 @@ from ctr_pipeline.features.layout import (
     NumericColumn,
     Pooled,
 )
+from ctr_pipeline.sources.missing import null_texts
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
@@ -28,6 +29,7 @@ from ctr_pipeline.spec.features import (
     Missing,
     NumericFeature,
 )
+from ctr_pipeline.spec.null_values import null_values_of
 
 VOCABULARY_SCHEMA = {
     "feature": pl.String,
@@ -97,7 +99,22 @@ def fit_layout(
     )
     names = [task.name for task in spec.tasks]
     parents = tuple(-1 if task.parent is None else names.index(task.parent) for task in spec.tasks)
-    return Layout(numeric=tuple(numeric), ids=ids, tasks=tuple(names), parents=parents), vocabulary
+    layout = Layout(
+        numeric=tuple(numeric), ids=ids, tasks=tuple(names), parents=parents, null_values=_null_values(spec)
+    )
+    return layout, vocabulary
+
+
+def _null_values(spec: Spec) -> dict[str, tuple[str, ...]]:
+    """By feature that a request holds as the log does, the texts of the values that mean a missing one."""
+    declared, hashed = spec.source.impressions.null_values, {*spec.impression.id_columns, *spec.privacy.pseudonymise}
+    inputs: list[NumericFeature | CategoricalFeature] = [*spec.features.numeric, *spec.features.embedded]
+    found = {
+        feature.name: null_texts(null_values_of(declared, feature.source_column))
+        for feature in inputs
+        if feature.source_column is not None and feature.source_column not in hashed
+    }
+    return {name: texts for name, texts in found.items() if texts}
 
 
 def number_columns(feature: NumericFeature) -> list[pl.Expr]:

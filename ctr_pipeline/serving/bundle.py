@@ -33,6 +33,7 @@ from ctr_pipeline.serving.request_values import (
     finite_number,
     finite_vector,
     instant,
+    known_value,
 )
 
 if TYPE_CHECKING:
@@ -186,7 +187,8 @@ class Bundle:
         """Raw feature values as model inputs.
 
         Args:
-            rows: N mappings of feature name to value. An absent feature, None, NaN and empty text are missing. A
+            rows: N mappings of feature name to value. An absent feature, None, NaN, empty text and what the spec declares
+                as ``null_values`` are missing. A
                 category may be text, a number or a boolean; a feature with ``list`` is a list of them, and one with
                 ``width`` a list of numbers. Features that are made of the time may be left out where ``ts`` is there: the
                 time of the impression, with its zone, or in microseconds since 1970 UTC. Features that hold user ids, or that the spec lists under ``privacy``, must
@@ -199,7 +201,7 @@ class Bundle:
         Raises:
             BundleError: a row has a feature that the model does not know, or a value of a wrong type.
         """
-        numbers = self.layout.number_places
+        numbers, nulls = self.layout.number_places, self.layout.null_values
         categories = {
             column.name: (column, at) for column, at in zip(self.layout.ids, self.layout.id_places, strict=True)
         }
@@ -207,8 +209,9 @@ class Bundle:
         ids = np.tile(self.layout.lone(MISSING_ROW), (len(rows), 1))
         for at, row in enumerate(rows):
             given = self._with_time_parts(row, f"row {at}") if TIME in row else row
-            for name, value in given.items():
+            for name, found in given.items():
                 where = f"row {at}: feature {name!r}"
+                value = known_value(found, nulls[name], where) if name in nulls else found
                 if name in numbers:
                     exact[at, numbers[name]] = self._numbers(name, value, where)
                 elif name in categories:

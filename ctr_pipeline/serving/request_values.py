@@ -2,6 +2,7 @@
 
 import math
 import re
+from collections.abc import Collection
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -81,6 +82,18 @@ def instant(value: Any, where: str) -> int | None:
             "microseconds since 1970 UTC"
         )
     return value
+
+
+def known_value(value: Any, nulls: Collection[str], where: str) -> Any:
+    """``value``, None where its text is one of ``nulls``; in a list, each value.
+
+    Raises:
+        BundleError: the value has no text.
+    """
+    parts = value.tolist() if hasattr(value, "tolist") else value.to_list() if hasattr(value, "to_list") else value
+    if isinstance(parts, list | tuple):
+        return [known_value(part, nulls, where) for part in parts]
+    return None if category_text(parts, where) in nulls else parts
 
 
 def category_texts(value: Any, where: str) -> list[str | None] | None:

@@ -9,7 +9,7 @@ import polars as pl
 from ctr_pipeline.sources.clock import TS, Clock, clock_of, rank_rows
 from ctr_pipeline.sources.errors import SourceError, listed
 from ctr_pipeline.sources.files import Files, LogFile, open_log
-from ctr_pipeline.sources.impressions import declared_columns, declared_order, private_columns
+from ctr_pipeline.sources.impressions import declared_order, private_columns
 from ctr_pipeline.sources.listing import ListedFile
 from ctr_pipeline.sources.rows import RAW, Schema, raw, read_rows
 from ctr_pipeline.sources.text import ROW
@@ -34,7 +34,7 @@ def log_range(spec: Spec, impression_files: Files, now: int | None = None) -> tu
     files = open_log(spec.source.impressions, impression_files)
     clock = clock_of(spec, now)
     if clock is None:
-        ranks = rank_rows(declared_order(spec), files, declared_columns(spec))
+        ranks = rank_rows(declared_order(spec), files, spec.impression_columns)
         if ranks.rows == 0:
             column = ranks.order.column
             raise _no_rows(files, f"`{column}`" if column else "one of the declared columns", [])
@@ -42,7 +42,7 @@ def log_range(spec: Spec, impression_files: Files, now: int | None = None) -> tu
     bounds: list[tuple[int | None, int | None]] = []
     malformed = []
     for file in files:
-        low, high, lines = _time_bounds(file, clock, declared_columns(spec), private_columns(spec))
+        low, high, lines = _time_bounds(file, clock, spec.impression_columns, private_columns(spec))
         bounds.append((low, high))
         malformed += lines
     known = [(low, high) for low, high in bounds if low is not None and high is not None]

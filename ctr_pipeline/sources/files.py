@@ -10,7 +10,9 @@ from typing import IO
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.formats import ENDINGS, Format, ending_of, format_of, is_compressed
 from ctr_pipeline.sources.listing import ListedFile, listed_file
+from ctr_pipeline.sources.missing import null_texts
 from ctr_pipeline.sources.partition_folders import folder_values
+from ctr_pipeline.spec.null_values import NullValues, null_values_of
 from ctr_pipeline.spec.source import LogFiles
 
 Files = Sequence[Path | ListedFile]
@@ -33,7 +35,8 @@ class LogFile:
     """What encloses texts of a CSV file; empty where nothing does."""
     escape: str
     """What precedes a quote within a quoted text; empty where the quote is written twice."""
-    null_values: tuple[str, ...]
+    null_values: NullValues
+    """What means a missing value, as the spec has it."""
     columns: tuple[str, ...]
     """Names of the columns of a CSV file without a header line; none where it has one."""
     log: tuple[ListedFile, ...]
@@ -48,6 +51,10 @@ class LogFile:
     def folders(self) -> dict[str, str | None]:
         """Columns in the names of the folders that the file lies in."""
         return folder_values(self.path)
+
+    def nulls(self, column: str) -> tuple[str, ...]:
+        """Texts of the values that mean a missing one in ``column``."""
+        return null_texts(null_values_of(self.null_values, column))
 
     @property
     def name(self) -> str:
@@ -98,7 +105,7 @@ def open_log(log: LogFiles, files: Files) -> tuple[LogFile, ...]:
                 separator=separator,
                 quote=_quote(log, separator),
                 escape=log.escape or "",
-                null_values=tuple(log.null_values),
+                null_values=log.null_values,
                 columns=tuple(log.columns),
             )
         )

@@ -44,7 +44,6 @@ from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.time_features import time_features
 from ctr_pipeline.sources.values import Check, Field
 from ctr_pipeline.spec import Spec
-from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
 from ctr_pipeline.spec.source import Order
 
 _KNOWN, _KNOWN_INGEST, _REPEATED = "__known", "__known_ingest", "__repeated"
@@ -85,7 +84,7 @@ def read_impressions(
     """
     scope = Scope.of(first, last, log_first)
     opened = open_log(spec.source.impressions, files)
-    clock = clock_of(spec, now) or rank_rows(declared_order(spec), opened, declared_columns(spec))
+    clock = clock_of(spec, now) or rank_rows(declared_order(spec), opened, spec.impression_columns)
     parts = [_read_file(spec, file, scope, clock, pseudonymiser) for file in opened]
     rows = mark_repeated(spec, pl.concat([frame for frame, _ in parts]), known).with_columns(
         pl.from_epoch(TS, time_unit="us").dt.date().fill_null(log_first).alias(DAY)
@@ -179,30 +178,6 @@ def mark_repeated(spec: Spec, rows: pl.DataFrame, known: pl.LazyFrame | None) ->
     ).drop(_REPEATED)
 
 
-def declared_columns(spec: Spec) -> dict[str, str]:
-    """All columns of the impression log that the spec names, with the fields that name them."""
-    declared, found = spec.impression, dict[str, str]()
-    clock = clock_of(spec, None)
-    if clock is not None:
-        found |= clock.columns("impression")
-    elif declared.order is not None and declared.order.column is not None:
-        found[declared.order.column] = "impression.order.column"
-    for name in ("id", "user", "session", "position", "propensity", "weight"):
-        column = getattr(declared, name)
-        if column is not None:
-            found.setdefault(column, f"impression.{name}")
-    if declared.traffic is not None:
-        found.setdefault(declared.traffic.column, "impression.traffic.column")
-    features: list[NumericFeature | CategoricalFeature] = [*spec.features.numeric, *spec.features.embedded]
-    for feature in features:
-        if feature.source_column is not None:
-            found.setdefault(feature.source_column, f"column of feature {feature.name}")
-    for task in spec.tasks:
-        for column in task.label.columns:
-            found.setdefault(column, f"label of task {task.name}")
-    return found
-
-
 def _read_file(
     spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, pseudonymiser: Pseudonymiser
 ) -> tuple[pl.DataFrame, int]:
@@ -212,7 +187,7 @@ def _read_file(
     """
     where = str(file.path)
     select = clock.selection(scope, TS, where) if isinstance(clock, Clock) else clock.selection(file, scope)
-    rows = read_rows(file, declared_columns(spec), select, lists=spec.features.lists)
+    rows = read_rows(file, spec.impression_columns, select, lists=spec.features.lists)
     schema, private = rows.schema, private_columns(spec)
     fields = _fields(spec, file, schema, pseudonymiser)
     checks = [

@@ -44,22 +44,19 @@ def _fields(kind: pl.Struct) -> dict[str, pl.DataType]:
     return {field.name: field.dtype if isinstance(field.dtype, pl.DataType) else field.dtype() for field in kind.fields}
 
 
-def as_lists(
-    value: pl.Expr, kind: pl.DataType, separator: str | None, nulls: Sequence[str]
-) -> tuple[pl.Expr, pl.DataType]:
+def as_lists(value: pl.Expr, kind: pl.DataType, separator: str | None) -> tuple[pl.Expr, pl.DataType]:
     """A column of lists as polars lists them, and its type.
 
     Args:
         value: The column.
         kind: Its type; of a type that holds no lists, it stays as it is.
         separator: What stands between the values of a list that is written as a text.
-        nulls: Texts that mean a missing value there.
     """
     if kind == pl.String and separator is not None:
         # Runs of blanks are one separator, as people write them.
         parts = value.str.strip_chars().str.replace_all(r"\s+", " ") if separator.isspace() else value
         part = pl.element().str.strip_chars()
-        known = pl.when(~part.is_in(["", *nulls])).then(part)
+        known = pl.when(part != "").then(part)
         return parts.str.split(" " if separator.isspace() else separator).list.eval(known), pl.List(pl.String)
     if isinstance(kind, pl.Array):
         value, kind = value.arr.to_list(), pl.List(kind.inner)

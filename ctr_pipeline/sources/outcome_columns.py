@@ -8,7 +8,6 @@ from ctr_pipeline.sources import values
 from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, impression_form, rank_rows
 from ctr_pipeline.sources.files import Files, LogFile, open_log
 from ctr_pipeline.sources.impressions import (
-    declared_columns,
     declared_order,
     impression_key,
     mark_repeated,
@@ -39,7 +38,7 @@ def label_units(
     if not flags and not timed:
         return []
     files = open_log(spec.source.impressions, impression_files)
-    clock = clock_of(spec, now) or rank_rows(declared_order(spec), files, declared_columns(spec))
+    clock = clock_of(spec, now) or rank_rows(declared_order(spec), files, spec.impression_columns)
     parts = []
     if flags:
         parts += _flag_units(spec, flags, files, clock, scope, pseudonymiser, known)

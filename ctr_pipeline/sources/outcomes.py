@@ -36,6 +36,7 @@ from ctr_pipeline.sources.statements import IGNORED, IMPRESSIONS, LOG, OUTCOME, 
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.values import Check
 from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.log_columns import event_columns
 from ctr_pipeline.spec.source import EventLog
 
 _SHOWN_TYPES = 20
@@ -155,9 +156,7 @@ def _event_units(
     the type of each event in scope.
     """
     where = str(file.path)
-    section = f"source.events.{log.name}"
-    columns = {log.impression_id: f"{section}.impression_id", log.type: f"{section}.type"} | clock.columns(section)
-    rows = read_rows(file, columns, clock.selection(scope, INGEST, where))
+    rows = read_rows(file, event_columns(log), clock.selection(scope, INGEST, where))
     text = values.id_text(log.impression_id, rows.schema[log.impression_id], where)
     events = [task.label.event for task in spec.tasks if task.label.event is not None]
     # A type has the spelling of the spec, whatever the log's.

@@ -12,6 +12,7 @@ import pyarrow as pa
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.files import LogFile
 from ctr_pipeline.sources.formats import is_compressed
+from ctr_pipeline.sources.missing import without_nulls
 from ctr_pipeline.sources.nested import as_lists, fields_beside, schema_paths, stored_column
 from ctr_pipeline.sources.parquet import scan_parquet
 from ctr_pipeline.sources.text import (
@@ -131,7 +132,7 @@ def _read_parquet(
         name: (as_text[name], pl.String()) if name in as_text else (value, kind)
         for name, (value, kind) in found.items()
     }
-    known |= {name: as_lists(*known[name], separator, ()) for name, separator in lists.items()}
+    known = _without_nulls(file, known, lists)
     lazy = scan.select(
         pl.col(ROW),
         *(value.alias(RAW + name) for name, (value, _) in known.items()),
@@ -142,6 +143,19 @@ def _read_parquet(
         _refuse_without_rows(file, malformed, total - malformed.height)
         lazy = lazy.filter(~pl.col(ROW).is_in(malformed[ROW].implode()))
     return Rows(select(lazy, schema).collect(), malformed, schema, total - malformed.height)
+
+
+def _without_nulls(
+    file: LogFile, columns: Mapping[str, tuple[pl.Expr, pl.DataType]], lists: Mapping[str, str | None]
+) -> dict[str, tuple[pl.Expr, pl.DataType]]:
+    """``columns`` and their types without what means a missing value; those of ``lists`` as polars lists them."""
+    nulls = {name: file.nulls(name) for name in columns}
+    known = {name: (without_nulls(value, kind, nulls[name]), kind) for name, (value, kind) in columns.items()}
+    for name, separator in lists.items():
+        value, kind = as_lists(*known[name], separator)
+        # A text may mean a missing list, or a missing value in one.
+        known[name] = (without_nulls(value, kind, nulls[name]) if kind != known[name][1] else value, kind)
+    return known
 
 
 def _untyped(columns: Collection[str], lists: Collection[str]) -> dict[str, pl.DataType]:
@@ -194,7 +208,7 @@ def _read_text(
         batches = ndjson_batches(file, names, arrays)
     known = {name: (pl.col(name), kind) for name, kind in stored.items()}
     known |= {name: (value, pl.String()) for name, value in in_folders.items() if name in columns}
-    known |= {name: as_lists(*known[name], separator, file.null_values) for name, separator in lists.items()}
+    known = _without_nulls(file, known, lists)
     schema: Schema = {name: kind for name, (_, kind) in known.items()}
     renamed = [pl.col(ROW), *(value.alias(RAW + name) for name, (value, _) in known.items())]
     empty = pl.DataFrame(schema={**stored, ROW: pl.Int64})

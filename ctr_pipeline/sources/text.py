@@ -129,7 +129,7 @@ def _csv_reader(
             # Bytes, not text: one line in another encoding must not fail the file.
             column_types=dict.fromkeys(columns, pa.binary()),
             include_columns=list(columns),
-            null_values=list({"", *file.null_values}),
+            null_values=[""],
             strings_can_be_null=True,
             quoted_strings_can_be_null=True,
         ),
@@ -229,7 +229,7 @@ def ndjson_batches(file: LogFile, columns: Sequence[str], lists: Collection[str]
         present = lines.filter((lines.str.len_bytes() > 0).fill_null(True))
         rows = pl.Series(ROW, np.arange(next_row, next_row + len(present)))
         next_row += len(present)
-        yield _objects(pl.DataFrame([rows, present.alias("line")]), columns, lists, keys, file.null_values)
+        yield _objects(pl.DataFrame([rows, present.alias("line")]), columns, lists, keys)
 
 
 def ndjson_keys(file: LogFile, limit: int = 100) -> list[str]:
@@ -318,9 +318,7 @@ def _lines(block: bytes) -> pl.Series:
 _NO_OBJECT = "a line holds one JSON object in UTF-8; this one does not (an array, NaN and Infinity are none)"
 
 
-def _objects(
-    lines: pl.DataFrame, columns: Sequence[str], lists: Collection[str], keys: Keys, null_values: Sequence[str]
-) -> TextBatch:
+def _objects(lines: pl.DataFrame, columns: Sequence[str], lists: Collection[str], keys: Keys) -> TextBatch:
     good = lines
     decoded = _decode(good["line"], keys)
     malformed = pl.DataFrame(schema=MALFORMED)
@@ -335,7 +333,7 @@ def _objects(
         good = good.filter(fitting)
 
     def known(value: pl.Expr) -> pl.Expr:
-        return pl.when(~value.is_in(["", *null_values])).then(value)
+        return pl.when(value != "").then(value)
 
     decoded = _with_rounded(decoded, good["line"], [column for column in columns if column not in lists])
     frame = decoded.with_columns(

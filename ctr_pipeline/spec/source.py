@@ -16,6 +16,7 @@ from ctr_pipeline.spec.fields import (
     added_field,
     format_duration,
 )
+from ctr_pipeline.spec.null_values import NullValues
 from ctr_pipeline.spec.simulator import SimulatorSettings
 from ctr_pipeline.spec.time_formats import TimeFormats
 
@@ -36,7 +37,9 @@ class LogFiles(Section):
     separator: str = Field(
         default=",", min_length=1, max_length=1, description="Column separator of CSV files (.tsv files use a tab)."
     )
-    null_values: list[str] = Field(default=[""], description="Texts that mean a missing value in CSV files.")
+    null_values: NullValues = Field(
+        default=[""], description="Values that mean a missing one: for all columns, and by the name of a column."
+    )
     time_zone: TimeZone | None = added_field(
         None, "Zone of this log's time stamps that carry none; by default that of the spec."
     )

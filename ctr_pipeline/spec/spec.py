@@ -1,6 +1,7 @@
 """The whole spec: one frozen object that every package reads."""
 
 from datetime import date
+from difflib import get_close_matches
 from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
@@ -9,7 +10,9 @@ from ctr_pipeline.spec.calibration import AnyCalibrator, Platt
 from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
 from ctr_pipeline.spec.limits import Quality
+from ctr_pipeline.spec.log_columns import event_columns, impression_columns
 from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.null_values import columns_with_null_values
 from ctr_pipeline.spec.source import Days, ImpressionColumns, LogFiles, Privacy, Source
 from ctr_pipeline.spec.split import Split
 from ctr_pipeline.spec.tasks import Task, maturity
@@ -199,6 +202,22 @@ class Spec(Section):
                 raise ValueError(f"features read column {column!r} with different separators: give their lists one")
 
     @model_validator(mode="after")
+    def _null_values(self) -> Self:
+        logs: list[tuple[str, LogFiles, dict[str, str]]] = [
+            ("source.impressions", self.source.impressions, self.impression_columns)
+        ]
+        logs += [(f"event log {log.name!r}", log, event_columns(log)) for log in self.source.events]
+        for where, log, known in logs:
+            for column in columns_with_null_values(log.null_values):
+                if column not in known:
+                    near = get_close_matches(column, known, n=1)
+                    raise ValueError(
+                        f"`null_values` of {where} names column {column!r}, which the spec does not read from this log"
+                        + (f"; did you mean {near[0]!r}?" if near else f"; it reads {', '.join(known)}")
+                    )
+        return self
+
+    @model_validator(mode="after")
     def _time_formats(self) -> Self:
         declared = self.impression
         labels = {column for task in self.tasks if task.label.column is None for column in task.label.columns}
@@ -224,6 +243,11 @@ class Spec(Section):
         if self.source.simulator is not None:
             return self.source.simulator.first_day
         return self.impression.order.first_day if self.impression.order else None
+
+    @property
+    def impression_columns(self) -> dict[str, str]:
+        """The columns of the impression log that are read, with the fields that name them."""
+        return impression_columns(self.impression, self.features, self.tasks)
 
     def zone_of(self, log: LogFiles) -> str:
         """The zone of a log's times that carry no offset."""

@@ -16,6 +16,9 @@ def layout(**changes: object) -> Layout:
 def test_json_round_trip_is_exact() -> None:
     assert Layout.from_json(layout().to_json()) == layout()
     assert Layout.from_json(layout().to_json()).to_json() == layout().to_json()
+    assert "null_values" not in layout().to_json()
+    declared = layout(null_values={"price": ("-1",)})
+    assert Layout.from_json(declared.to_json()) == declared
 
 
 @pytest.mark.parametrize(

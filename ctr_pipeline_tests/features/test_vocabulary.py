@@ -105,6 +105,14 @@ def test_vocabulary_is_ordered_by_count_and_key() -> None:
     assert ties.filter(pl.col("feature") == "ad")["key"].to_list() == ["y", "z"]
 
 
+def test_layout_holds_the_values_that_mean_a_missing_one() -> None:
+    assert fit_layout(a_spec(), rows().lazy())[0].null_values == {}
+    text = SPEC.replace("paths: [x.parquet]", "paths: [x.parquet], null_values: ['', NA, {{price: [-1], ad: [u]}}]")
+    text = text.replace("model:", "privacy: {{pseudonymise: [ad]}}\nmodel:")
+    layout, _ = fit_layout(parse_spec(text.format(missing="{}"), "small.yaml"), rows().lazy())
+    assert layout.null_values == {"price": ("NA", "-1"), "stock": ("NA",), "hour": ("NA",), "depth": ("NA",)}
+
+
 def test_ids_of_known_rare_new_and_missing_values() -> None:
     layout, vocabulary = fit_layout(a_spec(), rows().lazy())
     seen = pl.DataFrame({"ad": ["b", "a", "new", None, "b"], "hour": ["10", "9", "11", None, "9"]})

@@ -3,6 +3,7 @@ import json
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from decimal import Decimal
 from pathlib import Path
 
@@ -142,6 +143,20 @@ def test_encode_uses_the_vocabulary(bundle: Bundle) -> None:
     assert np.array_equal(numeric, [[3, 4.5], [np.nan, 1], [np.nan, np.nan], [np.nan, np.nan]], equal_nan=True)
     assert ids.tolist() == [[2, 3, 4], [5, 0, 5], [4, 1, 3], [0, 0, 0]]
     assert bundle.encode([])[1].shape == (0, 3)
+
+
+def test_values_that_the_spec_takes_for_missing(bundle: Bundle) -> None:
+    declared = {"price": ("-1", "NA"), "device": ("desk",), "hour": ("13",)}
+    served = replace(bundle, layout=replace(bundle.layout, null_values=declared))
+    numeric, ids = served.encode(
+        [
+            {"price": -1.0, "rating": -1, "device": "desk", "hour": 13},
+            {"price": "NA", "device": " desk", "hour": "13.0"},
+            {"price": -2, "device": "phone", "hour": 1},
+        ]
+    )
+    assert np.array_equal(numeric, [[np.nan, -1], [np.nan, np.nan], [-2, np.nan]], equal_nan=True)
+    assert ids.tolist() == [[0, 0, 0], [0, 0, 0], [0, 2, 3]]
 
 
 @pytest.mark.parametrize(

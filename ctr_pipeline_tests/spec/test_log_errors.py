@@ -31,6 +31,18 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("tasks.0.label.closed_by", ["declined"]),
         ("tasks.0.label: `closed_by` ['declined'] goes with `time_column`, and the label has `event`",),
     ),
+    "null values of a column that is not read": (
+        set_to("source.impressions.null_values", {"prize": [-1]}),
+        ("`null_values` of source.impressions names column 'prize', which", "did you mean 'price'?"),
+    ),
+    "null values of a column of another log": (
+        set_to("source.events.0.null_values", ["NA", {"price": [-1]}]),
+        ("`null_values` of event log 'outcome_events' names column 'price'", "it reads impression_id, event_type"),
+    ),
+    "null values that are no list": (
+        set_to("source.impressions.null_values", {"price": -1}),
+        ("source.impressions.null_values: a list of values is expected", "{age: [-1]}"),
+    ),
     "two columns of one name": (
         set_to("source.impressions.columns", ["a", "", "b", "", "a"]),
         ("source.impressions", "`columns` has 'a' more than once"),
