@@ -214,6 +214,7 @@ def _rows(paths: DataRoot, facts: RunFacts, table: str, first: date, last: date)
         "in": counted["in"] - ignored,
         "kept": kept,
         "quarantined": sum(by_reason.values()),
+        "filtered": counted["filtered"],
         "ignored": ignored,
         "reasons": by_reason,
     }

@@ -18,7 +18,8 @@ def print_reading(report: dict[str, Any], console: Console) -> None:
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rows["reasons"].items())
         console.print(
             f"  {name}: {rows['in']:,} rows in, {rows['kept']:,} kept, {rows['quarantined']:,} quarantined"
-            + (f" ({reasons})" if reasons else ""),
+            + (f" ({reasons})" if reasons else "")
+            + (f", {rows['filtered']:,} filtered" if rows.get("filtered") else ""),
             highlight=False,
         )
     if ignored := report.get("ignored_types"):

@@ -9,6 +9,7 @@ import polars as pl
 from ctr_pipeline.sources.canonical import is_rounded, lacks_digits
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.files import LogFile
+from ctr_pipeline.sources.row_filtering import Filters
 from ctr_pipeline.sources.rows import Schema, Select, raw, read_rows
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.time_offsets import moved, offset_checks
@@ -288,19 +289,23 @@ class Ranks:
         )
 
 
-def rank_rows(order: Order, files: Sequence[LogFile], declared: Mapping[str, str]) -> Ranks:
+def rank_rows(order: Order, files: Sequence[LogFile], declared: Mapping[str, str], filters: Filters) -> Ranks:
     """Reads the order column of all files and gives each row its day and time.
 
     Args:
         order: Names the column that orders the rows; where it names none, they stand in order, file by file.
         files: The files of the log.
         declared: All columns that the spec names in this log.
+        filters: Which rows have a place in the order.
 
     Raises:
         SourceError: the column cannot order rows, or a file cannot be read.
     """
     column = order.column
-    parts = [_stored_order(file, declared) if column is None else _by_column(file, column, declared) for file in files]
+    parts = [
+        _stored_order(file, declared, filters) if column is None else _by_column(file, column, declared, filters)
+        for file in files
+    ]
     ranked = _sorted([part for part in parts if part.height] or parts[:1])
     place = pl.int_range(pl.len(), dtype=pl.Int64)
     day, slot = place // order.rows_per_day, place % order.rows_per_day
@@ -310,16 +315,22 @@ def rank_rows(order: Order, files: Sequence[LogFile], declared: Mapping[str, str
     return Ranks(order, timed.height, by_file)
 
 
-def _stored_order(file: LogFile, declared: Mapping[str, str]) -> pl.DataFrame:
+def _all_rows(lazy: pl.LazyFrame, _: Schema) -> pl.LazyFrame:
+    return lazy
+
+
+def _stored_order(file: LogFile, declared: Mapping[str, str], filters: Filters) -> pl.DataFrame:
     """``file``, ROW and an equal ``value`` of each row. Any column will do: what a row is does not depend on it."""
     column = next(iter(declared))
-    rows = read_rows(file, {column: declared[column]}, lambda lazy, _: lazy, declared)
+    select = filters.passing(_all_rows, str(file.path))
+    rows = read_rows(file, {column: declared[column], **filters.columns}, select, declared)
     return rows.frame.select(pl.lit(file.index, pl.Int32).alias("file"), ROW, pl.lit(0).alias("value"))
 
 
-def _by_column(file: LogFile, column: str, declared: Mapping[str, str]) -> pl.DataFrame:
+def _by_column(file: LogFile, column: str, declared: Mapping[str, str], filters: Filters) -> pl.DataFrame:
     """``file``, ROW and ``value`` of each row that has a value in the column that orders them."""
-    rows = read_rows(file, {column: "impression.order.column"}, lambda lazy, _: lazy, declared)
+    select = filters.passing(_all_rows, str(file.path))
+    rows = read_rows(file, {**filters.columns, column: "impression.order.column"}, select, declared)
     kind = rows.schema[column]
     if kind.is_nested() or kind in (pl.Boolean, pl.Object):
         raise SourceError(

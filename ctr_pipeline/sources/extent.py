@@ -1,16 +1,17 @@
 """From when to when a log reaches."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import date
 from statistics import median
 
 import polars as pl
 
-from ctr_pipeline.sources.clock import TS, Clock, clock_of, rank_rows
+from ctr_pipeline.sources.clock import TS, Clock, Ranks
 from ctr_pipeline.sources.errors import SourceError, listed
 from ctr_pipeline.sources.files import Files, LogFile, open_log
-from ctr_pipeline.sources.impressions import declared_order, private_columns
+from ctr_pipeline.sources.impressions import clock_or_ranks, impression_filters
 from ctr_pipeline.sources.listing import ListedFile
+from ctr_pipeline.sources.row_filtering import Filters
 from ctr_pipeline.sources.rows import RAW, Schema, raw, read_rows
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.times import likely_unit
@@ -32,21 +33,22 @@ def log_range(spec: Spec, impression_files: Files, now: int | None = None) -> tu
         SourceError: a file cannot be read, no row has a usable time, or the days are more than ten years.
     """
     files = open_log(spec.source.impressions, impression_files)
-    clock = clock_of(spec, now)
-    if clock is None:
-        ranks = rank_rows(declared_order(spec), files, spec.impression_columns)
-        if ranks.rows == 0:
-            column = ranks.order.column
+    clock, filters = clock_or_ranks(spec, files, now), impression_filters(spec)
+    if isinstance(clock, Ranks):
+        if clock.rows == 0:
+            filters.refuse_nothing_left(files, spec.impression_columns)
+            column = clock.order.column
             raise _no_rows(files, f"`{column}`" if column else "one of the declared columns", [])
-        return ranks.order.first_day, ranks.last_day
+        return clock.order.first_day, clock.last_day
     bounds: list[tuple[int | None, int | None]] = []
     malformed = []
     for file in files:
-        low, high, lines = _time_bounds(file, clock, spec.impression_columns, private_columns(spec))
+        low, high, lines = _time_bounds(file, clock, filters, spec.impression_columns)
         bounds.append((low, high))
         malformed += lines
     known = [(low, high) for low, high in bounds if low is not None and high is not None]
     if not known:
+        filters.refuse_nothing_left(files, spec.impression_columns)
         columns = [f"`{column}`" for column in clock.event_columns]
         raise _no_rows(files, " and ".join(columns), malformed)
     low, high = min(low for low, _ in known), max(high for _, high in known)
@@ -56,12 +58,12 @@ def log_range(spec: Spec, impression_files: Files, now: int | None = None) -> tu
         # A single wrong time; the one that lies farther from the middle of the log.
         early = spec.days.first is None and (spec.days.last is not None or _is_early(known, low, high))
         place = [ends[0 if early else 1] for ends in bounds].index(low if early else high)
-        raise _too_long(files[place], clock, low if early else high, days[0], days[1])
+        raise _too_long(files[place], clock, filters, low if early else high, days[0], days[1])
     return days[0], days[1]
 
 
 def _time_bounds(
-    file: LogFile, clock: Clock, declared: Mapping[str, str], private: Collection[str]
+    file: LogFile, clock: Clock, filters: Filters, declared: Mapping[str, str]
 ) -> tuple[int | None, int | None, list[str]]:
     """The earliest and latest usable time in a file, and the rule that each malformed line breaks."""
 
@@ -75,7 +77,8 @@ def _time_bounds(
             raw(clock.time).filter(unusable).first().alias(RAW + clock.time),
         )
 
-    rows = read_rows(file, clock.columns("impression"), select, declared)
+    columns = filters.columns | clock.columns("impression")
+    rows = read_rows(file, columns, filters.passing(select, str(file.path)), declared)
     low, high = rows.frame["low"].min(), rows.frame["high"].max()
     unusable, future = int(rows.frame["unusable"].sum()), int(rows.frame["future"].sum())
     if low is None and future and future == unusable:
@@ -87,7 +90,7 @@ def _time_bounds(
         )
     if low is None and unusable:
         examples = rows.frame[RAW + clock.time].drop_nulls()
-        example = "" if clock.time in private else f" (such as {examples.cast(pl.String)[0]!r})"
+        example = "" if clock.time in filters.private else f" (such as {examples.cast(pl.String)[0]!r})"
         unit = likely_unit(examples)
         hint = f"As a number that is a time in {unit}: set `impression.time_unit: {unit}`. " if unit else ""
         raise SourceError(
@@ -104,13 +107,14 @@ def _is_early(known: Sequence[tuple[int, int]], low: int, high: int) -> bool:
     return middle - low >= high - middle
 
 
-def _too_long(file: LogFile, clock: Clock, time: int, first: date, last: date) -> SourceError:
+def _too_long(file: LogFile, clock: Clock, filters: Filters, time: int, first: date, last: date) -> SourceError:
     """Names the row that makes the log so long."""
 
     def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
         return clock.timed(lazy, schema, str(file.path)).filter(pl.col(TS) == time).select(ROW)
 
-    row = int(read_rows(file, clock.columns("impression"), select).frame[ROW][0])
+    columns = filters.columns | clock.columns("impression")
+    row = int(read_rows(file, columns, filters.passing(select, str(file.path))).frame[ROW][0])
     day = pl.Series([time]).cast(pl.Datetime("us")).dt.date()[0]
     return SourceError(
         f"{file.path}: row {row} of column `{clock.time}` is of {day}, so that the log reaches from {first} to {last}, "

@@ -1,6 +1,7 @@
 """The impression log → rows of the table `impressions`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import date
 
 import polars as pl
@@ -39,6 +40,7 @@ from ctr_pipeline.sources.quarantine import (
     quarantined_by_day,
     with_malformed,
 )
+from ctr_pipeline.sources.row_filtering import Filters, days_of
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, Schema, read_rows
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.time_features import time_features
@@ -84,11 +86,14 @@ def read_impressions(
     """
     scope = Scope.of(first, last, log_first)
     opened = open_log(spec.source.impressions, files)
-    clock = clock_of(spec, now) or rank_rows(declared_order(spec), opened, spec.impression_columns)
+    clock = clock_or_ranks(spec, opened, now)
     parts = [_read_file(spec, file, scope, clock, pseudonymiser) for file in opened]
-    rows = mark_repeated(spec, pl.concat([frame for frame, _ in parts]), known).with_columns(
+    filtered = pl.concat([part.filtered for part in parts]).fill_null(log_first)
+    rows = mark_repeated(spec, pl.concat([part.frame for part in parts]), known).with_columns(
         pl.from_epoch(TS, time_unit="us").dt.date().fill_null(log_first).alias(DAY)
     )
+    if scope.with_undated and rows.is_empty() and len(filtered):
+        impression_filters(spec).refuse_nothing_left(opened, spec.impression_columns)
     if scope.with_undated:
         _refuse_unknown_traffic(spec, opened, rows)
     good = rows.filter(pl.col(REASON).is_null())
@@ -101,11 +106,12 @@ def read_impressions(
     return ReadResult(
         kept=kept,
         quarantined=quarantine(rows, "impressions"),
-        rows_in=rows.height,
+        rows_in=rows.height + len(filtered),
         ignored=0,
-        rows_in_by_day=count_by_day(rows[DAY]),
+        rows_in_by_day=count_by_day(pl.concat([rows[DAY].rename("day"), filtered])),
+        filtered_by_day=count_by_day(filtered),
         undated=rows[TS].null_count(),
-        rows_in_log=sum(lines for _, lines in parts),
+        rows_in_log=sum(part.lines for part in parts),
         outcomes=quarantined_by_day(
             rows.filter(_HAS_OUTCOME, pl.col(TS).is_not_null(), pl.col(REASON).ne_missing("duplicate_id"))
         ),
@@ -113,7 +119,7 @@ def read_impressions(
         notices={
             "clock_skew": int(good[SKEWED].sum()),
             "repeated_hour": int(good[TWICE].sum()),
-            "empty_file": sum(lines == 0 for _, lines in parts) if scope.with_undated else 0,
+            "empty_file": sum(part.lines == 0 for part in parts) if scope.with_undated else 0,
             "other_traffic": good.height - good[values.OTHER_TRAFFIC].null_count(),
             **({"cut_lists": cut_lists(spec.features.embedded, kept)} if spec.features.lists else {}),
         },
@@ -137,6 +143,51 @@ def declared_order(spec: Spec) -> Order:
     """The order of an impression log without a clock."""
     assert spec.impression.order is not None, "a spec has a time or an order"
     return spec.impression.order
+
+
+def clock_or_ranks(spec: Spec, files: Sequence[LogFile], now: int | None) -> Clock | Ranks:
+    """When each impression happened: by the clock of the log, or by its order; arguments as for :func:`clock_of`.
+
+    Raises:
+        SourceError: a file cannot be read as declared.
+    """
+    clock = clock_of(spec, now)
+    if clock is not None:
+        return clock
+    return rank_rows(declared_order(spec), files, spec.impression_columns, impression_filters(spec))
+
+
+def impression_filters(spec: Spec) -> Filters:
+    """Which rows of the impression log are of interest."""
+    return Filters(
+        declared=tuple(spec.source.impressions.rows),
+        section="source.impressions.rows",
+        form=impression_form(spec),
+        private=private_columns(spec),
+    )
+
+
+def filtered_ids(spec: Spec, files: Files) -> pl.Series:
+    """The ids of impressions that the spec leaves out, as the texts under which events name them; not to be stored.
+
+    An id that a row of interest has too is none of them.
+
+    Raises:
+        SourceError: a file cannot be read as declared.
+    """
+    filters, column = impression_filters(spec), spec.impression.id
+    ids = [pl.DataFrame(schema={"id": pl.String, "kept": pl.Boolean})]
+    for file in open_log(spec.source.impressions, files) if filters.declared and column else ():
+        where = str(file.path)
+
+        def marked(lazy: pl.LazyFrame, schema: Schema, where: str = where) -> pl.LazyFrame:
+            text = values.id_text(str(column), schema[str(column)], where)
+            return lazy.select(text.alias("id"), filters.passes(schema, where).fill_null(True).alias("kept"))
+
+        columns = {**filters.columns, str(column): "impression.id"}
+        ids.append(read_rows(file, columns, marked, spec.impression_columns).frame)
+    found = pl.concat(ids).drop_nulls("id").group_by("id").agg(pl.col("kept").any())
+    return found.filter(~pl.col("kept"))["id"]
 
 
 def mark_repeated(spec: Spec, rows: pl.DataFrame, known: pl.LazyFrame | None) -> pl.DataFrame:
@@ -178,19 +229,27 @@ def mark_repeated(spec: Spec, rows: pl.DataFrame, known: pl.LazyFrame | None) ->
     ).drop(_REPEATED)
 
 
-def _read_file(
-    spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, pseudonymiser: Pseudonymiser
-) -> tuple[pl.DataFrame, int]:
-    """The rows in scope, and the number of all rows in the file.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What was read of one file."""
 
-    Canonical columns, TS, INGEST, SKEWED, and reason, rule, column and value of what is wrong with a row.
-    """
-    where = str(file.path)
+    frame: pl.DataFrame
+    """The rows in scope: canonical columns, TS, INGEST, SKEWED, and reason, rule, column and value of what is wrong."""
+    filtered: pl.Series
+    """The day of each row in scope that the spec leaves out; null where it has none."""
+    lines: int
+    """All rows of the file."""
+
+
+def _read_file(spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, pseudonymiser: Pseudonymiser) -> _Part:
+    where, filters = str(file.path), impression_filters(spec)
     select = clock.selection(scope, TS, where) if isinstance(clock, Clock) else clock.selection(file, scope)
-    rows = read_rows(file, spec.impression_columns, select, lists=spec.features.lists)
+    found = read_rows(file, spec.impression_columns, filters.marking(select, where), lists=spec.features.lists)
+    rows, left_out = filters.split(found)
     schema, private = rows.schema, private_columns(spec)
     fields = _fields(spec, file, schema, pseudonymiser)
     checks = [
+        *filters.checks(schema, where),
         *id_checks(spec, schema, where),
         *clock.checks(schema),
         *(check for field in fields for check in field.checks),
@@ -217,7 +276,7 @@ def _read_file(
         COLUMN,
         VALUE,
     )
-    return frame, rows.lines
+    return _Part(frame, days_of(left_out, TS), found.lines)
 
 
 def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> list[Field]:

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 import polars as pl
 
 from ctr_pipeline.sources import values
-from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, impression_form, rank_rows
+from ctr_pipeline.sources.clock import INGEST, SKEWED, TS, Clock, Ranks, Scope, clock_of, impression_form
 from ctr_pipeline.sources.files import Files, LogFile, open_log
 from ctr_pipeline.sources.impressions import (
-    declared_order,
+    clock_or_ranks,
+    impression_filters,
     impression_key,
     mark_repeated,
     private_columns,
@@ -38,7 +39,7 @@ def label_units(
     if not flags and not timed:
         return []
     files = open_log(spec.source.impressions, impression_files)
-    clock = clock_of(spec, now) or rank_rows(declared_order(spec), files, spec.impression_columns)
+    clock = clock_or_ranks(spec, files, now)
     parts = []
     if flags:
         parts += _flag_units(spec, flags, files, clock, scope, pseudonymiser, known)
@@ -59,11 +60,14 @@ def _flag_units(
     """Labels of 0, 1 or null: one unit for each impression that arrived and each task."""
     # Rows without a time are quarantined with their impression, and belong to no arrival day.
     dated = Scope(scope.first, scope.last, with_undated=False)
-    columns = _identity_columns(spec) | {str(t.label.column): f"label of task {t.name}" for t in tasks}
+    filters = impression_filters(spec)
+    columns = (
+        filters.columns | _identity_columns(spec) | {str(t.label.column): f"label of task {t.name}" for t in tasks}
+    )
     frames = []
     for file in files:
         where = str(file.path)
-        rows = read_rows(file, columns, _selection(clock, file, dated, where))
+        rows = read_rows(file, columns, filters.passing(_selection(clock, file, dated, where), where))
         parsed = {t.name: values.label(t.label, rows.schema[str(t.label.column)], where) for t in tasks}
         diagnosed = {
             t.name: diagnose(rows, parsed[t.name][1], private_columns(spec), where).select(
@@ -121,7 +125,8 @@ def _time_units(
     """
     where, form = str(file.path), impression_form(spec)
     dated = Scope(scope.first, scope.last, with_undated=False)
-    columns = _identity_columns(spec) | {c: f"label of task {task.name}" for task in tasks for c in task.label.columns}
+    filters = impression_filters(spec)
+    labels = {column: f"label of task {task.name}" for task in tasks for column in task.label.columns}
     names = [(task, kind) for task in tasks for kind in (OUTCOME, CLOSED) if kind == OUTCOME or task.label.closed_by]
 
     def select(lazy: pl.LazyFrame, schema: Schema) -> pl.LazyFrame:
@@ -143,7 +148,7 @@ def _time_units(
         in_scope = [dated.holds(pl.col(f"__{kind}_{task.name}")) for task, kind in names]
         return lazy.with_columns(times).filter(pl.any_horizontal(in_scope))
 
-    rows = read_rows(file, columns, select)
+    rows = read_rows(file, filters.columns | _identity_columns(spec) | labels, filters.passing(select, where))
     frame = rows.frame
     if isinstance(clock, Ranks):
         frame = frame.join(clock.times[file.index], on=ROW, how="left", maintain_order="left")

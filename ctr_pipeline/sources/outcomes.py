@@ -4,6 +4,7 @@ All three label styles end in the same rows. Each belongs to the day on which it
 """
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 
 import polars as pl
@@ -15,7 +16,7 @@ from ctr_pipeline.sources.contract import EVENT_SCHEMA, check_events
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.event_types import count_types
 from ctr_pipeline.sources.files import Files, LogFile, open_log
-from ctr_pipeline.sources.impressions import private_columns
+from ctr_pipeline.sources.impressions import filtered_ids, private_columns
 from ctr_pipeline.sources.outcome_columns import label_units
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import (
@@ -31,6 +32,7 @@ from ctr_pipeline.sources.quarantine import (
     quarantined_by_day,
     with_malformed,
 )
+from ctr_pipeline.sources.row_filtering import Filters, days_of
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, read_rows
 from ctr_pipeline.sources.statements import IGNORED, IMPRESSIONS, LOG, OUTCOME, UNITS, as_units
 from ctr_pipeline.sources.text import ROW
@@ -81,8 +83,10 @@ def read_events(
     parts = [pl.DataFrame(schema=UNITS)]
     foreign: dict[str, None] = {}
     types: list[pl.DataFrame] = []
+    filtered = [pl.Series("day", [], dtype=pl.Date)]
     rows_in_log = empty = 0
     if any(task.label.event is not None for task in spec.tasks):
+        elsewhere = filtered_ids(spec, impression_files)
         for name, paths in event_files.items():
             if name not in logs and spec.source.simulator is None:
                 raise SourceError(
@@ -92,13 +96,17 @@ def read_events(
             # The simulator's event log has the default column names, and the time at which it received each event.
             log = logs.get(name) or EventLog(name=name, ingest_time="ingest_ts")
             clock = event_clock(spec, log, now)
-            for file in open_log(log, paths):
-                units, unused, lines, of_file = _event_units(spec, log, clock, file, scope, pseudonymiser)
-                parts.append(units)
-                types.append(of_file)
-                foreign |= dict.fromkeys(unused)
-                rows_in_log += lines
-                empty += lines == 0
+            opened, filters = open_log(log, paths), _event_filters(spec, log, clock)
+            for file in opened:
+                found = _read_events(spec, log, clock, filters, elsewhere, file, scope, pseudonymiser)
+                parts.append(found.units)
+                types.append(found.types)
+                filtered.append(found.filtered)
+                foreign |= dict.fromkeys(found.unused)
+                rows_in_log += found.lines
+                empty += found.lines == 0
+            if scope.with_undated and not any(part.height for part in parts[-len(opened) :]):
+                filters.refuse_nothing_left(opened, event_columns(log))
         _refuse_foreign_types(spec, pl.concat(parts), list(foreign), scope)
     parts += label_units(spec, impression_files, scope, pseudonymiser, now, known)
     units = pl.concat(parts)
@@ -107,6 +115,7 @@ def read_events(
     # Labels of impressions are counted with these. Whether a row without a type is an outcome cannot be known.
     stated = units.filter(pl.col(LOG) != IMPRESSIONS, pl.col("event").is_not_null())
     units = units.with_columns(pl.col(DAY).fill_null(log_first))
+    left_out = pl.concat(filtered).fill_null(log_first)
     broken, ignored = pl.col(REASON).is_not_null(), pl.col(IGNORED)
     good = units.filter(~broken & ~ignored)
     kept = (
@@ -124,9 +133,10 @@ def read_events(
     return ReadResult(
         kept=kept,
         quarantined=quarantine(units, "outcome_events"),
-        rows_in=units.height,
+        rows_in=units.height + len(left_out),
         ignored=units.filter(~broken & ignored).height,
-        rows_in_by_day=count_by_day(units[DAY]),
+        rows_in_by_day=count_by_day(pl.concat([units[DAY].rename("day"), left_out])),
+        filtered_by_day=count_by_day(left_out),
         undated=undated,
         rows_in_log=rows_in_log,
         outcomes=quarantined_by_day(stated),
@@ -149,20 +159,56 @@ def _files_of_days(units: pl.DataFrame, files: Mapping[str, Files]) -> dict[date
     return found
 
 
-def _event_units(
-    spec: Spec, log: EventLog, clock: Clock, file: LogFile, scope: Scope, pseudonymiser: Pseudonymiser
-) -> tuple[pl.DataFrame, list[str], int, pl.DataFrame]:
-    """The statements of a file of events, types in it that no task uses, the number of all its rows, and the day and
-    the type of each event in scope.
-    """
+def _event_filters(spec: Spec, log: EventLog, clock: Clock) -> Filters:
+    """Which rows of an event log are of interest."""
+    return Filters(
+        declared=tuple(log.rows),
+        section=f"source.events.{log.name}.rows",
+        form=clock.form,
+        private=private_columns(spec) | {log.impression_id},
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """What was read of one file of events."""
+
+    units: pl.DataFrame
+    """Its statements."""
+    unused: list[str]
+    """Types in it that no task uses."""
+    types: pl.DataFrame
+    """Day and type of each event in scope."""
+    filtered: pl.Series
+    """The day of each event in scope that the spec leaves out, by itself or with its impression; null without one."""
+    lines: int
+    """All its rows."""
+
+
+def _read_events(
+    spec: Spec,
+    log: EventLog,
+    clock: Clock,
+    filters: Filters,
+    elsewhere: pl.Series,
+    file: LogFile,
+    scope: Scope,
+    pseudonymiser: Pseudonymiser,
+) -> _Part:
     where = str(file.path)
-    rows = read_rows(file, event_columns(log), clock.selection(scope, INGEST, where))
+    read = read_rows(file, event_columns(log), filters.marking(clock.selection(scope, INGEST, where), where))
+    rows, left_out = filters.split(read)
     text = values.id_text(log.impression_id, rows.schema[log.impression_id], where)
+    if len(elsewhere):
+        of_others = rows.frame.select(text.is_in(elsewhere.implode()).fill_null(False).alias("others"))["others"]
+        left_out = pl.concat([left_out, rows.frame.filter(of_others)])
+        rows = replace(rows, frame=rows.frame.filter(~of_others), total=rows.total - int(of_others.sum()))
     events = [task.label.event for task in spec.tasks if task.label.event is not None]
     # A type has the spelling of the spec, whatever the log's.
     spelt = dict(zip(declared_texts(events), events, strict=True))
     kind = values.canonical_text(log.type, rows.schema[log.type], where).replace(spelt)
     checks = (
+        *filters.checks(rows.schema, where),
         Check(
             broken=text.is_null(),
             reason="missing_id",
@@ -198,7 +244,7 @@ def _event_units(
     found = frame.filter(IGNORED)[_TYPE].unique().sort()
     # Many different values are no types; they may be ids, and are not to be shown.
     shown = found.to_list() if len(found) <= min(_SHOWN_TYPES, frame.height // 2) else []
-    return units, shown, rows.lines, types
+    return _Part(units, shown, types, days_of(left_out, INGEST), read.lines)
 
 
 def _refuse_foreign_types(spec: Spec, units: pl.DataFrame, found: Sequence[str], scope: Scope) -> None:

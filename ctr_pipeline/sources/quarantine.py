@@ -44,7 +44,7 @@ _LONGEST_VALUE = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadResult:
-    """What one call read. ``rows_in == kept.height + quarantined.height + ignored`` always holds."""
+    """What one call read. ``rows_in == kept.height + quarantined.height + filtered + ignored`` always holds."""
 
     kept: pl.DataFrame
     """Rows of the table, in its column order and sorted."""
@@ -59,6 +59,8 @@ class ReadResult:
     """Quarantined rows that belong to no day, and are counted with the first day of the log."""
     rows_in_log: int
     """Rows of all days in the files that were read; for outcomes, in the event logs."""
+    filtered_by_day: Mapping[date, int] = field(default_factory=dict)
+    """Rows of ``rows_in_by_day`` that the spec leaves out."""
     files: Mapping[date, Collection[str]] = field(default_factory=dict)
     """Paths of the files that rows of each day were found in; those that belong to no day are not counted."""
     notices: Mapping[str, int] = field(default_factory=dict)
@@ -71,6 +73,11 @@ class ReadResult:
     label is 1 or unreadable, or an outcome time is given; repetitions are left out. Of outcomes: events of a used type."""
     event_types: TypeCounts = field(default_factory=dict)
     """Events of event logs by day of arrival and type, those that are ignored included."""
+
+    @property
+    def filtered(self) -> int:
+        """Rows that the spec leaves out."""
+        return sum(self.filtered_by_day.values())
 
 
 def diagnose(rows: Rows, checks: Sequence[Check], private: Collection[str], where: str) -> pl.DataFrame:

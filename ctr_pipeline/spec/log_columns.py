@@ -3,11 +3,13 @@
 from collections.abc import Sequence
 
 from ctr_pipeline.spec.features import CategoricalFeature, Features, NumericFeature
-from ctr_pipeline.spec.source import EventLog, ImpressionColumns
+from ctr_pipeline.spec.source import EventLog, ImpressionColumns, LogFiles
 from ctr_pipeline.spec.tasks import Task
 
 
-def impression_columns(declared: ImpressionColumns, features: Features, tasks: Sequence[Task]) -> dict[str, str]:
+def impression_columns(
+    log: LogFiles, declared: ImpressionColumns, features: Features, tasks: Sequence[Task]
+) -> dict[str, str]:
     """The columns of the impression log, with the fields that name them."""
     found: dict[str, str] = {}
     if declared.time is not None:
@@ -31,6 +33,8 @@ def impression_columns(declared: ImpressionColumns, features: Features, tasks: S
     for task in tasks:
         for column in task.label.columns:
             found.setdefault(column, f"label of task {task.name}")
+    for one in log.rows:
+        found.setdefault(one.column, "source.impressions.rows")
     return found
 
 
@@ -39,4 +43,5 @@ def event_columns(log: EventLog) -> dict[str, str]:
     section = f"source.events.{log.name}"
     named = {log.impression_id: "impression_id", log.type: "type", log.time: "time"}
     named |= {log.ingest_time: "ingest_time"} if log.ingest_time else {}
+    named |= {one.column: "rows" for one in log.rows if one.column not in named}
     return {column: f"{section}.{field}" for column, field in named.items()}

@@ -17,6 +17,7 @@ from ctr_pipeline.spec.fields import (
     format_duration,
 )
 from ctr_pipeline.spec.null_values import NullValues
+from ctr_pipeline.spec.row_filters import RowFilters
 from ctr_pipeline.spec.simulator import SimulatorSettings
 from ctr_pipeline.spec.time_formats import TimeFormats
 
@@ -52,6 +53,10 @@ class LogFiles(Section):
 
     columns: list[str] = added_field(
         [], "Names of the columns of CSV files without a header line, in their order; an empty one is not read."
+    )
+
+    rows: RowFilters = added_field(
+        [], "Which rows are of interest, by the values of columns; the others are counted as filtered."
     )
 
     @model_validator(mode="after")

@@ -247,7 +247,7 @@ class Spec(Section):
     @property
     def impression_columns(self) -> dict[str, str]:
         """The columns of the impression log that are read, with the fields that name them."""
-        return impression_columns(self.impression, self.features, self.tasks)
+        return impression_columns(self.source.impressions, self.impression, self.features, self.tasks)
 
     def zone_of(self, log: LogFiles) -> str:
         """The zone of a log's times that carry no offset."""

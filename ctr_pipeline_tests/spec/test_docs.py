@@ -29,6 +29,7 @@ from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.losses import BinaryCrossEntropy, Focal
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.objectives import Binary
+from ctr_pipeline.spec.row_filters import RowFilter
 from ctr_pipeline.spec.simulator import (
     BotCampaign,
     ClickLogOutage,
@@ -61,6 +62,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Spec: "spec",
     Source: "source",
     LogFiles: "source.impressions",
+    RowFilter: "source.impressions.rows[]",
     EventLog: "source.events[]",
     SimulatorSettings: "source.simulator",
     **dict.fromkeys(

@@ -31,6 +31,38 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("tasks.0.label.closed_by", ["declined"]),
         ("tasks.0.label: `closed_by` ['declined'] goes with `time_column`, and the label has `event`",),
     ),
+    "a filter without a condition": (
+        set_to("source.impressions.rows", {"column": "price"}),
+        ("source.impressions.rows.0: declare one of `keep`, `drop` and a range (`at_least`, `below`); found none",),
+    ),
+    "a filter with two conditions": (
+        set_to("source.events.0.rows", [{"column": "price", "keep": [1], "below": 5}]),
+        ("source.events.0.rows.0", "found keep and a range"),
+    ),
+    "an empty range": (
+        set_to("source.impressions.rows", {"column": "price", "at_least": 5, "below": 5}),
+        ("`at_least` 5 is not less than `below` 5",),
+    ),
+    "an empty range of times": (
+        set_to("source.impressions.rows", {"column": "ts", "at_least": "2026-02-01", "below": "2026-01-31T23:00"}),
+        ("`at_least` 2026-02-01 is not less than `below` 2026-01-31T23:00",),
+    ),
+    "a range of a number and a time": (
+        set_to("source.impressions.rows", {"column": "ts", "at_least": 5, "below": "2026-01-31"}),
+        ("are both numbers or both times",),
+    ),
+    "a range of words": (
+        set_to("source.impressions.rows", {"column": "ts", "at_least": "b"}),
+        ("source.impressions.rows.0.at_least: a number is expected, or a time such as 2026-01-31", "(found 'b')"),
+    ),
+    "a range of truth values": (
+        set_to("source.impressions.rows", {"column": "ts", "below": True}),
+        ("source.impressions.rows.0.below: a number is expected",),
+    ),
+    "an unknown key of a filter": (
+        set_to("source.impressions.rows", {"column": "ts", "keeps": [1]}),
+        ("source.impressions.rows.0.keeps: unknown key; did you mean `keep`?",),
+    ),
     "null values of a column that is not read": (
         set_to("source.impressions.null_values", {"prize": [-1]}),
         ("`null_values` of source.impressions names column 'prize', which", "did you mean 'price'?"),

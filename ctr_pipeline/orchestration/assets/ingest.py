@@ -109,7 +109,9 @@ def _ingest(
             raise dg.Failure(f"{table} refused: " + " ".join(str(check.description) for check in broken))
         version = staged.commit(days) if days else store.version(table)
     for day in days:
-        rows = _rows_of_day(evidence.rows_in[day], evidence.kept[day], evidence.quarantined[day])
+        rows = _rows_of_day(
+            evidence.rows_in[day], evidence.kept[day], evidence.quarantined[day], evidence.filtered[day]
+        )
         files = {path: logs.stamps[path] for path in sorted(tally.files.get(day, ()))}
         more = {EVENT_TYPES: dict(types.get(day, {}))} if table == "outcome_events" else {}
         context.add_asset_metadata({**rows, FILES: files, **more}, asset_key=table, partition_key=day.isoformat())
@@ -117,7 +119,7 @@ def _ingest(
         kept = {
             name: value
             for name, value in found[day].metadata.items()
-            if name in (*_rows_of_day(0, 0, 0), FILES, EVENT_TYPES)
+            if name in (*_rows_of_day(0, 0, 0, 0), FILES, EVENT_TYPES)
         }
         context.add_asset_metadata(kept, asset_key=table, partition_key=day.isoformat())
     inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=wanted[-1], logs=logs)
@@ -126,6 +128,7 @@ def _ingest(
             "dagster/uri": str(store.root / table),
             "dagster/column_schema": column_schema(staged.empty),
             "rows_in": tally.total,
+            "rows_filtered": tally.filtered.total(),
             "rows_ignored": tally.ignored,
             "quarantine_reasons": dict(evidence.reasons),
             **{f"notice/{notice}": rows for notice, rows in tally.notices.items()},
@@ -194,6 +197,7 @@ def _evidence(
         rows_in={day: tally.rows_in.get(day, 0) for day in days},
         kept={day: staged.rows.get(day, 0) for day in days},
         quarantined={day: quarantined.get(day, 0) for day in days},
+        filtered={day: tally.filtered.get(day, 0) for day in days},
         reasons=tally.reasons(),
         total=tally.total,
         ignored=tally.ignored,
@@ -216,13 +220,14 @@ def _event_types(
     return {**recorded, **{day: tally.event_types.get(day, {}) for day in days}}
 
 
-def _rows_of_day(rows_in: int, kept: int, quarantined: int) -> dict[str, int]:
+def _rows_of_day(rows_in: int, kept: int, quarantined: int, filtered: int) -> dict[str, int]:
     return {
         "dagster/partition_row_count": kept,
         "rows_in_day": rows_in,
         "rows_kept_day": kept,
         "rows_quarantined_day": quarantined,
-        "rows_ignored_day": rows_in - kept - quarantined,
+        "rows_filtered_day": filtered,
+        "rows_ignored_day": rows_in - kept - quarantined - filtered,
     }
 
 

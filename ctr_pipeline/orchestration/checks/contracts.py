@@ -64,6 +64,8 @@ class IngestEvidence:
     """Largest share of a day's rows (`quality.max_quarantine_share`)."""
     outcomes: Mapping[date, Share] = field(default_factory=dict)
     """Quarantined rows among those that state an outcome or may do so, by day."""
+    filtered: Mapping[date, int] = field(default_factory=dict)
+    """Rows that the spec leaves out, by day."""
     event_types: TypeEvidence = field(default_factory=lambda: TypeEvidence(counts={}, used={}))
     """Events by day and type, of these days and of those that are stored."""
 
@@ -71,11 +73,18 @@ class IngestEvidence:
 def check_rows_conserved(evidence: IngestEvidence) -> Outcome:
     """Error when a row got lost or was made up."""
     kept, quarantined = sum(evidence.kept.values()), sum(evidence.quarantined.values())
-    lost = evidence.total - kept - quarantined - evidence.ignored
+    filtered = sum(evidence.filtered.values())
+    lost = evidence.total - kept - quarantined - filtered - evidence.ignored
     return Outcome(
         passed=lost == 0,
         error=True,
-        metadata={"rows_in": evidence.total, "kept": kept, "quarantined": quarantined, "ignored": evidence.ignored},
+        metadata={
+            "rows_in": evidence.total,
+            "kept": kept,
+            "quarantined": quarantined,
+            "filtered": filtered,
+            "ignored": evidence.ignored,
+        },
         description=None if lost == 0 else f"{lost} of {evidence.total} rows are unaccounted for.",
     )
 
@@ -214,7 +223,7 @@ for _table in ("impressions", "outcome_events"):
         CheckDefinition(
             asset=_table,
             name="rows_conserved",
-            question="Rows read = rows kept + quarantined + ignored.",
+            question="Rows read = rows kept + quarantined + filtered + ignored.",
             evaluate=check_rows_conserved,
             blocking=True,
         ),
