@@ -215,6 +215,7 @@ def _rows(paths: DataRoot, facts: RunFacts, table: str, first: date, last: date)
         "kept": kept,
         "quarantined": sum(by_reason.values()),
         "filtered": counted["filtered"],
+        "added": counted["added"],
         "ignored": ignored,
         "reasons": by_reason,
     }

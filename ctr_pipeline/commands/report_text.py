@@ -17,7 +17,7 @@ def print_reading(report: dict[str, Any], console: Console) -> None:
     for name, rows in report["rows"].items():
         reasons = ", ".join(f"{reason} {count:,}" for reason, count in rows["reasons"].items())
         console.print(
-            f"  {name}: {rows['in']:,} rows in, {rows['kept']:,} kept, {rows['quarantined']:,} quarantined"
+            f"  {name}: {rows['in']:,} rows in{_stood_for(rows)}, {rows['kept']:,} kept, {rows['quarantined']:,} quarantined"
             + (f" ({reasons})" if reasons else "")
             + (f", {rows['filtered']:,} filtered" if rows.get("filtered") else ""),
             highlight=False,
@@ -27,6 +27,11 @@ def print_reading(report: dict[str, Any], console: Console) -> None:
         console.print(f"  events that no task uses: {listed}", markup=False, highlight=False, soft_wrap=True)
     for remark in report.get("remarks", []):
         console.print(f"  {remark}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _stood_for(rows: dict[str, Any]) -> str:
+    added = rows.get("added")
+    return f", which stand for {rows['in'] + added:,} impressions" if added else ""
 
 
 def print_report(report: dict[str, Any], console: Console) -> None:

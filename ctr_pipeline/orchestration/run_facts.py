@@ -20,7 +20,7 @@ class RunFacts:
     runs: Sequence[FinishedRun]
     """The Dagster runs that were needed."""
     rows: Mapping[str, Mapping[str, int]]
-    """By table that is read from logs: rows ``in``, ``kept``, ``filtered`` and ``ignored``."""
+    """By table that is read from logs: rows ``in``, ``kept``, ``filtered``, ``added`` and ``ignored``."""
     remarks: list[str]
     """What a person should know of the reading of the logs."""
     checks: list[dict[str, Any]]
@@ -62,9 +62,9 @@ def _remarks(ingested: Mapping[str, Mapping[date, Mapping[str, Any]]], first: da
 
 
 def _rows(of_table: Mapping[date, Mapping[str, Any]], first: date, last: date) -> dict[str, int]:
-    """Rows that the newest reading of each day counted: ``in``, ``kept``, ``filtered`` and ``ignored``."""
+    """Rows that the newest reading of each day counted: ``in``, ``kept``, ``filtered``, ``added`` and ``ignored``."""
     days = [found for day, found in of_table.items() if first <= day <= last]
-    counted = ("in", "kept", "filtered", "ignored")
+    counted = ("in", "kept", "filtered", "added", "ignored")
     return {name: sum(int(found.get(f"rows_{name}_day", 0)) for found in days) for name in counted}
 
 

@@ -42,11 +42,20 @@ from ctr_pipeline.sources.quarantine import (
 )
 from ctr_pipeline.sources.row_filtering import Filters, days_of
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, Schema, read_rows
+from ctr_pipeline.sources.shows import (
+    SHOWS,
+    as_impressions,
+    positives_checks,
+    positives_value,
+    shows_checks,
+    shows_value,
+)
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.time_features import time_features
 from ctr_pipeline.sources.values import Check, Field
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.source import Order
+from ctr_pipeline.spec.tasks import Task
 
 _KNOWN, _KNOWN_INGEST, _REPEATED = "__known", "__known_ingest", "__repeated"
 _HAS_OUTCOME = "__has_outcome"
@@ -97,8 +106,9 @@ def read_impressions(
     if scope.with_undated:
         _refuse_unknown_traffic(spec, opened, rows)
     good = rows.filter(pl.col(REASON).is_null())
+    shown = good if spec.impression.shows is None else as_impressions(good, pseudonymiser, pl.col(SHOWS))
     kept = (
-        good.with_columns(pl.col(DAY).alias("day"), pl.col(TS).alias("ts"), pl.col(INGEST).alias("ingest_ts"))
+        shown.with_columns(pl.col(DAY).alias("day"), pl.col(TS).alias("ts"), pl.col(INGEST).alias("ingest_ts"))
         .select(impressions_schema(spec).names())
         .sort("ts", "impression_id")
     )
@@ -110,6 +120,7 @@ def read_impressions(
         ignored=0,
         rows_in_by_day=count_by_day(pl.concat([rows[DAY].rename("day"), filtered])),
         filtered_by_day=count_by_day(filtered),
+        added_by_day=_sum_by_day(good, pl.col(SHOWS) - 1),
         undated=rows[TS].null_count(),
         rows_in_log=sum(part.lines for part in parts),
         outcomes=quarantined_by_day(
@@ -252,11 +263,14 @@ def _read_file(spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, ps
         *filters.checks(schema, where),
         *id_checks(spec, schema, where),
         *clock.checks(schema),
+        *shows_checks(spec, schema, where),
         *(check for field in fields for check in field.checks),
         *_label_checks(spec, clock, schema, where),
     ]
     frame = diagnose(rows, checks, private, where).with_columns(
-        *(field.value for field in fields), _has_outcome(spec, schema, where).alias(_HAS_OUTCOME)
+        *(field.value for field in fields),
+        shows_value(spec, schema, where).alias(SHOWS),
+        _has_outcome(spec, schema, where).alias(_HAS_OUTCOME),
     )
     if scope.with_undated:
         frame = with_malformed(frame, rows)
@@ -270,6 +284,7 @@ def _read_file(spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, ps
         TS,
         INGEST,
         pl.col(SKEWED, TWICE, _HAS_OUTCOME).fill_null(False),
+        SHOWS,
         *names,
         REASON,
         RULE,
@@ -321,6 +336,12 @@ def id_checks(spec: Spec, schema: Schema, where: str) -> tuple[Check, ...]:
     )
 
 
+def _sum_by_day(rows: pl.DataFrame, value: pl.Expr) -> dict[date, int]:
+    """The sum of ``value`` of each day, where it is not 0."""
+    sums = rows.group_by(DAY).agg(value.sum().alias("sum")).filter(pl.col("sum") != 0).sort(DAY)
+    return dict(sums.iter_rows())
+
+
 def _refuse_unknown_traffic(spec: Spec, files: Sequence[LogFile], rows: pl.DataFrame) -> None:
     """Raises where the log begins, when no row has a kind of traffic that the spec knows: nothing could be weighted."""
     found, declared = rows[values.OTHER_TRAFFIC].drop_nulls(), spec.impression.traffic
@@ -342,11 +363,21 @@ def _has_outcome(spec: Spec, schema: Schema, where: str) -> pl.Expr:
     found = [pl.lit(False)]
     for task in spec.tasks:
         if task.label.column is not None:
-            parsed, checks = values.label(task.label, schema[task.label.column], where)
-            found += [(parsed == 1).fill_null(False), *(check.broken.fill_null(False) for check in checks)]
+            parsed, checks = label_value(spec, task, schema, where)
+            found += [(parsed > 0).fill_null(False), *(check.broken.fill_null(False) for check in checks)]
         if task.label.time_column is not None:
             found.append(values.is_given(task.label.time_column, schema[task.label.time_column]))
     return pl.any_horizontal(found)
+
+
+def label_value(spec: Spec, task: Task, schema: Schema, where: str) -> tuple[pl.Expr, tuple[Check, ...]]:
+    """How many impressions of a row have the outcome of a label column, null where not known, and its checks.
+
+    Of a row that stands for one impression, that is 0 or 1.
+    """
+    if spec.impression.shows is None:
+        return values.label(task.label, schema[str(task.label.column)], where)
+    return positives_value(task, schema, where), positives_checks(task, spec, schema, where)
 
 
 def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) -> list[Check]:
@@ -354,7 +385,7 @@ def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) 
     checks: list[Check] = []
     for task in spec.tasks:
         if task.label.column is not None:
-            checks.extend(values.label(task.label, schema[task.label.column], where)[1])
+            checks.extend(label_value(spec, task, schema, where)[1])
         for column in (task.label.time_column, *task.label.closed_by):
             if column is not None:
                 form = impression_form(spec)

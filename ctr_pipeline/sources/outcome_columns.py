@@ -11,12 +11,14 @@ from ctr_pipeline.sources.impressions import (
     clock_or_ranks,
     impression_filters,
     impression_key,
+    label_value,
     mark_repeated,
     private_columns,
 )
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import COLUMN, DAY, FILE, NAME, REASON, RULE, VALUE, diagnose
 from ctr_pipeline.sources.rows import Schema, Select, read_rows
+from ctr_pipeline.sources.shows import SHOWS, as_impressions, shows_value
 from ctr_pipeline.sources.statements import CLOSED, IGNORED, IMPRESSIONS, LOG, OUTCOME, UNITS, UNKNOWN, as_units
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.spec import Spec
@@ -64,11 +66,12 @@ def _flag_units(
     columns = (
         filters.columns | _identity_columns(spec) | {str(t.label.column): f"label of task {t.name}" for t in tasks}
     )
+    columns |= {spec.impression.shows: "impression.shows"} if spec.impression.shows else {}
     frames = []
     for file in files:
         where = str(file.path)
         rows = read_rows(file, columns, filters.passing(_selection(clock, file, dated, where), where))
-        parsed = {t.name: values.label(t.label, rows.schema[str(t.label.column)], where) for t in tasks}
+        parsed = {t.name: label_value(spec, t, rows.schema, where) for t in tasks}
         diagnosed = {
             t.name: diagnose(rows, parsed[t.name][1], private_columns(spec), where).select(
                 ROW, pl.struct(REASON, RULE, COLUMN, VALUE).alias(f"__problem_{t.name}")
@@ -77,6 +80,7 @@ def _flag_units(
         }
         frame = rows.frame.with_columns(
             _identified(spec, file, rows.schema, pseudonymiser),
+            shows_value(spec, rows.schema, where).alias(SHOWS),
             *(parsed[t.name][0].alias(f"__label_{t.name}") for t in tasks),
             *[pl.lit(None, pl.String).alias(name) for name in (REASON, RULE, COLUMN, VALUE)],
             pl.lit(file.index, pl.Int32).alias(FILE),
@@ -91,8 +95,15 @@ def _flag_units(
         label, problem = pl.col(f"__label_{task.name}"), pl.col(f"__problem_{task.name}").struct
         # Without an id, or repeated: set aside with the impression, so of no use here.
         useless = pl.col("impression_id").is_null() | pl.col(REASON).is_not_null() | pl.col(TS).is_null()
+        useless |= pl.col(SHOWS).is_null()
+        stated = rows_seen
+        if spec.impression.shows is not None:
+            # An outcome for each impression that has one; where it is not known, for each that may.
+            count = pl.when(label.is_null()).then(SHOWS).otherwise(pl.max_horizontal(label, 1))
+            broken = useless | problem.field(REASON).is_not_null()
+            stated = as_impressions(rows_seen, pseudonymiser, pl.when(broken).then(1).otherwise(count))
         units.append(
-            rows_seen.select(
+            stated.select(
                 pl.from_epoch(INGEST, time_unit="us").dt.date().alias(DAY),
                 pl.lit(IMPRESSIONS).alias(LOG),
                 FILE,

@@ -44,7 +44,10 @@ _LONGEST_VALUE = 80
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReadResult:
-    """What one call read. ``rows_in == kept.height + quarantined.height + filtered + ignored`` always holds."""
+    """What one call read.
+
+    ``rows_in + added == kept.height + quarantined.height + filtered + ignored`` always holds.
+    """
 
     kept: pl.DataFrame
     """Rows of the table, in its column order and sorted."""
@@ -61,6 +64,8 @@ class ReadResult:
     """Rows of all days in the files that were read; for outcomes, in the event logs."""
     filtered_by_day: Mapping[date, int] = field(default_factory=dict)
     """Rows of ``rows_in_by_day`` that the spec leaves out."""
+    added_by_day: Mapping[date, int] = field(default_factory=dict)
+    """Impressions that rows stand for, beyond one each."""
     files: Mapping[date, Collection[str]] = field(default_factory=dict)
     """Paths of the files that rows of each day were found in; those that belong to no day are not counted."""
     notices: Mapping[str, int] = field(default_factory=dict)
@@ -73,6 +78,11 @@ class ReadResult:
     label is 1 or unreadable, or an outcome time is given; repetitions are left out. Of outcomes: events of a used type."""
     event_types: TypeCounts = field(default_factory=dict)
     """Events of event logs by day of arrival and type, those that are ignored included."""
+
+    @property
+    def added(self) -> int:
+        """Impressions that rows stand for, beyond one each."""
+        return sum(self.added_by_day.values())
 
     @property
     def filtered(self) -> int:

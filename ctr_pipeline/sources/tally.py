@@ -26,6 +26,8 @@ class ReadTally:
         """The quarantined rows."""
         self.rows_in: Counter[date] = Counter()
         """Rows read, by day."""
+        self.added: Counter[date] = Counter()
+        """Impressions that rows stand for, beyond one each, by day."""
         self.filtered: Counter[date] = Counter()
         """Rows that the spec leaves out, by day."""
         self.notices: Counter[str] = Counter()
@@ -49,6 +51,7 @@ class ReadTally:
         """Adds what was read of one interval."""
         self.quarantined = pl.concat([self.quarantined, result.quarantined])
         self.rows_in.update(result.rows_in_by_day)
+        self.added.update(result.added_by_day)
         self.filtered.update(result.filtered_by_day)
         self.notices.update(result.notices)
         self.outcomes.update(result.outcomes)

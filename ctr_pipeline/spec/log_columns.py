@@ -20,7 +20,7 @@ def impression_columns(
             found[declared.ingest_time] = "impression.ingest_time"
     elif declared.order is not None and declared.order.column is not None:
         found[declared.order.column] = "impression.order.column"
-    for name in ("id", "user", "session", "position", "propensity", "weight"):
+    for name in ("id", "user", "session", "position", "propensity", "weight", "shows"):
         column = getattr(declared, name)
         if column is not None:
             found.setdefault(column, f"impression.{name}")

@@ -233,6 +233,10 @@ class ImpressionColumns(Section):
         None, "Column with the row's weight in the training loss: a finite number of at least 0 in each row."
     )
 
+    shows: Column | None = added_field(
+        None, "Column with the number of impressions that a row stands for; label columns then count those with it."
+    )
+
     @model_validator(mode="after")
     def _one_clock(self) -> Self:
         if (self.time is None) == (self.order is None):
@@ -253,7 +257,7 @@ class ImpressionColumns(Section):
 
     @property
     def value_columns(self) -> frozenset[str]:
-        """Columns whose values the pipeline reads as times, slots, kinds of traffic, probabilities or weights."""
+        """Columns whose values the pipeline reads as times, slots, kinds of traffic, probabilities, weights or counts."""
         columns = (
             self.time,
             self.time_offset.column if self.time_offset else None,
@@ -263,6 +267,7 @@ class ImpressionColumns(Section):
             self.traffic.column if self.traffic else None,
             self.propensity,
             self.weight,
+            self.shows,
         )
         return frozenset(column for column in columns if column is not None)
 

@@ -134,6 +134,31 @@ class Spec(Section):
         return self
 
     @model_validator(mode="after")
+    def _shows(self) -> Self:
+        shows = self.impression.shows
+        if shows is None:
+            return self
+        for task in self.tasks:
+            if task.label.column is None:
+                raise ValueError(
+                    f"with `impression.shows` a row stands for several impressions, and the label of task {task.name!r} does "
+                    "not say which of them had the outcome: name a `column` with their number"
+                )
+            if task.label.positive or task.label.counts:
+                raise ValueError(
+                    f"with `impression.shows` the label column of task {task.name!r} holds the number of impressions with "
+                    "the outcome: remove `positive`, `negative` and `counts`"
+                )
+        inputs: list[NumericFeature | CategoricalFeature] = [*self.features.numeric, *self.features.embedded]
+        reading = next((feature.name for feature in inputs if feature.source_column == shows), None)
+        if reading is not None:
+            raise ValueError(
+                f"feature {reading!r} reads column {shows!r}, which `impression.shows` names: how often something will be "
+                "shown is not known before; remove the feature"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _columns(self) -> Self:
         inputs: list[NumericFeature | CategoricalFeature] = [*self.features.numeric, *self.features.embedded]
         read_by = {feature.name: feature.source_column for feature in inputs}

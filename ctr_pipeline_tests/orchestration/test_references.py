@@ -24,6 +24,7 @@ from ctr_pipeline.orchestration.checks.contracts import (
     Share,
     check_event_references,
     check_quarantine_share,
+    check_rows_conserved,
 )
 from ctr_pipeline.orchestration.in_process import PipelineError, run_days
 from ctr_pipeline.sources import Pseudonymiser, read_events, read_impressions
@@ -246,6 +247,16 @@ def test_quarantined_outcomes_are_evaluated_among_outcomes(
     assert (result.passed, result.error) == (False, error)
     assert words in str(result.description)
     assert ("state an outcome" in str(result.description)) == error
+
+
+@pytest.mark.parametrize(("kept", "lost"), [(20, 0), (19, 1), (21, -1)])
+def test_rows_and_what_they_stand_for_are_conserved(kept: int, lost: int) -> None:
+    """12 rows: 2 quarantined, 3 filtered, 1 ignored, and 6 that stand for 20 impressions."""
+    found = ingested({DAYS[0]: 12}, 2, "bad_count", Share(0, 12))
+    counted = replace(found, kept={DAYS[0]: kept}, filtered={DAYS[0]: 3}, added={DAYS[0]: 14}, ignored=1)
+    result = check_rows_conserved(counted)
+    assert (result.passed, result.error) == (lost == 0, True)
+    assert (result.metadata["filtered"], result.metadata["impressions_added"]) == (3, 14)
 
 
 def ingested(rows_in: dict[date, int], quarantined: int, reason: str, undated: Share) -> IngestEvidence:

@@ -85,7 +85,9 @@ def write(tmp_path: Path) -> Callable[[pl.DataFrame, str], Path]:
 def read(pseudonymiser: Pseudonymiser) -> Callable[..., ReadResult]:
     def call(spec: Spec, *files: Path, first: date = FIRST, last: date = LAST, log_first: date = FIRST) -> ReadResult:
         result = read_impressions(spec, files, first, last, pseudonymiser, log_first)
-        assert result.rows_in == result.kept.height + result.quarantined.height + result.filtered + result.ignored
+        assert result.rows_in + result.added == sum(
+            (result.kept.height, result.quarantined.height, result.filtered, result.ignored)
+        )
         assert sum(result.rows_in_by_day.values()) == result.rows_in
         assert result.quarantined.schema == QUARANTINE_SCHEMA
         assert result.kept.equals(result.kept.sort("ts", "impression_id"))

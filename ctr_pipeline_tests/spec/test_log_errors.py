@@ -31,6 +31,25 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("tasks.0.label.closed_by", ["declined"]),
         ("tasks.0.label: `closed_by` ['declined'] goes with `time_column`, and the label has `event`",),
     ),
+    "shows with events": (
+        set_to("impression.shows", "shown"),
+        ("with `impression.shows` a row stands for several impressions, and the label of task 'click'",),
+    ),
+    "shows with named labels": (
+        lambda c: (
+            set_to("impression.shows", "shown")(c),
+            set_to("tasks", [{"name": "click", "window": "0s", "label": {"column": "y", "counts": "positive"}}])(c),
+            set_to("features.history", [])(c),
+        ),
+        ("the label column of task 'click' holds the number of impressions with the outcome: remove `positive`",),
+    ),
+    "a feature of shows": (
+        lambda c: (
+            set_to("impression.shows", "price")(c),
+            set_to("tasks", [{"name": "click", "window": "0s", "label": {"column": "y"}}])(c),
+        ),
+        ("feature 'price' reads column 'price', which `impression.shows` names",),
+    ),
     "a filter without a condition": (
         set_to("source.impressions.rows", {"column": "price"}),
         ("source.impressions.rows.0: declare one of `keep`, `drop` and a range (`at_least`, `below`); found none",),

@@ -40,6 +40,17 @@ if TYPE_CHECKING:
     from ctr_pipeline.sources.event_types import TypeCounts
     from ctr_pipeline.sources.rotation import StoredDay
 
+_ROWS_OF_DAY = (
+    "dagster/partition_row_count",
+    "rows_in_day",
+    "rows_kept_day",
+    "rows_quarantined_day",
+    "rows_filtered_day",
+    "rows_added_day",
+    "rows_ignored_day",
+)
+"""Metadata of a day: where its rows went."""
+
 StepOutput = dg.MaterializeResult | dg.AssetCheckResult
 
 
@@ -109,17 +120,13 @@ def _ingest(
             raise dg.Failure(f"{table} refused: " + " ".join(str(check.description) for check in broken))
         version = staged.commit(days) if days else store.version(table)
     for day in days:
-        rows = _rows_of_day(
-            evidence.rows_in[day], evidence.kept[day], evidence.quarantined[day], evidence.filtered[day]
-        )
+        rows = _rows_of_day(evidence, day)
         files = {path: logs.stamps[path] for path in sorted(tally.files.get(day, ()))}
         more = {EVENT_TYPES: dict(types.get(day, {}))} if table == "outcome_events" else {}
         context.add_asset_metadata({**rows, FILES: files, **more}, asset_key=table, partition_key=day.isoformat())
     for day in gone:
         kept = {
-            name: value
-            for name, value in found[day].metadata.items()
-            if name in (*_rows_of_day(0, 0, 0, 0), FILES, EVENT_TYPES)
+            name: value for name, value in found[day].metadata.items() if name in (*_ROWS_OF_DAY, FILES, EVENT_TYPES)
         }
         context.add_asset_metadata(kept, asset_key=table, partition_key=day.isoformat())
     inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=wanted[-1], logs=logs)
@@ -129,6 +136,7 @@ def _ingest(
             "dagster/column_schema": column_schema(staged.empty),
             "rows_in": tally.total,
             "rows_filtered": tally.filtered.total(),
+            **({"impressions_added": tally.added.total()} if tally.added else {}),
             "rows_ignored": tally.ignored,
             "quarantine_reasons": dict(evidence.reasons),
             **{f"notice/{notice}": rows for notice, rows in tally.notices.items()},
@@ -198,6 +206,7 @@ def _evidence(
         kept={day: staged.rows.get(day, 0) for day in days},
         quarantined={day: quarantined.get(day, 0) for day in days},
         filtered={day: tally.filtered.get(day, 0) for day in days},
+        added={day: tally.added.get(day, 0) for day in days},
         reasons=tally.reasons(),
         total=tally.total,
         ignored=tally.ignored,
@@ -220,15 +229,11 @@ def _event_types(
     return {**recorded, **{day: tally.event_types.get(day, {}) for day in days}}
 
 
-def _rows_of_day(rows_in: int, kept: int, quarantined: int, filtered: int) -> dict[str, int]:
-    return {
-        "dagster/partition_row_count": kept,
-        "rows_in_day": rows_in,
-        "rows_kept_day": kept,
-        "rows_quarantined_day": quarantined,
-        "rows_filtered_day": filtered,
-        "rows_ignored_day": rows_in - kept - quarantined - filtered,
-    }
+def _rows_of_day(evidence: IngestEvidence, day: date) -> dict[str, int]:
+    rows_in, kept, added = evidence.rows_in[day], evidence.kept[day], evidence.added[day]
+    quarantined, filtered = evidence.quarantined[day], evidence.filtered[day]
+    ignored = rows_in + added - kept - quarantined - filtered
+    return dict(zip(_ROWS_OF_DAY, (kept, rows_in, kept, quarantined, filtered, added, ignored), strict=True))
 
 
 def _reach(deployment: Deployment) -> timedelta:

@@ -66,6 +66,8 @@ class IngestEvidence:
     """Quarantined rows among those that state an outcome or may do so, by day."""
     filtered: Mapping[date, int] = field(default_factory=dict)
     """Rows that the spec leaves out, by day."""
+    added: Mapping[date, int] = field(default_factory=dict)
+    """Impressions that rows stand for, beyond one each, by day."""
     event_types: TypeEvidence = field(default_factory=lambda: TypeEvidence(counts={}, used={}))
     """Events by day and type, of these days and of those that are stored."""
 
@@ -73,8 +75,8 @@ class IngestEvidence:
 def check_rows_conserved(evidence: IngestEvidence) -> Outcome:
     """Error when a row got lost or was made up."""
     kept, quarantined = sum(evidence.kept.values()), sum(evidence.quarantined.values())
-    filtered = sum(evidence.filtered.values())
-    lost = evidence.total - kept - quarantined - filtered - evidence.ignored
+    filtered, added = sum(evidence.filtered.values()), sum(evidence.added.values())
+    lost = evidence.total + added - kept - quarantined - filtered - evidence.ignored
     return Outcome(
         passed=lost == 0,
         error=True,
@@ -84,6 +86,7 @@ def check_rows_conserved(evidence: IngestEvidence) -> Outcome:
             "quarantined": quarantined,
             "filtered": filtered,
             "ignored": evidence.ignored,
+            **({"impressions_added": added} if added else {}),
         },
         description=None if lost == 0 else f"{lost} of {evidence.total} rows are unaccounted for.",
     )
@@ -223,7 +226,7 @@ for _table in ("impressions", "outcome_events"):
         CheckDefinition(
             asset=_table,
             name="rows_conserved",
-            question="Rows read = rows kept + quarantined + filtered + ignored.",
+            question="Rows read, or the impressions that they stand for = rows kept + quarantined + filtered + ignored.",
             evaluate=check_rows_conserved,
             blocking=True,
         ),
