@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 SpecOption = Annotated[Path, typer.Option("--spec", help="Spec file (YAML); see docs/spec.md.")]
 InputOption = Annotated[
     list[str] | None,
-    typer.Option("--input", help="Log file, folder or glob instead of the spec's; NAME=PATH for the event log NAME."),
+    typer.Option(
+        "--input",
+        help="Log file, folder or glob instead of the spec's; NAME=PATH for the event log or side table NAME.",
+    ),
 ]
 DataRootOption = Annotated[
     Path | None, typer.Option("--data-root", help="Folder for everything made; by default data/<name of the spec>.")

@@ -175,7 +175,7 @@ def _tables(paths: DataRoot) -> dict[str, dict[str, Any]]:
     from ctr_pipeline.lake import Lake
 
     lake, ingested, made = Lake(paths.lake), names(step=INGEST_STEP), tables()
-    quarantines = [f"{table}_quarantine" for table in (*ingested, "event_references")]
+    quarantines = [f"{table}_quarantine" for table in (*ingested, "side_tables", "event_references")]
     listed = [*ingested, *quarantines, *(table for table in made if table not in ingested)]
     return {name: {"version": lake.version(name)} for name in listed if lake.exists(name)}
 

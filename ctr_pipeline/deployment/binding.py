@@ -21,7 +21,7 @@ def bind(
     Args:
         spec: The validated spec.
         spec_path: The file that it was read from.
-        inputs: ``PATH`` for impressions, ``NAME=PATH`` for the event log NAME; replaces the spec's paths.
+        inputs: ``PATH`` for impressions, ``NAME=PATH`` for the event log or side table NAME; replaces the spec's paths.
         data_root: Folder for everything made; by default ``data/<name of the spec>``.
         start: First day to read, where that is not the first of the log. A data root that began earlier keeps its
             beginning.
@@ -119,7 +119,7 @@ def _with_stored(deployment: Deployment, first: date, last: date) -> tuple[date,
 
 
 def _split_inputs(spec: Spec, inputs: Sequence[str]) -> tuple[tuple[Path, ...], dict[str, tuple[Path, ...]]]:
-    names = {log.name for log in spec.source.events}
+    names = {log.name for log in spec.source.events} | {side.name for side in spec.source.tables}
     impressions: list[Path] = []
     events: dict[str, list[Path]] = {}
     for text in inputs:

@@ -32,7 +32,7 @@ class Deployment:
     inputs: tuple[Path, ...] = ()
     """Impression logs that replace those of the spec."""
     event_inputs: Mapping[str, tuple[Path, ...]]
-    """Event logs, by name, that replace those of the spec."""
+    """Event logs and side tables, by name, that replace those of the spec."""
     first_day: date
     last_day: date | None = None
     """Last daily partition; None for a log that grows."""

@@ -1,7 +1,7 @@
 """Finds and reads the raw logs of a deployment, and has the simulator write its own."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from ctr_pipeline.spec import Spec
 if TYPE_CHECKING:
     import polars as pl
 
-    from ctr_pipeline.sources import ListedFile, Listing, Logs, ReadResult
+    from ctr_pipeline.sources import ListedFile, Listing, Logs, ReadResult, SideRows
 
 SIMULATED = "outcome_events"
 """Name of the simulator's event log."""
@@ -37,7 +37,24 @@ def list_logs(deployment: Deployment) -> "Logs":
     return Logs(
         impressions=list_files(source.impressions, folder, deployment.inputs),
         events={log.name: list_files(log, folder, deployment.event_inputs.get(log.name, ())) for log in source.events},
+        tables={log.name: list_files(log, folder, deployment.event_inputs.get(log.name, ())) for log in source.tables},
     )
+
+
+def read_side_tables(deployment: Deployment, logs: "Logs") -> "dict[str, SideRows]":
+    """The rows of all side tables, by the table's name.
+
+    Raises:
+        SourceError: a file cannot be read as declared.
+    """
+    from ctr_pipeline.sources import read_side_table
+
+    spec, key = deployment.spec, pseudonymiser(process_environment())
+    shown, day = logs.impressions.files, deployment.first_day
+    return {
+        table.name: read_side_table(spec, table, logs.tables[table.name].files, key, day, shown)
+        for table in spec.source.tables
+    }
 
 
 def read_log(
@@ -48,6 +65,7 @@ def read_log(
     last: date,
     log_first: date,
     known: "pl.LazyFrame | None" = None,
+    tables: "Mapping[str, SideRows] | None" = None,
 ) -> "ReadResult":
     """The rows of ``table`` of the days ``first`` to ``last``; other arguments as for ``read_impressions``.
 
@@ -59,7 +77,7 @@ def read_log(
     spec, key = deployment.spec, pseudonymiser(process_environment())
     shown, rest = logs.impressions.files, (first, last, key, log_first, reading_time(spec), known)
     if table == "impressions":
-        return read_impressions(spec, shown, *rest)
+        return read_impressions(spec, shown, *rest, tables)
     return read_events(spec, shown, {name: found.files for name, found in logs.events.items()}, *rest)
 
 

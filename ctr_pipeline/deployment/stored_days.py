@@ -9,7 +9,7 @@ from ctr_pipeline.deployment.raw_logs import read_log
 
 if TYPE_CHECKING:
     from ctr_pipeline.lake import Lake
-    from ctr_pipeline.sources import Logs
+    from ctr_pipeline.sources import Logs, SideRows
     from ctr_pipeline.sources.rotation import StoredDay
 
 
@@ -20,6 +20,7 @@ def days_to_keep(
     days: Sequence[date],
     stored: "Mapping[date, StoredDay]",
     lake: "Lake",
+    tables: "Mapping[str, SideRows]",
 ) -> set[date]:
     """Those of ``days`` that must not be read again, as rows that are stored would be lost.
 
@@ -30,6 +31,7 @@ def days_to_keep(
         days: The days that are about to be read.
         stored: From what the stored days of the table were read.
         lake: Holds them.
+        tables: What was read of the side tables.
 
     Raises:
         SourceError: a day can neither be read again nor stay as it is.
@@ -52,7 +54,7 @@ def days_to_keep(
     now = [pl.DataFrame(schema={"day": pl.Date, "time": pl.Int64})]
     found: dict[date, set[str]] = {}
     for begin, end in intervals_of(sorted(risk - without_rows), len(risk)):
-        result = read_log(deployment, logs, table, begin, end, first)
+        result = read_log(deployment, logs, table, begin, end, first, tables=tables)
         now.append(result.kept.select("day", pl.col(time).alias("time")))
         found |= {day: set(paths) for day, paths in result.files.items()}
     before = lake.scan(table, first=min(risk), last=max(risk)).filter(pl.col("day").is_in(sorted(risk)))

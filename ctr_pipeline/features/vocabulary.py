@@ -107,12 +107,12 @@ def fit_layout(
 
 def _null_values(spec: Spec) -> dict[str, tuple[str, ...]]:
     """By feature that a request holds as the log does, the texts of the values that mean a missing one."""
-    declared, hashed = spec.source.impressions.null_values, {*spec.impression.id_columns, *spec.privacy.pseudonymise}
-    inputs: list[NumericFeature | CategoricalFeature] = [*spec.features.numeric, *spec.features.embedded]
+    hashed = spec.private_columns
     found = {
-        feature.name: null_texts(null_values_of(declared, feature.source_column))
-        for feature in inputs
-        if feature.source_column is not None and feature.source_column not in hashed
+        feature.name: null_texts(null_values_of((table or spec.source.impressions).null_values, column))
+        for table in (None, *spec.source.tables)
+        for feature, column in spec.features_of(table)
+        if feature.source_column not in hashed
     }
     return {name: texts for name, texts in found.items() if texts}
 

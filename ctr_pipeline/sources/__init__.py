@@ -9,6 +9,7 @@ from ctr_pipeline.sources.listing import ListedFile, Listing, Logs, list_files, 
 from ctr_pipeline.sources.outcomes import read_events
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser, load_or_create_key
 from ctr_pipeline.sources.quarantine import QUARANTINE_SCHEMA, ReadResult
+from ctr_pipeline.sources.side_tables import SideRows, read_side_table
 from ctr_pipeline.sources.tally import ReadTally
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "Pseudonymiser",
     "ReadResult",
     "ReadTally",
+    "SideRows",
     "SourceError",
     "find_broken_references",
     "list_files",
@@ -27,6 +29,7 @@ __all__ = [
     "log_range",
     "read_events",
     "read_impressions",
+    "read_side_table",
     "reference_quarantine",
     "referring",
     "refers",

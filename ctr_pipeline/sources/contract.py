@@ -77,7 +77,7 @@ def impressions_contract(spec: Spec) -> pa.DataFrameSchema:
         bounds += [pa.Check.ge(feature.minimum)] if feature.minimum is not None else []
         bounds += [pa.Check.le(feature.maximum)] if feature.maximum is not None else []
         checks[feature.name] = bounds
-    private = spec.impression.id_columns.union(spec.privacy.pseudonymise)
+    private = spec.private_columns
     for category in spec.features.embedded:
         if category.source_column in private:
             each = _each(pl.element().str.contains(_PSEUDONYM), "pseudonyms")

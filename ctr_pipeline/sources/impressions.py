@@ -1,6 +1,6 @@
 """The impression log → rows of the table `impressions`."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 
@@ -21,8 +21,9 @@ from ctr_pipeline.sources.clock import (
 )
 from ctr_pipeline.sources.contract import check_impressions, impressions_schema
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
+from ctr_pipeline.sources.feature_fields import feature_fields, list_columns
 from ctr_pipeline.sources.files import Files, LogFile, open_log
-from ctr_pipeline.sources.lists import cut_lists, list_feature, vector_feature
+from ctr_pipeline.sources.lists import cut_lists
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import (
     COLUMN,
@@ -50,6 +51,7 @@ from ctr_pipeline.sources.shows import (
     shows_checks,
     shows_value,
 )
+from ctr_pipeline.sources.side_tables import SideRows, join_side_tables, joining_fields, joining_key
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.time_features import time_features
 from ctr_pipeline.sources.values import Check, Field
@@ -71,6 +73,7 @@ def read_impressions(
     log_first: date,
     now: int | None = None,
     known: pl.LazyFrame | None = None,
+    tables: Mapping[str, SideRows] | None = None,
 ) -> ReadResult:
     """The impressions of the days ``first`` to ``last`` (UTC, both included).
 
@@ -85,6 +88,7 @@ def read_impressions(
             future, and none. None for no limit, where times are made up.
         known: Columns ``impression_id``, ``ts`` and ``ingest_ts`` of the impressions of other days, where these were
             read before: a row that repeats an id of them is quarantined.
+        tables: What was read of the side tables, each by its name; None only where the spec declares none.
 
     Returns:
         Impressions in order of (ts, impression_id). Of rows with the same id the first to arrive, by (ingest time,
@@ -107,6 +111,7 @@ def read_impressions(
         _refuse_unknown_traffic(spec, opened, rows)
     good = rows.filter(pl.col(REASON).is_null())
     shown = good if spec.impression.shows is None else as_impressions(good, pseudonymiser, pl.col(SHOWS))
+    shown, joins = join_side_tables(spec, shown, tables or {})
     kept = (
         shown.with_columns(pl.col(DAY).alias("day"), pl.col(TS).alias("ts"), pl.col(INGEST).alias("ingest_ts"))
         .select(impressions_schema(spec).names())
@@ -127,6 +132,7 @@ def read_impressions(
             rows.filter(_HAS_OUTCOME, pl.col(TS).is_not_null(), pl.col(REASON).ne_missing("duplicate_id"))
         ),
         files=files_of_days(rows.filter(pl.col(TS).is_not_null()), files),
+        joins=joins,
         notices={
             "clock_skew": int(good[SKEWED].sum()),
             "repeated_hour": int(good[TWICE].sum()),
@@ -135,11 +141,6 @@ def read_impressions(
             **({"cut_lists": cut_lists(spec.features.embedded, kept)} if spec.features.lists else {}),
         },
     )
-
-
-def private_columns(spec: Spec) -> frozenset[str]:
-    """Columns of the impression log whose values are replaced by pseudonyms and never shown."""
-    return spec.impression.id_columns.union(spec.privacy.pseudonymise)
 
 
 def impression_key(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> pl.Expr:
@@ -174,7 +175,7 @@ def impression_filters(spec: Spec) -> Filters:
         declared=tuple(spec.source.impressions.rows),
         section="source.impressions.rows",
         form=impression_form(spec),
-        private=private_columns(spec),
+        private=spec.private_columns,
     )
 
 
@@ -255,9 +256,9 @@ class _Part:
 def _read_file(spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, pseudonymiser: Pseudonymiser) -> _Part:
     where, filters = str(file.path), impression_filters(spec)
     select = clock.selection(scope, TS, where) if isinstance(clock, Clock) else clock.selection(file, scope)
-    found = read_rows(file, spec.impression_columns, filters.marking(select, where), lists=spec.features.lists)
+    found = read_rows(file, spec.impression_columns, filters.marking(select, where), lists=list_columns(spec))
     rows, left_out = filters.split(found)
-    schema, private = rows.schema, private_columns(spec)
+    schema, private = rows.schema, spec.private_columns
     fields = _fields(spec, file, schema, pseudonymiser)
     checks = [
         *filters.checks(schema, where),
@@ -275,7 +276,9 @@ def _read_file(spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, ps
     if scope.with_undated:
         frame = with_malformed(frame, rows)
     canonical = dict(impressions_schema(spec))
-    names = [*(name for name in canonical if name not in ("day", "ts", "ingest_ts")), values.OTHER_TRAFFIC]
+    later = {"day", "ts", "ingest_ts"} | {f.name for table in spec.source.tables for f, _ in spec.features_of(table)}
+    keys = [joining_key(table) for table in spec.source.tables]
+    names = [*(name for name in canonical if name not in later), values.OTHER_TRAFFIC, *keys]
     absent = [pl.lit(None, canonical.get(name, pl.String)).alias(name) for name in names if name not in frame.columns]
     frame = frame.with_columns(absent).select(
         pl.lit(file.index, pl.Int32).alias(FILE),
@@ -295,7 +298,7 @@ def _read_file(spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, ps
 
 
 def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> list[Field]:
-    where, declared, private = str(file.path), spec.impression, private_columns(spec)
+    where, declared = str(file.path), spec.impression
     fields = [Field(impression_key(spec, file, schema, pseudonymiser).alias("impression_id"))]
     for name, column in (("user", declared.user), ("session", declared.session)):
         if column is not None:
@@ -309,17 +312,7 @@ def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymi
         fields.append(values.propensity(declared.propensity, schema[declared.propensity], where))
     if declared.weight is not None:
         fields.append(values.row_weight(declared.weight, schema[declared.weight], where))
-    for number in spec.features.numeric:
-        column = number.source_column
-        read_number = values.numeric_feature if number.width is None else vector_feature
-        fields.append(read_number(number, schema[column], where))
-    for category in spec.features.embedded:
-        column = category.source_column
-        if column is None:
-            continue
-        hashed = pseudonymiser if column in private else None
-        read_category = values.embedded_feature if category.list is None else list_feature
-        fields.append(read_category(category, schema[column], where, hashed))
+    fields += [*feature_fields(spec, schema, where, pseudonymiser), *joining_fields(spec, schema, where)]
     return [*fields, *time_features(spec)]
 
 

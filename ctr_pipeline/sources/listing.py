@@ -11,13 +11,13 @@ import os
 import re
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.formats import ENDINGS, format_of
 from ctr_pipeline.sources.lake_folders import is_delta, live_files, refuse_other_tables, refuse_part_of_table
-from ctr_pipeline.spec.source import LogFiles
+from ctr_pipeline.spec.source import EventLog, LogFiles, SideTable
 
 _HIDDEN = (".", "_")
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
@@ -84,6 +84,8 @@ class Logs:
     impressions: Listing
     events: Mapping[str, Listing]
     """By the name of the event log."""
+    tables: Mapping[str, Listing] = field(default_factory=dict)
+    """By the name of the side table."""
 
     @property
     def stamps(self) -> dict[str, str]:
@@ -102,7 +104,8 @@ class Logs:
 
     @property
     def _all(self) -> tuple[Listing, ...]:
-        return (self.impressions, *(listing for _, listing in sorted(self.events.items())))
+        others = (*sorted(self.events.items()), *sorted(self.tables.items()))
+        return (self.impressions, *(listing for _, listing in others))
 
 
 def listed_file(path: Path, label: str | None = None) -> ListedFile:
@@ -143,15 +146,21 @@ def list_files(log: LogFiles, base: Path, overrides: Sequence[Path] = ()) -> Lis
             )
     patterns = [Path(path).expanduser() for path in overrides] or [base / Path(path).expanduser() for path in log.paths]
     if not patterns:
-        raise SourceError(
-            "no log file is declared. Set `source.impressions.paths` in the spec, or pass `--input PATH`."
-        )
+        raise SourceError(f"no log file is declared. Set {_paths_of(log)}.")
     left_out: dict[str, str] = {}
     found: dict[Path, str] = {}
     for pattern in patterns:
         for path, label in _expand(pattern, log, left_out):
             found.setdefault(path, label)
     return Listing(files=_each_once(found, left_out), left_out=tuple(sorted(left_out.items())))
+
+
+def _paths_of(log: LogFiles) -> str:
+    """Where the files of a log are named."""
+    if isinstance(log, EventLog | SideTable):
+        section = "events" if isinstance(log, EventLog) else "tables"
+        return f"`paths` of `{log.name}` in `source.{section}` of the spec, or pass `--input {log.name}=PATH`"
+    return "`source.impressions.paths` in the spec, or pass `--input PATH`"
 
 
 def source_fingerprint(files: Iterable[ListedFile]) -> str:

@@ -13,7 +13,6 @@ from ctr_pipeline.sources.impressions import (
     impression_key,
     label_value,
     mark_repeated,
-    private_columns,
 )
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import COLUMN, DAY, FILE, NAME, REASON, RULE, VALUE, diagnose
@@ -73,7 +72,7 @@ def _flag_units(
         rows = read_rows(file, columns, filters.passing(_selection(clock, file, dated, where), where))
         parsed = {t.name: label_value(spec, t, rows.schema, where) for t in tasks}
         diagnosed = {
-            t.name: diagnose(rows, parsed[t.name][1], private_columns(spec), where).select(
+            t.name: diagnose(rows, parsed[t.name][1], spec.private_columns, where).select(
                 ROW, pl.struct(REASON, RULE, COLUMN, VALUE).alias(f"__problem_{t.name}")
             )
             for t in tasks

@@ -16,7 +16,7 @@ from ctr_pipeline.sources.contract import EVENT_SCHEMA, check_events
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.event_types import count_types
 from ctr_pipeline.sources.files import Files, LogFile, open_log
-from ctr_pipeline.sources.impressions import filtered_ids, private_columns
+from ctr_pipeline.sources.impressions import filtered_ids
 from ctr_pipeline.sources.outcome_columns import label_units
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import (
@@ -165,7 +165,7 @@ def _event_filters(spec: Spec, log: EventLog, clock: Clock) -> Filters:
         declared=tuple(log.rows),
         section=f"source.events.{log.name}.rows",
         form=clock.form,
-        private=private_columns(spec) | {log.impression_id},
+        private=spec.private_columns | {log.impression_id},
     )
 
 
@@ -221,7 +221,7 @@ def _read_events(
         ),
         *clock.checks(rows.schema),
     )
-    private = {*private_columns(spec), log.impression_id}
+    private = {*spec.private_columns, log.impression_id}
     frame = diagnose(rows, checks, private, where).with_columns(
         pseudonymiser.of(text).alias("impression_id"), kind.alias(_TYPE)
     )

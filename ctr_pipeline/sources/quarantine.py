@@ -78,6 +78,8 @@ class ReadResult:
     label is 1 or unreadable, or an outcome time is given; repetitions are left out. Of outcomes: events of a used type."""
     event_types: TypeCounts = field(default_factory=dict)
     """Events of event logs by day of arrival and type, those that are ignored included."""
+    joins: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Kept impressions by side table and by what became of them there: see ``side_tables``."""
 
     @property
     def added(self) -> int:

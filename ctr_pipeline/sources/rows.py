@@ -105,6 +105,21 @@ def read_rows(
         file.listed.require_unchanged()
 
 
+def stored_names(file: LogFile) -> list[str]:
+    """The columns of a file, and the fields of its objects as `a.b`; of NDJSON, those of its first lines.
+
+    Raises:
+        SourceError: the file cannot be read.
+    """
+    file.listed.require_unchanged()
+    with _explained(file):
+        if file.listed.size == 0:
+            return []
+        if file.format == "parquet":
+            return schema_paths(scan_parquet(file, (), ())[1])
+        return csv_header(file) if file.format == "csv" else ndjson_keys(file, _SAMPLED_LINES)
+
+
 def _read_parquet(
     file: LogFile,
     columns: Mapping[str, str],

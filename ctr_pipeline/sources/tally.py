@@ -34,6 +34,8 @@ class ReadTally:
         """Rows by remark that is worth a look, and no more."""
         self.event_types: dict[date, Counter[str]] = {}
         """Events by day of arrival and type."""
+        self.joins: dict[str, Counter[str]] = {}
+        """Impressions by side table and by what became of them there."""
         self.outcomes: dict[date, tuple[int, int]] = {}
         """Rows that state an outcome, by day: those quarantined, and all."""
         self.files: dict[date, set[str]] = {}
@@ -57,6 +59,8 @@ class ReadTally:
         self.outcomes.update(result.outcomes)
         for day, types in result.event_types.items():
             self.event_types.setdefault(day, Counter()).update(types)
+        for table, fates in result.joins.items():
+            self.joins.setdefault(table, Counter()).update(fates)
         for day, paths in result.files.items():
             self.files.setdefault(day, set()).update(paths)
         self.total += result.rows_in

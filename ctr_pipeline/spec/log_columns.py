@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 
 from ctr_pipeline.spec.features import CategoricalFeature, Features, NumericFeature
-from ctr_pipeline.spec.source import EventLog, ImpressionColumns, LogFiles
+from ctr_pipeline.spec.source import EventLog, ImpressionColumns, SideTable, Source
 from ctr_pipeline.spec.tasks import Task
 
 
 def impression_columns(
-    log: LogFiles, declared: ImpressionColumns, features: Features, tasks: Sequence[Task]
+    source: Source, declared: ImpressionColumns, features: Features, tasks: Sequence[Task]
 ) -> dict[str, str]:
     """The columns of the impression log, with the fields that name them."""
     found: dict[str, str] = {}
@@ -26,15 +26,43 @@ def impression_columns(
             found.setdefault(column, f"impression.{name}")
     if declared.traffic is not None:
         found.setdefault(declared.traffic.column, "impression.traffic.column")
-    inputs: list[NumericFeature | CategoricalFeature] = [*features.numeric, *features.embedded]
-    for feature in inputs:
-        if feature.source_column is not None:
-            found.setdefault(feature.source_column, f"column of feature {feature.name}")
+    for feature, column in logged_features(source, features, None):
+        found.setdefault(column, f"column of feature {feature.name}")
+    for table in source.tables:
+        field = "key" if table.impression_column is None else "impression_column"
+        found.setdefault(table.joined_by, f"source.tables.{table.name}.{field}")
     for task in tasks:
         for column in task.label.columns:
             found.setdefault(column, f"label of task {task.name}")
-    for one in log.rows:
+    for one in source.impressions.rows:
         found.setdefault(one.column, "source.impressions.rows")
+    return found
+
+
+def table_columns(table: SideTable, source: Source, features: Features) -> dict[str, str]:
+    """The columns of a side table that are read, with the fields that name them."""
+    section = f"source.tables.{table.name}"
+    found = {table.key: f"{section}.key"}
+    if table.valid_from is not None:
+        found[table.valid_from] = f"{section}.valid_from"
+    for feature, column in logged_features(source, features, table):
+        found.setdefault(column, f"column of feature {feature.name}")
+    for one in table.rows:
+        found.setdefault(one.column, f"{section}.rows")
+    return found
+
+
+def logged_features(
+    source: Source, features: Features, table: SideTable | None
+) -> list[tuple[NumericFeature | CategoricalFeature, str]]:
+    """The features read from ``table``, or where it is None from the impression log, each with its column there."""
+    inputs: list[NumericFeature | CategoricalFeature] = [*features.numeric, *features.embedded]
+    found = []
+    for feature in inputs:
+        inside = source.in_table(feature.source_column)
+        owner, column = inside if inside is not None else (None, feature.source_column)
+        if column is not None and owner == table:
+            found.append((feature, column))
     return found
 
 

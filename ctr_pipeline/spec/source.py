@@ -120,12 +120,47 @@ class EventLog(LogFiles):
     )
 
 
+class SideTable(LogFiles):
+    """A table about users, items or advertisers: each impression gets the row that was valid before it."""
+
+    name: Name = Field(description="Name of the table; features name its columns as `name.column`.")
+    key: Column = Field(description="Column of the table with the id of what a row is about.")
+    impression_column: Column | None = Field(
+        default=None, description="Column of the impression log with the same ids; by default called as `key`."
+    )
+    valid_from: Column | None = Field(
+        description="Column with the time from which a row was known and took the place of earlier ones of its key; null when the table has none, and its rows then hold for every impression, whenever it was."
+    )
+    time_unit: TimeUnit = Field(
+        default="us", description="Unit of time columns that hold numbers since 1970-01-01 UTC."
+    )
+    time_format: TimeFormats = Field(
+        default=None, description="How times are written that are no usual spelling, by the directives of strftime."
+    )
+
+    @model_validator(mode="after")
+    def _two_columns(self) -> Self:
+        if self.valid_from == self.key:
+            raise ValueError(f"`key` and `valid_from` are both {self.key!r}: an id is no time")
+        if isinstance(self.time_format, dict) and set(self.time_format) - {self.valid_from}:
+            raise ValueError(f"`time_format` names a column that is not `valid_from` ({self.valid_from})")
+        return self
+
+    @property
+    def joined_by(self) -> str:
+        """The column of the impression log with the ids of this table."""
+        return self.impression_column or self.key
+
+
 class Source(Section):
     """Where the raw logs come from: the user's files, or the built-in simulator."""
 
     impressions: LogFiles = Field(default=LogFiles(), description="The impression log.")
     events: list[EventLog] = Field(
         default=[], description="Logs of outcome events, where outcomes are not columns of the impressions."
+    )
+    tables: list[SideTable] = added_field(
+        [], "Tables about users, items or advertisers, joined to the impressions as of their time."
     )
     simulator: SimulatorSettings | None = Field(
         default=None,
@@ -155,10 +190,25 @@ class Source(Section):
         if self.simulator and (self.impressions.paths or any(log.paths for log in self.events)):
             paths = [*self.impressions.paths, *(path for log in self.events for path in log.paths)]
             raise ValueError(f"`simulator` and file paths exclude each other: remove it, or the paths {paths}")
+        if self.simulator and self.tables:
+            raise ValueError(
+                f"`simulator` has no side tables: remove `tables` ({self.tables[0].name}), or the simulator"
+            )
         names = [log.name for log in self.events]
         if len(set(names)) < len(names):
             raise ValueError(f"event logs need different names, found {names}: give each a `name`")
+        names += [table.name for table in self.tables]
+        if len(set(names)) < len(names) or (self.tables and "impressions" in names):
+            raise ValueError(
+                f"side tables and event logs need names of their own, other than impressions; found {names}: rename one"
+            )
         return self
+
+    def in_table(self, column: str | None) -> tuple[SideTable, str] | None:
+        """The side table that ``column`` of a feature belongs to, and its name there; None for one of the log."""
+        head, point, tail = (column or "").partition(".")
+        found = next((table for table in self.tables if table.name == head), None)
+        return (found, tail) if found is not None and point and tail else None
 
 
 class Order(Section):

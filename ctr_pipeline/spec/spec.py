@@ -10,10 +10,10 @@ from ctr_pipeline.spec.calibration import AnyCalibrator, Platt
 from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
 from ctr_pipeline.spec.limits import Quality
-from ctr_pipeline.spec.log_columns import event_columns, impression_columns
+from ctr_pipeline.spec.log_columns import event_columns, impression_columns, logged_features, table_columns
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.null_values import columns_with_null_values
-from ctr_pipeline.spec.source import Days, ImpressionColumns, LogFiles, Privacy, Source
+from ctr_pipeline.spec.source import Days, ImpressionColumns, LogFiles, Privacy, SideTable, Source
 from ctr_pipeline.spec.split import Split
 from ctr_pipeline.spec.tasks import Task, maturity
 from ctr_pipeline.spec.training import Training
@@ -182,7 +182,7 @@ class Spec(Section):
                 f"feature {timed[0]!r} is made of the time of the impression, but the days of an `order` are artificial: "
                 "remove the feature, or name `impression.time`"
             )
-        hashed = {*self.impression.id_columns, *self.privacy.pseudonymise}
+        hashed = self.private_columns
         for number in self.features.numeric:
             if number.source_column in hashed:
                 raise ValueError(
@@ -195,6 +195,46 @@ class Spec(Section):
                 f"`privacy.pseudonymise` names {', '.join(sorted(plain))}, whose values the pipeline has to read: "
                 "only ids and categories can be hashed"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _side_tables(self) -> Self:
+        source, declared = self.source, self.impression
+        answers = {column for task in self.tasks for column in task.label.columns}
+        filtered = {one.column for one in source.impressions.rows}
+        for column in sorted(answers | filtered | declared.id_columns | declared.value_columns):
+            if found := source.in_table(column):
+                raise ValueError(
+                    f"column {column!r} is one of side table {found[0].name!r}, and only features read those: name a "
+                    "column of the impression log, or rename the table"
+                )
+        for table in source.tables:
+            column = table.joined_by
+            if not self.features_of(table):
+                raise ValueError(
+                    f"no feature reads a column of side table {table.name!r}: name one as `{table.name}.<column>` in a "
+                    "feature's `column`, or remove the table"
+                )
+            if table.valid_from is not None and declared.time is None:
+                raise ValueError(
+                    f"side table {table.name!r} has times (`valid_from`), but the days of an `order` are artificial: set "
+                    "`valid_from: null` if its rows hold for every impression, or name `impression.time`"
+                )
+            if source.in_table(column):
+                raise ValueError(
+                    f"side table {table.name!r} is joined by {column!r}, a column of a side table: name one of the "
+                    "impression log in `impression_column`"
+                )
+            if column in answers:
+                raise ValueError(
+                    f"side table {table.name!r} is joined by {column!r}, which holds the outcome of a task: its columns "
+                    "would tell the outcome; name another `impression_column`"
+                )
+            if column in self.features.lists:
+                raise ValueError(
+                    f"side table {table.name!r} is joined by {column!r}, which holds lists: an impression has one row of a "
+                    "table; name a column of single ids in `impression_column`"
+                )
         return self
 
     def _list_columns(self) -> None:
@@ -232,6 +272,10 @@ class Spec(Section):
             ("source.impressions", self.source.impressions, self.impression_columns)
         ]
         logs += [(f"event log {log.name!r}", log, event_columns(log)) for log in self.source.events]
+        logs += [
+            (f"side table {table.name!r}", table, table_columns(table, self.source, self.features))
+            for table in self.source.tables
+        ]
         for where, log, known in logs:
             for column in columns_with_null_values(log.null_values):
                 if column not in known:
@@ -272,7 +316,20 @@ class Spec(Section):
     @property
     def impression_columns(self) -> dict[str, str]:
         """The columns of the impression log that are read, with the fields that name them."""
-        return impression_columns(self.source.impressions, self.impression, self.features, self.tasks)
+        return impression_columns(self.source, self.impression, self.features, self.tasks)
+
+    @property
+    def private_columns(self) -> frozenset[str]:
+        """Columns whose values are replaced by a keyed hash: of the impression log, and of side tables as `table.column`.
+
+        The key of a side table is one where the column that it is joined by is.
+        """
+        own = self.impression.id_columns.union(self.privacy.pseudonymise)
+        return own.union(f"{table.name}.{table.key}" for table in self.source.tables if table.joined_by in own)
+
+    def features_of(self, table: SideTable | None = None) -> list[tuple[NumericFeature | CategoricalFeature, str]]:
+        """The features read from ``table``, or by default from the impression log, each with its column there."""
+        return logged_features(self.source, self.features, table)
 
     def zone_of(self, log: LogFiles) -> str:
         """The zone of a log's times that carry no offset."""

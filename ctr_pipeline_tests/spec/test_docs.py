@@ -48,6 +48,7 @@ from ctr_pipeline.spec.source import (
     LogFiles,
     Order,
     Privacy,
+    SideTable,
     Source,
     TimeOffset,
     Traffic,
@@ -64,6 +65,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     LogFiles: "source.impressions",
     RowFilter: "source.impressions.rows[]",
     EventLog: "source.events[]",
+    SideTable: "source.tables[]",
     SimulatorSettings: "source.simulator",
     **dict.fromkeys(
         (
@@ -143,8 +145,8 @@ def inner_types(annotation: Any) -> list[Any]:
 
 
 def own_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
-    """The fields of ``model``; those of an event log that any log has are documented there."""
-    shared = LogFiles.model_fields if model is EventLog else {}
+    """The fields of ``model``; those that any log has are documented with the impression log."""
+    shared = LogFiles.model_fields if model in (EventLog, SideTable) else {}
     return {name: field for name, field in model.model_fields.items() if name not in shared}
 
 

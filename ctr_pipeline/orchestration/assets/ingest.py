@@ -9,12 +9,13 @@ import dagster as dg
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.deployment.key import key_fingerprint
-from ctr_pipeline.deployment.raw_logs import ensure_logs, files_of, list_logs, read_log
+from ctr_pipeline.deployment.raw_logs import ensure_logs, files_of, list_logs, read_log, read_side_tables
 from ctr_pipeline.deployment.stored_days import days_to_keep
 from ctr_pipeline.engines.base import intervals_of
 from ctr_pipeline.engines.staging import StagedDays
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
 from ctr_pipeline.orchestration.checks.contracts import IngestEvidence, Share
+from ctr_pipeline.orchestration.checks.table_matches import TableEvidence, table_remark
 from ctr_pipeline.orchestration.checks.type_changes import TypeEvidence
 from ctr_pipeline.orchestration.fingerprints import CONTRACT_TAG, TAG, FingerprintInputs, contract_fingerprint
 from ctr_pipeline.orchestration.metadata import column_schema
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ctr_pipeline.lake import Lake
-    from ctr_pipeline.sources import Logs, ReadTally
+    from ctr_pipeline.sources import Logs, ReadTally, SideRows
     from ctr_pipeline.sources.event_types import TypeCounts
     from ctr_pipeline.sources.rotation import StoredDay
 
@@ -107,14 +108,17 @@ def _ingest(
             listings[context.run_id] = list_logs(deployment)
         logs = listings[context.run_id]
         stored = {day: _stored_day(made, contract) for day, made in found.items()}
-        gone = days_to_keep(deployment, logs, table, wanted, stored, store)
+        sides = read_side_tables(deployment, logs) if table == "impressions" else {}
+        gone = days_to_keep(deployment, logs, table, wanted, stored, store, sides)
         days = [day for day in wanted if day not in gone]
         if days:
-            _read_days(context, deployment, staged, tally, logs, days)
+            _read_days(context, deployment, staged, tally, logs, sides, days)
         types = _event_types(table, found, tally, days)
-        evidence = _evidence(deployment, table, staged, tally, days, types)
+        tables = _table_evidence(tally, sides)
+        evidence = _evidence(deployment, table, staged, tally, days, types, tables)
         checks = check_results(table, evidence)
         quarantine_version = store.replace_days(f"{table}_quarantine", tally.quarantined, days)
+        _store_quarantine_of_tables(store, deployment.first_day, sides)
         if broken := refused(table, checks):
             yield from checks
             raise dg.Failure(f"{table} refused: " + " ".join(str(check.description) for check in broken))
@@ -140,7 +144,13 @@ def _ingest(
             "rows_ignored": tally.ignored,
             "quarantine_reasons": dict(evidence.reasons),
             **{f"notice/{notice}": rows for notice, rows in tally.notices.items()},
-            REMARKS: [*logs.remarks, *([kept_remark(table, gone)] if gone else []), *tally.remarks(table)],
+            REMARKS: [
+                *logs.remarks,
+                *([kept_remark(table, gone)] if gone else []),
+                *tally.remarks(table),
+                *(table_remark(found) for found in tables),
+            ],
+            **{f"side_table/{found.name}": found.metadata for found in tables},
             "delta_version": version,
             "quarantine_delta_version": quarantine_version,
         },
@@ -165,6 +175,7 @@ def _read_days(
     staged: StagedDays,
     tally: "ReadTally",
     logs: "Logs",
+    sides: "Mapping[str, SideRows]",
     days: list[date],
 ) -> None:
     """Reads the step's days, one interval after the other, which bounds memory."""
@@ -181,7 +192,7 @@ def _read_days(
         log_first = days[0]
     for first, last in intervals_of(days, days_at_a_time(spec, table, files, span) or len(days)):
         reach = _with_written_ids(known, staged, first - _reach(deployment))
-        result = read_log(deployment, logs, table, first, last, log_first, reach)
+        result = read_log(deployment, logs, table, first, last, log_first, reach, sides)
         result = leave_out_forgotten(staged.lake, spec, table, result, key, context.log.warning)
         staged.add(result.kept)
         tally.add(result)
@@ -196,6 +207,7 @@ def _evidence(
     tally: "ReadTally",
     days: Sequence[date],
     types: "TypeCounts",
+    tables: list[TableEvidence],
 ) -> IngestEvidence:
     quarantined, spec = tally.quarantined_by_day(), deployment.spec
     # An outcome may take the longest window, and arrive on the day after.
@@ -214,7 +226,35 @@ def _evidence(
         max_quarantine_share=spec.quality.max_quarantine_share,
         outcomes={day: Share(*found) for day, found in sorted(tally.outcomes.items())},
         event_types=TypeEvidence(counts=types, used=used),
+        tables=tables,
     )
+
+
+def _table_evidence(tally: "ReadTally", sides: "Mapping[str, SideRows]") -> list[TableEvidence]:
+    return [
+        TableEvidence(
+            name=name,
+            fates=dict(tally.joins.get(name, {})),
+            rows=side.rows_in,
+            quarantined={str(reason): int(rows) for reason, rows in side.reasons.iter_rows()},
+            repeated=side.repeated,
+            column=side.table.joined_by,
+            key=side.table.key,
+            timeless=side.table.valid_from is None,
+        )
+        for name, side in sides.items()
+    ]
+
+
+def _store_quarantine_of_tables(store: "Lake", day: date, sides: "Mapping[str, SideRows]") -> None:
+    """Replaces what was set aside when the side tables were read before: their rows belong to no day."""
+    import polars as pl
+
+    if not sides:
+        return
+    name = "side_tables_quarantine"
+    days = {day, *(store.rows_by_day(name) if store.exists(name) else ())}
+    store.replace_days(name, pl.concat([side.quarantined for side in sides.values()]), sorted(days))
 
 
 def _event_types(

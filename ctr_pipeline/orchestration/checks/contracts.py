@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from datetime import date
 
 from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
+from ctr_pipeline.orchestration.checks.table_matches import TableEvidence, check_side_tables
 from ctr_pipeline.orchestration.checks.type_changes import TypeEvidence
 
 FEWEST_BROKEN_ROWS = 5
@@ -70,6 +71,8 @@ class IngestEvidence:
     """Impressions that rows stand for, beyond one each, by day."""
     event_types: TypeEvidence = field(default_factory=lambda: TypeEvidence(counts={}, used={}))
     """Events by day and type, of these days and of those that are stored."""
+    tables: Sequence[TableEvidence] = ()
+    """What the side tables gave."""
 
 
 def check_rows_conserved(evidence: IngestEvidence) -> Outcome:
@@ -243,10 +246,17 @@ for _table in ("impressions", "outcome_events"):
     )
 register(
     CheckDefinition(
+        asset="impressions",
+        name="side_tables",
+        question="Impressions have a row in each side table, and its rows are as the spec declares.",
+        evaluate=lambda evidence: check_side_tables(evidence.tables, evidence.max_quarantine_share),
+        blocking=True,
+    ),
+    CheckDefinition(
         asset="event_references",
         name="event_references",
         question="Events belong to impressions that the log holds, and do not come before them.",
         evaluate=check_event_references,
         blocking=True,
-    )
+    ),
 )
