@@ -23,7 +23,7 @@ InputOption = Annotated[
     list[str] | None,
     typer.Option(
         "--input",
-        help="Log file, folder or glob instead of the spec's; NAME=PATH for the event log or side table NAME.",
+        help="Log file, folder, glob or address instead of the spec's; NAME=PATH for the event log or side table NAME.",
     ),
 ]
 DataRootOption = Annotated[

@@ -9,6 +9,7 @@ from ctr_pipeline.deployment.deployment import Deployment, declared_last_day
 from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.deployment.raw_logs import list_logs, reading_time
 from ctr_pipeline.spec import Spec, SpecError
+from ctr_pipeline.spec.addresses import is_address
 
 IMPRESSIONS = "impressions"
 
@@ -118,22 +119,28 @@ def _with_stored(deployment: Deployment, first: date, last: date) -> tuple[date,
     return min(first, held.first_day or first), max(last, held.last_day or last)
 
 
-def _split_inputs(spec: Spec, inputs: Sequence[str]) -> tuple[tuple[Path, ...], dict[str, tuple[Path, ...]]]:
+def _split_inputs(spec: Spec, inputs: Sequence[str]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
+    """The paths and addresses of the impression log, and those of each event log and side table; paths from the root on."""
     names = {log.name for log in spec.source.events} | {side.name for side in spec.source.tables}
-    impressions: list[Path] = []
-    events: dict[str, list[Path]] = {}
+    impressions: list[str] = []
+    events: dict[str, list[str]] = {}
     for text in inputs:
-        name, separator, path = text.partition("=")
+        # Addresses and names of folders may have a = themselves.
+        name, separator, place = ("", "", text) if is_address(text) else text.partition("=")
         if separator and name in names:
-            events.setdefault(name, []).append(Path(path).absolute())
+            events.setdefault(name, []).append(_from_root(place))
         elif separator and name == IMPRESSIONS:
-            impressions.append(Path(path).absolute())
+            impressions.append(_from_root(place))
         elif separator and not Path(text).exists():
             logs = ", ".join([IMPRESSIONS, *sorted(names)])
-            raise SpecError(f"--input {text}: the spec has no log {name!r}. Its logs are: {logs}.")
+            raise SpecError(f"--input {name}=…: the spec has no log {name!r}. Its logs are: {logs}.")
         else:
-            impressions.append(Path(text).absolute())
-    return tuple(impressions), {name: tuple(paths) for name, paths in events.items()}
+            impressions.append(_from_root(text))
+    return tuple(impressions), {name: tuple(places) for name, places in events.items()}
+
+
+def _from_root(place: str) -> str:
+    return place if is_address(place) else str(Path(place).absolute())
 
 
 def _refuse_foreign_root(root: Path, spec: Spec) -> None:

@@ -14,6 +14,7 @@ from ctr_pipeline.deployment.json_files import read_json, write_json
 from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.engines.base import EngineName
 from ctr_pipeline.spec import Spec, SpecError, load_spec, parse_spec
+from ctr_pipeline.spec.addresses import without_query
 
 if TYPE_CHECKING:
     from ctr_pipeline.sources import Logs
@@ -29,10 +30,10 @@ class Deployment:
     spec_folder: Path
     """Folder against which relative paths of the spec are resolved."""
     data_root: Path
-    inputs: tuple[Path, ...] = ()
-    """Impression logs that replace those of the spec."""
-    event_inputs: Mapping[str, tuple[Path, ...]]
-    """Event logs and side tables, by name, that replace those of the spec."""
+    inputs: tuple[str, ...] = ()
+    """Paths and addresses of impression logs that replace those of the spec."""
+    event_inputs: Mapping[str, tuple[str, ...]]
+    """Those of event logs and side tables, by name, that replace those of the spec."""
     first_day: date
     last_day: date | None = None
     """Last daily partition; None for a log that grows."""
@@ -68,8 +69,11 @@ class Deployment:
         content = {
             "spec": self.spec_text,
             "spec_folder": str(self.spec_folder),
-            "inputs": [str(path) for path in self.inputs],
-            "event_inputs": {name: [str(path) for path in paths] for name, paths in self.event_inputs.items()},
+            # Not the query of an address: it may hold a signature, and that is for this command alone.
+            "inputs": [without_query(place) for place in self.inputs],
+            "event_inputs": {
+                name: [without_query(place) for place in places] for name, places in self.event_inputs.items()
+            },
             "first_day": self.first_day.isoformat(),
             "log_first_day": self.log_first_day.isoformat(),
             "last_day": self.last_day.isoformat() if self.last_day else None,
@@ -100,8 +104,8 @@ class Deployment:
             spec_text=content["spec"],
             spec_folder=Path(content["spec_folder"]),
             data_root=data_root,
-            inputs=tuple(Path(p) for p in content["inputs"]),
-            event_inputs={name: tuple(Path(p) for p in paths) for name, paths in content["event_inputs"].items()},
+            inputs=tuple(content["inputs"]),
+            event_inputs={name: tuple(places) for name, places in content["event_inputs"].items()},
             first_day=date.fromisoformat(content["first_day"]),
             last_day=date.fromisoformat(content["last_day"]) if content["last_day"] else None,
             # Data roots of earlier versions do not have these.

@@ -112,7 +112,7 @@ def ensure_logs(deployment: Deployment, last: date, progress: Callable[[str], No
 
 def _simulated(folder: Path) -> "Listing":
     from ctr_pipeline.sources import Listing
-    from ctr_pipeline.sources.listing import listed_file
+    from ctr_pipeline.sources.listed_files import listed_file
 
     return Listing(files=tuple(listed_file(path) for path in sorted(folder.glob("*.parquet"))))
 

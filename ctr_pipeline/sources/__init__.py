@@ -5,7 +5,8 @@ from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.event_references import find_broken_references, reference_quarantine, referring, refers
 from ctr_pipeline.sources.extent import log_range
 from ctr_pipeline.sources.impressions import read_impressions
-from ctr_pipeline.sources.listing import ListedFile, Listing, Logs, list_files, source_fingerprint
+from ctr_pipeline.sources.listed_files import ListedFile, Listing, Logs, source_fingerprint
+from ctr_pipeline.sources.listing import list_files
 from ctr_pipeline.sources.outcomes import read_events
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser, load_or_create_key
 from ctr_pipeline.sources.quarantine import QUARANTINE_SCHEMA, ReadResult

@@ -10,7 +10,7 @@ from ctr_pipeline.sources.clock import TS, Clock, Ranks
 from ctr_pipeline.sources.errors import SourceError, listed
 from ctr_pipeline.sources.files import Files, LogFile, open_log
 from ctr_pipeline.sources.impressions import clock_or_ranks, impression_filters
-from ctr_pipeline.sources.listing import ListedFile
+from ctr_pipeline.sources.listed_files import ListedFile
 from ctr_pipeline.sources.row_filtering import Filters
 from ctr_pipeline.sources.rows import RAW, Schema, raw, read_rows
 from ctr_pipeline.sources.text import ROW

@@ -9,9 +9,10 @@ from typing import IO
 
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.formats import ENDINGS, Format, ending_of, format_of, is_compressed
-from ctr_pipeline.sources.listing import ListedFile, listed_file
+from ctr_pipeline.sources.listed_files import ListedFile, listed_file
 from ctr_pipeline.sources.missing import null_texts
 from ctr_pipeline.sources.partition_folders import folder_values
+from ctr_pipeline.spec.addresses import Address
 from ctr_pipeline.spec.null_values import NullValues, null_values_of
 from ctr_pipeline.spec.source import LogFiles
 
@@ -43,7 +44,7 @@ class LogFile:
     """All files of the log."""
 
     @property
-    def path(self) -> Path:
+    def path(self) -> Path | Address:
         """Where the file lies."""
         return self.listed.path
 
@@ -64,7 +65,20 @@ class LogFile:
 
 def open_binary(file: LogFile) -> IO[bytes]:
     """The file's bytes, decompressed."""
-    return gzip.open(file.path) if file.compressed else file.path.open("rb")  # type: ignore[return-value]
+    stream = file.listed.stream()
+    return _Unpacked(stream) if file.compressed else stream  # type: ignore[return-value]
+
+
+class _Unpacked(gzip.GzipFile):
+    """The content of a gzip file, whose stream is closed with it."""
+
+    def __init__(self, packed: IO[bytes]) -> None:
+        super().__init__(fileobj=packed, mode="rb")
+        self._packed = packed
+
+    def close(self) -> None:
+        super().close()
+        self._packed.close()
 
 
 def open_log(log: LogFiles, files: Files) -> tuple[LogFile, ...]:

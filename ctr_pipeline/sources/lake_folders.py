@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ctr_pipeline.sources.errors import SourceError, listed
+from ctr_pipeline.sources.object_storage import delta_options
 from ctr_pipeline.sources.partition_folders import folder_values
+from ctr_pipeline.spec.addresses import Address
 
 DELTA_LOG = "_delta_log"
 """Folder that makes the folder it lies in a Delta table."""
@@ -24,11 +26,41 @@ def live_files(folder: Path) -> Iterator[Path]:
     Raises:
         SourceError: the table cannot be opened, or its files alone do not determine its rows.
     """
+    _, uris, partitions = _opened(str(folder), folder, None)
+    for path in sorted(Path(uri) for uri in uris):
+        _require_folders(path, partitions)
+        yield path
+
+
+def live_keys(folder: Address) -> list[str]:
+    """The same of a Delta table in object storage: the keys of its files, in order.
+
+    Raises:
+        SourceError: as for :func:`live_files`, and when files of it lie elsewhere.
+    """
+    root, uris, partitions = _opened(str(folder), folder, delta_options())
+    keys = []
+    for uri in sorted(uris):
+        inside = uri.removeprefix(f"{root.rstrip('/')}/")
+        if inside == uri:
+            raise SourceError(
+                f"{folder}: is a Delta table with files that lie elsewhere, as a shallow clone has them. Write the table out as "
+                "Parquet files and name those."
+            )
+        keys.append(f"{folder.key}/{inside}".removeprefix("/"))
+        _require_folders(folder.at(keys[-1]), partitions)
+    return keys
+
+
+def _opened(
+    place: str, folder: Path | Address, options: dict[str, str] | None
+) -> tuple[str, Sequence[str], Sequence[str]]:
+    """Where delta-rs says that a table lies, its files, and the columns that it is partitioned by."""
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
     try:
-        table = DeltaTable(str(folder))
+        table = DeltaTable(place, storage_options=options)
         protocol, uris, partitions = table.protocol(), table.file_uris(), table.metadata().partition_columns
     except (DeltaError, OSError, ValueError) as error:
         raise SourceError(
@@ -43,14 +75,16 @@ def live_files(folder: Path) -> Iterator[Path]:
             f"{folder}: is a Delta table with {listed(others)}, so its files alone are not its rows. Write the table out as "
             "Parquet files and name those, or rewrite it without (REORG TABLE … APPLY (PURGE) removes deletion vectors)."
         )
-    for path in sorted(Path(uri) for uri in uris):
-        unnamed = [name for name in partitions if name not in folder_values(path)]
-        if unnamed:
-            raise SourceError(
-                f"{path}: belongs to a Delta table that is partitioned by {listed(unnamed)}, but lies in no folder of "
-                "that name. Write the table out as Parquet files that have the column, and name those."
-            )
-        yield path
+    return table.table_uri, uris, partitions
+
+
+def _require_folders(path: Path | Address, partitions: Sequence[str]) -> None:
+    unnamed = [name for name in partitions if name not in folder_values(path)]
+    if unnamed:
+        raise SourceError(
+            f"{path}: belongs to a Delta table that is partitioned by {listed(unnamed)}, but lies in no folder of "
+            "that name. Write the table out as Parquet files that have the column, and name those."
+        )
 
 
 def refuse_other_tables(folder: Path, names: Sequence[str]) -> None:
@@ -61,19 +95,29 @@ def refuse_other_tables(folder: Path, names: Sequence[str]) -> None:
     elif "metadata" in names and any((folder / "metadata").glob("*.metadata.json")):
         kind = "Iceberg"
     if kind is not None:
-        raise SourceError(
-            f"{folder}: is {'an' if kind == 'Iceberg' else 'a'} {kind} table, and these are not read: its folder also "
-            "holds files of deleted and replaced rows. Write the table out as Parquet files, and name those."
-        )
+        raise other_table(folder, kind)
+
+
+def other_table(folder: Path | Address, kind: str) -> SourceError:
+    """The error of a folder that is a table of a kind that is not read."""
+    return SourceError(
+        f"{folder}: is {'an' if kind == 'Iceberg' else 'a'} {kind} table, and these are not read: its folder also "
+        "holds files of deleted and replaced rows. Write the table out as Parquet files, and name those."
+    )
 
 
 def refuse_part_of_table(path: Path) -> None:
     """Raises SourceError when ``path`` is a file of a Delta table: read by itself, deleted rows would come back."""
     for folder in path.parents:
         if is_delta(folder):
-            raise SourceError(
-                f"{path}: is a file of the Delta table {folder}, and may hold rows that were deleted. Name the folder of "
-                "the table."
-            )
+            raise part_of_table(path, folder)
         if "=" not in folder.name:
             return
+
+
+def part_of_table(path: Path | Address, folder: Path | Address) -> SourceError:
+    """The error of a file that belongs to a Delta table."""
+    return SourceError(
+        f"{path}: is a file of the Delta table {folder}, and may hold rows that were deleted. Name the folder of "
+        "the table."
+    )

@@ -6,153 +6,53 @@ changes meanwhile is refused.
 """
 
 import glob
-import hashlib
 import os
-import re
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ctr_pipeline.sources.errors import SourceError, listed, near_miss
-from ctr_pipeline.sources.formats import ENDINGS, format_of
+from ctr_pipeline.sources.folders import HIDDEN, no_log_file, why_left_out
 from ctr_pipeline.sources.lake_folders import is_delta, live_files, refuse_other_tables, refuse_part_of_table
+from ctr_pipeline.sources.listed_files import ListedFile, Listing, LocalFile, listed_file
+from ctr_pipeline.sources.object_listing import list_objects
+from ctr_pipeline.spec.addresses import is_address, parse_address
 from ctr_pipeline.spec.source import EventLog, LogFiles, SideTable
 
-_HIDDEN = (".", "_")
-_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-"""As of object storage: s3://, gs://, abfss://, https://. A path loses its second slash."""
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ListedFile:
-    """One file of a log as it was when the log was listed."""
-
-    path: Path
-    label: str
-    """Its place below the path that names the log: whatever other files come and go, it stays the same."""
-    size: int
-    modified: int
-    """When it was last written, in nanoseconds."""
-
-    @property
-    def stamp(self) -> str:
-        """Another one when the file was written since."""
-        return f"{self.size}:{self.modified}"
-
-    def require_unchanged(self) -> None:
-        """Nothing was written to the file since it was listed.
-
-        Raises:
-            SourceError: it was, or the file is gone.
-        """
-        now = listed_file(self.path)
-        if now.stamp != self.stamp:
-            raise SourceError(
-                f"{self.path}: was written to while its log was being read ({self.size} bytes when it was listed, "
-                f"{now.size} now). Run again once it is complete. A file that is still being written belongs under "
-                "a name that starts with a dot until it is."
-            )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
-    """The files of a log as they were at one moment."""
-
-    files: tuple[ListedFile, ...]
-    left_out: tuple[tuple[str, str], ...] = ()
-    """Path of what lies there and is not read, and why."""
-
-    @property
-    def stamps(self) -> dict[str, str]:
-        """The stamp of each file, by its path."""
-        return {str(file.path): file.stamp for file in self.files}
-
-    @property
-    def remarks(self) -> list[str]:
-        """What of the log's folders is not read, a text for each reason."""
-        by_reason: dict[str, list[str]] = {}
-        for path, reason in self.left_out:
-            by_reason.setdefault(reason, []).append(path)
-        return [f"left out of the log: {listed(paths)} ({reason})." for reason, paths in by_reason.items()]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Logs:
-    """The files of all logs of a spec as they were at one moment."""
-
-    impressions: Listing
-    events: Mapping[str, Listing]
-    """By the name of the event log."""
-    tables: Mapping[str, Listing] = field(default_factory=dict)
-    """By the name of the side table."""
-
-    @property
-    def stamps(self) -> dict[str, str]:
-        """The stamp of each file of all logs, by its path."""
-        return {path: stamp for listing in self._all for path, stamp in listing.stamps.items()}
-
-    @property
-    def files(self) -> tuple[ListedFile, ...]:
-        """The files of all logs."""
-        return tuple(file for listing in self._all for file in listing.files)
-
-    @property
-    def remarks(self) -> list[str]:
-        """What of the logs' folders is not read."""
-        return list(dict.fromkeys(remark for listing in self._all for remark in listing.remarks))
-
-    @property
-    def _all(self) -> tuple[Listing, ...]:
-        others = (*sorted(self.events.items()), *sorted(self.tables.items()))
-        return (self.impressions, *(listing for _, listing in others))
-
-
-def listed_file(path: Path, label: str | None = None) -> ListedFile:
-    """A file as it is now.
-
-    Raises:
-        SourceError: it is gone, or this user may not look at it.
-    """
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise SourceError(f"{path}: no such file. Restore it, or correct the log's paths.") from None
-    except OSError as error:
-        raise SourceError(f"{path}: cannot be read ({error.strerror}). Restore it or change the path.") from None
-    return ListedFile(path=path, label=label or path.name, size=status.st_size, modified=status.st_mtime_ns)
-
-
-def list_files(log: LogFiles, base: Path, overrides: Sequence[Path] = ()) -> Listing:
+def list_files(log: LogFiles, base: Path, overrides: Sequence[str | Path] = ()) -> Listing:
     """The files of a log: those of ``overrides`` if there are any, else those that the spec names.
 
     Args:
         log: The declared log.
         base: Folder against which relative paths of the spec are resolved.
-        overrides: Files, folders or globs that replace those of the spec; relative ones start at the working folder.
+        overrides: Files, folders, globs or addresses that replace those of the spec; relative paths start at the working
+            folder.
 
     Returns:
-        Files in order of name, each once: a link to a file of the log is that file. A folder stands for every log file
-        below it; hidden files and those that start with ``_`` are left out.
+        Files in order of name, those of addresses last, each once: a link to a file of the log is that file. A folder
+        stands for every log file below it; hidden files and those that start with ``_`` are left out.
 
     Raises:
-        SourceError: a path does not exist, a folder or glob has no log file, or no path is declared.
+        SourceError: a path does not exist, a folder or glob has no log file, an address cannot be looked at, or no path is
+            declared.
     """
-    for name in [str(path) for path in overrides] or log.paths:
-        if _ADDRESS.match(name):
-            raise SourceError(
-                f"{name}: is an address, and only local paths are read. Copy the files, or mount what holds them, and name "
-                "that folder."
-            )
-    patterns = [Path(path).expanduser() for path in overrides] or [base / Path(path).expanduser() for path in log.paths]
-    if not patterns:
+    names = [str(path) for path in overrides] or log.paths
+    if not names:
         raise SourceError(f"no log file is declared. Set {_paths_of(log)}.")
     left_out: dict[str, str] = {}
     found: dict[Path, str] = {}
-    for pattern in patterns:
-        for path, label in _expand(pattern, log, left_out):
+    objects: dict[str, ListedFile] = {}
+    for name in names:
+        if is_address(name):
+            for file in list_objects(parse_address(name), log, left_out):
+                objects.setdefault(str(file.path), file)
+            continue
+        pattern = Path(name).expanduser()
+        for path, label in _expand(pattern if overrides else base / pattern, log, left_out):
             found.setdefault(path, label)
-    return Listing(files=_each_once(found, left_out), left_out=tuple(sorted(left_out.items())))
+    files = (*_each_once(found, left_out), *(objects[path] for path in sorted(objects)))
+    return Listing(files=files, left_out=tuple(sorted(left_out.items())))
 
 
 def _paths_of(log: LogFiles) -> str:
@@ -163,15 +63,7 @@ def _paths_of(log: LogFiles) -> str:
     return "`source.impressions.paths` in the spec, or pass `--input PATH`"
 
 
-def source_fingerprint(files: Iterable[ListedFile]) -> str:
-    """Changes when a file is added, removed, renamed or written: a hash of labels, sizes and modification times."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(f"{file.label}\0{file.stamp}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _each_once(found: dict[Path, str], left_out: dict[str, str]) -> tuple[ListedFile, ...]:
+def _each_once(found: dict[Path, str], left_out: dict[str, str]) -> tuple[LocalFile, ...]:
     """The files of ``found`` in order of path; of several names of one file the one that is no link."""
     kept: dict[tuple[int, int], Path] = {}
     for path in sorted(found, key=lambda path: (path.is_symlink(), path)):
@@ -195,7 +87,7 @@ def _expand(pattern: Path, log: LogFiles, left_out: dict[str, str]) -> Iterator[
     fixed = next(parent for parent in pattern.parents if not glob.has_magic(str(parent)))
     for match in matches:
         label = match.relative_to(fixed).as_posix()
-        yield from _at(match, log, left_out, label, below=f"{label}/")
+        yield from _at(match, log, left_out, label, below="" if label == "." else f"{label}/")
 
 
 def _at(path: Path, log: LogFiles, left_out: dict[str, str], label: str, below: str) -> Iterator[tuple[Path, str]]:
@@ -233,26 +125,16 @@ def _below(folder: Path, log: LogFiles, left_out: dict[str, str], prefix: str) -
                 yield path, prefix + path.relative_to(folder.absolute()).as_posix()
             names.clear()
             continue
-        names[:] = sorted(name for name in names if not name.startswith(_HIDDEN) and _is_new(Path(place, name), seen))
+        names[:] = sorted(name for name in names if not name.startswith(HIDDEN) and _is_new(Path(place, name), seen))
         for name in sorted(found):
-            path = Path(place, name)
-            known = log.format is not None or format_of(path) is not None
-            if name.startswith(_HIDDEN):
-                if known and name.startswith("_"):
-                    left_out[str(path)] = "their names start with _"
-            elif known:
+            path, why = Path(place, name), why_left_out(name, log)
+            if why is None:
                 none_found = False
                 yield from _at(path, log, left_out, prefix + path.relative_to(folder).as_posix(), below="")
-            else:
-                left_out[str(path)] = (
-                    f"a folder stands for its files that end in {', '.join(ENDINGS)}, each also with .gz; rename or "
-                    "convert the others, or name them in `paths` with a `format`"
-                )
+            elif why:
+                left_out[str(path)] = why
     if none_found:
-        raise SourceError(
-            f"{folder}: no log file in this folder; looked for {', '.join(ENDINGS)}, each also with .gz. "
-            "Put the log there, or set `format` in the spec when its files end differently."
-        )
+        raise no_log_file(folder)
 
 
 def _refuse_folder(error: OSError) -> None:

@@ -1,23 +1,24 @@
 """Parquet files as lazy rows, with the types of time columns that polars alone reads otherwise."""
 
-import gzip
 import io
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import IO
 
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as arrow_parquet
+from polars.io.plugins import register_io_source
 
 from ctr_pipeline.sources.errors import SourceError
-from ctr_pipeline.sources.files import LogFile
+from ctr_pipeline.sources.files import LogFile, open_binary
 from ctr_pipeline.sources.text import ROW
 
 
 def scan_parquet(
     file: LogFile, columns: Collection[str], declared: Collection[str]
-) -> tuple[pl.LazyFrame, dict[str, pl.DataType]]:
-    """The rows of a file with their numbers in ROW, and the type of each stored column.
+) -> tuple[pl.LazyFrame, dict[str, pl.DataType], int]:
+    """The rows of a file with their numbers in ROW, the type of each stored column, and how many rows there are.
 
     Two kinds of time stamps are instants, whatever the zone of the log: INT96, which Spark, Hive and Impala write in
     UTC without saying so, and those with a zone that is a mere offset (+05:30), which polars does not know.
@@ -30,11 +31,13 @@ def scan_parquet(
     Raises:
         SourceError: a declared column is there more than once.
     """
-    source: Path | io.BytesIO = file.path
+    source: Path | IO[bytes] = file.listed.random_access()
     if file.compressed:
-        source = io.BytesIO(gzip.decompress(file.path.read_bytes()))
+        with open_binary(file) as stream:
+            source = io.BytesIO(stream.read())
     # Opened by pyarrow first: polars panics at a zone that it does not know.
-    footer = arrow_parquet.ParquetFile(source)
+    footer = arrow_parquet.ParquetFile(source, pre_buffer=True)
+    rows = footer.metadata.num_rows
     leaves = (footer.schema.column(place) for place in range(len(footer.schema)))
     unmarked = {leaf.path for leaf in leaves if leaf.physical_type == "INT96"}
     known = pa.schema([_instant(field, unmarked) for field in footer.schema_arrow])
@@ -46,10 +49,12 @@ def scan_parquet(
             raise SourceError(
                 f"{file.path}: column `{needed}` is there {names.count(needed)} times. Rename all but one."
             )
-        return _by_arrow(footer, pa.schema([field for field in known if field.name not in repeated]), columns)
+        known = pa.schema([field for field in known if field.name not in repeated])
+        return *_by_arrow(footer, known, columns), rows
     other = [field.name for field, own in zip(known, footer.schema_arrow, strict=True) if field.type != own.type]
-    if set(other) > unmarked or any("." in path for path in unmarked):
-        return _by_arrow(footer, known, columns)
+    by_path_or_in_memory = isinstance(source, Path | io.BytesIO)
+    if set(other) > unmarked or any("." in path for path in unmarked) or not by_path_or_in_memory:
+        return *_by_arrow(footer, known, columns), rows
     if isinstance(source, io.BytesIO):
         source.seek(0)
     types = dict(pl.read_parquet_schema(source))
@@ -57,17 +62,41 @@ def scan_parquet(
     for name in other:
         scan = scan.with_columns(pl.col(name).dt.replace_time_zone("UTC"))
         types[name] = pl.Datetime("ns", "UTC")
-    return scan.with_columns(pl.col(ROW).cast(pl.Int64)), types
+    return scan.with_columns(pl.col(ROW).cast(pl.Int64)), types, rows
 
 
 def _by_arrow(
     footer: arrow_parquet.ParquetFile, schema: pa.Schema, columns: Collection[str]
 ) -> tuple[pl.LazyFrame, dict[str, pl.DataType]]:
-    """The rows as pyarrow reads them, in memory."""
+    """The rows as pyarrow reads them, one row group after the other, and the type of each column."""
     wanted = [name for name in schema.names if any(f"{column}.".startswith(f"{name}.") for column in columns)]
-    table = footer.read(columns=wanted).cast(pa.schema([schema.field(name) for name in wanted]))
-    rows = pl.DataFrame(pl.from_arrow(table)).with_row_index(ROW).with_columns(pl.col(ROW).cast(pl.Int64))
-    return rows.lazy(), dict(pl.DataFrame(pl.from_arrow(schema.empty_table())).schema)
+    types = dict(pl.DataFrame(pl.from_arrow(schema.empty_table())).schema)
+
+    def group(place: int, first_row: int, names: Collection[str]) -> pl.DataFrame:
+        stored = [name for name in names if name != ROW]
+        table = footer.read_row_group(place, columns=stored).cast(pa.schema([schema.field(name) for name in stored]))
+        end = first_row + footer.metadata.row_group(place).num_rows
+        numbers = pl.int_range(first_row, end, dtype=pl.Int64, eager=True).alias(ROW)
+        return pl.DataFrame([numbers, *pl.DataFrame(pl.from_arrow(table))]).select(names)
+
+    def groups(
+        names: list[str] | None, condition: pl.Expr | None, _limit: int | None, _batch: int | None
+    ) -> Iterator[pl.DataFrame]:
+        names, first_row = [ROW, *wanted] if names is None else names, 0
+        # Columns that decide are read first: where they keep no row, the others are not fetched.
+        deciding = set() if condition is None else set(condition.meta.root_names())
+        others = [name for name in names if name not in deciding]
+        for place in range(footer.num_row_groups):
+            if condition is None or not deciding:
+                yield group(place, first_row, names)
+            else:
+                frame = group(place, first_row, deciding)
+                kept = frame.select(condition).to_series()
+                if kept.any():
+                    yield frame.hstack(group(place, first_row, others)).select(names).filter(kept)
+            first_row += footer.metadata.row_group(place).num_rows
+
+    return register_io_source(groups, schema={ROW: pl.Int64(), **{name: types[name] for name in wanted}}), types
 
 
 def _instant(field: pa.Field, unmarked: Collection[str], inside: str = "") -> pa.Field:

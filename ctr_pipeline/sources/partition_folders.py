@@ -6,10 +6,12 @@ Spark, Hive and Delta write them so, and leave them out of the files.
 from pathlib import Path
 from urllib.parse import unquote
 
+from ctr_pipeline.spec.addresses import Address
+
 _MISSING = "__HIVE_DEFAULT_PARTITION__"
 
 
-def folder_values(path: Path) -> dict[str, str | None]:
+def folder_values(path: Path | Address) -> dict[str, str | None]:
     """The columns in the names of the folders that ``path`` lies in, with their values as text; None where missing."""
     found: dict[str, str | None] = {}
     for part in path.parent.parts:

@@ -9,7 +9,7 @@ import polars as pl
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.event_types import TypeCounts
 from ctr_pipeline.sources.files import Files
-from ctr_pipeline.sources.listing import ListedFile
+from ctr_pipeline.sources.listed_files import ListedFile
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, RAW, Rows, raw
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.times import likely_unit

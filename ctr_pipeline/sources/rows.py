@@ -127,8 +127,7 @@ def _read_parquet(
     declared: Mapping[str, str],
     lists: Mapping[str, str | None],
 ) -> Rows:
-    scan, stored = scan_parquet(file, columns, declared)
-    total = int(scan.select(pl.len()).collect().item())
+    scan, stored, total = scan_parquet(file, columns, declared)
     found = {name: column for name in columns if (column := stored_column(name, stored)) is not None}
     in_folders = _in_folders(file, [name for name in declared if stored_column(name, stored) is None])
     found |= {name: (value, pl.String()) for name, value in in_folders.items() if name in columns}

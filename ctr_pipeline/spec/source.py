@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
+from ctr_pipeline.spec.addresses import is_address, parse_address
 from ctr_pipeline.spec.fields import (
     DAY_US,
     MICROSECONDS,
@@ -29,7 +30,7 @@ class LogFiles(Section):
 
     paths: list[str] = Field(
         default=[],
-        description="Files, folders or globs, relative to the folder of the spec. A folder means every log file below it.",
+        description="Files, folders or globs, relative to the folder of the spec, or addresses such as s3://bucket/logs. A folder means every log file below it.",
     )
     format: Literal["parquet", "csv", "ndjson"] | None = Field(
         default=None,
@@ -74,6 +75,16 @@ class LogFiles(Section):
             raise ValueError(
                 f"`columns` names those of CSV files without a header, and the format is {self.format}: remove one of them"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _addresses_that_are_read(self) -> Self:
+        for address in [parse_address(path) for path in self.paths if is_address(path)]:
+            if address.query:
+                raise ValueError(
+                    f"{address}: this address in `paths` goes on with a query, which may be a signature, and specs are stored with "
+                    "each run: take it out of the spec, and pass the whole address by --input"
+                )
         return self
 
     @model_validator(mode="after")

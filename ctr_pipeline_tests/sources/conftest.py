@@ -1,6 +1,6 @@
 """A small shop log: one good row a hour, and a spec that reads it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -8,8 +8,16 @@ from typing import Any
 import polars as pl
 import pytest
 
-from ctr_pipeline.sources import QUARANTINE_SCHEMA, Pseudonymiser, ReadResult, read_impressions
+from ctr_pipeline.sources import (
+    QUARANTINE_SCHEMA,
+    ListedFile,
+    Pseudonymiser,
+    ReadResult,
+    object_storage,
+    read_impressions,
+)
 from ctr_pipeline.spec import Spec
+from ctr_pipeline_tests.sources.storage_servers import Bucket, Faults, environment, faulty_server, s3_server
 
 START = datetime(2026, 1, 5, tzinfo=UTC)
 FIRST, LAST = date(2026, 1, 5), date(2026, 1, 8)
@@ -83,7 +91,9 @@ def write(tmp_path: Path) -> Callable[[pl.DataFrame, str], Path]:
 
 @pytest.fixture
 def read(pseudonymiser: Pseudonymiser) -> Callable[..., ReadResult]:
-    def call(spec: Spec, *files: Path, first: date = FIRST, last: date = LAST, log_first: date = FIRST) -> ReadResult:
+    def call(
+        spec: Spec, *files: Path | ListedFile, first: date = FIRST, last: date = LAST, log_first: date = FIRST
+    ) -> ReadResult:
         result = read_impressions(spec, files, first, last, pseudonymiser, log_first)
         assert result.rows_in + result.added == sum(
             (result.kept.height, result.quarantined.height, result.filtered, result.ignored)
@@ -94,3 +104,34 @@ def read(pseudonymiser: Pseudonymiser) -> Callable[..., ReadResult]:
         return result
 
     return call
+
+
+@pytest.fixture(scope="session")
+def _s3_server() -> Iterator[Bucket]:
+    with s3_server() as bucket:
+        yield bucket
+
+
+@pytest.fixture(scope="session")
+def _faulty_server(_s3_server: Bucket) -> Iterator[Faults]:
+    with faulty_server(_s3_server.endpoint) as faults:
+        yield faults
+
+
+@pytest.fixture
+def bucket(_s3_server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    """An empty bucket, which the environment leads to."""
+    _s3_server.clear()
+    for name, value in environment(_s3_server.endpoint).items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(object_storage, "FIRST_PAUSE", 0.001)
+    return _s3_server
+
+
+@pytest.fixture
+def faults(bucket: Bucket, _faulty_server: Faults, monkeypatch: pytest.MonkeyPatch) -> Faults:
+    """What happens to answers of the bucket's server; the environment leads to it through them."""
+    _faulty_server.next("", "", 0)
+    _faulty_server.seen.clear()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", _faulty_server.endpoint)
+    return _faulty_server

@@ -139,13 +139,3 @@ def test_a_column_of_the_file_comes_before_that_of_its_folder(
 )
 def test_values_of_folders(path: str, found: dict[str, str]) -> None:
     assert folder_values(Path(path)) == found
-
-
-@pytest.mark.parametrize(
-    "address", ["s3://bucket/logs", "gs://b/x.parquet", "abfss://c@a.dfs/x", "https://x.org/a.csv"]
-)
-def test_addresses_are_not_taken_for_files(make_spec: Maker, tmp_path: Path, address: str) -> None:
-    spec = make_spec(source={"impressions": {"paths": [address]}})
-    for overrides in ((), (Path(address),)):
-        with pytest.raises(SourceError, match="is an address, and only local paths are read"):
-            list_files(spec.source.impressions, tmp_path, overrides)
