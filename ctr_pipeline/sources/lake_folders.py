@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ctr_pipeline.sources.errors import SourceError, listed
-from ctr_pipeline.sources.object_storage import delta_options
+from ctr_pipeline.sources.object_storage import delta_options, repeated
 from ctr_pipeline.sources.partition_folders import folder_values
 from ctr_pipeline.spec.addresses import Address
 
@@ -60,12 +60,13 @@ def _opened(
     from deltalake.exceptions import DeltaError
 
     try:
-        table = DeltaTable(place, storage_options=options)
+        table = repeated(lambda: DeltaTable(place, storage_options=options))
         protocol, uris, partitions = table.protocol(), table.file_uris(), table.metadata().partition_columns
     except (DeltaError, OSError, ValueError) as error:
+        again = "" if options is None else " Run again, should the storage have been out of reach."
         raise SourceError(
-            f"{folder}: is a Delta table ({DELTA_LOG}), but cannot be opened ({type(error).__name__}). Restore its log, or "
-            "write the table out as Parquet files and name those."
+            f"{folder}: is a Delta table ({DELTA_LOG}), but cannot be opened ({type(error).__name__}).{again} Restore its log, "
+            "or write the table out as Parquet files and name those."
         ) from None
     others = sorted(set(protocol.reader_features or ()) - _READABLE_FEATURES)
     if protocol.min_reader_version == 2:

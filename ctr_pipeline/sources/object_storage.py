@@ -77,7 +77,7 @@ class Storage:
         import obstore
 
         prefix = folder.key.strip("/") or None
-        found = _repeated(lambda: obstore.list(self._store, prefix, chunk_size=1_000).collect(), folder)
+        found = _answer(lambda: repeated(lambda: obstore.list(self._store, prefix, chunk_size=1_000).collect()), folder)
         return [self._found(meta, folder.at(meta["path"]), meta["path"]) for meta in found]
 
     def names_in(self, folder: Address) -> list[str]:
@@ -88,7 +88,8 @@ class Storage:
         """
         import obstore
 
-        found = _repeated(lambda: obstore.list_with_delimiter(self._store, folder.key.strip("/") or None), folder)
+        prefix = folder.key.strip("/") or None
+        found = _answer(lambda: repeated(lambda: obstore.list_with_delimiter(self._store, prefix)), folder)
         keys = [*found["common_prefixes"], *(meta["path"] for meta in found["objects"])]
         return sorted(key.rpartition("/")[2] for key in keys if key != folder.key.strip("/"))
 
@@ -113,7 +114,7 @@ class Storage:
             except _errors() as error:
                 raise storage_error(error, found.path, RETRIES + 1) from None
         else:
-            meta, content = _repeated(lambda: self._get(found.path, (start, end)), found.path)
+            meta, content = _answer(lambda: repeated(lambda: self._get(found.path, (start, end))), found.path)
         now = self._found(meta, found.path, found.label)
         if now.stamp != found.stamp or len(content) != end - start:
             raise changed(found.path, f"{found.size} bytes when it was listed, {now.size} now")
@@ -283,13 +284,13 @@ def _answer(ask: Callable[[], T], address: Address) -> T:
         raise storage_error(error, address, RETRIES + 1) from None
 
 
-def _repeated(ask: Callable[[], T], address: Address) -> T:
-    """What ``ask`` returns, or a StorageError; obstore repeats requests, but not one whose answer breaks off."""
+def repeated(ask: Callable[[], T]) -> T:
+    """What ``ask`` returns. The libraries repeat requests by themselves, but not all whose answers break off."""
     for repetition in range(RETRIES):
         try:
             return ask()
-        except _errors() as error:
+        except Exception as error:
             if not is_broken_off(error):
-                raise storage_error(error, address, RETRIES + 1) from None
+                raise
         time.sleep(min(FIRST_PAUSE * 2**repetition, _LONGEST_PAUSE))
-    return _answer(ask, address)
+    return ask()

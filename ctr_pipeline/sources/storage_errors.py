@@ -63,7 +63,7 @@ def is_empty_range(error: Exception) -> bool:
 def is_broken_off(error: Exception) -> bool:
     """Whether an answer began, and its end did not come."""
     text = str(error)
-    return _status(text) is None and ("kind: Body" in text or "kind: Decode" in text)
+    return _status(text) is None and any(sign in text for sign in ("kind: Body", "kind: Decode", "list response body"))
 
 
 def settings_error(address: Address) -> StorageError:

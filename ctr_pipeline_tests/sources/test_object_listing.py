@@ -137,6 +137,19 @@ def test_delta_tables_stand_for_their_live_files(bucket: Bucket, tmp_path: Path)
         list_files(LogFiles(), NOWHERE, [f"{bucket}/shop"])
 
 
+@pytest.mark.parametrize("kind", ["truncate", "503 SlowDown"])
+def test_a_delta_log_is_read_whole_or_not_at_all(faults: Faults, bucket: Bucket, tmp_path: Path, kind: str) -> None:
+    for numbers in (range(3), range(3, 6)):
+        deltalake.write_deltalake(str(tmp_path), pl.DataFrame({"n": numbers}).to_arrow(), mode="append")
+    bucket.put_folder(tmp_path, "log")
+    for where in ("_delta_log/0", "_delta_log%2F", "_delta_log/&"):
+        faults.next(kind, where, times=2)
+        assert len(list_files(LogFiles(), NOWHERE, [f"{bucket}/log/"]).files) == 2
+    faults.next(kind, "_delta_log/0")
+    with pytest.raises(SourceError, match=r"is a Delta table .*cannot be opened .* Run again"):
+        list_files(LogFiles(), NOWHERE, [f"{bucket}/log/"])
+
+
 @pytest.mark.parametrize(
     ("key", "words"), [(".hoodie/hoodie.properties", "a Hudi table"), ("metadata/v1.metadata.json", "an Iceberg table")]
 )
