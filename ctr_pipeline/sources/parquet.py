@@ -14,6 +14,8 @@ from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.files import LogFile, open_binary
 from ctr_pipeline.sources.text import ROW
 
+_KEPT = "__kept"
+
 
 def scan_parquet(
     file: LogFile, columns: Collection[str], declared: Collection[str]
@@ -79,24 +81,31 @@ def _by_arrow(
         numbers = pl.int_range(first_row, end, dtype=pl.Int64, eager=True).alias(ROW)
         return pl.DataFrame([numbers, *pl.DataFrame(pl.from_arrow(table))]).select(names)
 
-    def groups(
-        names: list[str] | None, condition: pl.Expr | None, _limit: int | None, _batch: int | None
-    ) -> Iterator[pl.DataFrame]:
-        names, first_row = [ROW, *wanted] if names is None else names, 0
+    def groups(names: list[str], condition: pl.Expr | None) -> Iterator[pl.DataFrame]:
         # Columns that decide are read first: where they keep no row, the others are not fetched.
-        deciding = set() if condition is None else set(condition.meta.root_names())
-        others = [name for name in names if name not in deciding]
+        deciding = set() if condition is None else set(condition.meta.root_names()) or {ROW}
+        others, first_row = [name for name in names if name not in deciding], 0
         for place in range(footer.num_row_groups):
-            if condition is None or not deciding:
+            if condition is None:
                 yield group(place, first_row, names)
             else:
                 frame = group(place, first_row, deciding)
-                kept = frame.select(condition).to_series()
+                kept = frame.with_columns(condition.alias(_KEPT))[_KEPT]
                 if kept.any():
                     yield frame.hstack(group(place, first_row, others)).select(names).filter(kept)
             first_row += footer.metadata.row_group(place).num_rows
 
-    return register_io_source(groups, schema={ROW: pl.Int64(), **{name: types[name] for name in wanted}}), types
+    def source(
+        names: list[str] | None, condition: pl.Expr | None, limit: int | None, _batch: int | None
+    ) -> Iterator[pl.DataFrame]:
+        for frame in groups([ROW, *wanted] if names is None else names, condition):
+            yield frame if limit is None else frame.head(limit)
+            if limit is not None:
+                limit -= min(limit, frame.height)
+                if limit == 0:
+                    return
+
+    return register_io_source(source, schema={ROW: pl.Int64(), **{name: types[name] for name in wanted}}), types
 
 
 def _instant(field: pa.Field, unmarked: Collection[str], inside: str = "") -> pa.Field:
