@@ -7,6 +7,7 @@ from datetime import date
 import polars as pl
 
 from ctr_pipeline.sources import values
+from ctr_pipeline.sources.canonical import is_rounded
 from ctr_pipeline.sources.clock import (
     INGEST,
     SKEWED,
@@ -42,7 +43,7 @@ from ctr_pipeline.sources.quarantine import (
     with_malformed,
 )
 from ctr_pipeline.sources.row_filtering import Filters, days_of
-from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, Schema, read_rows
+from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, Schema, raw, read_rows
 from ctr_pipeline.sources.shows import (
     SHOWS,
     as_impressions,
@@ -144,11 +145,16 @@ def read_impressions(
 
 
 def impression_key(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> pl.Expr:
-    """The pseudonym that identifies an impression: of its id, or of file name and row number where it has none."""
+    """The pseudonym that identifies an impression: of its id, or of file name and row number where it has none.
+
+    Null for an id that a float rounded: it may be that of another impression.
+    """
     column = spec.impression.id
     if column is None:
         return pseudonymiser.of(pl.format(file.label.replace("{", "{{").replace("}", "}}") + ":{}", pl.col(ROW)))
-    return values.identity(column, schema[column], str(file.path), pseudonymiser)
+    known = values.identity(column, schema[column], str(file.path), pseudonymiser)
+    rounded = is_rounded(raw(column), schema[column])
+    return known if rounded is None else pl.when(~rounded.fill_null(False)).then(known)
 
 
 def declared_order(spec: Spec) -> Order:

@@ -71,11 +71,13 @@ class QuoteGuard:
             return
         quotes, lines, backslashes, headers = 0, 0, False, self.headers
         escape = self._file.escape.encode()
+        # An escape may precede an escape: then the quote after both is one that closes.
+        escaped = re.compile(re.escape(escape) + b".", re.DOTALL)
         for block in _whole_lines(self._file):
             if not escape and b"\\" + self._quote in block:
                 backslashes = True
                 self._check_escapes(block, lines + 1 - headers)
-            quotes += block.count(self._quote) - (block.count(escape + self._quote) if escape else 0)
+            quotes += (escaped.sub(b"", block) if escape else block).count(self._quote)
             lines += len(_LINE.findall(block))
         if lines <= records:
             return

@@ -148,7 +148,8 @@ def _checked(guard: QuoteGuard, reader: arrow_csv.CSVStreamingReader) -> Iterato
 def _has_rows(file: LogFile) -> bool:
     """Whether a line follows the header; lines may end in a bare carriage return."""
     with open_binary(file) as stream:
-        start = stream.read(_BLOCK_BYTES).strip()
+        # Of line breaks only: a row without a value may hold nothing but tabs.
+        start = stream.read(_BLOCK_BYTES).strip(b"\r\n")
     return b"\n" in start or b"\r" in start
 
 
@@ -343,7 +344,7 @@ def _objects(lines: pl.DataFrame, columns: Sequence[str], lists: Collection[str]
     return _set_apart(frame.with_columns(good[ROW]), columns, pl.lit(False), malformed.cast(MALFORMED))
 
 
-_LARGE_FLOAT = r"[0-9]\.[0-9]+[eE]\+?[0-9]{2}|[0-9]{16}\.[0-9]"
+_LARGE_FLOAT = r"[0-9](?:\.[0-9]+)?[eE]\+?[0-9]{2}|[0-9]{16}\.[0-9]"
 
 
 def _with_rounded(decoded: pl.DataFrame, lines: pl.Series, columns: Sequence[str]) -> pl.DataFrame:

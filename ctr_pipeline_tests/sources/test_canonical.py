@@ -127,6 +127,17 @@ def test_one_rounded_id_is_set_aside(make_spec: Maker, make_log: Maker, write: M
     assert result.quarantined.select("reason", "column", "value").rows() == [("inexact_id", "who", None)]
 
 
+def test_the_outcome_of_a_rounded_id_is_not_that_of_another_impression(
+    make_spec: Maker, make_log: Maker, write: Maker, read: Reader, pseudonymiser: Pseudonymiser
+) -> None:
+    ids = ["9007199254740992.0", "9007199254740992", *(str(n) for n in range(22))]
+    path = write(make_log(id=ids, clicked=[1, 0, *[0] * 22]), "log.csv")
+    result = read(make_spec(), path)
+    assert result.quarantined.select("reason", "source_row").rows() == [("inexact_id", 0)]
+    outcomes = read_events(make_spec(), [path], {}, FIRST, FIRST, pseudonymiser, FIRST)
+    assert (outcomes.kept.height, outcomes.ignored) == (0, 24)
+
+
 @pytest.mark.parametrize(("event", "types"), [("1.0", [1, 1.0, "1", "1.0 "]), ("True", [True, "true", "TRUE"])])
 def test_events_join_whatever_the_spelling(
     make_spec: Maker, write: Maker, pseudonymiser: Pseudonymiser, event: str, types: list[Any]

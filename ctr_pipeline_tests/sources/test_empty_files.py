@@ -91,3 +91,10 @@ def test_an_empty_file_of_events(
     files = {"outcome_events": [write(events, "a.parquet"), tmp_path / name]}
     result = read_events(spec, [write(log, "log.parquet")], files, FIRST, LAST, pseudonymiser, FIRST)
     assert (result.kept.height, result.notices["empty_file"]) == (30, 1)
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n"])
+def test_a_row_without_values_is_a_row(make_spec: Maker, read: Reader, tmp_path: Path, end: str) -> None:
+    (tmp_path / "a.tsv").write_text(HEADER.strip().replace(",", "\t") + "\n" + "\t" * 5 + end, newline="")
+    result = read(make_spec(), tmp_path / "a.tsv")
+    assert result.quarantined["reason"].to_list() == ["missing_id"]

@@ -44,6 +44,7 @@ KEPT: dict[str, tuple[str, str, dict[str, Any], list[str]]] = {
     "a text that ends in a backslash": ("a.csv", lines('"C:\\"', '"a, \\"', "b"), {}, ["C:\\", "a, \\", "b"]),
     "a backslash before a quote that is written twice": ("a.csv", lines('"a\\""b"', "c"), {}, ['a\\"b', "c"]),
     "a backslash and a quote in an unquoted text": ("a.csv", lines('a\\"b', "c"), {}, ['a\\"b', "c"]),
+    "escaped escapes beside texts of several lines": ("a.csv", lines(r'"\\"', '"a\nb"', "c"), {"escape": "\\"}, ["\\", "a\nb", "c"]),
     "texts of several lines": ("a.csv", lines('"a\n\nb"', '"c\r\nd"', "e"), {}, ["a\n\nb", "c\r\nd", "e"]),
     "lines with as many separators as rows": ("a.csv", lines('"x, y, z, w\nand a, b, c, d\nto e, f, g, h"', "b", "c"), {}, ["x, y, z, w\nand a, b, c, d\nto e, f, g, h", "b", "c"]),
     "prose cut where a row would be": ("a.csv", lines('"so, it\nis, isn\'t it, and"', "b", "c"), {}, ["so, it\nis, isn't it, and", "b", "c"]),

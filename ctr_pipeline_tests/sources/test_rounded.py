@@ -60,7 +60,7 @@ def test_a_rounded_order_is_refused(
     assert read(spec, write(make_log(row=list(range(24))), name)).kept.height == 24
 
 
-@pytest.mark.parametrize("written", ["1.152921504606847e+18", "9007199254740993.0", "1.5e19"])
+@pytest.mark.parametrize("written", ["1.152921504606847e+18", "9007199254740993.0", "1.5e19", "1e+18"])
 def test_an_id_that_json_holds_as_a_float_is_set_apart(
     make_spec: Maker, make_log: Maker, tmp_path: Path, read: Maker, written: str
 ) -> None:
