@@ -114,7 +114,7 @@ def _s3_server() -> Iterator[Bucket]:
 
 @pytest.fixture(scope="session")
 def _faulty_server(_s3_server: Bucket) -> Iterator[Faults]:
-    with faulty_server(_s3_server.endpoint) as faults:
+    with faulty_server(_s3_server) as faults:
         yield faults
 
 

@@ -12,14 +12,17 @@ from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from ipaddress import ip_address
 from pathlib import Path
+from urllib.parse import parse_qs
 from urllib.request import Request, urlopen
+from xml.sax.saxutils import escape
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-BUCKET = "logs-of-shop"
+BUCKET = "shoplogs"
+"""Without a hyphen, which Google's clients encode and the local server does not decode."""
 
 
 WITHOUT = {"no tag": ("etag", "last-modified"), "date only": ("etag",), "no range": ("content-range",)}
@@ -65,10 +68,12 @@ class Bucket:
 
         obstore.delete(self.store(), key)
 
-    def publish(self, key: str) -> None:
-        """Lets anyone read an object."""
+    def publish(self, key: str = "") -> None:
+        """Lets anyone read an object, or list the bucket where no key is given."""
         headers = {"Authorization": SIGNED, "x-amz-acl": "public-read"}
-        urlopen(Request(f"{self.endpoint}/{self.name}/{key}?acl", method="PUT", headers=headers)).close()
+        urlopen(
+            Request(f"{self.endpoint}/{self.name}/{key}".rstrip("/") + "?acl", method="PUT", headers=headers)
+        ).close()
 
     def clear(self) -> None:
         import obstore
@@ -120,8 +125,11 @@ class Faults:
 
 
 @contextmanager
-def faulty_server(behind: str, tls: ssl.SSLContext | None = None) -> Iterator[Faults]:
-    """A server that passes requests on to the one at ``behind``, and breaks some of the answers."""
+def faulty_server(bucket: Bucket, tls: ssl.SSLContext | None = None) -> Iterator[Faults]:
+    """A server that passes requests on to that of ``bucket``, and breaks some of the answers.
+
+    It lists the bucket to Azure's clients too.
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -132,8 +140,10 @@ def faulty_server(behind: str, tls: ssl.SSLContext | None = None) -> Iterator[Fa
             if fault[:3].isdigit():
                 status, _, code = fault.partition(" ")  # type: ignore[assignment]
                 body = f"<Error><Code>{code}</Code><Message>{SECRET}</Message></Error>".encode() if code else b""
+            elif "comp=list" in self.path:
+                body = _listed_as_azure_does(bucket, parse_qs(self.path).get("prefix", [""])[0])
             else:
-                client = http.client.HTTPConnection(behind.removeprefix("http://"))
+                client = http.client.HTTPConnection(bucket.endpoint.removeprefix("http://"))
                 client.request("GET", self.path, headers=dict(self.headers))
                 answer = client.getresponse()
                 status, headers, body = answer.status, dict(answer.getheaders()), answer.read()
@@ -172,6 +182,18 @@ def faulty_server(behind: str, tls: ssl.SSLContext | None = None) -> Iterator[Fa
     finally:
         server.shutdown()
         server.server_close()
+
+
+def _listed_as_azure_does(bucket: Bucket, prefix: str) -> bytes:
+    import obstore
+
+    blobs = [
+        f"<Blob><Name>{escape(meta['path'])}</Name><Properties><Content-Length>{meta['size']}</Content-Length>"
+        f"<Last-Modified>{meta['last_modified']:%a, %d %b %Y %H:%M:%S GMT}</Last-Modified><Content-Type></Content-Type>"
+        f"<Etag>{str(meta['e_tag']).strip(chr(34))}</Etag></Properties></Blob>"
+        for meta in obstore.list(bucket.store(), prefix.strip("/") or None).collect()
+    ]
+    return f"<EnumerationResults><Blobs>{''.join(blobs)}</Blobs><NextMarker/></EnumerationResults>".encode()
 
 
 def certificate(folder: Path) -> ssl.SSLContext:

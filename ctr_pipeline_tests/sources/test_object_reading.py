@@ -61,6 +61,40 @@ def test_every_format_gives_what_a_local_file_gives(
     assert {str(path) for paths in found.files.values() for path in paths} == {str(file.path) for file in remote}
 
 
+@pytest.mark.parametrize("base", ["gs://{}", "gcs://{}", "az://{}", "abfss://{}@shop.dfs.core.windows.net"])
+def test_storages_of_google_and_azure(
+    make_spec: Maker,
+    make_log: Maker,
+    read: Maker,
+    faults: Faults,
+    bucket: Bucket,
+    base: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("GOOGLE_BASE_URL", "AZURE_STORAGE_ENDPOINT"):
+        monkeypatch.setenv(name, faults.endpoint)
+    for name in ("GOOGLE_SKIP_SIGNATURE", "AZURE_SKIP_SIGNATURE"):
+        monkeypatch.setenv(name, "true")
+    if base.startswith("az"):
+        monkeypatch.setenv("AZURE_STORAGE_ACCOUNT_NAME", "shop")
+    log = make_log(rows=40)
+    for key, rows in (("logs/day=1/a.parquet", log.head(25)), ("logs/day=2/b.csv.gz", log.tail(15))):
+        bucket.put(key, content(rows, key))
+        bucket.publish(key)
+    bucket.publish()
+    place = base.format(bucket.name)
+    for address in (f"{place}/logs", f"{place}/logs/day=*/?.*"):
+        files = listed(address)
+        assert [str(file.path).removeprefix("gcs").removeprefix("gs") for file in files] == [
+            f"{place}/logs/day={end}".removeprefix("gcs").removeprefix("gs") for end in ("1/a.parquet", "2/b.csv.gz")
+        ]
+        faults.next("truncate", ".csv", times=2)
+        assert read(make_spec(), *files).kept.height == 40
+    faults.next("503", "parquet")
+    with pytest.raises(SourceError, match=r"a.parquet: the server answers with error 503; tried 8 times"):
+        read(make_spec(), *files)
+
+
 def test_parquet_has_the_same_types_and_values(bucket: Bucket, tmp_path: Path) -> None:
     stamp = datetime(2026, 3, 1, 8, 15, 2, 120)
     table = pa.table(

@@ -140,7 +140,7 @@ def test_https_needs_a_certificate_that_is_trusted(
 ) -> None:
     bucket.put("log.csv.gz", content(make_log(rows=24), "log.csv.gz"))
     bucket.publish("log.csv.gz")
-    with faulty_server(bucket.endpoint, certificate(tmp_path)) as server:
+    with faulty_server(bucket, certificate(tmp_path)) as server:
         address = f"{server.endpoint}/{bucket.name}/log.csv.gz"
         assert "cannot be reached (no connection, or its certificate is not trusted)" in refusal(address)
         monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "certificate.pem"))
