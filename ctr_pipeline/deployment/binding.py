@@ -120,8 +120,8 @@ def _with_stored(deployment: Deployment, first: date, last: date) -> tuple[date,
 
 
 def _split_inputs(spec: Spec, inputs: Sequence[str]) -> tuple[tuple[str, ...], dict[str, tuple[str, ...]]]:
-    """The paths and addresses of the impression log, and those of each event log and side table; paths from the root on."""
-    names = {log.name for log in spec.source.events} | {side.name for side in spec.source.tables}
+    """The paths and addresses of the impression log, and those of each log of outcomes and side table; paths from the root on."""
+    names = {log.name for log in (*spec.source.outcome_logs, *spec.source.tables)}
     impressions: list[str] = []
     events: dict[str, list[str]] = {}
     for text in inputs:

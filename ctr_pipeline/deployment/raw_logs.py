@@ -36,7 +36,9 @@ def list_logs(deployment: Deployment) -> "Logs":
         return Logs(impressions=_simulated(root / "impressions"), events={SIMULATED: _simulated(root / "events")})
     return Logs(
         impressions=list_files(source.impressions, folder, deployment.inputs),
-        events={log.name: list_files(log, folder, deployment.event_inputs.get(log.name, ())) for log in source.events},
+        events={
+            log.name: list_files(log, folder, deployment.event_inputs.get(log.name, ())) for log in source.outcome_logs
+        },
         tables={log.name: list_files(log, folder, deployment.event_inputs.get(log.name, ())) for log in source.tables},
     )
 

@@ -298,7 +298,7 @@ def _settled(task: Task, as_of: int) -> nw.Expr:
 
     mature, known, unknown = fact("mature_ts"), fact("known_ts"), fact("unknown_ts")
     own = mature
-    if task.label.closed_by:
+    if task.label.needs_closing:
         decided = nw.min_horizontal(fact("closed_ts"), fact("out_of_window_known_ts"))
         own = nw.when(~decided.is_null()).then(nw.max_horizontal(mature, decided)).otherwise(NEVER)
     settled = nw.when(unknown <= own).then(NEVER).otherwise(own)

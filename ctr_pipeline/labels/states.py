@@ -52,7 +52,7 @@ def settles_without_events(tasks: Sequence[Task], name: str) -> bool:
     It does not where a case must be closed first, unless the parent's label is settled by time.
     """
     task = next(t for t in tasks if t.name == name)
-    if not task.label.closed_by:
+    if not task.label.needs_closing:
         return True
     return task.parent is not None and settles_without_events(tasks, task.parent)
 

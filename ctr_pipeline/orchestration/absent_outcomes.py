@@ -39,7 +39,9 @@ def require_outcomes(instance: "DagsterInstance", deployment: Deployment, store:
         recorded = newest_metadata(instance, "outcome_events")
         counts = {day: event_types_of(of_day) for day, of_day in recorded.items() if day <= last}
         files = {
-            name: [file.path.name for file in listing.files] for name, listing in list_logs(deployment).events.items()
+            name: [file.path.name for file in listing.files]
+            for name, listing in list_logs(deployment).events.items()
+            if name not in {log.name for log in deployment.spec.source.labels}
         }
         raise AbsentOutcomesError(absent_text(absent, files, counts, deployment.first_day, last))
 

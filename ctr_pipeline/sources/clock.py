@@ -17,7 +17,7 @@ from ctr_pipeline.sources.times import LATEST, TimeForm, day_start, within
 from ctr_pipeline.sources.values import Check, future_check, is_given, time_checks, time_value
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US, format_duration
-from ctr_pipeline.spec.source import EventLog, Order, TimeOffset
+from ctr_pipeline.spec.source import EventLog, LabelLog, Order, TimeOffset
 
 TS = "__ts"
 INGEST = "__ingest"
@@ -224,6 +224,14 @@ def impression_form(spec: Spec) -> TimeForm:
 
 def event_clock(spec: Spec, log: EventLog, now: int | None) -> Clock:
     """The clock of an event log; arguments as for :func:`clock_of`."""
+    form = TimeForm(log.time_unit, spec.zone_of(log), log.time_format)
+    return _clock(spec, log.time, log.ingest_time, form, now)
+
+
+def label_clock(spec: Spec, log: LabelLog, now: int | None) -> Clock | None:
+    """The clock of a log of labels, None where it has none; arguments as for :func:`clock_of`."""
+    if log.time is None:
+        return None
     form = TimeForm(log.time_unit, spec.zone_of(log), log.time_format)
     return _clock(spec, log.time, log.ingest_time, form, now)
 

@@ -6,6 +6,7 @@ import polars as pl
 
 from ctr_pipeline.sources.quarantine import QUARANTINE_SCHEMA
 from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.source import EventLog, LabelLog
 from ctr_pipeline.spec.tasks import Task
 
 ORPHAN, EARLY = "orphan_event", "event_before_impression"
@@ -23,7 +24,7 @@ _INDEX = "__index"
 
 
 def refers(spec: Spec) -> bool:
-    """Whether any outcome names its impression. A 0/1 column is a part of it, and refers to nothing else."""
+    """Whether any outcome names its impression. A 0/1 column of the impressions is a part of them, and refers to nothing else."""
     return bool(_referring(spec))
 
 
@@ -88,7 +89,7 @@ def reference_quarantine(spec: Spec, broken: pl.DataFrame) -> pl.DataFrame:
 
 
 def _referring(spec: Spec) -> list[Task]:
-    return [task for task in spec.tasks if task.label.column is None]
+    return [task for task in spec.tasks if task.label.impression_column is None]
 
 
 def _columns_of(spec: Spec, task: Task) -> dict[str, str | None]:
@@ -96,8 +97,9 @@ def _columns_of(spec: Spec, task: Task) -> dict[str, str | None]:
     if task.label.time_column is not None:
         return {ORPHAN: spec.impression.id, EARLY: task.label.time_column}
 
-    def common(names: set[str]) -> str | None:
+    def common(names: set[str | None]) -> str | None:
         return names.pop() if len(names) == 1 else None
 
-    logs = spec.source.events
+    labels = [log for log in spec.source.labels if log.name == task.label.log]
+    logs: list[EventLog | LabelLog] = [*labels] if labels else [*spec.source.events]
     return {ORPHAN: common({log.impression_id for log in logs}), EARLY: common({log.time for log in logs})}

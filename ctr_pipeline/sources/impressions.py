@@ -361,7 +361,7 @@ def _has_outcome(spec: Spec, schema: Schema, where: str) -> pl.Expr:
     """Whether a row states an outcome of any task, or may do so because the label cannot be read."""
     found = [pl.lit(False)]
     for task in spec.tasks:
-        if task.label.column is not None:
+        if task.label.impression_column is not None:
             parsed, checks = label_value(spec, task, schema, where)
             found += [(parsed > 0).fill_null(False), *(check.broken.fill_null(False) for check in checks)]
         if task.label.time_column is not None:
@@ -383,7 +383,7 @@ def _label_checks(spec: Spec, clock: Clock | Ranks, schema: Schema, where: str) 
     """An unreadable label quarantines the whole row: without it, it would count as a negative."""
     checks: list[Check] = []
     for task in spec.tasks:
-        if task.label.column is not None:
+        if task.label.impression_column is not None:
             checks.extend(label_value(spec, task, schema, where)[1])
         for column in (task.label.time_column, *task.label.closed_by):
             if column is not None:

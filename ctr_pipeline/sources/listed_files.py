@@ -106,7 +106,7 @@ class Logs:
 
     impressions: Listing
     events: Mapping[str, Listing]
-    """By the name of the event log."""
+    """By the name of the log of events, or of labels."""
     tables: Mapping[str, Listing] = field(default_factory=dict)
     """By the name of the side table."""
 

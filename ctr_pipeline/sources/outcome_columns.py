@@ -35,7 +35,7 @@ def label_units(
     """The units of all tasks whose label is a column of the impressions; arguments as for
     :func:`~ctr_pipeline.sources.outcomes.read_events`.
     """
-    flags = [task for task in spec.tasks if task.label.column is not None]
+    flags = [task for task in spec.tasks if task.label.impression_column is not None]
     timed = [task for task in spec.tasks if task.label.time_column is not None]
     if not flags and not timed:
         return []
@@ -62,14 +62,12 @@ def _flag_units(
     # Rows without a time are quarantined with their impression, and belong to no arrival day.
     dated = Scope(scope.first, scope.last, with_undated=False)
     filters = impression_filters(spec)
-    columns = (
-        filters.columns | _identity_columns(spec) | {str(t.label.column): f"label of task {t.name}" for t in tasks}
-    )
+    columns = filters.columns | identity_columns(spec) | {str(t.label.column): f"label of task {t.name}" for t in tasks}
     columns |= {spec.impression.shows: "impression.shows"} if spec.impression.shows else {}
     frames = []
     for file in files:
         where = str(file.path)
-        rows = read_rows(file, columns, filters.passing(_selection(clock, file, dated, where), where))
+        rows = read_rows(file, columns, filters.passing(selection_of(clock, file, dated, where), where))
         parsed = {t.name: label_value(spec, t, rows.schema, where) for t in tasks}
         diagnosed = {
             t.name: diagnose(rows, parsed[t.name][1], spec.private_columns, where).select(
@@ -158,7 +156,7 @@ def _time_units(
         in_scope = [dated.holds(pl.col(f"__{kind}_{task.name}")) for task, kind in names]
         return lazy.with_columns(times).filter(pl.any_horizontal(in_scope))
 
-    rows = read_rows(file, filters.columns | _identity_columns(spec) | labels, filters.passing(select, where))
+    rows = read_rows(file, filters.columns | identity_columns(spec) | labels, filters.passing(select, where))
     frame = rows.frame
     if isinstance(clock, Ranks):
         frame = frame.join(clock.times[file.index], on=ROW, how="left", maintain_order="left")
@@ -200,7 +198,7 @@ def _left_out(spec: Spec) -> pl.Expr:
     return outside.fill_null(False)
 
 
-def _identity_columns(spec: Spec) -> dict[str, str]:
+def identity_columns(spec: Spec) -> dict[str, str]:
     """Id and time of the impression, with the fields of the spec that name them."""
     clock, order = clock_of(spec, None), spec.impression.order
     ordering = {order.column: "impression.order.column"} if order and order.column else {}
@@ -212,7 +210,8 @@ def _identified(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudo
     return impression_key(spec, file, schema, pseudonymiser).alias("impression_id")
 
 
-def _selection(clock: Clock | Ranks, file: LogFile, scope: Scope, where: str) -> Select:
+def selection_of(clock: Clock | Ranks, file: LogFile, scope: Scope, where: str) -> Select:
+    """Keeps the impressions of ``file`` that arrived in ``scope``, and adds their times."""
     if isinstance(clock, Clock):
         return clock.selection(scope, INGEST, where)
     return clock.selection(file, scope)

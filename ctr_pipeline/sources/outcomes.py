@@ -17,6 +17,7 @@ from ctr_pipeline.sources.errors import SourceError, listed, near_miss
 from ctr_pipeline.sources.event_types import count_types
 from ctr_pipeline.sources.files import Files, LogFile, open_log
 from ctr_pipeline.sources.impressions import filtered_ids
+from ctr_pipeline.sources.label_logs import read_label_log
 from ctr_pipeline.sources.outcome_columns import label_units
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import (
@@ -61,7 +62,7 @@ def read_events(
     Args:
         spec: Declares which columns mean what.
         impression_files: The files of the impression log, for tasks whose label is one of its columns.
-        event_files: The files of each event log, by the log's name.
+        event_files: The files of each log of events and of labels, by the log's name.
         first: First arrival day to read.
         last: Last arrival day to read.
         pseudonymiser: Hashes ids.
@@ -72,7 +73,7 @@ def read_events(
     Returns:
         Rows in order of (ingest_ts, impression_id, event, kind, event_ts), with the place where each was read and
         the name of its log (:data:`IMPRESSIONS` for columns of the impressions). ``rows_in`` counts statements, not lines:
-        an event that two tasks use counts twice, and an impression once for each task with a label column.
+        an event that two tasks use counts twice, and an impression, or a row of labels, once for each task with a column.
         Label values of 0 and events of types that no task uses are ``ignored``.
 
     Raises:
@@ -80,14 +81,18 @@ def read_events(
     """
     scope = Scope.of(first, last, log_first)
     logs = {log.name: log for log in spec.source.events}
+    labels = {log.name: log for log in spec.source.labels}
     parts = [pl.DataFrame(schema=UNITS)]
     foreign: dict[str, None] = {}
     types: list[pl.DataFrame] = []
     filtered = [pl.Series("day", [], dtype=pl.Date)]
     rows_in_log = empty = 0
-    if any(task.label.event is not None for task in spec.tasks):
-        elsewhere = filtered_ids(spec, impression_files)
+    reads_events = any(task.label.event is not None for task in spec.tasks)
+    elsewhere = filtered_ids(spec, impression_files if reads_events or labels else ())
+    if reads_events:
         for name, paths in event_files.items():
+            if name in labels:
+                continue
             if name not in logs and spec.source.simulator is None:
                 raise SourceError(
                     f"event log `{name}` is not declared.{near_miss(name, list(logs))} "
@@ -108,12 +113,32 @@ def read_events(
             if scope.with_undated and not any(part.height for part in parts[-len(opened) :]):
                 filters.refuse_nothing_left(opened, event_columns(log))
         _refuse_foreign_types(spec, pl.concat(parts), list(foreign), scope)
+    for log_of_labels in labels.values():
+        part = read_label_log(
+            spec,
+            log_of_labels,
+            event_files[log_of_labels.name],
+            impression_files,
+            scope,
+            pseudonymiser,
+            now,
+            known,
+            elsewhere,
+        )
+        parts.append(part.units)
+        filtered.append(part.filtered)
+        rows_in_log += sum(part.lines)
+        empty += sum(lines == 0 for lines in part.lines)
     parts += label_units(spec, impression_files, scope, pseudonymiser, now, known)
     units = pl.concat(parts)
     undated = units.filter(pl.col(DAY).is_null() & pl.col(REASON).is_not_null()).height
     read_from = _files_of_days(units.drop_nulls(DAY), {**event_files, IMPRESSIONS: impression_files})
     # Labels of impressions are counted with these. Whether a row without a type is an outcome cannot be known.
-    stated = units.filter(pl.col(LOG) != IMPRESSIONS, pl.col("event").is_not_null())
+    stated = units.filter(
+        pl.col(LOG) != IMPRESSIONS,
+        pl.col("event").is_not_null(),
+        (pl.col("kind") == OUTCOME) | pl.col(REASON).is_not_null(),
+    )
     units = units.with_columns(pl.col(DAY).fill_null(log_first))
     left_out = pl.concat(filtered).fill_null(log_first)
     broken, ignored = pl.col(REASON).is_not_null(), pl.col(IGNORED)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from ctr_pipeline.spec.features import CategoricalFeature, Features, NumericFeature
-from ctr_pipeline.spec.source import EventLog, ImpressionColumns, SideTable, Source
+from ctr_pipeline.spec.source import EventLog, ImpressionColumns, LabelLog, SideTable, Source
 from ctr_pipeline.spec.tasks import Task
 
 
@@ -36,6 +36,21 @@ def impression_columns(
             found.setdefault(column, f"label of task {task.name}")
     for one in source.impressions.rows:
         found.setdefault(one.column, "source.impressions.rows")
+    return found
+
+
+def label_columns(log: LabelLog, tasks: Sequence[Task]) -> dict[str, str]:
+    """The columns of a log of labels, with the fields that name them."""
+    section = f"source.labels.{log.name}"
+    found = {log.impression_id: f"{section}.impression_id"}
+    for field, column in (("time", log.time), ("ingest_time", log.ingest_time)):
+        if column is not None:
+            found.setdefault(column, f"{section}.{field}")
+    for task in tasks:
+        if task.label.log == log.name:
+            found.setdefault(str(task.label.column), f"label of task {task.name}")
+    for one in log.rows:
+        found.setdefault(one.column, f"{section}.rows")
     return found
 
 

@@ -131,6 +131,36 @@ class EventLog(LogFiles):
     )
 
 
+class LabelLog(LogFiles):
+    """A log of labels: a row has the outcomes of one impression in columns."""
+
+    name: Name = Field(default="labels", description="Name of this log, for `label.log` and `--input NAME=PATH`.")
+    impression_id: Column = Field(
+        default="impression_id", description="Column with the id of the impression that the labels belong to."
+    )
+    time: Column | None = Field(
+        default=None,
+        description="Column with the time at which the outcome happened or the case was closed; by default, that of the impression.",
+    )
+    ingest_time: Column | None = Field(
+        default=None, description="Column with the time at which the log received the labels; without one, `time`."
+    )
+    time_unit: TimeUnit = Field(
+        default="us", description="Unit of time columns that hold numbers since 1970-01-01 UTC."
+    )
+    time_format: TimeFormats = Field(
+        default=None, description="How times are written that are no usual spelling, by the directives of strftime."
+    )
+
+    @model_validator(mode="after")
+    def _timed_as_a_whole(self) -> Self:
+        if self.time is None and self.ingest_time is not None:
+            raise ValueError(
+                "`ingest_time` goes with `time`, and without that labels have the times of their impressions"
+            )
+        return self
+
+
 class SideTable(LogFiles):
     """A table about users, items or advertisers: each impression gets the row that was valid before it."""
 
@@ -170,6 +200,9 @@ class Source(Section):
     events: list[EventLog] = Field(
         default=[], description="Logs of outcome events, where outcomes are not columns of the impressions."
     )
+    labels: list[LabelLog] = added_field(
+        [], "Logs of labels: files with the outcomes of impressions in columns, a row an impression."
+    )
     tables: list[SideTable] = added_field(
         [], "Tables about users, items or advertisers, joined to the impressions as of their time."
     )
@@ -187,6 +220,11 @@ class Source(Section):
         "How long before its impression an outcome may happen by the clocks and still count, as at the impression; at most 1d.",
     )
 
+    @property
+    def outcome_logs(self) -> list[EventLog | LabelLog]:
+        """The logs beside that of the impressions."""
+        return [*self.events, *self.labels]
+
     @model_validator(mode="after")
     def _early_by_a_day_at_most(self) -> Self:
         if self.max_early > DAY_US:
@@ -198,16 +236,16 @@ class Source(Section):
 
     @model_validator(mode="after")
     def _one_origin(self) -> Self:
-        if self.simulator and (self.impressions.paths or any(log.paths for log in self.events)):
-            paths = [*self.impressions.paths, *(path for log in self.events for path in log.paths)]
+        paths = [path for log in (self.impressions, *self.outcome_logs) for path in log.paths]
+        if self.simulator and paths:
             raise ValueError(f"`simulator` and file paths exclude each other: remove it, or the paths {paths}")
         if self.simulator and self.tables:
             raise ValueError(
                 f"`simulator` has no side tables: remove `tables` ({self.tables[0].name}), or the simulator"
             )
-        names = [log.name for log in self.events]
+        names = [log.name for log in self.outcome_logs]
         if len(set(names)) < len(names):
-            raise ValueError(f"event logs need different names, found {names}: give each a `name`")
+            raise ValueError(f"logs of outcomes need different names, found {names}: give each a `name`")
         names += [table.name for table in self.tables]
         if len(set(names)) < len(names) or (self.tables and "impressions" in names):
             raise ValueError(

@@ -10,7 +10,13 @@ from ctr_pipeline.spec.calibration import AnyCalibrator, Platt
 from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
 from ctr_pipeline.spec.limits import Quality
-from ctr_pipeline.spec.log_columns import event_columns, impression_columns, logged_features, table_columns
+from ctr_pipeline.spec.log_columns import (
+    event_columns,
+    impression_columns,
+    label_columns,
+    logged_features,
+    table_columns,
+)
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.null_values import columns_with_null_values
 from ctr_pipeline.spec.source import Days, ImpressionColumns, LogFiles, Privacy, SideTable, Source
@@ -110,6 +116,30 @@ class Spec(Section):
         return self
 
     @model_validator(mode="after")
+    def _label_logs(self) -> Self:
+        logs = {log.name: log for log in self.source.labels}
+        read = [(task.name, task.label.log) for task in self.tasks if task.label.log is not None]
+        for task, name in read:
+            if name not in logs:
+                declared = f"its logs are {', '.join(logs)}" if logs else "it has none"
+                raise ValueError(
+                    f"task {task!r} reads log {name!r}, which `source.labels` does not declare; {declared}"
+                )
+        unread = sorted(logs.keys() - {name for _, name in read})
+        if unread:
+            raise ValueError(
+                f"no task reads log {unread[0]!r} of `source.labels`: name it in `label.log`, or remove it"
+            )
+        if logs and self.impression.id is None:
+            raise ValueError("`source.labels` joins by `impression.id`: name that column, not null")
+        timed = next((log.name for log in logs.values() if log.time is not None), None)
+        if timed is not None and self.impression.time is None:
+            raise ValueError(
+                f"log {timed!r} of `source.labels` has times, but the days of an `order` are artificial: remove its `time`"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _label_quality(self) -> Self:
         section = self.label_quality
         if section is None:
@@ -139,7 +169,7 @@ class Spec(Section):
         if shows is None:
             return self
         for task in self.tasks:
-            if task.label.column is None:
+            if task.label.impression_column is None:
                 raise ValueError(
                     f"with `impression.shows` a row stands for several impressions, and the label of task {task.name!r} does "
                     "not say which of them had the outcome: name a `column` with their number"
@@ -272,6 +302,7 @@ class Spec(Section):
             ("source.impressions", self.source.impressions, self.impression_columns)
         ]
         logs += [(f"event log {log.name!r}", log, event_columns(log)) for log in self.source.events]
+        logs += [(f"log {log.name!r}", log, label_columns(log, self.tasks)) for log in self.source.labels]
         logs += [
             (f"side table {table.name!r}", table, table_columns(table, self.source, self.features))
             for table in self.source.tables
@@ -292,7 +323,7 @@ class Spec(Section):
         labels = {column for task in self.tasks if task.label.column is None for column in task.label.columns}
         logs = [("impression", declared.time_format, {declared.time, declared.ingest_time, *labels})]
         logs += [
-            (f"event log {log.name!r}", log.time_format, {log.time, log.ingest_time}) for log in self.source.events
+            (f"log {log.name!r}", log.time_format, {log.time, log.ingest_time}) for log in self.source.outcome_logs
         ]
         for where, formats, columns in logs:
             named = sorted(column for column in columns if column is not None)

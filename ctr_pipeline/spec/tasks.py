@@ -21,6 +21,9 @@ class Label(Section):
         default=None,
         description="Column of the impression row with the time of the outcome; missing while it has not happened.",
     )
+    log: Name | None = added_field(
+        None, "With `column`: the log in `source.labels` whose column that is, instead of the impression log."
+    )
     closed_by: list[Column] = Field(
         default=[],
         description="With `time_column`: columns with the time at which the case was closed without the outcome. A case that has neither is undecided, never a negative.",
@@ -51,9 +54,10 @@ class Label(Section):
 
     def _check_values(self) -> None:
         """How the values of `column` are read."""
-        for name in ("positive", "negative", "counts"):
+        for name in ("positive", "negative", "counts", "log"):
             if getattr(self, name) and self.column is None:
-                raise ValueError(f"`{name}` says how the values of `column` are read: it needs that")
+                how = "in which log `column` is" if name == "log" else "how the values of `column` are read"
+                raise ValueError(f"`{name}` says {how}: it needs that")
         if self.negative and not self.positive:
             raise ValueError(f"`negative` {self.negative} goes with `positive`: name the values that mean yes too")
         if self.counts and self.positive:
@@ -63,9 +67,22 @@ class Label(Section):
             raise ValueError(f"values {both} are both `positive` and `negative`: each value means one of them")
 
     @property
+    def impression_column(self) -> str | None:
+        """``column``, where it is one of the impression log."""
+        return self.column if self.log is None else None
+
+    @property
+    def needs_closing(self) -> bool:
+        """Whether silence says nothing: a case without the outcome is closed by a row of its own."""
+        return bool(self.closed_by) or self.log is not None
+
+    @property
     def columns(self) -> tuple[str, ...]:
         """Columns of the impression log with how the case ended."""
-        return (*(column for column in (self.column, self.time_column) if column is not None), *self.closed_by)
+        return (
+            *(column for column in (self.impression_column, self.time_column) if column is not None),
+            *self.closed_by,
+        )
 
 
 class Task(Section):

@@ -91,7 +91,7 @@ SHORT_CHILD = (
     Task(name="buy", parent="click", window=2, label=Label(event="buy")),
 )
 CASES = (
-    Task(name="accepted", window=3, label=Label(time_column="a", closed_by=["c"])),
+    Task(name="accepted", window=3, label=Label(column="a", log="decisions")),
     Task(name="approved", parent="accepted", window=6, label=Label(time_column="b", closed_by=["c"])),
 )
 COLUMNS = (
@@ -165,7 +165,7 @@ def _step(
     late = _after_window(impression, visible, tasks, task)
     if before[0] == "CENSORED" and now >= mature:
         closed = any(e.kind == "closed" and e.event_ts >= impression.ts for e in mine)
-        decided = closed or late if task.label.closed_by else True
+        decided = closed or late if task.label.closed_by or task.label.log else True
         known = not any(e.kind == "unknown" for e in mine)
         # A parent that has become positive by now settles nothing.
         parent_negative = task.parent is not None and became[task.parent][0] in ("NEGATIVE", "OUT_OF_WINDOW")

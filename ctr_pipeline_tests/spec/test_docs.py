@@ -45,6 +45,7 @@ from ctr_pipeline.spec.source import (
     Days,
     EventLog,
     ImpressionColumns,
+    LabelLog,
     LogFiles,
     Order,
     Privacy,
@@ -66,6 +67,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     RowFilter: "source.impressions.rows[]",
     EventLog: "source.events[]",
     SideTable: "source.tables[]",
+    LabelLog: "source.labels[]",
     SimulatorSettings: "source.simulator",
     **dict.fromkeys(
         (
@@ -146,7 +148,7 @@ def inner_types(annotation: Any) -> list[Any]:
 
 def own_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """The fields of ``model``; those that any log has are documented with the impression log."""
-    shared = LogFiles.model_fields if model in (EventLog, SideTable) else {}
+    shared = LogFiles.model_fields if model in (EventLog, LabelLog, SideTable) else {}
     return {name: field for name, field in model.model_fields.items() if name not in shared}
 
 

@@ -31,6 +31,50 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("tasks.0.label.closed_by", ["declined"]),
         ("tasks.0.label: `closed_by` ['declined'] goes with `time_column`, and the label has `event`",),
     ),
+    "a log of labels that is not declared": (
+        set_to("tasks.0.label", {"column": "y", "log": "label"}),
+        ("task 'click' reads log 'label', which `source.labels` does not declare; it has none",),
+    ),
+    "a log of labels that no task reads": (
+        set_to("source.labels", [{"paths": ["labels.csv"]}]),
+        ("no task reads log 'labels' of `source.labels`: name it in `label.log`, or remove it",),
+    ),
+    "a log of an event": (
+        set_to("tasks.0.label.log", "labels"),
+        ("tasks.0.label: `log` says in which log `column` is: it needs that",),
+    ),
+    "a log of labels with half a time": (
+        set_to("source.labels", [{"paths": ["labels.csv"], "ingest_time": "got"}]),
+        ("source.labels.0: `ingest_time` goes with `time`",),
+    ),
+    "logs of one name": (
+        set_to("source.labels", [{"name": "outcome_events"}]),
+        ("source: logs of outcomes need different names",),
+    ),
+    "a log of labels without ids": (
+        lambda c: (
+            set_to("source.labels", [{"paths": ["labels.csv"]}])(c),
+            set_to("tasks", [{"name": "click", "window": "0s", "label": {"column": "y", "log": "labels"}}])(c),
+            set_to("impression.id", None)(c),
+        ),
+        ("`source.labels` joins by `impression.id`: name that column, not null",),
+    ),
+    "a log of labels with times beside an order": (
+        lambda c: (
+            set_to("source.labels", [{"paths": ["labels.csv"], "time": "at"}])(c),
+            set_to("tasks", [{"name": "click", "window": "0s", "label": {"column": "y", "log": "labels"}}])(c),
+            set_to("impression", {"id": "i", "user": "u", "order": {"rows_per_day": 9}})(c),
+        ),
+        ("log 'labels' of `source.labels` has times, but the days of an `order` are artificial",),
+    ),
+    "null values of a log of labels": (
+        lambda c: (
+            set_to("source.labels", [{"paths": ["labels.csv"], "null_values": {"x": [0]}}])(c),
+            set_to("tasks", [{"name": "click", "window": "0s", "label": {"column": "y", "log": "labels"}}])(c),
+            set_to("features.history", [])(c),
+        ),
+        ("`null_values` of log 'labels' names column 'x'", "it reads impression_id, y"),
+    ),
     "shows with events": (
         set_to("impression.shows", "shown"),
         ("with `impression.shows` a row stands for several impressions, and the label of task 'click'",),
@@ -144,7 +188,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "event logs of one name": (
         set_to("source.events", [{"paths": ["a.csv"]}, {"paths": ["b.csv"]}]),
-        ("source: event logs need different names", "outcome_events", "give each a `name`"),
+        ("source: logs of outcomes need different names", "outcome_events", "give each a `name`"),
     ),
     "unknown incident": (
         set_to("source", {"simulator": {"incidents": [{"kind": "fire", "day": "2026-01-02"}]}}),
