@@ -51,8 +51,9 @@ def list_files(log: LogFiles, base: Path, overrides: Sequence[str | Path] = ()) 
         pattern = Path(name).expanduser()
         for path, label in _expand(pattern if overrides else base / pattern, log, left_out):
             found.setdefault(path, label)
-    files = (*_each_once(found, left_out), *(objects[path] for path in sorted(objects)))
-    return Listing(files=files, left_out=tuple(sorted(left_out.items())))
+    # In the order of paths, which goes by the names of folders.
+    others = [objects[address] for address in sorted(objects, key=lambda address: address.split("/"))]
+    return Listing(files=(*_each_once(found, left_out), *others), left_out=tuple(sorted(left_out.items())))
 
 
 def _paths_of(log: LogFiles) -> str:

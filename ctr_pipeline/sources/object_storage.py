@@ -189,7 +189,9 @@ class StoredObject(ListedFile):
         return io.BufferedReader(_Reader(self), _BLOCK_BYTES)
 
     def random_access(self) -> IO[bytes]:
-        """A stream that fetches no more than what is asked for."""
+        """The content of a small object; else a stream that fetches no more than what is asked for."""
+        if self.size <= _BLOCK_BYTES:
+            return io.BytesIO(self.storage.read(self, 0, self.size))
         return _Reader(self)  # type: ignore[return-value]
 
 

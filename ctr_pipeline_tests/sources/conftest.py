@@ -1,5 +1,6 @@
 """A small shop log: one good row a hour, and a spec that reads it."""
 
+import os
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -122,6 +123,8 @@ def _faulty_server(_s3_server: Bucket) -> Iterator[Faults]:
 def bucket(_s3_server: Bucket, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """An empty bucket, which the environment leads to."""
     _s3_server.clear()
+    for name in [name for name in os.environ if name.startswith(("AWS_", "GOOGLE_", "AZURE_"))]:
+        monkeypatch.delenv(name)
     for name, value in environment(_s3_server.endpoint).items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(object_storage, "FIRST_PAUSE", 0.001)

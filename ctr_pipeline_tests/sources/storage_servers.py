@@ -39,6 +39,7 @@ def environment(endpoint: str) -> dict[str, str]:
         "AWS_REGION": "us-east-1",
         "AWS_ACCESS_KEY_ID": "key",
         "AWS_SECRET_ACCESS_KEY": SECRET,
+        "NO_PROXY": "127.0.0.1",
         # Where roles would be looked for, were there no key: nothing listens there.
         "AWS_METADATA_ENDPOINT": "http://127.0.0.1:9",
     }

@@ -16,7 +16,7 @@ from ctr_pipeline.spec.source import LogFiles
 from ctr_pipeline_tests.sources.storage_servers import SECRET, Bucket, Faults
 
 NOWHERE = Path("/nowhere")
-NAMES = ("a.csv", "b.parquet", "c.tsv.gz", "_d.csv", ".e.csv", "f.txt", "day=1", "day=2", "_old", ".git", "x")
+NAMES = ("a.csv", "b.parquet", "c.tsv.gz", "_d.csv", ".e.csv", "f.txt", "day=1", "day=1-b", "_old", ".git", "x")
 PATTERNS = (
     "",
     "day=1",
@@ -27,7 +27,7 @@ PATTERNS = (
     "*/*",
     "x/**/b.*",
     "[ab]*",
-    "day=?/a.csv",
+    "day=1*/a.csv",
     "a.csv",
     "*.gz",
     "_old/*",
@@ -44,7 +44,7 @@ def found(paths: list[str], log: LogFiles, base: str, below: str) -> tuple[Any, 
         listing = list_files(log, NOWHERE, [f"{base}{path}" for path in paths])
     except SourceError as error:
         return tuple(kind for kind in ("no such", "matches this pattern", "no log file") if kind in str(error))
-    labels = sorted((str(file.path).removeprefix(base), file.label) for file in listing.files)
+    labels = [(str(file.path).removeprefix(base), file.label) for file in listing.files]
     return labels, sorted(remark.replace(below, "") for remark in listing.remarks)
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as arrow_parquet
 import pytest
 
-from ctr_pipeline.sources import ListedFile, SourceError, list_files, log_range
+from ctr_pipeline.sources import ListedFile, SourceError, list_files, log_range, object_storage
 from ctr_pipeline.sources.files import open_log
 from ctr_pipeline.sources.parquet import scan_parquet
 from ctr_pipeline.spec.source import LogFiles
@@ -95,7 +95,11 @@ def test_storages_of_google_and_azure(
         read(make_spec(), *files)
 
 
-def test_parquet_has_the_same_types_and_values(bucket: Bucket, tmp_path: Path) -> None:
+@pytest.mark.parametrize("block", [100, 8 << 20])
+def test_parquet_has_the_same_types_and_values(
+    bucket: Bucket, tmp_path: Path, block: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_storage, "_BLOCK_BYTES", block)
     stamp = datetime(2026, 3, 1, 8, 15, 2, 120)
     table = pa.table(
         {
@@ -132,8 +136,9 @@ def test_parquet_has_the_same_types_and_values(bucket: Bucket, tmp_path: Path) -
 
 
 def test_of_parquet_only_what_is_needed_is_fetched(
-    make_spec: Maker, make_log: Maker, read: Maker, faults: Faults, bucket: Bucket
+    make_spec: Maker, make_log: Maker, read: Maker, faults: Faults, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(object_storage, "_BLOCK_BYTES", 100_000)
     log = make_log(rows=240, text=["".join(chr(33 + (7 * n * k) % 90) for k in range(5_000)) for n in range(240)])
     target = io.BytesIO()
     log.write_parquet(target, row_group_size=24, compression="uncompressed")
@@ -183,7 +188,7 @@ def test_a_later_part_that_does_not_come_stops_the_reading(
     name: str,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("ctr_pipeline.sources.object_storage._BLOCK_BYTES", 500)
+    monkeypatch.setattr(object_storage, "_BLOCK_BYTES", 500)
     monkeypatch.setattr("ctr_pipeline.sources.text._BLOCK_BYTES", 500)
     body = content(make_log(rows=96), name)
     bucket.put(name, body)
@@ -214,8 +219,9 @@ def test_an_object_that_is_replaced_is_refused_and_a_later_one_left_to_the_next_
 
 
 def test_an_object_that_is_replaced_between_two_parts_is_refused(
-    make_spec: Maker, make_log: Maker, bucket: Bucket
+    make_log: Maker, bucket: Bucket, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(object_storage, "_BLOCK_BYTES", 100)
     bucket.put("log.csv", content(make_log(rows=40), "log.csv"))
     [file] = listed(f"{bucket}/log.csv")
     stream = file.random_access()

@@ -74,7 +74,7 @@ def test_no_server_no_key_and_no_setting(bucket: Bucket, monkeypatch: pytest.Mon
     ],
 )  # fmt: skip
 def test_other_storages_without_credentials(
-    monkeypatch: pytest.MonkeyPatch, address: str, variables: dict[str, str], words: str
+    bucket: Bucket, monkeypatch: pytest.MonkeyPatch, address: str, variables: dict[str, str], words: str
 ) -> None:
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
