@@ -68,8 +68,11 @@ def read_log(
     log_first: date,
     known: "pl.LazyFrame | None" = None,
     tables: "Mapping[str, SideRows] | None" = None,
+    shown: "pl.LazyFrame | None" = None,
 ) -> "ReadResult":
     """The rows of ``table`` of the days ``first`` to ``last``; other arguments as for ``read_impressions``.
+
+    ``shown`` are stored impressions, as for ``read_events``.
 
     Raises:
         SourceError: a file cannot be read as declared.
@@ -77,10 +80,10 @@ def read_log(
     from ctr_pipeline.sources import read_events, read_impressions
 
     spec, key = deployment.spec, pseudonymiser(process_environment())
-    shown, rest = logs.impressions.files, (first, last, key, log_first, reading_time(spec), known)
+    files, rest = logs.impressions.files, (first, last, key, log_first, reading_time(spec), known)
     if table == "impressions":
-        return read_impressions(spec, shown, *rest, tables)
-    return read_events(spec, shown, {name: found.files for name, found in logs.events.items()}, *rest)
+        return read_impressions(spec, files, *rest, tables)
+    return read_events(spec, files, {name: found.files for name, found in logs.events.items()}, *rest, shown)
 
 
 def files_of(spec: Spec, logs: "Logs", table: str) -> "tuple[ListedFile, ...]":

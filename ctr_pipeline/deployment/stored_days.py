@@ -8,6 +8,8 @@ from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.raw_logs import read_log
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from ctr_pipeline.lake import Lake
     from ctr_pipeline.sources import Logs, SideRows
     from ctr_pipeline.sources.rotation import StoredDay
@@ -21,6 +23,7 @@ def days_to_keep(
     stored: "Mapping[date, StoredDay]",
     lake: "Lake",
     tables: "Mapping[str, SideRows]",
+    shown: "pl.LazyFrame | None",
 ) -> set[date]:
     """Those of ``days`` that must not be read again, as rows that are stored would be lost.
 
@@ -32,6 +35,7 @@ def days_to_keep(
         stored: From what the stored days of the table were read.
         lake: Holds them.
         tables: What was read of the side tables.
+        shown: Stored impressions, to which events that name none may belong.
 
     Raises:
         SourceError: a day can neither be read again nor stay as it is.
@@ -54,7 +58,7 @@ def days_to_keep(
     now = [pl.DataFrame(schema={"day": pl.Date, "time": pl.Int64})]
     found: dict[date, set[str]] = {}
     for begin, end in intervals_of(sorted(risk - without_rows), len(risk)):
-        result = read_log(deployment, logs, table, begin, end, first, tables=tables)
+        result = read_log(deployment, logs, table, begin, end, first, tables=tables, shown=shown)
         now.append(result.kept.select("day", pl.col(time).alias("time")))
         found |= {day: set(paths) for day, paths in result.files.items()}
     before = lake.scan(table, first=min(risk), last=max(risk)).filter(pl.col("day").is_in(sorted(risk)))

@@ -27,6 +27,13 @@ def past_days(days: int) -> dg.TimeWindowPartitionMapping:
     return dg.TimeWindowPartitionMapping(start_offset=-days, end_offset=0, allow_nonexistent_upstream_partitions=True)
 
 
+def touch_days(spec: Spec) -> dg.TimeWindowPartitionMapping | None:
+    """The days of impressions to which the events of a day may belong that name none; None where all name one."""
+    within = [log.attribute.within for log in spec.source.events if log.attribute is not None]
+    # An event may arrive a day after it happened, and as long again for what `max_early` crosses.
+    return past_days(-(-max(within) // DAY_US) + 1) if within else None
+
+
 def history_days(spec: Spec) -> dg.TimeWindowPartitionMapping:
     """The days from which a partition's history features are computed; its own only where they look back from it."""
     features = spec.features.history

@@ -3,6 +3,7 @@
 All three label styles end in the same rows. Each belongs to the day on which it arrived.
 """
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -18,6 +19,14 @@ from ctr_pipeline.sources.event_types import count_types
 from ctr_pipeline.sources.files import Files, LogFile, open_log
 from ctr_pipeline.sources.impressions import filtered_ids
 from ctr_pipeline.sources.label_logs import read_label_log
+from ctr_pipeline.sources.last_touch import (
+    FATE,
+    UNATTRIBUTED,
+    WITHOUT_KEY,
+    attribute_events,
+    key_fields,
+    private_keys,
+)
 from ctr_pipeline.sources.outcome_columns import label_units
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.quarantine import (
@@ -34,7 +43,7 @@ from ctr_pipeline.sources.quarantine import (
     with_malformed,
 )
 from ctr_pipeline.sources.row_filtering import Filters, days_of
-from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, read_rows
+from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, Schema, read_rows
 from ctr_pipeline.sources.statements import IGNORED, IMPRESSIONS, LOG, OUTCOME, UNITS, as_units
 from ctr_pipeline.sources.text import ROW
 from ctr_pipeline.sources.values import Check
@@ -56,6 +65,7 @@ def read_events(
     log_first: date,
     now: int | None = None,
     known: pl.LazyFrame | None = None,
+    shown: pl.LazyFrame | None = None,
 ) -> ReadResult:
     """What arrived about outcomes on the days ``first`` to ``last`` (UTC, both included).
 
@@ -69,12 +79,13 @@ def read_events(
         log_first: First day of the log; rows that no day can be given to count as rows of this day.
         now: As for :func:`~ctr_pipeline.sources.impressions.read_impressions`.
         known: As there; the label of a repeated row is ignored.
+        shown: The table `impressions`, of which events that name no impression belong to one; None where it is empty.
 
     Returns:
         Rows in order of (ingest_ts, impression_id, event, kind, event_ts), with the place where each was read and
         the name of its log (:data:`IMPRESSIONS` for columns of the impressions). ``rows_in`` counts statements, not lines:
         an event that two tasks use counts twice, and an impression, or a row of labels, once for each task with a column.
-        Label values of 0 and events of types that no task uses are ``ignored``.
+        Label values of 0, events of types that no task uses, and those that belong to no impression are ``ignored``.
 
     Raises:
         SourceError: a file cannot be read as declared.
@@ -86,6 +97,7 @@ def read_events(
     foreign: dict[str, None] = {}
     types: list[pl.DataFrame] = []
     filtered = [pl.Series("day", [], dtype=pl.Date)]
+    attributions: dict[str, Counter[str]] = {}
     rows_in_log = empty = 0
     reads_events = any(task.label.event is not None for task in spec.tasks)
     elsewhere = filtered_ids(spec, impression_files if reads_events or labels else ())
@@ -103,7 +115,9 @@ def read_events(
             clock = event_clock(spec, log, now)
             opened, filters = open_log(log, paths), _event_filters(spec, log, clock)
             for file in opened:
-                found = _read_events(spec, log, clock, filters, elsewhere, file, scope, pseudonymiser)
+                found = _read_events(spec, log, clock, filters, elsewhere, file, scope, pseudonymiser, shown)
+                if log.attribute is not None:
+                    attributions.setdefault(name, Counter()).update(found.fates)
                 parts.append(found.units)
                 types.append(found.types)
                 filtered.append(found.filtered)
@@ -171,6 +185,7 @@ def read_events(
             "duplicate_event": kept.height - distinct,
             "empty_file": empty if scope.with_undated else 0,
         },
+        attributions=attributions,
         event_types=count_types(types, {task.label.event for task in spec.tasks if task.label.event is not None}),
     )
 
@@ -190,8 +205,14 @@ def _event_filters(spec: Spec, log: EventLog, clock: Clock) -> Filters:
         declared=tuple(log.rows),
         section=f"source.events.{log.name}.rows",
         form=clock.form,
-        private=spec.private_columns | {log.impression_id},
+        private=frozenset(_private(spec, log)),
     )
+
+
+def _private(spec: Spec, log: EventLog) -> set[str]:
+    """Columns of an event log with ids that are never shown."""
+    own = private_keys(spec, log.attribute) if log.attribute is not None else {str(log.impression_id)}
+    return {*spec.private_columns, *own}
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +229,8 @@ class _Part:
     """The day of each event in scope that the spec leaves out, by itself or with its impression; null without one."""
     lines: int
     """All its rows."""
+    fates: Mapping[str, int]
+    """Events that name no impression by what became of them: see ``last_touch``."""
 
 
 def _read_events(
@@ -219,12 +242,14 @@ def _read_events(
     file: LogFile,
     scope: Scope,
     pseudonymiser: Pseudonymiser,
+    shown: pl.LazyFrame | None,
 ) -> _Part:
     where = str(file.path)
     read = read_rows(file, event_columns(log), filters.marking(clock.selection(scope, INGEST, where), where))
     rows, left_out = filters.split(read)
-    text = values.id_text(log.impression_id, rows.schema[log.impression_id], where)
-    if len(elsewhere):
+    fields = _identity(spec, log, rows.schema, where, pseudonymiser)
+    if len(elsewhere) and log.impression_id is not None:
+        text = values.id_text(log.impression_id, rows.schema[log.impression_id], where)
         of_others = rows.frame.select(text.is_in(elsewhere.implode()).fill_null(False).alias("others"))["others"]
         left_out = pl.concat([left_out, rows.frame.filter(of_others)])
         rows = replace(rows, frame=rows.frame.filter(~of_others), total=rows.total - int(of_others.sum()))
@@ -234,42 +259,64 @@ def _read_events(
     kind = values.canonical_text(log.type, rows.schema[log.type], where).replace(spelt)
     checks = (
         *filters.checks(rows.schema, where),
-        Check(
-            broken=text.is_null(),
-            reason="missing_id",
-            rule=f"each event has the id of its impression in `{log.impression_id}`",
-            column=log.impression_id,
-        ),
-        *values.exact_id(log.impression_id, rows.schema[log.impression_id]),
+        *(check for field in fields for check in field.checks),
         Check(
             broken=kind.is_null(), reason="missing_type", rule=f"each event has a type in `{log.type}`", column=log.type
         ),
         *clock.checks(rows.schema),
     )
-    private = {*spec.private_columns, log.impression_id}
-    frame = diagnose(rows, checks, private, where).with_columns(
-        pseudonymiser.of(text).alias("impression_id"), kind.alias(_TYPE)
-    )
+    private = _private(spec, log)
+    frame = diagnose(rows, checks, private, where).with_columns(*(field.value for field in fields), kind.alias(_TYPE))
     types = frame.select(pl.from_epoch(INGEST, time_unit="us").dt.date().alias("day"), pl.col(_TYPE).alias("type"))
     if log.type in private:
         types = types.clear()
     if scope.with_undated:
         frame = with_malformed(frame, rows)
+    if log.attribute is not None:
+        wanted = pl.col(REASON).is_null() & pl.col(_TYPE).is_in(events)
+        frame = attribute_events(spec, log.attribute, frame, wanted, shown)
+        counts = frame[FATE].drop_nulls().value_counts()
+        fates = {str(fate): int(number) for fate, number in counts.iter_rows()}
+    else:
+        frame, fates = frame.with_columns(pl.lit(None, pl.String).alias(FATE)), {}
     used = [(task.label.event, task.name) for task in spec.tasks if task.label.event is not None]
     tasks = pl.DataFrame(used, schema={_TYPE: pl.String, "event": pl.String}, orient="row")
     frame = frame.join(tasks, on=_TYPE, how="left", maintain_order="left_right").with_columns(
         pl.col(TS).alias("event_ts"),
         pl.col(INGEST).alias("ingest_ts"),
         pl.lit(OUTCOME).alias("kind"),
-        (pl.col("event").is_null() & pl.col(_TYPE).is_not_null()).alias(IGNORED),
+        (_is_foreign() | pl.col(FATE).is_in([UNATTRIBUTED, WITHOUT_KEY]).fill_null(False)).alias(IGNORED),
         pl.from_epoch(INGEST, time_unit="us").dt.date().alias(DAY),
     )
     # An event of no task's concern is ignored, whatever else is wrong with it.
     units = as_units(frame.with_columns(pl.when(~pl.col(IGNORED)).then(REASON).alias(REASON)), file, log.name)
-    found = frame.filter(IGNORED)[_TYPE].unique().sort()
+    found = frame.filter(_is_foreign())[_TYPE].unique().sort()
     # Many different values are no types; they may be ids, and are not to be shown.
-    shown = found.to_list() if len(found) <= min(_SHOWN_TYPES, frame.height // 2) else []
-    return _Part(units, shown, types, days_of(left_out, INGEST), read.lines)
+    unused = found.to_list() if len(found) <= min(_SHOWN_TYPES, frame.height // 2) else []
+    return _Part(units, unused, types, days_of(left_out, INGEST), read.lines, fates)
+
+
+def _is_foreign() -> pl.Expr:
+    """Whether an event, which each task that uses it was joined to, has a type of no task."""
+    return pl.col("event").is_null() & pl.col(_TYPE).is_not_null()
+
+
+def _identity(
+    spec: Spec, log: EventLog, schema: Schema, where: str, pseudonymiser: Pseudonymiser
+) -> list[values.Field]:
+    """The id of the impression that an event names, or the ids by which it is attributed to one."""
+    if log.attribute is not None:
+        return key_fields(spec, log.attribute, schema, where, pseudonymiser)
+    column = str(log.impression_id)
+    text = values.id_text(column, schema[column], where)
+    missing = Check(
+        broken=text.is_null(),
+        reason="missing_id",
+        rule=f"each event has the id of its impression in `{column}`",
+        column=column,
+    )
+    value = pseudonymiser.of(text).alias("impression_id")
+    return [values.Field(value, (missing, *values.exact_id(column, schema[column])))]
 
 
 def _refuse_foreign_types(spec: Spec, units: pl.DataFrame, found: Sequence[str], scope: Scope) -> None:
@@ -277,7 +324,12 @@ def _refuse_foreign_types(spec: Spec, units: pl.DataFrame, found: Sequence[str],
 
     Checked where the log begins. A later day without outcomes is an outage, which the monitoring reports.
     """
-    if not scope.with_undated or units.height < ENOUGH_TO_JUDGE or not units[IGNORED].all():
+    if (
+        not scope.with_undated
+        or units.height < ENOUGH_TO_JUDGE
+        or units["event"].is_not_null().any()
+        or not units[IGNORED].all()
+    ):
         return
     wanted = [task.label.event for task in spec.tasks if task.label.event is not None]
     types = f"Types found: {listed(found)}. " if found else ""

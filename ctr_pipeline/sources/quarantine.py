@@ -80,6 +80,8 @@ class ReadResult:
     """Events of event logs by day of arrival and type, those that are ignored included."""
     joins: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     """Kept impressions by side table and by what became of them there: see ``side_tables``."""
+    attributions: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """Events that name no impression by event log and by what became of them: see ``last_touch``."""
 
     @property
     def added(self) -> int:

@@ -36,6 +36,8 @@ class ReadTally:
         """Events by day of arrival and type."""
         self.joins: dict[str, Counter[str]] = {}
         """Impressions by side table and by what became of them there."""
+        self.attributions: dict[str, Counter[str]] = {}
+        """Events that name no impression, by event log and by what became of them."""
         self.outcomes: dict[date, tuple[int, int]] = {}
         """Rows that state an outcome, by day: those quarantined, and all."""
         self.files: dict[date, set[str]] = {}
@@ -61,6 +63,8 @@ class ReadTally:
             self.event_types.setdefault(day, Counter()).update(types)
         for table, fates in result.joins.items():
             self.joins.setdefault(table, Counter()).update(fates)
+        for log, fates in result.attributions.items():
+            self.attributions.setdefault(log, Counter()).update(fates)
         for day, paths in result.files.items():
             self.files.setdefault(day, set()).update(paths)
         self.total += result.rows_in

@@ -84,7 +84,16 @@ def logged_features(
 def event_columns(log: EventLog) -> dict[str, str]:
     """The columns of an event log, with the fields that name them."""
     section = f"source.events.{log.name}"
-    named = {log.impression_id: "impression_id", log.type: "type", log.time: "time"}
+    named = {} if log.impression_id is None else {log.impression_id: "impression_id"}
+    named |= {log.type: "type", log.time: "time"}
     named |= {log.ingest_time: "ingest_time"} if log.ingest_time else {}
+    named |= {} if log.attribute is None else dict.fromkeys(log.attribute.by.values(), "attribute.by")
     named |= {one.column: "rows" for one in log.rows if one.column not in named}
     return {column: f"{section}.{field}" for column, field in named.items()}
+
+
+def stored_under(column: str, declared: ImpressionColumns, features: Features) -> str | None:
+    """The column of the table `impressions` that holds the single ids or categories of a column of the log."""
+    named = {declared.session: "session", declared.user: "user"}
+    single = {feature.source_column: feature.name for feature in features.embedded if not feature.holds_lists}
+    return named.get(column) or single.get(column)

@@ -6,6 +6,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ctr_pipeline.spec.addresses import is_address, parse_address
+from ctr_pipeline.spec.attribute import Attribute
 from ctr_pipeline.spec.fields import (
     DAY_US,
     MICROSECONDS,
@@ -114,8 +115,12 @@ class EventLog(LogFiles):
     name: Name = Field(
         default="outcome_events", description="Name of this log, for `--input NAME=PATH` and in messages."
     )
-    impression_id: Column = Field(
-        default="impression_id", description="Column with the id of the impression that the event belongs to."
+    impression_id: Column | None = Field(
+        default="impression_id",
+        description="Column with the id of the impression that the event belongs to; null where events name none (then `attribute` says which it is).",
+    )
+    attribute: Attribute | None = added_field(
+        None, "For a log whose events name no impression: to which one each belongs."
     )
     type: Column = Field(default="event_type", description="Column with what happened; tasks name its values.")
     time: Column = Field(default="event_ts", description="Column with the time at which it happened.")
@@ -129,6 +134,20 @@ class EventLog(LogFiles):
     time_format: TimeFormats = added_field(
         None, "How times are written that are no usual spelling, by the directives of strftime."
     )
+
+    @model_validator(mode="after")
+    def _one_way_to_an_impression(self) -> Self:
+        if self.attribute is not None and self.impression_id is not None:
+            raise ValueError(
+                f"`attribute` is for events that name no impression, and `impression_id` is {self.impression_id!r}: set "
+                "`impression_id: null`, or remove `attribute`"
+            )
+        if self.attribute is None and self.impression_id is None:
+            raise ValueError(
+                "with `impression_id: null` say in `attribute` to which impression an event belongs, such as "
+                "{by: [user, item], within: 7d}"
+            )
+        return self
 
 
 class LabelLog(LogFiles):
@@ -369,25 +388,3 @@ class ImpressionColumns(Section):
             self.shows,
         )
         return frozenset(column for column in columns if column is not None)
-
-
-class Days(Section):
-    """The range of daily partitions."""
-
-    first: date | None = Field(default=None, description="First day, UTC; found in the log when absent.")
-    last: date | None = Field(default=None, description="Last day, UTC; a growing log has none.")
-
-    @model_validator(mode="after")
-    def _in_order(self) -> Self:
-        if self.first and self.last and self.last < self.first:
-            raise ValueError(f"`last` {self.last} is before `first` {self.first}: swap or correct them")
-        return self
-
-
-class Privacy(Section):
-    """What must not be stored in the clear."""
-
-    pseudonymise: list[Column] = Field(
-        default=[],
-        description="Further columns whose values are replaced by a keyed hash. User, session and impression ids always are.",
-    )

@@ -15,11 +15,14 @@ from ctr_pipeline.spec.log_columns import (
     impression_columns,
     label_columns,
     logged_features,
+    stored_under,
     table_columns,
 )
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.null_values import columns_with_null_values
-from ctr_pipeline.spec.source import Days, ImpressionColumns, LogFiles, Privacy, SideTable, Source
+from ctr_pipeline.spec.scope import Days, Privacy
+from ctr_pipeline.spec.side_tables import refuse_wrong_tables
+from ctr_pipeline.spec.source import ImpressionColumns, LogFiles, SideTable, Source
 from ctr_pipeline.spec.split import Split
 from ctr_pipeline.spec.tasks import Task, maturity
 from ctr_pipeline.spec.training import Training
@@ -109,10 +112,19 @@ class Spec(Section):
                 f"tasks {', '.join(needs_events)} read events, but `source.events` declares no event log: "
                 "add one, or label them by `column` or `time_column`"
             )
-        if needs_events and self.impression.id is None:
+        by_id = [log.name for log in self.source.events if log.attribute is None] or self.source.simulator
+        if needs_events and self.impression.id is None and by_id:
             raise ValueError(
                 f"tasks {', '.join(needs_events)} read events, which join by `impression.id`: name that column, not null"
             )
+        for log in self.source.events:
+            for column in log.attribute.by if log.attribute is not None else ():
+                if self.stored_under(column) is None:
+                    raise ValueError(
+                        f"event log {log.name!r} is attributed by column {column!r} of the impression log, which is not "
+                        "stored: name `impression.user`, `impression.session`, or the column of a categorical feature of "
+                        "one value"
+                    )
         return self
 
     @model_validator(mode="after")
@@ -229,42 +241,7 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _side_tables(self) -> Self:
-        source, declared = self.source, self.impression
-        answers = {column for task in self.tasks for column in task.label.columns}
-        filtered = {one.column for one in source.impressions.rows}
-        for column in sorted(answers | filtered | declared.id_columns | declared.value_columns):
-            if found := source.in_table(column):
-                raise ValueError(
-                    f"column {column!r} is one of side table {found[0].name!r}, and only features read those: name a "
-                    "column of the impression log, or rename the table"
-                )
-        for table in source.tables:
-            column = table.joined_by
-            if not self.features_of(table):
-                raise ValueError(
-                    f"no feature reads a column of side table {table.name!r}: name one as `{table.name}.<column>` in a "
-                    "feature's `column`, or remove the table"
-                )
-            if table.valid_from is not None and declared.time is None:
-                raise ValueError(
-                    f"side table {table.name!r} has times (`valid_from`), but the days of an `order` are artificial: set "
-                    "`valid_from: null` if its rows hold for every impression, or name `impression.time`"
-                )
-            if source.in_table(column):
-                raise ValueError(
-                    f"side table {table.name!r} is joined by {column!r}, a column of a side table: name one of the "
-                    "impression log in `impression_column`"
-                )
-            if column in answers:
-                raise ValueError(
-                    f"side table {table.name!r} is joined by {column!r}, which holds the outcome of a task: its columns "
-                    "would tell the outcome; name another `impression_column`"
-                )
-            if column in self.features.lists:
-                raise ValueError(
-                    f"side table {table.name!r} is joined by {column!r}, which holds lists: an impression has one row of a "
-                    "table; name a column of single ids in `impression_column`"
-                )
+        refuse_wrong_tables(self.source, self.impression, self.features, self.tasks)
         return self
 
     def _list_columns(self) -> None:
@@ -361,6 +338,10 @@ class Spec(Section):
     def features_of(self, table: SideTable | None = None) -> list[tuple[NumericFeature | CategoricalFeature, str]]:
         """The features read from ``table``, or by default from the impression log, each with its column there."""
         return logged_features(self.source, self.features, table)
+
+    def stored_under(self, column: str) -> str | None:
+        """The column of the table `impressions` that holds the ids or categories of a column of the log; None without."""
+        return stored_under(column, self.impression, self.features)
 
     def zone_of(self, log: LogFiles) -> str:
         """The zone of a log's times that carry no offset."""

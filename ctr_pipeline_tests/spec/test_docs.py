@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from ctr_pipeline.spec import Spec, parse_spec
+from ctr_pipeline.spec.attribute import Attribute
 from ctr_pipeline.spec.calibration import Isotonic, Platt
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
@@ -30,6 +31,7 @@ from ctr_pipeline.spec.losses import BinaryCrossEntropy, Focal
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.spec.row_filters import RowFilter
+from ctr_pipeline.spec.scope import Days, Privacy
 from ctr_pipeline.spec.simulator import (
     BotCampaign,
     ClickLogOutage,
@@ -42,13 +44,11 @@ from ctr_pipeline.spec.simulator import (
     UnnormalisedFeature,
 )
 from ctr_pipeline.spec.source import (
-    Days,
     EventLog,
     ImpressionColumns,
     LabelLog,
     LogFiles,
     Order,
-    Privacy,
     SideTable,
     Source,
     TimeOffset,
@@ -66,6 +66,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     LogFiles: "source.impressions",
     RowFilter: "source.impressions.rows[]",
     EventLog: "source.events[]",
+    Attribute: "source.events[].attribute",
     SideTable: "source.tables[]",
     LabelLog: "source.labels[]",
     SimulatorSettings: "source.simulator",

@@ -16,10 +16,11 @@ from ctr_pipeline.engines.staging import StagedDays
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
 from ctr_pipeline.orchestration.checks.contracts import IngestEvidence, Share
 from ctr_pipeline.orchestration.checks.table_matches import TableEvidence, table_remark
+from ctr_pipeline.orchestration.checks.touches import TouchEvidence, touch_remark
 from ctr_pipeline.orchestration.checks.type_changes import TypeEvidence
 from ctr_pipeline.orchestration.fingerprints import CONTRACT_TAG, TAG, FingerprintInputs, contract_fingerprint
 from ctr_pipeline.orchestration.metadata import column_schema
-from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, window_days
+from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, touch_days, window_days
 from ctr_pipeline.orchestration.records import (
     EVENT_TYPES,
     FILES,
@@ -70,8 +71,11 @@ def ingest_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     def impressions(context: dg.AssetExecutionContext, lake: LakeResource) -> Iterator[StepOutput]:
         yield from _ingest(context, deployment, lake, "impressions", listings)
 
+    past = touch_days(deployment.spec)
+
     @dg.asset(
         partitions_def=partitions,
+        deps=[] if past is None else [dg.AssetDep("impressions", partition_mapping=past)],
         backfill_policy=dg.BackfillPolicy.single_run(),
         check_specs=check_specs("outcome_events"),
         group_name="ingest",
@@ -109,10 +113,11 @@ def _ingest(
         logs = listings[context.run_id]
         stored = {day: _stored_day(made, contract) for day, made in found.items()}
         sides = read_side_tables(deployment, logs) if table == "impressions" else {}
-        gone = days_to_keep(deployment, logs, table, wanted, stored, store, sides)
+        shown = _attributable(context.instance, deployment, store) if table == "outcome_events" else None
+        gone = days_to_keep(deployment, logs, table, wanted, stored, store, sides, shown)
         days = [day for day in wanted if day not in gone]
         if days:
-            _read_days(context, deployment, staged, tally, logs, sides, days)
+            _read_days(context, deployment, staged, tally, logs, sides, shown, days)
         types = _event_types(table, found, tally, days)
         tables = _table_evidence(tally, sides)
         evidence = _evidence(deployment, table, staged, tally, days, types, tables)
@@ -149,7 +154,9 @@ def _ingest(
                 *([kept_remark(table, gone)] if gone else []),
                 *tally.remarks(table),
                 *(table_remark(found) for found in tables),
+                *(touch_remark(found) for found in evidence.touches),
             ],
+            **{f"attribution/{found.log.name}": found.metadata for found in evidence.touches},
             **{f"side_table/{found.name}": found.metadata for found in tables},
             "delta_version": version,
             "quarantine_delta_version": quarantine_version,
@@ -176,6 +183,7 @@ def _read_days(
     tally: "ReadTally",
     logs: "Logs",
     sides: "Mapping[str, SideRows]",
+    shown: "pl.LazyFrame | None",
     days: list[date],
 ) -> None:
     """Reads the step's days, one interval after the other, which bounds memory."""
@@ -192,7 +200,7 @@ def _read_days(
         log_first = days[0]
     for first, last in intervals_of(days, days_at_a_time(spec, table, files, span) or len(days)):
         reach = _with_written_ids(known, staged, first - _reach(deployment))
-        result = read_log(deployment, logs, table, first, last, log_first, reach, sides)
+        result = read_log(deployment, logs, table, first, last, log_first, reach, sides, shown)
         result = leave_out_forgotten(staged.lake, spec, table, result, key, context.log.warning)
         staged.add(result.kept)
         tally.add(result)
@@ -227,6 +235,11 @@ def _evidence(
         outcomes={day: Share(*found) for day, found in sorted(tally.outcomes.items())},
         event_types=TypeEvidence(counts=types, used=used),
         tables=tables,
+        touches=[
+            TouchEvidence(log=log, fates=dict(tally.attributions.get(log.name, {})))
+            for log in spec.source.events
+            if log.attribute is not None and table == "outcome_events"
+        ],
     )
 
 
@@ -290,6 +303,17 @@ def _with_written_ids(known: "pl.LazyFrame | None", staged: StagedDays, since: d
         return known
     ids = pl.scan_parquet(written, glob=False).select("impression_id", "ts", "ingest_ts")
     return ids if known is None else pl.concat([known, ids])
+
+
+def _attributable(instance: dg.DagsterInstance, deployment: Deployment, store: "Lake") -> "pl.LazyFrame | None":
+    """The stored impressions to which events that name none may belong: those that were read under the same contract."""
+    import polars as pl
+
+    if touch_days(deployment.spec) is None or not store.exists("impressions"):
+        return None
+    contract = contract_fingerprint(deployment)
+    days = [day for day, tag in newest_tags(instance, "impressions", CONTRACT_TAG).items() if tag == contract]
+    return store.scan("impressions").filter(pl.col("day").is_in(days))
 
 
 def _ids_of_other_days(

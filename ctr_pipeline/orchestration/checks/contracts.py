@@ -6,6 +6,7 @@ from datetime import date
 
 from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
 from ctr_pipeline.orchestration.checks.table_matches import TableEvidence, check_side_tables
+from ctr_pipeline.orchestration.checks.touches import TouchEvidence, check_touches
 from ctr_pipeline.orchestration.checks.type_changes import TypeEvidence
 
 FEWEST_BROKEN_ROWS = 5
@@ -73,6 +74,8 @@ class IngestEvidence:
     """Events by day and type, of these days and of those that are stored."""
     tables: Sequence[TableEvidence] = ()
     """What the side tables gave."""
+    touches: Sequence[TouchEvidence] = ()
+    """What became of events that name no impression."""
 
 
 def check_rows_conserved(evidence: IngestEvidence) -> Outcome:
@@ -250,6 +253,13 @@ register(
         name="side_tables",
         question="Impressions have a row in each side table, and its rows are as the spec declares.",
         evaluate=lambda evidence: check_side_tables(evidence.tables, evidence.max_quarantine_share),
+        blocking=True,
+    ),
+    CheckDefinition(
+        asset="outcome_events",
+        name="attribution",
+        question="Events that name no impression belong to some.",
+        evaluate=lambda evidence: check_touches(evidence.touches),
         blocking=True,
     ),
     CheckDefinition(
