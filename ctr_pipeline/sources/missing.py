@@ -1,6 +1,7 @@
 """Values that a spec declares to mean a missing one, in whatever format and type a log holds them."""
 
 from collections.abc import Sequence
+from functools import cache
 
 import polars as pl
 
@@ -11,6 +12,12 @@ _TRUTH = ("true", "false")
 
 def null_texts(values: Sequence[str | int | float | bool]) -> tuple[str, ...]:
     """The texts of declared values. Empty text is not among them: it is missing in every log."""
+    return _distinct_texts(tuple(str(value) for value in values))
+
+
+@cache
+def _distinct_texts(values: tuple[str, ...]) -> tuple[str, ...]:
+    # Asked for each column of each file, of which there may be many thousands.
     return tuple(dict.fromkeys(text for text in declared_texts(values) if text))
 
 

@@ -100,7 +100,9 @@ def read_events(
     attributions: dict[str, Counter[str]] = {}
     rows_in_log = empty = 0
     reads_events = any(task.label.event is not None for task in spec.tasks)
-    elsewhere = filtered_ids(spec, impression_files if reads_events or labels else ())
+    elsewhere = pl.Series("id", [], dtype=pl.String)
+    if reads_events or labels:
+        elsewhere = filtered_ids(spec, impression_files)
     if reads_events:
         for name, paths in event_files.items():
             if name in labels:

@@ -185,6 +185,25 @@ def test_events_go_with_their_impressions(
     assert (found.rows_in, found.filtered, found.quarantined.height) == (12, 12 - len(expected), 0)
 
 
+@pytest.mark.parametrize("label", [{"column": "clicked"}, {"time_column": "when"}])
+@pytest.mark.parametrize("clock", ["at", "order"])
+def test_label_columns_go_with_their_impressions(
+    make_spec: Maker, make_log: Maker, write: Maker, pseudonymiser: Pseudonymiser, label: Any, clock: str
+) -> None:
+    log = make_log(rows=12, kind=["x", "y", "y"] * 4, clicked=[1] * 12).with_columns(when=pl.col("at"))
+    impression = {"id": "id", "order": {"rows_per_day": 12, "first_day": "2026-01-05"}} if clock == "order" else {}
+    spec = make_spec(
+        source=source({"column": "kind", "keep": ["x"]}),
+        impression=impression or {"id": "id", "time": "at"},
+        tasks=[{"name": "click", "window": "0s", "label": label}],
+    )
+    day = date(2026, 1, 5)
+    found = read_events(spec, [write(log)], {}, day, day, pseudonymiser, day)
+    ids = pl.DataFrame({"id": [f"imp-{n}" for n in range(0, 12, 3)]}).select(pseudonymiser.expr("id"))["id"]
+    assert sorted(found.kept["impression_id"]) == sorted(ids)
+    assert (found.rows_in, found.ignored, found.quarantined.height) == (4, 0, 0)
+
+
 def test_a_filter_of_events_that_leaves_none(
     make_spec: Maker, make_log: Maker, write: Maker, pseudonymiser: Pseudonymiser
 ) -> None:
