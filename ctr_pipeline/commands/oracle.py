@@ -134,6 +134,7 @@ def latest_test_scores(deployment: Deployment) -> Scored | None:
     import polars as pl
 
     from ctr_pipeline.datasets import PackedDataset
+    from ctr_pipeline.datasets.examples import rows_of
     from ctr_pipeline.datasets.view import read_tables
     from ctr_pipeline.lake import Lake
 
@@ -149,11 +150,8 @@ def latest_test_scores(deployment: Deployment) -> Scored | None:
     probability = 1 / (1 + np.exp(-files.calibrators()[tasks[click].name].apply(logits)))
     last = date.fromisoformat(day)
     tables = read_tables(Lake(deployment.paths.lake), view.versions, deployment.first_day, last)
-    start, end = view.bounds.intervals["test"]
     rows = (
-        tables.impressions.filter(
-            pl.col("ts").is_between(start, end, closed="left"), pl.col("ingest_ts") <= view.bounds.label_as_of("test")
-        )
+        rows_of(view.bounds, "test", tables.impressions)
         .select("day", "ts", "impression_id")
         .sort("ts", "impression_id")
         .collect()

@@ -48,7 +48,7 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
         "tables": _tables(paths),
         "rows": {table: _rows(paths, facts, table, first, last) for table in names(step=INGEST_STEP)},
         "ignored_types": _ignored_types(deployment, facts),
-        "remarks": facts.remarks,
+        "remarks": [*facts.remarks, *([remark] if (remark := spec.split.remark) else [])],
         "labels": _label_states(deployment, first, last) if "labels" in made else {},
         "split": _splits(read_json(retrain.packed_manifest).get("splits", {})) if "training_dataset" in made else {},
         "propensity": read_json(retrain.propensity) if "position_propensity" in made else {},

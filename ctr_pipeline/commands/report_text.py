@@ -105,6 +105,8 @@ def _print_awaiting_data(report: dict[str, Any], console: Console) -> None:
 
 def _metric_table(report: dict[str, Any]) -> Table:
     columns = {"auc": "AUC", "ap": "AP", "ne": "NE", "oe": "observed/expected"}
+    if any("grouped_auc" in splits["test"] for splits in report["metrics"].values()):
+        columns = {"auc": "AUC", "grouped_auc": "AUC within groups", "ap": "AP", "ne": "NE", "oe": "observed/expected"}
     table = Table(
         "task", "rows", "positives", *columns.values(), title="Test, with 95 % intervals", title_justify="left"
     )
@@ -165,6 +167,8 @@ def _interval(value: Any) -> str:
     if value is None:
         return "–"
     if isinstance(value, dict):
+        if value["value"] is None:
+            return "–"
         if value.get("low") is None or value.get("high") is None:
             return f"{value['value']:.3f}"
         return f"{value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]"

@@ -48,6 +48,19 @@ def in_interval(frame: pl.LazyFrame, start: int, end: int) -> pl.LazyFrame:
     return frame.filter(pl.col("day").is_between(first, last), pl.col("ts").is_between(start, end, closed="left"))
 
 
+def rows_of(bounds: SplitBounds, split: str, impressions: pl.LazyFrame) -> pl.LazyFrame:
+    """The impressions of ``split`` that had arrived when its labels are taken."""
+    known = pl.col("ingest_ts") <= bounds.label_as_of(split)
+    return in_interval(impressions, *bounds.intervals[split]).filter(bounds.rows_of(split), known)
+
+
+def rows_before_test(bounds: SplitBounds, impressions: pl.LazyFrame) -> pl.LazyFrame:
+    """The impressions that may be looked at before the test, and had arrived by then."""
+    known = pl.col("ingest_ts") <= bounds.label_as_of("train")
+    shown = in_interval(impressions, bounds.train_start, bounds.train_end)
+    return shown.filter(bounds.rows_before_test(), known)
+
+
 def utc_day(instant: int) -> date:
     """The UTC day of an instant in microseconds."""
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=instant)).date()
@@ -57,8 +70,7 @@ def fit_vocabulary(
     spec: Spec, bounds: SplitBounds, impressions: pl.LazyFrame, history: pl.LazyFrame
 ) -> tuple[Layout, pl.DataFrame]:
     """Layout and vocabulary of the training interval: its rows that had arrived when the test began, and no others."""
-    start, end = bounds.intervals["train"]
-    shown = in_interval(impressions, start, end).filter(pl.col("ingest_ts") <= bounds.label_as_of("train"))
+    shown = rows_of(bounds, "train", impressions)
     keys = shown.select("day", "ts", "impression_id", *sorted({feature.key for feature in spec.features.history}))
     return fit_layout(spec, shown, lambda name: join_history(spec, keys, history, [name]))
 
@@ -76,7 +88,7 @@ def fit_propensity(
     """
     as_of = bounds.label_as_of("train")
     responses = spec.propensity.responses or [task.name for task in spec.tasks]
-    shown = in_interval(impressions, bounds.train_start, bounds.train_end).filter(pl.col("ingest_ts") <= as_of)
+    shown = rows_before_test(bounds, impressions)
     rows = join_labels(
         shown.select("day", "impression_id", "ts", "ingest_ts", "session", "position", "traffic"),
         in_interval(labels, bounds.train_start, bounds.train_end),

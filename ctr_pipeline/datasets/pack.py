@@ -13,7 +13,7 @@ import polars as pl
 import polars_hash as plh
 from numpy.typing import NDArray
 
-from ctr_pipeline.datasets.examples import build_examples, in_interval, utc_day
+from ctr_pipeline.datasets.examples import build_examples, in_interval, rows_of, utc_day
 from ctr_pipeline.datasets.examples_contract import check_examples, weight_column
 from ctr_pipeline.datasets.packed import (
     SPLITS,
@@ -133,19 +133,22 @@ class _Packer:
     def _as_of(self) -> int:
         return self.bounds.label_as_of(self.name)
 
+    def _shown(self) -> pl.LazyFrame:
+        return rows_of(self.bounds, self.name, self.tables.impressions)
+
     def write(self, directory: Path) -> tuple[PackedSplit, dict[str, Any]]:
         """The written split, and its entry in the manifest."""
         start, end = self.bounds.intervals[self.name]
-        shown = in_interval(self.tables.impressions, start, end).filter(pl.col("ingest_ts") <= self._as_of)
+        shown = self._shown()
         counts = shown.group_by("day").agg(pl.len()).sort("day").collect()
         rows = int(counts["len"].sum())
         if rows == 0:
             raise DatasetError(
                 f"split {self.name}: no impressions from {iso(start)} to {iso(end)}. Materialise the impressions of "
-                f"those days, or change the section `split`."
+                f"those days, or change the section `split`{self._few_keys()}."
             )
         labels = self._label_summary(rows)
-        split = create_split(directory, self.name, rows, self.layout)
+        split = create_split(directory, self.name, rows, self.layout, grouped=self.spec.evaluation.group_by is not None)
         at, rows_of = 0, dict(counts.iter_rows())
         for days in _together(rows_of):
             size = sum(rows_of[day] for day in days)
@@ -160,12 +163,19 @@ class _Packer:
         reach = {"first": iso(int(split.ts.min())), "last": iso(int(split.ts.max()))}
         return split, {"rows": rows, **reach, **labels, "awaiting_data": awaiting}
 
+    def _few_keys(self) -> str:
+        drawn = self.bounds.drawn
+        return "" if drawn is None else f" (it draws by {drawn.by}, of which there may be too few)"
+
     def _label_summary(self, rows: int) -> dict[str, Any]:
         """States by task, after a check that every row has labels as old as they need to be."""
         start, end = self.bounds.intervals[self.name]
         self._check_label_days(utc_day(start), utc_day(end - 1))
-        shown = in_interval(self.tables.impressions, start, end).filter(pl.col("ingest_ts") <= self._as_of)
+        shown = self._shown()
         facts = in_interval(self.tables.labels, start, end)
+        if self.bounds.drawn is not None:
+            # The headers of days, which have no impression, are no facts.
+            facts = facts.join(shown.select("day", "impression_id"), on=["day", "impression_id"], how="semi")
         states = label_state_counts(shown, facts, self.spec.tasks, self._as_of, self.spec.split.ingest_lag)
         mature = pl.sum_horizontal(self._mature_ts(task) <= self._as_of for task in self.layout.tasks)
         share = float(shown.select(mature.sum()).collect().item()) / (rows * len(self.layout.tasks))
@@ -215,7 +225,7 @@ class _Packer:
     def _write_days(self, split: PackedSplit, at: slice, days: Sequence[date]) -> None:
         start, end = self.bounds.intervals[self.name]
         today = pl.col("day").is_between(days[0], days[-1])
-        shown = in_interval(self.tables.impressions, start, end).filter(today, pl.col("ingest_ts") <= self._as_of)
+        shown = self._shown().filter(today)
         features = self.spec.features
         keys = {"day", "impression_id", "ts", "ingest_ts", *(f.key for f in features.history)}
         if self.quality is not None and self.quality.key is not None:
@@ -227,10 +237,12 @@ class _Packer:
             "numbers": [column for f in features.numeric for column in number_columns(f)],
             "ids": embedding_rows(self.layout, self.vocabulary, _LOGGED),
         }
-        encoded = shown.with_columns(cluster=_cluster()).select(
+        group = self.spec.evaluation.group_by
+        encoded = shown.with_columns(cluster=_cluster(self.spec)).select(
             pl.struct(sorted(keys)).alias("keys"),
             *(pl.struct(columns).alias(group) for group, columns in inputs.items() if columns),
             _code("cluster").alias("user"),
+            *([_code(_key_column(group, "group_key")).alias("group")] if group is not None else []),
             pl.col("position").fill_null(0).clip(0, _LARGEST_POSITION),
             "traffic",
             *(["weight"] if self.spec.impression.weight is not None else []),
@@ -264,6 +276,8 @@ class _Packer:
         split.ts[at] = examples["ts"].to_numpy()
         split.user[at] = rows["user"].to_numpy()
         split.position[at] = rows["position"].to_numpy()
+        if split.group is not None:
+            split.group[at] = rows["group"].to_numpy()
         split.random[at] = (rows["traffic"] == RANDOM).fill_null(False).to_numpy()
         production = (rows["traffic"] == PRODUCTION).fill_null(False).to_numpy()
         for column, task in enumerate(self.layout.tasks):
@@ -296,8 +310,15 @@ class _Packer:
         return [task] if parent is None else [task, *self._chain(parent)]
 
 
-def _cluster() -> pl.Expr:
-    """The user or, where that is missing, the session."""
+def _key_column(key: str, stored: str) -> str:
+    """The column of the table `impressions` that holds a key which the spec names."""
+    return key if key in ("user", "session") else stored
+
+
+def _cluster(spec: Spec) -> pl.Expr:
+    """The declared key; without one the user or, where that is missing, the session."""
+    if spec.evaluation.cluster_by is not None:
+        return pl.col(_key_column(spec.evaluation.cluster_by, "cluster_key"))
     return pl.coalesce(pl.col("user").cast(pl.String), pl.col("session").cast(pl.String))
 
 

@@ -25,7 +25,10 @@ _TYPES: dict[str, type[np.generic]] = {
     "user": np.int64,
     "position": np.int16,
     "random": np.bool_,
+    "group": np.int64,
 }
+_OPTIONAL = {"group"}
+"""Arrays that a dataset has only where the spec asks for them."""
 
 
 class DatasetError(UserError):
@@ -52,6 +55,8 @@ class PackedSplit:
     """[N] slot, 1 for the first; 0 = not logged."""
     random: NDArray[np.bool_]
     """[N] whether the order was randomised."""
+    group: NDArray[np.int64] | None = None
+    """[N] code of the group within which the row is ranked against others, where the spec names one; -1 = none."""
 
     def __post_init__(self) -> None:
         rows = {name: len(array) for name, array in self.arrays().items()}
@@ -64,7 +69,8 @@ class PackedSplit:
 
     def arrays(self) -> dict[str, NDArray[Any]]:
         """The arrays by file name (without ending)."""
-        return {field.name: getattr(self, field.name) for field in fields(self)}
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: array for name, array in found.items() if array is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +104,17 @@ class PackedDataset:
         return content
 
 
-def create_split(directory: Path, name: str, rows: int, layout: Layout) -> PackedSplit:
-    """An empty split ``directory/name`` of ``rows`` rows: writable memory maps, to be filled piece by piece."""
+def create_split(directory: Path, name: str, rows: int, layout: Layout, *, grouped: bool = False) -> PackedSplit:
+    """An empty split ``directory/name`` of ``rows`` rows: writable memory maps, to be filled piece by piece.
+
+    ``grouped`` rows have the code of a group.
+    """
     folder = directory / name
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {}
     for array, shape in _shapes(rows, layout).items():
+        if array in _OPTIONAL and not grouped:
+            continue
         arrays[array] = np.lib.format.open_memmap(folder / f"{array}.npy", mode="w+", dtype=_TYPES[array], shape=shape)
     return PackedSplit(**arrays)
 
@@ -137,7 +148,9 @@ def array_files(directory: Path) -> Iterator[Path]:
     """Every array file of the dataset in ``directory``, in a fixed order."""
     for name in SPLITS:
         for array in _TYPES:
-            yield directory / name / f"{array}.npy"
+            path = directory / name / f"{array}.npy"
+            if array not in _OPTIONAL or path.exists():
+                yield path
 
 
 def _open_split(folder: Path, layout: Layout) -> PackedSplit:
@@ -147,6 +160,8 @@ def _open_split(folder: Path, layout: Layout) -> PackedSplit:
         try:
             values = np.load(path, mmap_mode="r", allow_pickle=False)
         except FileNotFoundError as error:
+            if array in _OPTIONAL:
+                continue
             raise DatasetError(f"{path}: absent; the dataset is incomplete. Pack it again.") from error
         except (ValueError, OSError) as error:
             raise DatasetError(f"{path}: not a readable array ({error}). Pack the dataset again.") from error

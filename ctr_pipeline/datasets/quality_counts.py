@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from ctr_pipeline.datasets.examples import in_interval
+from ctr_pipeline.datasets.examples import in_interval, rows_before_test
 from ctr_pipeline.datasets.packed import DatasetError
 from ctr_pipeline.datasets.time_split import SplitBounds
 from ctr_pipeline.labels import facts_in, join_labels, label_column
@@ -37,12 +37,7 @@ def fit_label_quality(
         raise DatasetError("label quality: the spec has no section `label_quality`. Declare one, with a `key`.")
     evaluated = [task for task in spec.tasks if task.name in section.evaluated_tasks(spec.tasks)]
     as_of = bounds.label_as_of("train")
-    shown = (
-        in_interval(impressions, bounds.train_start, bounds.train_end)
-        .filter(pl.col("ingest_ts") <= as_of)
-        .select(*_ROW, "ingest_ts", key=pl.col(section.key))
-        .drop_nulls("key")
-    )
+    shown = rows_before_test(bounds, impressions).select(*_ROW, "ingest_ts", key=pl.col(section.key)).drop_nulls("key")
     stored = in_interval(labels, bounds.train_start, bounds.train_end)
     counted = {name: None for task in evaluated for name in (task.parent, task.name) if name is not None}
     rows = join_labels(shown, stored, spec.tasks, list(counted), as_of, spec.split.ingest_lag, watermarks)

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ctr_pipeline.datasets.examples import build_examples
+from ctr_pipeline.datasets.examples import build_examples, in_interval, rows_of
 from ctr_pipeline.datasets.pack import Tables
 from ctr_pipeline.datasets.time_split import SplitBounds
 from ctr_pipeline.features import Layout, encode_ids, number_columns, numeric_matrix
@@ -54,13 +54,9 @@ def other_models_test_rows(
     for column in layout.ids:
         if (column.pooled is not None) != (column.name in lists):
             raise KeyError(column.name)
-    start, end = bounds.intervals["test"]
-
-    def within(frame: pl.LazyFrame) -> pl.LazyFrame:
-        return frame.filter(pl.col("ts").is_between(start, end, closed="left"))
-
+    labels = in_interval(tables.labels, *bounds.intervals["test"])
     rows = (
-        build_examples(spec, within(tables.impressions), within(tables.labels), tables.history, bounds.as_of)
+        build_examples(spec, rows_of(bounds, "test", tables.impressions), labels, tables.history, bounds.as_of)
         .sort("ts", "impression_id")
         .collect()
     )

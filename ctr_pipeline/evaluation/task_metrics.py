@@ -11,7 +11,7 @@ from ctr_pipeline.calibration.labelled import Integers, Reals, labelled, why_und
 from ctr_pipeline.evaluation.intervals import bootstrap_of, cluster_codes, delong_of
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval, rank, recall_at
 from ctr_pipeline.evaluation.reliability import ReliabilityBin, calibration_error, reliability
-from ctr_pipeline.evaluation.slices import grouped_auc
+from ctr_pipeline.evaluation.slices import GroupedMetrics, grouped_auc, grouped_metrics
 
 RECALL_SHARES = (0.01, 0.05, 0.1)
 
@@ -39,6 +39,7 @@ class TaskMetrics:
         calibration_error: Mean |observed - predicted| by bin over the base rate.
         bins: Predicted and observed rate by bins with equally many positives.
         undefined: Metric to the reason why it, or its interval, is not given.
+        grouped_auc: AUC within the groups of the spec's ``evaluation.group_by``; None where it names none.
     """
 
     rows: int
@@ -59,6 +60,7 @@ class TaskMetrics:
     calibration_error: float | None
     bins: tuple[ReliabilityBin, ...]
     undefined: Mapping[str, str] = field(default_factory=dict)
+    grouped_auc: GroupedMetrics | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, ready for ``json.dumps``.
@@ -75,6 +77,7 @@ class TaskMetrics:
             "mean_prediction": self.mean_prediction,
             **{name: None if value is None else value.to_json() for name, value in self.intervals().items()},
             "user_auc": self.user_auc,
+            **({} if self.grouped_auc is None else {"grouped_auc": self.grouped_auc.to_json()}),
             "lift": self.lift,
             "rig": self.rig,
             "recall_at": {f"{share:g}": recall for share, recall in self.recall_at.items()},
@@ -110,14 +113,24 @@ class TaskMetrics:
             "calibration_error": self.calibration_error,
             **{f"recall_at_{share:g}": recall for share, recall in self.recall_at.items()},
         }
-        for name, interval in self.intervals().items():
+        intervals = self.intervals()
+        if self.grouped_auc is not None:
+            found["grouped_auc_share"] = self.grouped_auc.share
+            intervals["grouped_auc"] = self.grouped_auc.auc
+        for name, interval in intervals.items():
             if interval is not None:
                 found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
         return {name: float(value) for name, value in found.items() if value is not None and np.isfinite(value)}
 
 
 def evaluate(
-    logits: Reals, labels: Integers, clusters: Integers | None = None, *, seed: int, replicates: int = 100
+    logits: Reals,
+    labels: Integers,
+    clusters: Integers | None = None,
+    groups: Integers | None = None,
+    *,
+    seed: int,
+    replicates: int = 100,
 ) -> TaskMetrics:
     """Measures one task.
 
@@ -125,11 +138,12 @@ def evaluate(
         logits: [N], of the probabilities that would be served (calibrated).
         labels: [N] in {0, 1, -1}; rows with -1 are left out.
         clusters: [N], user code of each row, -1 for none; without it every row is independent.
+        groups: [N], code of the group within which a row is ranked against others, -1 for none.
         seed: Of the bootstrap.
         replicates: Bootstrap replicates.
 
     Raises:
-        EvaluationError: there is not one cluster code for each row.
+        EvaluationError: there is not one cluster code, or one group code, for each row.
         ScoreError: logits and labels differ in shape, a label is none of 0, 1, -1, or a labelled row's logit is not
             finite.
     """
@@ -162,6 +176,7 @@ def evaluate(
         recall_at={} if recalls is None else dict(zip(RECALL_SHARES, recalls, strict=True)),
         calibration_error=calibration_error(bins),
         bins=bins,
+        grouped_auc=None if groups is None else grouped_metrics(logits, labels, groups, clusters),
     )
     return replace(metrics, undefined=_undefined(metrics, resampled.reason, has_users=clusters is not None))
 
@@ -175,6 +190,14 @@ def _undefined(metrics: TaskMetrics, too_few: str | None, *, has_users: bool) ->
         found["recall_at"] = reason
     if metrics.user_auc is None:
         found["user_auc"] = "no user has both classes" if has_users else "the rows have no users"
+    if metrics.grouped_auc is not None and metrics.grouped_auc.auc is None:
+        found["grouped_auc"] = "no group has both classes"
+    elif (
+        metrics.grouped_auc is not None
+        and metrics.grouped_auc.auc is not None
+        and not np.isfinite(metrics.grouped_auc.auc.low)
+    ):
+        found["interval of grouped_auc"] = "fewer than 10 independent groups have both classes, or all are ranked alike"
     if too_few:
         found["intervals of ap, log_loss and ne"] = too_few
     return found

@@ -68,7 +68,8 @@ def contract_fingerprint(deployment: Deployment) -> str:
         task.pop("objective", None)  # what training minimises changes no stored row
     sections = ("time_zone", "source", "impression", "days", "privacy", "features", "tasks", "seed")
     key = key_fingerprint(process_environment())
-    return digest("contract", {name: spec[name] for name in sections}, key, list(EVENT_SCHEMA))
+    keys = [deployment.spec.key_columns] if deployment.spec.key_columns else []
+    return digest("contract", {name: spec[name] for name in sections}, key, list(EVENT_SCHEMA), *keys)
 
 
 def ingest_fingerprint(deployment: Deployment, logs: "Logs | None" = None) -> str:

@@ -49,6 +49,7 @@ def impressions_schema(spec: Spec) -> pl.Schema:
             "traffic": pl.String,
             "propensity": pl.Float64,
             **({"weight": pl.Float64} if spec.impression.weight is not None else {}),
+            **dict.fromkeys(spec.key_columns, pl.String),
             **{f.name: pl.List(pl.Float64) if f.holds_lists else pl.Float64 for f in spec.features.numeric},
             **{f.name: pl.List(pl.String) if f.holds_lists else pl.String for f in spec.features.embedded},
         }
@@ -68,6 +69,7 @@ def impressions_contract(spec: Spec) -> pa.DataFrameSchema:
         "traffic": [pa.Check.isin(["random", "production"])],
         "propensity": [pa.Check.gt(0), pa.Check.le(1)],
         "weight": [pa.Check.in_range(0, LARGEST_WEIGHT)],
+        **{name: [pa.Check.str_matches(_PSEUDONYM)] for name in spec.key_columns},
     }
     for feature in spec.features.numeric:
         if feature.width is not None:

@@ -306,7 +306,7 @@ def _read_file(spec: Spec, file: LogFile, scope: Scope, clock: Clock | Ranks, ps
 def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymiser) -> list[Field]:
     where, declared = str(file.path), spec.impression
     fields = [Field(impression_key(spec, file, schema, pseudonymiser).alias("impression_id"))]
-    for name, column in (("user", declared.user), ("session", declared.session)):
+    for name, column in (("user", declared.user), ("session", declared.session), *spec.key_columns.items()):
         if column is not None:
             value = values.identity(column, schema[column], where, pseudonymiser)
             fields.append(Field(value.alias(name), values.exact_id(column, schema[column])))

@@ -7,8 +7,10 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ctr_pipeline.spec.calibration import AnyCalibrator, Platt
+from ctr_pipeline.spec.evaluation import Evaluation
 from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
+from ctr_pipeline.spec.keys import refuse_absent_keys, stored_keys
 from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.log_columns import (
     event_columns,
@@ -25,6 +27,7 @@ from ctr_pipeline.spec.side_tables import refuse_wrong_tables
 from ctr_pipeline.spec.source import ImpressionColumns, LogFiles, SideTable, Source
 from ctr_pipeline.spec.split import Split
 from ctr_pipeline.spec.tasks import Task, maturity
+from ctr_pipeline.spec.time_formats import require_time_columns
 from ctr_pipeline.spec.training import Training
 from ctr_pipeline.spec.weighting import LabelQuality, Propensity
 
@@ -53,6 +56,7 @@ class Spec(Section):
     model: Model = Field(default=Model(), description="The ranker.")
     training: Training = Field(default=Training(), description="The training loop.")
     calibration: AnyCalibrator = added_field(Platt(), "How logits become probabilities whose rates hold.")
+    evaluation: Evaluation = added_field(Evaluation(), "Keys of the metrics and their intervals.")
     quality: Quality = Field(default=Quality(), description="Limits of the checks.")
 
     @field_validator("tasks")
@@ -125,6 +129,8 @@ class Spec(Section):
                         "stored: name `impression.user`, `impression.session`, or the column of a categorical feature of "
                         "one value"
                     )
+        refuse_absent_keys(self.split, self.evaluation, self.impression)
+        self.split.require_gap(self.longest_maturity)
         return self
 
     @model_validator(mode="after")
@@ -204,7 +210,8 @@ class Spec(Section):
     def _columns(self) -> Self:
         inputs: list[NumericFeature | CategoricalFeature] = [*self.features.numeric, *self.features.embedded]
         read_by = {feature.name: feature.source_column for feature in inputs}
-        reserved = sorted((RESERVED | ({"weight"} if self.impression.weight else set())) & read_by.keys())
+        used = RESERVED | self.key_columns.keys() | ({"weight"} if self.impression.weight else set())
+        reserved = sorted(used & read_by.keys())
         if reserved:
             raise ValueError(
                 f"feature names {', '.join(reserved)} are used by the pipeline: "
@@ -303,13 +310,7 @@ class Spec(Section):
             (f"log {log.name!r}", log.time_format, {log.time, log.ingest_time}) for log in self.source.outcome_logs
         ]
         for where, formats, columns in logs:
-            named = sorted(column for column in columns if column is not None)
-            unknown = sorted(formats.keys() - columns) if isinstance(formats, dict) else []
-            if unknown:
-                raise ValueError(
-                    f"`time_format` of {where} names {unknown[0]!r}, which is no time column of it; "
-                    f"those are {', '.join(named)}"
-                )
+            require_time_columns(where, formats, columns)
         return self
 
     @property
@@ -324,7 +325,8 @@ class Spec(Section):
     @property
     def impression_columns(self) -> dict[str, str]:
         """The columns of the impression log that are read, with the fields that name them."""
-        return impression_columns(self.source, self.impression, self.features, self.tasks)
+        keys = {column: field for field, column in stored_keys(self.split, self.evaluation).values()}
+        return {**keys, **impression_columns(self.source, self.impression, self.features, self.tasks)}
 
     @property
     def private_columns(self) -> frozenset[str]:
@@ -333,7 +335,8 @@ class Spec(Section):
         The key of a side table is one where the column that it is joined by is.
         """
         own = self.impression.id_columns.union(self.privacy.pseudonymise)
-        return own.union(f"{table.name}.{table.key}" for table in self.source.tables if table.joined_by in own)
+        keys = set(self.key_columns.values()) - {column for _, column in self.features_of()}
+        return own.union(keys, (f"{table.name}.{table.key}" for table in self.source.tables if table.joined_by in own))
 
     def features_of(self, table: SideTable | None = None) -> list[tuple[NumericFeature | CategoricalFeature, str]]:
         """The features read from ``table``, or by default from the impression log, each with its column there."""
@@ -342,6 +345,11 @@ class Spec(Section):
     def stored_under(self, column: str) -> str | None:
         """The column of the table `impressions` that holds the ids or categories of a column of the log; None without."""
         return stored_under(column, self.impression, self.features)
+
+    @property
+    def key_columns(self) -> dict[str, str]:
+        """Columns of the log that are stored as keyed hashes only, by their name in the table `impressions`."""
+        return {name: column for name, (_, column) in stored_keys(self.split, self.evaluation).items()}
 
     def zone_of(self, log: LogFiles) -> str:
         """The zone of a log's times that carry no offset."""

@@ -1,6 +1,7 @@
 """How a spec writes the format of a time, and what makes one unusable."""
 
 import re
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator
@@ -52,3 +53,13 @@ def _check_formats(value: Any) -> Any:
 
 TimeFormats = Annotated[str | dict[str, str] | None, BeforeValidator(_check_formats)]
 """The strftime format of the texts in all time columns of a log, or in each by name."""
+
+
+def require_time_columns(where: str, formats: str | Mapping[str, str] | None, columns: Collection[str | None]) -> None:
+    """Raises ValueError where formats by column name one that is not among ``columns``, the times of the log ``where``."""
+    unknown = sorted(formats.keys() - set(columns)) if isinstance(formats, Mapping) else []
+    if unknown:
+        named = sorted(column for column in columns if column is not None)
+        raise ValueError(
+            f"`time_format` of {where} names {unknown[0]!r}, which is no time column of it; those are {', '.join(named)}"
+        )

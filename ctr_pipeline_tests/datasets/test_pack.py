@@ -321,3 +321,29 @@ def test_negatives_that_a_stopped_log_may_have_missed_are_no_labels(log: Log, tm
         assert awaiting == {"click": 0, "buy": int((before[:, 1] != after[:, 1]).sum())}
         missed += awaiting["buy"]
     assert missed > 50
+
+
+def test_keys_of_the_metrics_are_packed_as_codes(log: Log, tmp_path: Path) -> None:
+    keyed = Log(
+        log.impressions.with_columns(
+            cluster_key=pl.col("user"), group_key=pl.when(pl.col("ad") != "ad3").then(pl.col("session"))
+        ),
+        log.events,
+    )
+    spec = a_spec(SPEC + "evaluation: {group_by: request, cluster_by: household}\n")
+    found = pack(tmp_path / "keyed", keyed, spec)
+    for name, split in found.splits.items():
+        rows = expected_rows(keyed, found, name)
+        order = np.argsort(split.ts, kind="stable")
+        assert split.group is not None
+        for codes, column in ((split.group[order], "group_key"), (split.user[order], "cluster_key")):
+            np.testing.assert_array_equal(codes == -1, rows[column].is_null().to_numpy())
+            # Equal codes where, and only where, the keys are.
+            pairs = set(zip(codes.tolist(), rows[column].to_list(), strict=True))
+            assert len(pairs) == len(set(codes.tolist())) == rows[column].n_unique() > 2
+    assert "test/group.npy" in found.manifest()["sha256"]
+
+
+def test_rows_without_a_group_have_no_array_of_codes(packed: PackedDataset) -> None:
+    assert packed.splits["test"].group is None
+    assert "test/group.npy" not in packed.manifest()["sha256"]

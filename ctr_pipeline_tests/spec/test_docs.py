@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.attribute import Attribute
 from ctr_pipeline.spec.calibration import Isotonic, Platt
+from ctr_pipeline.spec.evaluation import Evaluation
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
     Features,
@@ -113,6 +114,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Training: "training",
     Platt: "calibration",
     Isotonic: "calibration",
+    Evaluation: "evaluation",
     Quality: "quality",
 }
 IN_WORDS = {

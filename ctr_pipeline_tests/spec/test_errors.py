@@ -268,12 +268,61 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "slice of two lengths": (
         set_to("split.test", {"days": 3, "fraction": 0.1}),
-        ("split.test: declare exactly one of `days` and `fraction`; found both",),
+        ("split.test: declare exactly one of `days`, `fraction` and `first`; found days and fraction",),
     ),
-    "slice of no length": (set_to("split.test", {}), ("split.test", "found neither")),
+    "slice of no length": (set_to("split.test", {}), ("split.test", "found none")),
+    "a last day without a first": (
+        set_to("split.test", {"days": 3, "last": "2026-03-09"}),
+        ("split.test: `last` 2026-03-09 belongs to a `first` day",),
+    ),
+    "a last day before the first": (
+        set_to("split.test", {"first": "2026-03-10", "last": "2026-03-09"}),
+        ("split.test: `last` 2026-03-09 belongs to a `first` day that is not after it; found 2026-03-10",),
+    ),
+    "a last day of the calibration": (
+        set_to("split.calibration", {"first": "2026-03-08", "last": "2026-03-09"}),
+        ("split: `calibration` has a `last` day: only `test` has",),
+    ),
+    "parts in another order": (
+        set_to(
+            "split", {k: {"first": f"2026-03-0{n}"} for n, k in enumerate(("validation", "test", "calibration"), 1)}
+        ),
+        ("split: `test` begins on 2026-03-02, and `calibration` before it on 2026-03-03: the order is",),
+    ),
+    "a test before labels settle": (
+        set_to("split", {"calibration": {"first": "2026-03-03"}, "test": {"first": "2026-03-05"}}),
+        ("`split.calibration` begins on 2026-03-03 and `split.test` on 2026-03-05: labels take", "move one of them"),
+    ),
+    "drawn parts of so many days": (
+        set_to("split", {"by": "row", "test": {"fraction": 0.1}}),
+        ("split: `by` draws parts at random, so each of them is a share: set `fraction` in calibration, validation",),
+    ),
+    "drawn parts with a training interval": (
+        set_to(
+            "split",
+            {k: {"fraction": 0.1} for k in ("test", "calibration", "validation")} | {"by": "row", "train_days": 3},
+        ),
+        ("split: `train_days` limits a training interval, and `by` draws at random",),
+    ),
+    "drawn by sessions that the log does not name": (
+        set_to("split", {k: {"fraction": 0.1} for k in ("test", "calibration", "validation")} | {"by": "session"}),
+        ("`split.by` is 'session', but `impression.session` names no column: add it, or use another key",),
+    ),
     "slices that leave nothing": (
         set_to("split", {k: {"fraction": 0.4} for k in ("test", "calibration", "validation")}),
         ("split: the fractions add up to 1.2: leave some of the impressions for training",),
+    ),
+    "grouped by sessions that the log does not name": (
+        set_to("evaluation", {"group_by": "session"}),
+        ("`evaluation.group_by` is 'session', but `impression.session` names no column: add it, or use another key",),
+    ),
+    "a feature with the name of a key": (
+        lambda c: (
+            set_to("evaluation", {"cluster_by": "household"})(c),
+            set_to("features.categorical.0.name", "cluster_key")(c),
+            without("features.history")(c),
+        ),
+        ("feature names cluster_key are used by the pipeline",),
     ),
     "weights without positions": (
         lambda c: (set_to("propensity.weighting", "ips")(c), without("impression.position")(c)),

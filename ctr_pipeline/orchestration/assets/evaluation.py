@@ -129,7 +129,9 @@ def _measure(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetric
         logits, packed = files.scores(split), dataset.splits[split]
         for column, task in enumerate(spec.tasks):
             calibrated = fitted[task.name].apply(logits[:, column])
-            metrics[task.name][split] = evaluate(calibrated, packed.labels[:, column], packed.user, seed=spec.seed)
+            metrics[task.name][split] = evaluate(
+                calibrated, packed.labels[:, column], packed.user, packed.group, seed=spec.seed
+            )
     return metrics
 
 
@@ -181,7 +183,7 @@ def test_rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
         rows.append(
             {"task": task, "metric": "positives", "value": found["positives"], RANGE: f"of {found['rows']:,} rows"}
         )
-        for title, name in TITLES.items():
+        for title, name in (TITLES | ({"GAUC": "grouped_auc"} if "grouped_auc" in found else {})).items():
             metric = found[name] or {}
             low, high = metric.get("low"), metric.get("high")
             bounds = "–" if low is None or high is None else f"{low:.3f}{NO_BREAK}–{NO_BREAK}{high:.3f}"
