@@ -20,6 +20,9 @@ MEMORY_VARIABLE = "CTR_DUCKDB_MEMORY"
 DUCKDB_MEMORY = "1GB"
 """Its default."""
 
+FEW_FILES = 30
+"""Files with few rows that DuckDB opens itself; the rows of more are read once."""
+
 # With less each, many threads spill far more than there is, or run out of memory.
 _BYTES_PER_THREAD = 120_000_000
 
@@ -68,7 +71,8 @@ class DuckDBEngine:
         """See :meth:`Engine.scan`."""
         files = lake.files(table, version, first, last)
         rows = lake.scan(table, version, first, last)
-        if not files:
+        if not files or (len(files) > FEW_FILES and _rows(lake, table, version, first, last) <= FEW_ROWS):
+            # DuckDB opens each file again for each query that is built on them.
             return self.connection.from_arrow(rows.collect().to_arrow())
         # Not as a parameter: two relations with a parameter of the same name cannot be joined.
         listed = ", ".join("'" + file.replace("'", "''") + "'" for file in files)
@@ -114,6 +118,11 @@ class DuckDBEngine:
             return commit(lake, table, files, days)
         finally:
             self.connection.execute(f"DROP TABLE {name}")
+
+
+def _rows(lake: "Lake", table: str, version: int | None, first: date | None, last: date | None) -> int:
+    days = lake.rows_by_day(table, version).items()
+    return sum(rows for day, rows in days if (first or day) <= day <= (last or day))
 
 
 def _quoted(name: str) -> str:

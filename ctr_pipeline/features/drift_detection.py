@@ -88,6 +88,10 @@ class Finding:
     message: str
 
 
+_RUNS = np.triu_indices(25, k=1)
+"""First and end hour of each run of hours of a day."""
+
+
 def find_drift(profile: pl.DataFrame, days: Sequence[date]) -> list[Finding]:
     """What is unusual about ``days``, each compared with up to :data:`REFERENCE_DAYS` days before it.
 
@@ -251,7 +255,7 @@ def surge(part: Counts, whole: Counts, floor: float) -> tuple[float, float] | No
         The day's share and the usual one; None when there is no surge.
     """
     reference = whole[1:] > 0
-    if whole[0] == 0 or not reference.any():
+    if part[0] < LEAST_ROWS or whole[0] == 0 or not reference.any():
         return None
     shares = part[1:][reference] / whole[1:][reference]
     share, usual = part[0] / whole[0], float(np.median(shares))
@@ -259,8 +263,7 @@ def surge(part: Counts, whole: Counts, floor: float) -> tuple[float, float] | No
     chance = np.sqrt(smoothed * (1 - smoothed) / whole[0])
     deviation = max(chance, 1.4826 * float(np.median(np.abs(shares - usual))))
     surges = (
-        part[0] >= LEAST_ROWS
-        and share - usual >= floor
+        share - usual >= floor
         and share - usual >= DEVIATIONS * deviation
         and share >= 2 * np.quantile(shares, 0.75, method="lower")
     )
@@ -355,12 +358,10 @@ def outcome_gap(outcomes: Counts, shown: Counts) -> tuple[int, int, float, float
     Returns:
         First hour, end hour, outcomes that arrived and that were expected; None when there is no gap.
     """
-    first, end = np.triu_indices(25, k=1)
-    arrived, exposure = (
-        np.pad(np.cumsum(hours, axis=1), ((0, 0), (1, 0)))[:, end]
-        - np.pad(np.cumsum(hours, axis=1), ((0, 0), (1, 0)))[:, first]
-        for hours in (outcomes, shown)
-    )
+    first, end = _RUNS
+    until = np.zeros((2, len(outcomes), 25))
+    np.cumsum([outcomes, shown], axis=2, out=until[:, :, 1:])
+    arrived, exposure = until[:, :, end] - until[:, :, first]
     days = len(outcomes) - 1
     with np.errstate(invalid="ignore", divide="ignore"):
         traffic = np.minimum(1.0, np.nan_to_num(exposure[0] / exposure[1:].mean(axis=0), nan=1.0, posinf=1.0))

@@ -12,6 +12,7 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import polars as pl
+import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Schema, WriterProperties, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
@@ -109,13 +110,23 @@ class Lake:
         """
         wanted = sorted(set(days))
         refuse_other_days(table, list(files), wanted)
-        schemas = {day: self._schema_of_file(table, day, files[day]) for day in sorted(files)}
-        for day, schema in schemas.items():
-            first = next(iter(schemas))
-            if schema != schemas[first]:
-                raise LakeError(f"table {table}: the new files of {first} and {day} differ in their columns.")
-        adds = [_add_action(day, path) for day, path in sorted(files.items())]
-        made = next(iter(schemas.values()), None)
+        made: pl.Schema | None = None
+        schemas: dict[pa.Schema, pl.Schema] = {}
+        adds, folder = [], Path(self._path(table)).resolve()
+        for day, path in sorted(files.items()):
+            if path.parent.resolve() != folder / f"{DAY}={day}":
+                raise LakeError(
+                    f"table {table}: {path} was to hold {day}, so it must lie in {folder / f'{DAY}={day}'}."
+                )
+            content = pq.read_metadata(path)
+            stored = content.schema.to_arrow_schema().remove_metadata()
+            # Most files of a commit have one schema.
+            if stored not in schemas:
+                schemas[stored] = _schema_of_file(table, path)
+            made = made or schemas[stored]
+            if schemas[stored] != made:
+                raise LakeError(f"table {table}: the new files of {min(files)} and {day} differ in their columns.")
+            adds.append(_add_action(day, path, content.num_rows))
         return _retried(table, wanted, lambda: self._commit_files(table, adds, made, wanted))
 
     def scan(
@@ -256,21 +267,6 @@ class Lake:
         )
         return version + 1
 
-    def _schema_of_file(self, table: str, day: date, path: Path) -> pl.Schema:
-        expected = Path(self._path(table)) / f"{DAY}={day}"
-        if path.parent.resolve() != expected.resolve():
-            raise LakeError(f"table {table}: {path} was to hold {day}, so it must lie in {expected}.")
-        schema = pl.read_parquet_schema(path)
-        if DAY in schema:
-            raise LakeError(
-                f"table {table}: {path} has a column {DAY}, which the name of its folder holds. Leave it out."
-            )
-        for name, kind in schema.items():
-            if kind not in STORED_TYPES:
-                known = ", ".join(str(known) for known in STORED_TYPES)
-                raise LakeError(f"table {table}: column {name} has type {kind}. Cast it to one of {known}.")
-        return pl.Schema(schema)
-
 
 def refuse_other_days(table: str, found: Sequence[date | None], days: Sequence[date]) -> None:
     """Refuses rows of days that are not among ``days``.
@@ -310,7 +306,18 @@ def _refuse_other_types(table: str, before: pl.Schema, rows: Mapping[str, pl.Dat
             )
 
 
-def _add_action(day: date, path: Path) -> AddAction:
+def _schema_of_file(table: str, path: Path) -> pl.Schema:
+    schema = pl.read_parquet_schema(path)
+    if DAY in schema:
+        raise LakeError(f"table {table}: {path} has a column {DAY}, which the name of its folder holds. Leave it out.")
+    for name, kind in schema.items():
+        if kind not in STORED_TYPES:
+            known = ", ".join(str(known) for known in STORED_TYPES)
+            raise LakeError(f"table {table}: column {name} has type {kind}. Cast it to one of {known}.")
+    return pl.Schema(schema)
+
+
+def _add_action(day: date, path: Path, rows: int) -> AddAction:
     found = path.stat()
     return AddAction(
         path=f"{DAY}={day}/{path.name}",
@@ -318,7 +325,7 @@ def _add_action(day: date, path: Path) -> AddAction:
         partition_values={DAY: day.isoformat()},
         modification_time=found.st_mtime_ns // 1_000_000,
         data_change=True,
-        stats=json.dumps({"numRecords": pq.read_metadata(path).num_rows}),
+        stats=json.dumps({"numRecords": rows}),
     )
 
 

@@ -29,6 +29,11 @@ PLOT_LIMIT = 60_000
 """Plots are stored in the event log, which is a database: larger ones are left to MLflow."""
 
 
+def add_for_run(context: dg.AssetExecutionContext, asset: str, metadata: Mapping[str, Any]) -> None:
+    """Adds what holds for all days of a run to the last of them: each day would store it again."""
+    context.add_asset_metadata(dict(metadata), asset_key=asset, partition_key=context.partition_keys[-1])
+
+
 def column_schema(frame: "pl.DataFrame") -> dg.TableSchema:
     """Names and types of a frame's columns."""
     return dg.TableSchema([dg.TableColumn(name, str(dtype)) for name, dtype in frame.schema.items()])

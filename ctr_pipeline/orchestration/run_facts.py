@@ -71,9 +71,17 @@ def _rows(of_table: Mapping[date, Mapping[str, Any]], first: date, last: date) -
 def _seconds(instance: dg.DagsterInstance, runs: Sequence[FinishedRun]) -> dict[str, float]:
     """Seconds that each asset took."""
     seconds: dict[str, float] = {}
+    started, ended = (
+        dg.DagsterEventType.STEP_START,
+        {dg.DagsterEventType.STEP_SUCCESS, dg.DagsterEventType.STEP_FAILURE},
+    )
     for run in runs:
-        for stats in instance.get_run_step_stats(run.run_id):
-            if stats.start_time and stats.end_time:
-                taken = stats.end_time - stats.start_time
-                seconds[stats.step_key] = round(seconds.get(stats.step_key, 0.0) + taken, 3)
+        start: dict[str, float] = {}
+        # Dagster's own statistics of a run read each event of each day.
+        for entry in instance.all_logs(run.run_id, of_type={started, *ended}):
+            step = str(entry.step_key)
+            if entry.dagster_event_type == started:
+                start.setdefault(step, entry.timestamp)
+            elif step in start:
+                seconds[step] = round(seconds.get(step, 0.0) + entry.timestamp - start.pop(step), 3)
     return seconds

@@ -35,13 +35,16 @@ def other(context: dg.AssetExecutionContext) -> dg.MaterializeResult:  # type: i
     return dg.MaterializeResult(metadata={"days": len(context.partition_keys)}, tags={"made": "anew"})
 
 
-def events_of(folder: Path, *, batch: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def events_of(folder: Path, *, batch: str, monkeypatch: pytest.MonkeyPatch, own: bool = True) -> dict[str, Any]:
     """What the index holds after one good run of eleven days, one that failed, and one of a single day."""
     monkeypatch.setenv(BATCH_VARIABLE, batch)
+    home = prepare_home(DataRoot(folder))
+    if not own:
+        (home / "dagster.yaml").write_text("telemetry:\n  enabled: false\n", encoding="utf-8")
     defs = dg.Definitions(assets=[one, other], jobs=[dg.define_asset_job("both")], executor=dg.in_process_executor)
     span = {"dagster/asset_partition_range_start": KEYS[0], "dagster/asset_partition_range_end": KEYS[-1]}
-    with dg.DagsterInstance.from_config(str(prepare_home(DataRoot(folder)))) as instance:
-        assert isinstance(instance.event_log_storage, BatchedEventLogStorage)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        assert isinstance(instance.event_log_storage, BatchedEventLogStorage) is own
         job = defs.resolve_job_def("both")
         for tags, key in ((span, None), ({**span, "fails": "yes"}, None), ({}, KEYS[3])):
             job.execute_in_process(instance=instance, tags=tags, partition_key=key, raise_on_error=False)
@@ -94,5 +97,11 @@ def test_events_are_the_same_together_and_one_by_one(
     # Those that Dagster plans come in its own order.
     for name in ("events", "shards"):
         assert sorted(map(str, together[name])) == sorted(map(str, singly[name]))
+    # As Dagster's own storage has them, but for the checks that it plans for each day of a run and judges once.
+    plain = events_of(tmp_path / "plain", batch="0", monkeypatch=monkeypatch, own=False)
+    for name in ("events", "tags", "assets", "shards", "states"):
+        assert sorted(map(str, plain[name])) == sorted(map(str, together[name])), name
+    assert {(status, partition) for _, _, status, partition in together["checks"]} == {("SUCCEEDED", None)}
+    assert len(together["checks"]) == 3
     versions = [row for row in together["tags"] if row[1] == "dagster/data_version"]
     assert len(versions) == 3 * len(KEYS) + 2

@@ -9,6 +9,7 @@ from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.engines import engine_session
 from ctr_pipeline.engines.base import intervals_of
 from ctr_pipeline.orchestration.fingerprints import TAG, FingerprintInputs
+from ctr_pipeline.orchestration.metadata import add_for_run
 from ctr_pipeline.orchestration.partitions import daily_partitions, early_days, history_days, partition_days
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.stages import stage
@@ -54,14 +55,16 @@ def feature_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             context.log.info(f"History up to {last}")
         rows = int(store.scan("history", version, days[0], days[-1]).select(pl.len()).collect().item())
         inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=days[-1])
-        return dg.MaterializeResult(
-            metadata={
+        add_for_run(
+            context,
+            "history",
+            {
                 "dagster/uri": str(store.root / "history"),
                 "rows": rows,
                 "delta_version": version,
                 "features": ", ".join(feature.name for feature in spec.features.history) or "none",
             },
-            tags={TAG: stage("history").fingerprint(inputs)},
         )
+        return dg.MaterializeResult(tags={TAG: stage("history").fingerprint(inputs)})
 
     return [history]

@@ -19,7 +19,7 @@ from ctr_pipeline.orchestration.checks.table_matches import TableEvidence, table
 from ctr_pipeline.orchestration.checks.touches import TouchEvidence, touch_remark
 from ctr_pipeline.orchestration.checks.type_changes import TypeEvidence
 from ctr_pipeline.orchestration.fingerprints import CONTRACT_TAG, TAG, FingerprintInputs, contract_fingerprint
-from ctr_pipeline.orchestration.metadata import column_schema
+from ctr_pipeline.orchestration.metadata import add_for_run, column_schema
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, touch_days, window_days
 from ctr_pipeline.orchestration.records import (
     EVENT_TYPES,
@@ -139,8 +139,17 @@ def _ingest(
         }
         context.add_asset_metadata(kept, asset_key=table, partition_key=day.isoformat())
     inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=wanted[-1], logs=logs)
-    yield dg.MaterializeResult(
-        metadata={
+    remarks = [
+        *logs.remarks,
+        *([kept_remark(table, gone)] if gone else []),
+        *tally.remarks(table),
+        *(table_remark(found) for found in tables),
+        *(touch_remark(found) for found in evidence.touches),
+    ]
+    add_for_run(
+        context,
+        table,
+        {
             "dagster/uri": str(store.root / table),
             "dagster/column_schema": column_schema(staged.empty),
             "rows_in": tally.total,
@@ -149,18 +158,13 @@ def _ingest(
             "rows_ignored": tally.ignored,
             "quarantine_reasons": dict(evidence.reasons),
             **{f"notice/{notice}": rows for notice, rows in tally.notices.items()},
-            REMARKS: [
-                *logs.remarks,
-                *([kept_remark(table, gone)] if gone else []),
-                *tally.remarks(table),
-                *(table_remark(found) for found in tables),
-                *(touch_remark(found) for found in evidence.touches),
-            ],
             **{f"attribution/{found.log.name}": found.metadata for found in evidence.touches},
             **{f"side_table/{found.name}": found.metadata for found in tables},
-            "delta_version": version,
             "quarantine_delta_version": quarantine_version,
         },
+    )
+    yield dg.MaterializeResult(
+        metadata={"delta_version": version, **({REMARKS: remarks} if remarks else {})},
         tags={TAG: stage(table).fingerprint(inputs), CONTRACT_TAG: contract},
         check_results=checks,
     )

@@ -12,7 +12,7 @@ from ctr_pipeline.engines.base import intervals_of
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.maturity import LateEvidence
 from ctr_pipeline.orchestration.fingerprints import TAG, FingerprintInputs
-from ctr_pipeline.orchestration.metadata import state_rows, table
+from ctr_pipeline.orchestration.metadata import add_for_run, state_rows, table
 from ctr_pipeline.orchestration.partitions import arrival_days, daily_partitions, early_days, partition_days
 from ctr_pipeline.orchestration.records import EVENTS_VERSION, WATERMARK, arrival_day_watermark, arrivals
 from ctr_pipeline.orchestration.resources import LakeResource
@@ -69,17 +69,20 @@ def label_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             store.scan("labels", first=days[0], last=days[-1]),
         )
         inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=days[-1], watermark=watermark)
-        return dg.MaterializeResult(
-            metadata={
+        add_for_run(
+            context,
+            "labels",
+            {
                 "dagster/uri": str(store.root / "labels"),
-                WATERMARK: watermark.isoformat(),
                 "delta_version": version,
                 "impressions_version": store.version("impressions") or 0,
-                EVENTS_VERSION: events_version or 0,
                 "states": table(state_rows(counts)),
                 **{f"positives/{task}": count for task, count in _positives(counts).items()},
                 **{f"censored/{task}": of["CENSORED"] for task, of in counts.items()},
             },
+        )
+        return dg.MaterializeResult(
+            metadata={WATERMARK: watermark.isoformat(), EVENTS_VERSION: events_version or 0},
             tags={TAG: stage("labels").fingerprint(inputs)},
             check_results=check_results(
                 "labels", LateEvidence({t: of["LATE_POSITIVE"] for t, of in counts.items()}, _positives(counts))

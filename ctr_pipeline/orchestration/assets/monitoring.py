@@ -9,6 +9,7 @@ from ctr_pipeline.engines.base import intervals_of
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.drift import DriftEvidence
 from ctr_pipeline.orchestration.fingerprints import TAG, FingerprintInputs
+from ctr_pipeline.orchestration.metadata import add_for_run
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.stages import stage
@@ -58,13 +59,17 @@ def monitoring_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         unlike = len({finding.day for finding in findings})
         context.log.info(f"{unlike} of {evaluated} days look unlike the days before")
         inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=days[-1])
-        return dg.MaterializeResult(
-            metadata={
+        add_for_run(
+            context,
+            "profile",
+            {
                 "dagster/uri": str(store.root / "profile"),
                 "rows": sum(part.height for part in profiles),
                 "days_evaluated": evaluated,
                 "delta_version": version,
             },
+        )
+        return dg.MaterializeResult(
             tags={TAG: stage("profile").fingerprint(inputs)},
             check_results=check_results("profile", DriftEvidence(findings, evaluated)),
         )

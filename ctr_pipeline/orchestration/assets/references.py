@@ -11,6 +11,7 @@ from ctr_pipeline.engines.base import intervals_of
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.contracts import ReferenceEvidence, References, Share
 from ctr_pipeline.orchestration.fingerprints import TAG, FingerprintInputs
+from ctr_pipeline.orchestration.metadata import add_for_run
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days, past_days, window_days
 from ctr_pipeline.orchestration.resources import LakeResource
 from ctr_pipeline.orchestration.stages import stage
@@ -61,8 +62,10 @@ def reference_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         checks = check_results(REFERENCES, evidence)
         yield from require(REFERENCES, checks)
         inputs = FingerprintInputs(deployment=deployment, instance=context.instance, last=days[-1])
-        yield dg.MaterializeResult(
-            metadata={
+        add_for_run(
+            context,
+            REFERENCES,
+            {
                 "dagster/uri": str(store.root / f"{REFERENCES}_quarantine"),
                 "events": sum(day.orphans.of for day in found.values()),
                 "orphan_event": sum(day.orphans.broken for day in found.values()),
@@ -70,6 +73,8 @@ def reference_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 "quarantine_delta_version": version,
                 **{f"delta_version/{name}": number for name, number in versions.items() if number is not None},
             },
+        )
+        yield dg.MaterializeResult(
             tags={TAG: stage(REFERENCES).fingerprint(inputs)},
             check_results=checks,
         )

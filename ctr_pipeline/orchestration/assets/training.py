@@ -49,7 +49,7 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         pool="gpu",
         group_name="model",
         kinds={"pytorch", "mlflow"},
-        description="Multi-task ranker trained under torchrun; best epoch by validation.",
+        description="Multi-task ranker trained in a process of its own; best epoch by validation.",
     )
     def ranker(
         context: dg.AssetExecutionContext, trainer: TrainerResource, tracking: TrackingResource, lake: LakeResource

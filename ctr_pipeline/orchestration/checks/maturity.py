@@ -74,13 +74,13 @@ def check_both_classes(evidence: MaturityEvidence) -> Outcome:
 
 def check_late_rate(evidence: LateEvidence) -> Outcome:
     """Warning when the share of late positives surely exceeds the limit (one-sided exact binomial test, 1 %)."""
-    from scipy.stats import binomtest
+    from scipy.special import bdtrc
 
     late, positives = evidence.late, evidence.positives
     high = [
         task
         for task, count in late.items()
-        if count and binomtest(count, positives[task], LATE_SHARE, alternative="greater").pvalue < LATE_SIGNIFICANCE
+        if count and bdtrc(count - 1, positives[task], LATE_SHARE) < LATE_SIGNIFICANCE
     ]
     listed = ", ".join(f"{task} {late[task]} of {positives[task]}" for task in high)
     shares = {f"late_share/{task}": late[task] / max(1, n) for task, n in positives.items()}

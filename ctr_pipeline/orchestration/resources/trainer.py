@@ -1,4 +1,4 @@
-"""Runs the trainer as a process of its own, under torchrun, and leaves none behind."""
+"""Runs the trainer as a process of its own, or as several under torchrun, and leaves none behind."""
 
 import signal
 import subprocess
@@ -17,7 +17,7 @@ from ctr_pipeline.engines.spill import spill_folder
 
 
 class TrainerResource(dg.ConfigurableResource):
-    """Starts ``torchrun -m ctr_pipeline.training.entry`` under Dagster Pipes.
+    """Starts ``ctr_pipeline.training.entry`` under Dagster Pipes; more than one process of it under torchrun.
 
     A cancelled step stops the whole tree: SIGINT, then SIGTERM, then SIGKILL, each after its grace time. The trainer
     itself dies with its parent, so that even a killed step process leaves no orphan.
@@ -72,10 +72,14 @@ class TrainerResource(dg.ConfigurableResource):
         return code, PipesClientCompletedInvocation(session)
 
     def _command(self, job_file: Path, logs: Path) -> list[str]:
+        entry = ["-m", "ctr_pipeline.training.entry", "--job", str(job_file)]
+        if self.processes == 1:
+            # torchrun loads torch too, only to start one process and to wait for it.
+            return [sys.executable, *entry]
         return [
             sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={self.processes}",
             # Without a folder for its logs torchrun makes one in the system's temporary directory, and leaves it.
-            f"--log-dir={logs}", "-m", "ctr_pipeline.training.entry", "--job", str(job_file),
+            f"--log-dir={logs}", *entry,
         ]  # fmt: skip
 
     def _stop(self, process: "subprocess.Popen[bytes]") -> None:
