@@ -11,22 +11,35 @@ from numpy.typing import NDArray
 from ctr_pipeline.datasets.examples import build_examples, in_interval, rows_of
 from ctr_pipeline.datasets.pack import Tables
 from ctr_pipeline.datasets.time_split import SplitBounds
+from ctr_pipeline.engines.base import FEW_ROWS
 from ctr_pipeline.features import Layout, encode_ids, number_columns, numeric_matrix
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.spec import Spec
 
 
 def read_tables(lake: Lake, versions: Mapping[str, int | None], first: date, last: date) -> Tables:
-    """The tables from ``first`` to ``last`` at ``versions``, not read yet.
+    """The tables from ``first`` to ``last`` at ``versions``, not read yet but where they have few rows.
 
     Raises:
         LakeError: a table or version does not exist.
     """
-    return Tables(
-        impressions=lake.scan("impressions", versions["impressions"], first, last),
-        labels=lake.scan("labels", versions["labels"], first, last),
-        history=lake.scan("history", versions["history"], first, last),
-    )
+    found = {
+        name: scan_for_uses(lake, name, versions[name], first, last) for name in ("impressions", "labels", "history")
+    }
+    return Tables(**found)
+
+
+def scan_for_uses(lake: Lake, table: str, version: int | None, first: date | None, last: date | None) -> pl.LazyFrame:
+    """As :meth:`Lake.scan`, for a table that is used more than once: one with few rows is read once.
+
+    Each use of a scan opens the file of each day again, which costs more than the rows of sparse days.
+
+    Raises:
+        LakeError: the table or version does not exist.
+    """
+    rows = lake.scan(table, version, first, last)
+    few = sum(lake.rows_by_day(table, version).values()) <= FEW_ROWS
+    return rows.collect().lazy() if few else rows
 
 
 def other_models_test_rows(

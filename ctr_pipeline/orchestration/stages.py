@@ -89,7 +89,7 @@ STAGES = (
     ),
     _table("profile", ("engines", "sources", "labels", "features", _asset("monitoring")), read_only),
     _table("labels", ("engines", "labels", _asset("labels")), labels_decided_by, job=LABEL_JOB),
-    _table("history", ("engines", "labels", "features", _asset("features")), history_decided_by),
+    _table("history", ("engines", "sources", "labels", "features", _asset("features")), history_decided_by),
     _retrain("examples", (*_DATASET, _asset("datasets")), lambda paths: paths.examples),
     _retrain("position_propensity", (*_DATASET, *_PLOTS, _asset("propensity")), lambda paths: paths.propensity),
     _retrain(

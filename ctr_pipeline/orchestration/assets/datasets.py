@@ -139,13 +139,14 @@ def _view(spec: Spec, lake: "Lake", first: date, last: date) -> tuple[ExamplesVi
     """The view of the tables as of the end of ``last``, and the number of its impressions."""
     from ctr_pipeline.datasets import split_bounds, split_watermarks
     from ctr_pipeline.datasets.time_split import iso
+    from ctr_pipeline.datasets.view import scan_for_uses
     from ctr_pipeline.labels import log_watermarks
 
     as_of = end_of_day_us(last)
     versions = {name: lake.version(name) for name in VIEWED}
     ts = lake.scan("impressions", versions["impressions"], first, last).select("ts").collect()["ts"].to_numpy()
     bounds = split_bounds(spec, ts, as_of)
-    events = lake.scan("outcome_events", versions["outcome_events"], last=last)
+    events = scan_for_uses(lake, "outcome_events", versions["outcome_events"], None, last)
     delivered = log_watermarks(events, as_of)
     view = ExamplesView(
         as_of=as_of,
