@@ -97,3 +97,33 @@ def stored_under(column: str, declared: ImpressionColumns, features: Features) -
     named = {declared.session: "session", declared.user: "user"}
     single = {feature.source_column: feature.name for feature in features.embedded if not feature.holds_lists}
     return named.get(column) or single.get(column)
+
+
+def refuse_ids_as_values(
+    source: Source, declared: ImpressionColumns, tasks: Sequence[Task], hashed: frozenset[str]
+) -> None:
+    """An id is read as nothing else: what is said of a wrong value would show it.
+
+    Args:
+        source: The logs.
+        declared: The columns of the impressions.
+        tasks: The tasks.
+        hashed: The columns of the impressions whose values are replaced by a keyed hash.
+
+    Raises:
+        ValueError: a column is both.
+    """
+    values = declared.value_columns - ({declared.order.column} if declared.order else set())
+    answers = {column for task in tasks if task.label.log is None for column in task.label.columns}
+    plain = sorted((values | answers) & hashed)
+    if plain:
+        raise ValueError(
+            f"column {plain[0]!r} is an id (`impression.id`, `user` or `session`, or `privacy.pseudonymise`), and named as a "
+            "time, slot, number, kind of traffic or outcome too: only ids and categories can be hashed; name another column"
+        )
+    for log in source.events:
+        if log.type in hashed:
+            raise ValueError(
+                f"event log {log.name!r}: its `type` is column {log.type!r}, which is an id of the impressions: name the "
+                "column that says what happened"
+            )

@@ -17,6 +17,7 @@ from ctr_pipeline.spec.log_columns import (
     impression_columns,
     label_columns,
     logged_features,
+    refuse_ids_as_values,
     stored_under,
     table_columns,
 )
@@ -238,12 +239,7 @@ class Spec(Section):
                     f"numeric feature {number.name!r} reads column {number.source_column!r}, which is replaced by a "
                     "keyed hash: declare it under `features.categorical`"
                 )
-        plain = (answers.keys() | self.impression.value_columns) & set(self.privacy.pseudonymise)
-        if plain:
-            raise ValueError(
-                f"`privacy.pseudonymise` names {', '.join(sorted(plain))}, whose values the pipeline has to read: "
-                "only ids and categories can be hashed"
-            )
+        refuse_ids_as_values(self.source, self.impression, self.tasks, self.private_columns)
         return self
 
     @model_validator(mode="after")

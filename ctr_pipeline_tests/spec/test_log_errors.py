@@ -12,7 +12,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "hashed weight": (
         lambda c: (set_to("impression.weight", "load")(c), set_to("privacy.pseudonymise", ["load"])(c)),
-        ("`privacy.pseudonymise` names load, whose values the pipeline has to read",),
+        ("column 'load' is an id", "named as a time, slot, number"),
     ),
     "negative tolerance": (set_to("source.max_early", "-1s"), ("source.max_early", "30m", "(found '-1s')")),
     "tolerance without a unit": (set_to("source.max_early", 5), ("source.max_early",)),
@@ -307,7 +307,15 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("numeric feature 'price' reads column 'price', which is replaced by a keyed hash", "features.categorical"),
     ),
     "user id as a number": (set_to("features.dense.0.column", "user_id"), ("column 'user_id'", "keyed hash")),
-    "hashed time": (set_to("privacy.pseudonymise", ["ts"]), ("`privacy.pseudonymise` names ts", "only ids")),
+    "hashed time": (set_to("privacy.pseudonymise", ["ts"]), ("column 'ts' is an id", "only ids and categories")),
+    "user id as a label": (
+        set_to("tasks.0.label", {"column": "user_id"}),
+        ("column 'user_id' is an id", "name another column"),
+    ),
+    "user id as the type of events": (
+        set_to("source.events", [{"name": "clicks", "paths": ["c.csv"], "type": "user_id"}]),
+        ("event log 'clicks'", "its `type` is column 'user_id'", "says what happened"),
+    ),
 }
 
 
