@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import yaml
 
+from ctr_pipeline.deployment.binding import bind
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import Environment
 from ctr_pipeline.lake import Lake
@@ -98,6 +99,21 @@ def test_a_table_of_other_ids_is_refused(settings: Deployment) -> None:
     with dg.instance_for_test() as instance, pytest.raises(PipelineError, match="Do both hold the same ids"):
         ingest(settings, instance, DAYS)
     assert not Lake(settings.paths.lake).exists("impressions")
+
+
+def test_other_files_of_a_table_can_be_named(settings: Deployment) -> None:
+    """And labels are read without the tables."""
+    folder = settings.spec_folder
+    write_table(folder, [(str(item), 0, 7) for item in range(4)])
+    (folder / "items.csv").rename(folder / "others.csv")
+    bound, last = bind(settings.spec, folder / "spec.yaml", [f"items={folder / 'others.csv'}"], settings.data_root)
+    with dg.instance_for_test() as instance:
+        run_days(build_definitions(bound), instance, "daily_ingest", ("impressions", "outcome_events"), DAYS)
+    assert last == DAYS[-1]
+    lake = Lake(settings.paths.lake)
+    # An impression at the instant of the first rows comes too early for them.
+    assert lake.scan("impressions").collect()["price"].to_list() == [None] + [7.0] * 39
+    assert lake.scan("outcome_events").collect().height == 20
 
 
 def test_a_change_of_the_table_makes_the_days_stale(settings: Deployment) -> None:
