@@ -9,6 +9,7 @@ import pytest
 
 from ctr_pipeline.datasets import SPLITS, DatasetError, SplitBounds, fit_propensity, split_bounds
 from ctr_pipeline.datasets.examples import rows_before_test, rows_of
+from ctr_pipeline.datasets.view import other_models_test_rows
 from ctr_pipeline.labels import label_impressions
 from ctr_pipeline.sources import Pseudonymiser, read_impressions
 from ctr_pipeline.spec import Spec, spec_hash
@@ -96,6 +97,16 @@ def test_packed_labels_are_those_of_the_end_of_the_run(log: Log, tmp_path: Path,
         own = labels.filter(pl.col("impression_id").is_in(rows["impression_id"].implode()), pl.col("task") == "click")
         counts = {state: count for state, count in states[split]["states"]["click"].items() if count}
         assert counts == dict(own["state"].value_counts().iter_rows())
+
+
+def test_another_model_sees_the_drawn_test_rows(log: Log, tmp_path: Path) -> None:
+    spec = drawn("user")
+    dataset = pack(tmp_path / "packed", log, spec)
+    found = other_models_test_rows(
+        spec, log.bounds(spec), log.tables(spec), dataset.layout, tmp_path / "packed" / "vocabulary.parquet"
+    )
+    np.testing.assert_array_equal(found[0], dataset.splits["test"].numeric)
+    np.testing.assert_array_equal(found[1], dataset.splits["test"].ids)
 
 
 def test_nothing_is_fitted_on_the_test(log: Log) -> None:

@@ -6,7 +6,9 @@ express is left out of the content:
 - a separator or a line break in a CSV file without quotes; a zero character; a line break in the first column;
 - one of the declared ``null_values`` as a text, which Parquet would keep;
 - NaN and infinity as a category, which text files hold as words;
-- floats below 0.0001 as a category, and decimals with trailing zeros: programs spell them differently.
+- floats below 0.0001 as a category, and decimals with trailing zeros: programs spell them differently;
+- decimals of more than 15 digits with a fraction as a category: as numbers of JSON, and from 2**53 on in any text, they
+  are floats.
 """
 
 import gzip
@@ -156,14 +158,15 @@ def floats() -> st.SearchStrategy[Cell]:
 
 
 def decimals(scale: int) -> st.SearchStrategy[Cell]:
-    """Decimals of up to 30 digits, written without trailing zeros."""
+    """Decimals of up to 30 digits, or 15 with a fraction, written without trailing zeros."""
+    largest = 10**15 if scale else 10**30
 
     def cell(digits: int) -> Cell:
         value = Decimal(digits).scaleb(-scale)
         text = f"{value:f}"
         return _plain(value, text.rstrip("0").rstrip(".") if "." in text else text)
 
-    return (st.integers(-(10**30), 10**30) | st.integers(-999_999, 999_999)).map(cell)
+    return (st.integers(-largest, largest) | st.integers(-999_999, 999_999)).map(cell)
 
 
 def booleans() -> st.SearchStrategy[Cell]:
