@@ -11,6 +11,7 @@ from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.orchestration.event_storage import BATCH_EVENTS, BATCH_VARIABLE, BatchedEventLogStorage
 from ctr_pipeline.orchestration.stages import RETRAIN_JOB
+from ctr_pipeline.orchestration.step_output import StepOutputManager
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,10 +28,19 @@ def prepare_home(paths: DataRoot) -> "Path":
     """The folder of Dagster's own storage inside the data root, with its configuration."""
     home = paths.dagster_home
     home.mkdir(parents=True, exist_ok=True)
-    storage = {"base_dir": str(home.resolve() / "history" / "runs")}
-    events = {"module": BatchedEventLogStorage.__module__, "class": BatchedEventLogStorage.__name__, "config": storage}
+    own = {
+        section: {
+            "module": kept.__module__,
+            "class": kept.__name__,
+            "config": {"base_dir": str(home.resolve() / folder)},
+        }
+        for section, kept, folder in (
+            ("event_log_storage", BatchedEventLogStorage, "history/runs"),
+            ("compute_logs", StepOutputManager, "storage"),
+        )
+    }
     settings = bundled_file("dagster.yaml").read_text(encoding="utf-8")
-    (home / "dagster.yaml").write_text(f"{settings}\n{yaml.safe_dump({'event_log_storage': events})}", encoding="utf-8")
+    (home / "dagster.yaml").write_text(f"{settings}\n{yaml.safe_dump(own)}", encoding="utf-8")
     return home
 
 
