@@ -1,6 +1,6 @@
 """What a spec may not say about side tables, beyond the fields of each."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from ctr_pipeline.spec.features import Features
 from ctr_pipeline.spec.log_columns import logged_features
@@ -8,7 +8,13 @@ from ctr_pipeline.spec.source import ImpressionColumns, Source
 from ctr_pipeline.spec.tasks import Task
 
 
-def refuse_wrong_tables(source: Source, declared: ImpressionColumns, features: Features, tasks: Sequence[Task]) -> None:
+def refuse_wrong_tables(
+    source: Source,
+    declared: ImpressionColumns,
+    features: Features,
+    tasks: Sequence[Task],
+    hashed: Collection[str],
+) -> None:
     """Raises ValueError where a side table is of no use, cannot be joined, or has a column that is no feature."""
     answers = {column for task in tasks if task.label.log is None for column in task.label.columns}
     filtered = {one.column for one in source.impressions.rows}
@@ -29,6 +35,11 @@ def refuse_wrong_tables(source: Source, declared: ImpressionColumns, features: F
             raise ValueError(
                 f"side table {table.name!r} has times (`valid_from`), but the days of an `order` are artificial: set "
                 "`valid_from: null` if its rows hold for every impression, or name `impression.time`"
+            )
+        if f"{table.name}.{table.valid_from}" in hashed:
+            raise ValueError(
+                f"`privacy.pseudonymise` names {table.name}.{table.valid_from}, which `valid_from` reads as a time: only ids "
+                "and categories can be hashed"
             )
         if source.in_table(column):
             raise ValueError(

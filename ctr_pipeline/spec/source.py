@@ -147,6 +147,12 @@ class EventLog(LogFiles):
                 "with `impression_id: null` say in `attribute` to which impression an event belongs, such as "
                 "{by: [user, item], within: 7d}"
             )
+        ids = self.attribute.by.values() if self.attribute is not None else ()
+        both = next((column for column in ids if column in (self.type, self.time, self.ingest_time)), None)
+        if both is not None:
+            raise ValueError(
+                f"column {both!r} is an id in `attribute.by`, and the type or a time of the event too: name another column"
+            )
         return self
 
 

@@ -244,7 +244,7 @@ class Spec(Section):
 
     @model_validator(mode="after")
     def _side_tables(self) -> Self:
-        refuse_wrong_tables(self.source, self.impression, self.features, self.tasks)
+        refuse_wrong_tables(self.source, self.impression, self.features, self.tasks, self.private_columns)
         return self
 
     def _list_columns(self) -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctr_pipeline.sources import Pseudonymiser, ReadResult, read_events, read_impressions
+from ctr_pipeline.sources import Pseudonymiser, ReadResult, SourceError, read_events, read_impressions
 from ctr_pipeline.sources.clock import TS
 from ctr_pipeline.sources.last_touch import FATE, attribute_events, key_column
 from ctr_pipeline.spec import Spec
@@ -194,6 +194,14 @@ def test_ids_that_a_float_rounded_are_quarantined(write: Write) -> None:
     events = write(events_of([(1, 2**60, 1)]).with_columns(pl.col("sku").cast(pl.Float64)), "events.parquet")
     result = read(spec_of(), log, events)
     assert result.quarantined.select("reason", "column").rows() == [("inexact_id", "sku")]
+
+
+def test_no_message_shows_the_id_of_a_user(write: Write) -> None:
+    log = write(log_of([(1, 1, 0, None)]), "log.parquet")
+    rows = events_of([(1, 1, 1)] * 12).with_columns(customer=pl.lit(8.25e17))
+    with pytest.raises(SourceError, match="none of the 12 values of column `customer` can be used: ") as caught:
+        read(spec_of(), log, write(rows, "events.parquet"))
+    assert not any(digits in str(caught.value) for digits in ("825000", "8.25"))
 
 
 def test_an_attributed_log_is_not_taken_for_one_without_used_types(write: Write) -> None:

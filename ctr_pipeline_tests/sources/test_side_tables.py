@@ -208,6 +208,17 @@ def test_ids_of_users_are_hashed_and_never_shown(write: Write) -> None:
     assert side.quarantined["value"].to_list() == ["-1", None]
 
 
+def test_no_message_shows_the_id_of_a_user(write: Write) -> None:
+    users = {"name": "users", "key": "who", "valid_from": "since"}
+    spec = spec_of([users], {"dense": [{"name": "age", "column": "users.age"}]})
+    wrong = 8.25e17
+    table = pl.DataFrame({"who": [wrong] * 12, "since": [START] * 12, "age": [30] * 12})
+    log = write(log_of([(1, 1)]), "log.parquet")
+    with pytest.raises(SourceError, match="none of the 12 values of column `who` can be used: `who` holds") as caught:
+        joined(spec, log, write(table, "t.parquet"))
+    assert not any(digits in str(caught.value) for digits in ("825000", "8.25"))
+
+
 def test_of_a_local_time_that_occurs_twice_the_later_is_meant(write: Write) -> None:
     spec = spec_of([SPECIAL | {"time_zone": "Europe/Amsterdam"}])
     table = pl.DataFrame({"sku": [1], "since": ["2026-10-25 02:30:00"], "cost": [1.0], "brand": ["x"]})

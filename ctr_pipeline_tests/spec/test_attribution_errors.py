@@ -39,6 +39,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         attributed(by=["user_id", "query"]),
         ("attributed by column 'query' of the impression log, which is not stored", "`impression.user`"),
     ),
+    "by the type of the event": (
+        attributed(by={"user_id": "event_type"}),
+        ("source.events.0", "column 'event_type' is an id in `attribute.by`, and the type or a time of the event too"),
+    ),
     "by a number": (attributed(by=["price"]), ("column 'price' of the impression log, which is not stored",)),
     "by a list": (
         attributed(set_to("features.categorical", [{"name": "ad_id"}, {"name": "past", "list": {}}]), by=["past"]),

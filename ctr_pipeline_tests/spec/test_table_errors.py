@@ -82,6 +82,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         table(null_values={"prize": [-1]}),
         ("`null_values` of side table 'items' names column 'prize'", "did you mean 'price'?"),
     ),
+    "a hashed time": (
+        table(set_to("privacy.pseudonymise", ["items.since"])),
+        ("`privacy.pseudonymise` names items.since, which `valid_from` reads as a time",),
+    ),
     "a key as a number": (
         table(set_to("features.dense.0.column", "items.sku"), impression_column="user_id"),
         ("numeric feature 'price' reads column 'items.sku', which is replaced by a keyed hash",),
