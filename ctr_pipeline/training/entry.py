@@ -8,6 +8,7 @@ torch is imported after the signals are set up: a process that is cancelled in i
 """
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -130,4 +131,7 @@ def _exit_code(code: int) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(_exit_code(main()))
+    code = _exit_code(main())
+    # Python ends by a search for cycles among all objects: a second, for memory that the system takes back anyway.
+    gc.freeze()
+    sys.exit(code)
