@@ -63,7 +63,7 @@ def rows_before_test(bounds: SplitBounds, impressions: pl.LazyFrame) -> pl.LazyF
 
 def utc_day(instant: int) -> date:
     """The UTC day of an instant in microseconds."""
-    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=instant)).date()
+    return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(instant))).date()
 
 
 def fit_vocabulary(

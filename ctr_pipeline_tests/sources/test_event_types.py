@@ -48,12 +48,12 @@ def test_ignored_types_are_those_of_no_task_most_frequent_first() -> None:
     assert list(ignored_types(counts, {"click"}).items()) == [("scroll", 7), ("Click", 5), ("view", 5), (UNNAMED, 50)]
 
 
-@pytest.mark.parametrize("column", ["what", "id"], ids=["a type column", "a column of ids"])
+@pytest.mark.parametrize("column", ["what", "case"], ids=["a type column", "a column of ids"])
 def test_days_read_apart_count_what_they_count_together(
     make_spec: Callable[..., Any], write: Callable[..., Any], pseudonymiser: Pseudonymiser, column: str
 ) -> None:
     spec = make_spec(
-        source={"events": [{"name": "actions", "impression_id": "id", "type": column, "time": "at"}]},
+        source={"events": [{"name": "actions", "impression_id": "case", "type": column, "time": "at"}]},
         tasks=[
             {"name": "click", "window": "1h", "label": {"event": "click"}},
             {"name": "late_click", "window": "24h", "label": {"event": "click"}},
@@ -62,7 +62,7 @@ def test_days_read_apart_count_what_they_count_together(
     path = write(
         pl.DataFrame(
             {
-                "id": ["click", "view"] * 10,
+                "case": ["click", "view"] * 10,
                 "what": ["click", "view"] * 10,
                 "at": [START + timedelta(hours=4 * n) for n in range(20)],
             }
