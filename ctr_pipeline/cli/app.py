@@ -1,6 +1,5 @@
 """The `ctr` command: its subcommands, and its start."""
 
-import gc
 import signal
 
 import typer
@@ -33,11 +32,7 @@ def main() -> None:
     # A stopped service or a closed terminal ends as Ctrl-C does: children are stopped, MLflow runs are closed.
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.default_int_handler)
-    try:
-        app()
-    finally:
-        # Python ends by a search for cycles among all objects: seconds, for memory that the system takes back anyway.
-        gc.freeze()
+    app()
 
 
 @app.callback(help="From raw impression and event logs to a served, calibrated, explainable click and funnel model.")

@@ -8,7 +8,6 @@ torch is imported after the signals are set up: a process that is cancelled in i
 """
 
 import argparse
-import gc
 import json
 import logging
 import os
@@ -131,7 +130,4 @@ def _exit_code(code: int) -> int:
 
 
 if __name__ == "__main__":
-    code = _exit_code(main())
-    # Python ends by a search for cycles among all objects: a second, for memory that the system takes back anyway.
-    gc.freeze()
-    sys.exit(code)
+    sys.exit(_exit_code(main()))
