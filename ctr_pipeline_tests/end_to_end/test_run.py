@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -80,6 +81,8 @@ def test_every_check_ran_and_the_summary_says_what_a_person_needs(finished: Fini
     }
     for words in ("120,000 rows in", "Test, with 95 % intervals", "click", "Position propensity", "MLflow run"):
         assert words in finished.stdout
+    # Nothing but lines of progress: no warning of a library, and nothing after the end.
+    assert [line for line in finished.stderr.splitlines() if not re.match(r"\d\d:\d\d:\d\d ", line)] == []
 
 
 def test_mlflow_holds_one_finished_run_with_everything(finished: Finished) -> None:
