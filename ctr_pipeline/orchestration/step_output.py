@@ -23,8 +23,8 @@ _AT_ONCE = 1 << 16
 class StepOutputManager(LocalComputeLogManager):
     """As the manager that it extends, file by file, but the file is shown by a thread.
 
-    Dagster starts two processes for each stream of each step, one of them Python's, which costs a short run more than
-    its training; and ends them before the last lines are shown.
+    Dagster starts two processes for each stream of each run, one of them Python's, and may end them before the last
+    lines are shown.
     """
 
     @classmethod
@@ -76,4 +76,6 @@ def _show(path: Path, start: int, shown: int, ended: threading.Event) -> None:
             while content := file.read(_AT_ONCE):
                 # A terminal that is gone is no reason to stop.
                 with suppress(OSError):
-                    os.write(shown, content)
+                    rest = memoryview(content)
+                    while rest:
+                        rest = rest[os.write(shown, rest) :]
