@@ -23,7 +23,7 @@ import numpy as np
 import polars as pl
 import yaml
 
-from ctr_pipeline.datasets import SplitBounds
+from ctr_pipeline.datasets import SplitBounds, TaskBounds
 from ctr_pipeline.datasets.quality_counts import fit_label_quality
 from ctr_pipeline.labels import label_table
 from ctr_pipeline.simulator import log_paths, write_days
@@ -128,8 +128,9 @@ def evaluate(spec: Spec, impressions: pl.DataFrame, events: pl.DataFrame) -> pl.
     first = int(datetime.combine(impressions["day"].min(), datetime.min.time(), UTC).timestamp()) * 1_000_000  # type: ignore[arg-type]
     end = int(impressions["ts"].max() or 0) + 1
     as_of = end + spec.longest_maturity
+    parts = TaskBounds(train_start=first, validation_start=end - 2, calibration_start=end - 1, settled_end=end)
     bounds = SplitBounds(
-        train_start=first, validation_start=end - 2, calibration_start=end - 1, train_end=end,
+        tasks={task.name: parts for task in spec.tasks},
         test_start=as_of, test_end=as_of + DAY_US, as_of=as_of + DAY_US + spec.longest_maturity,
     )  # fmt: skip
     labels = label_table(impressions.lazy(), events.lazy(), spec.tasks, as_of, spec.split.ingest_lag)

@@ -40,7 +40,7 @@ from typing import Any
 import psutil
 import yaml
 
-from ctr_pipeline.datasets import SplitBounds, Tables, fit_vocabulary, pack_dataset
+from ctr_pipeline.datasets import SplitBounds, Tables, TaskBounds, fit_vocabulary, pack_dataset
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.engines.base import EngineName, intervals_of
 from ctr_pipeline.engines.factory import engine_session
@@ -51,7 +51,7 @@ from ctr_pipeline.orchestration.assets.features import INTERVAL_DAYS as HISTORY_
 from ctr_pipeline.orchestration.assets.labels import INTERVAL_DAYS as LABEL_DAYS
 from ctr_pipeline.simulator import write_days
 from ctr_pipeline.simulator.laws import SLOTS
-from ctr_pipeline.spec import parse_spec
+from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.fields import DAY_US
 
 ADS = Path(__file__).resolve().parent.parent / "specs" / "ads.yaml"
@@ -165,7 +165,7 @@ def pipeline_steps(settings: Deployment) -> dict[str, Callable[[], None]]:
 
     def transforms() -> None:
         tables = Tables(**{name: lake.scan(name) for name in ("impressions", "labels", "history")})
-        bounds = _bounds(days, as_of)
+        bounds = _bounds(spec, days, as_of)
         layout, vocabulary = fit_vocabulary(spec, bounds, tables.impressions, tables.history)
         pack_dataset(settings.data_root / "packed", spec, bounds, tables, layout, vocabulary, None, {})
 
@@ -221,14 +221,17 @@ def _days(first: date, last: date) -> list[date]:
     return [first + timedelta(days=n) for n in range((last - first).days + 1)]
 
 
-def _bounds(days: list[date], as_of: int) -> SplitBounds:
+def _bounds(spec: Spec, days: list[date], as_of: int) -> SplitBounds:
     """All days but the last three to train on: nearly every row is fitted, encoded and packed."""
     starts = [end_of(day) for day in days[-4:]]
-    return SplitBounds(
+    parts = TaskBounds(
         train_start=end_of(days[0]) - DAY_US,
         validation_start=starts[0],
         calibration_start=starts[1],
-        train_end=starts[2],
+        settled_end=starts[2],
+    )
+    return SplitBounds(
+        tasks={task.name: parts for task in spec.tasks},
         test_start=starts[2],
         test_end=starts[3],
         as_of=as_of,

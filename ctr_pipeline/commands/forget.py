@@ -107,29 +107,36 @@ def _refuse_launched_runs(deployment: Deployment) -> None:
         )
 
 
-def _bounds(paths: RetrainPaths) -> dict[str, int] | None:
+def _bounds(paths: RetrainPaths) -> Mapping[str, Any] | None:
     """Where the splits of a dataset begin and end; None where no file holds that any more."""
     if paths.examples.is_file():
-        bounds: dict[str, int] = read_json(paths.examples)["bounds"]
+        bounds: dict[str, Any] = read_json(paths.examples)["bounds"]
         return bounds
     if paths.packed_manifest.is_file():
-        texts = read_json(paths.packed_manifest)["bounds"]
-        return {name: _microseconds(text) for name, text in texts.items()}
+        described: dict[str, Any] = read_json(paths.packed_manifest)["bounds"]
+        return described
     return None
 
 
-def _microseconds(text: str) -> int:
-    since = datetime.fromisoformat(text) - datetime(1970, 1, 1, tzinfo=UTC)
-    return since // timedelta(microseconds=1)
+def _instant(found: str | int) -> int:
+    """Microseconds since 1970-01-01 UTC: views hold these, manifests ISO 8601 text."""
+    if isinstance(found, int):
+        return found
+    return (datetime.fromisoformat(found) - datetime(1970, 1, 1, tzinfo=UTC)) // timedelta(microseconds=1)
 
 
-def _training_rows(bounds: Mapping[str, int], times: Sequence[int]) -> int:
+def _training_rows(bounds: Mapping[str, Any], times: Sequence[int]) -> int:
     """How many of the impressions at ``times`` a model with these bounds was fitted, chosen or calibrated on."""
-    return sum(bounds["train_start"] <= ts < bounds["train_end"] for ts in times)
+    # Models of before tasks had parts of their own: one set of parts for all, whose last bound had another name.
+    parts = bounds.get("tasks", {"all": bounds}).values()
+    start = min(_instant(of["train_start"]) for of in parts)
+    end = max(_instant(of["settled_end"] if "settled_end" in of else of["train_end"]) for of in parts)
+    return sum(start <= ts < end for ts in times)
 
 
-def _tested(bounds: Mapping[str, int], times: Sequence[int]) -> int:
-    return sum(bounds["test_start"] <= ts < bounds["test_end"] for ts in times)
+def _tested(bounds: Mapping[str, Any], times: Sequence[int]) -> int:
+    start, end = _instant(bounds["test_start"]), _instant(bounds["test_end"])
+    return sum(start <= ts < end for ts in times)
 
 
 def _drop_datasets(deployment: Deployment, times: Sequence[int], purged: bool) -> tuple[list[str], list[str]]:

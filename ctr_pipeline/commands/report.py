@@ -156,10 +156,23 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _splits(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
     """Rows, instants and label states of each split of the packed arrays, with the names of today."""
-    return {
+    named = {
         name: {"awaiting_data" if key == "undelivered" else key: value for key, value in split.items()}
         for name, split in splits.items()
     }
+    return {name: {"tasks": _one_for_all_tasks(split), **split} for name, split in named.items()}
+
+
+def _one_for_all_tasks(split: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Counts by task of a split of before tasks had parts of their own."""
+    found = {}
+    for task, states in split["states"].items():
+        rows, awaiting = sum(states.values()), split.get("awaiting_data", {}).get(task, 0)
+        censored = states.get("CENSORED", 0) + awaiting
+        positives = states.get("POSITIVE", 0) + states.get("LATE_POSITIVE", 0)
+        counts = {"rows": rows, "settled": rows - censored, "censored": censored, "positives": positives}
+        found[task] = {"start": split["first"], "end": split["last"], **counts}
+    return found
 
 
 def _label_quality(path: Path) -> dict[str, Any]:

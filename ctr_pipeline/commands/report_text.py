@@ -78,16 +78,13 @@ def _label_table(report: dict[str, Any]) -> Table:
 
 
 def _split_table(report: dict[str, Any]) -> Table:
-    tasks = list(report["labels"])
-    table = Table(
-        "split", "rows", "first", "last", *(f"{t} positives" for t in tasks), title="Split", title_justify="left"
-    )
+    counts = ("rows", "settled", "censored", "positives")
+    table = Table("split", "task", "from", "before", *counts, title="Split, by task", title_justify="left")
     for name, split in report["split"].items():
-        positives = (
-            f"{split['states'][task].get('POSITIVE', 0) + split['states'][task].get('LATE_POSITIVE', 0):,}"
-            for task in tasks
-        )
-        table.add_row(name, f"{split['rows']:,}", split["first"][:16], split["last"][:16], *positives)
+        for task, found in split["tasks"].items():
+            table.add_row(
+                name, task, found["start"][:16], found["end"][:16], *(f"{found[count]:,}" for count in counts)
+            )
     return table
 
 

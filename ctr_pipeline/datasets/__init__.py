@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from ctr_pipeline.datasets.examples import build_examples, fit_propensity, fit_vocabulary
     from ctr_pipeline.datasets.pack import Tables, pack_dataset
     from ctr_pipeline.datasets.quality_counts import fit_label_quality
-    from ctr_pipeline.datasets.time_split import SplitBounds, split_bounds, split_watermarks
+    from ctr_pipeline.datasets.time_split import SplitBounds, TaskBounds, split_bounds, split_watermarks
 
 __all__ = [
     "SPLITS",
@@ -18,6 +18,7 @@ __all__ = [
     "PackedSplit",
     "SplitBounds",
     "Tables",
+    "TaskBounds",
     "build_examples",
     "create_split",
     "fit_label_quality",
@@ -32,6 +33,7 @@ __all__ = [
 _FROM_TABLES = {
     "SplitBounds": "time_split",
     "Tables": "pack",
+    "TaskBounds": "time_split",
     "build_examples": "examples",
     "fit_label_quality": "quality_counts",
     "fit_propensity": "examples",

@@ -1,6 +1,6 @@
 """Examples: impressions with their history and labels, as a lazy join that is computed only when packed."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime, timedelta
 
 import narwhals.stable.v2 as nw
@@ -9,7 +9,7 @@ from narwhals.stable.v2.typing import IntoLazyFrameT
 
 from ctr_pipeline.datasets.time_split import SplitBounds
 from ctr_pipeline.features import Layout, fit_layout, join_history
-from ctr_pipeline.labels import join_labels
+from ctr_pipeline.labels import join_labels, label_column
 from ctr_pipeline.propensity import PropensityTable, position_propensity
 from ctr_pipeline.spec import Spec
 
@@ -57,13 +57,18 @@ def rows_of(bounds: SplitBounds, split: str, impressions: pl.LazyFrame) -> pl.La
 def rows_before_test(bounds: SplitBounds, impressions: pl.LazyFrame) -> pl.LazyFrame:
     """The impressions that may be looked at before the test, and had arrived by then."""
     known = pl.col("ingest_ts") <= bounds.label_as_of("train")
-    shown = in_interval(impressions, bounds.train_start, bounds.train_end)
+    shown = in_interval(impressions, bounds.train_start, bounds.settled_end)
     return shown.filter(bounds.rows_before_test(), known)
 
 
 def utc_day(instant: int) -> date:
     """The UTC day of an instant in microseconds."""
     return (datetime(1970, 1, 1, tzinfo=UTC) + timedelta(microseconds=int(instant))).date()
+
+
+def settled_labels(bounds: SplitBounds, tasks: Iterable[str]) -> list[pl.Expr]:
+    """The label columns of ``tasks`` for the rows before the test, null where only an early outcome could be known."""
+    return [pl.when(bounds.settled(task)).then(pl.col(label_column(task))).alias(label_column(task)) for task in tasks]
 
 
 def fit_vocabulary(
@@ -82,7 +87,7 @@ def fit_propensity(
     labels: pl.LazyFrame,
     watermarks: Mapping[str, int] | None = None,
 ) -> PropensityTable:
-    """The position propensities of the rows before the gap, labelled as of the first instant of the test.
+    """The position propensities of the rows whose labels are settled at the first instant of the test.
 
     ``watermarks`` are those of that instant (:func:`~ctr_pipeline.labels.table.join_labels`).
     """
@@ -91,7 +96,7 @@ def fit_propensity(
     shown = rows_before_test(bounds, impressions)
     rows = join_labels(
         shown.select("day", "impression_id", "ts", "ingest_ts", "session", "position", "traffic"),
-        in_interval(labels, bounds.train_start, bounds.train_end),
+        in_interval(labels, bounds.train_start, bounds.settled_end),
         spec.tasks,
         responses,
         as_of,
@@ -99,7 +104,7 @@ def fit_propensity(
         watermarks,
     )
     return position_propensity(
-        rows.drop("impression_id", "ts", "ingest_ts").collect(),
+        rows.with_columns(settled_labels(bounds, responses)).drop("impression_id", "ts", "ingest_ts").collect(),
         responses,
         {task.name: task.parent for task in spec.tasks},
         smoothing=spec.propensity.smoothing,

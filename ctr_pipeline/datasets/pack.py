@@ -147,7 +147,7 @@ class _Packer:
                 f"split {self.name}: no impressions from {iso(start)} to {iso(end)}. Materialise the impressions of "
                 f"those days, or change the section `split`{self._few_keys()}."
             )
-        labels = self._label_summary(rows)
+        labels = self._label_summary()
         split = create_split(directory, self.name, rows, self.layout, grouped=self.spec.evaluation.group_by is not None)
         at, rows_of = 0, dict(counts.iter_rows())
         for days in _together(rows_of):
@@ -155,30 +155,48 @@ class _Packer:
             self._write_days(split, slice(at, at + size), days)
             release(split)
             at += size
-        states = labels["states"]
-        awaiting = {
-            task: int((split.labels[:, column] < 0).sum()) - states[task]["CENSORED"]
-            for column, task in enumerate(self.layout.tasks)
-        }
         reach = {"first": iso(int(split.ts.min())), "last": iso(int(split.ts.max()))}
-        return split, {"rows": rows, **reach, **labels, "awaiting_data": awaiting}
+        by_task, awaiting = {}, {}
+        for column, task in enumerate(self.layout.tasks):
+            states, own = labels["states"][task], split.labels[:, column]
+            of, settled = sum(states.values()), int((own >= 0).sum())
+            positives = int((own == 1).sum())
+            first, last = self.bounds.interval(self.name, task)
+            by_task[task] = {
+                "start": iso(first),
+                "end": iso(last),
+                "rows": of,
+                "settled": settled,
+                "censored": of - settled,
+                "positives": positives,
+            }
+            awaiting[task] = of - settled - states["CENSORED"]
+        return split, {"rows": rows, **reach, "tasks": by_task, **labels, "awaiting_data": awaiting}
 
     def _few_keys(self) -> str:
         drawn = self.bounds.drawn
         return "" if drawn is None else f" (it draws by {drawn.by}, of which there may be too few)"
 
-    def _label_summary(self, rows: int) -> dict[str, Any]:
-        """States by task, after a check that every row has labels as old as they need to be."""
+    def _label_summary(self) -> dict[str, Any]:
+        """States by task of the rows of its part, after a check that every row has labels as old as they need to be."""
         start, end = self.bounds.intervals[self.name]
         self._check_label_days(utc_day(start), utc_day(end - 1))
-        shown = self._shown()
-        facts = in_interval(self.tables.labels, start, end)
-        if self.bounds.drawn is not None:
-            # The headers of days, which have no impression, are no facts.
-            facts = facts.join(shown.select("day", "impression_id"), on=["day", "impression_id"], how="semi")
-        states = label_state_counts(shown, facts, self.spec.tasks, self._as_of, self.spec.split.ingest_lag)
-        mature = pl.sum_horizontal(self._mature_ts(task) <= self._as_of for task in self.layout.tasks)
-        share = float(shown.select(mature.sum()).collect().item()) / (rows * len(self.layout.tasks))
+        states: dict[str, dict[str, int]] = {}
+        together: dict[tuple[int, int], list[str]] = {}
+        for task in self.layout.tasks:
+            together.setdefault(self.bounds.interval(self.name, task), []).append(task)
+        for (start, end), tasks in together.items():
+            shown = in_interval(self._shown(), start, end)
+            facts = in_interval(self.tables.labels, start, end)
+            if self.bounds.drawn is not None:
+                # The headers of days, which have no impression, are no facts.
+                facts = facts.join(shown.select("day", "impression_id"), on=["day", "impression_id"], how="semi")
+            lag = self.spec.split.ingest_lag
+            states |= label_state_counts(shown, facts, self.spec.tasks, self._as_of, lag, tasks)
+        belongs = {task: self.bounds.task_rows_of(self.name, task) for task in self.layout.tasks}
+        mature = pl.sum_horizontal(own & (self._mature_ts(task) <= self._as_of) for task, own in belongs.items())
+        counted = self._shown().select(mature=mature.sum(), pairs=pl.sum_horizontal(belongs.values()).sum()).collect()
+        share = float(counted["mature"].item()) / float(counted["pairs"].item())
         return {"mature_share": share, "states": {task: states[task] for task in self.layout.tasks}}
 
     def _mature_ts(self, task: str) -> pl.Expr:
@@ -281,7 +299,10 @@ class _Packer:
         split.random[at] = (rows["traffic"] == RANDOM).fill_null(False).to_numpy()
         production = (rows["traffic"] == PRODUCTION).fill_null(False).to_numpy()
         for column, task in enumerate(self.layout.tasks):
-            split.labels[at, column] = examples[label_column(task)].fill_null(-1).to_numpy()
+            # A pair of a row and a task lies in one part: where this is not the task's, the row has no label of it.
+            first, last = self.bounds.interval(self.name, task)
+            own = pl.when(pl.col("ts").is_between(first, last, closed="left")).then(pl.col(label_column(task)))
+            split.labels[at, column] = examples.select(own.fill_null(-1)).to_series().to_numpy()
             split.weights[at, column] = rows["weight"].to_numpy() if "weight" in rows.columns else 1.0
             if self.propensity is not None and self.spec.propensity.weighting == "ips":
                 split.weights[at, column] *= self.propensity.raw_weights(task, split.position[at], production)

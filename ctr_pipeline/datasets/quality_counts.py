@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import polars as pl
 
-from ctr_pipeline.datasets.examples import in_interval, rows_before_test
+from ctr_pipeline.datasets.examples import in_interval, rows_before_test, settled_labels
 from ctr_pipeline.datasets.packed import DatasetError
 from ctr_pipeline.datasets.time_split import SplitBounds
 from ctr_pipeline.labels import facts_in, join_labels, label_column
@@ -22,7 +22,7 @@ def fit_label_quality(
     labels: pl.LazyFrame,
     watermarks: Mapping[str, int] | None = None,
 ) -> tuple[QualityTable, pl.DataFrame]:
-    """Whose labels are implausible among the rows before the gap, labelled as of the first instant of the test.
+    """Whose labels are implausible among the rows that are settled at the first instant of the test.
 
     ``watermarks`` are those of that instant (:func:`~ctr_pipeline.labels.table.join_labels`).
 
@@ -38,13 +38,16 @@ def fit_label_quality(
     evaluated = [task for task in spec.tasks if task.name in section.evaluated_tasks(spec.tasks)]
     as_of = bounds.label_as_of("train")
     shown = rows_before_test(bounds, impressions).select(*_ROW, "ingest_ts", key=pl.col(section.key)).drop_nulls("key")
-    stored = in_interval(labels, bounds.train_start, bounds.train_end)
+    stored = in_interval(labels, bounds.train_start, bounds.settled_end)
     counted = {name: None for task in evaluated for name in (task.parent, task.name) if name is not None}
     rows = join_labels(shown, stored, spec.tasks, list(counted), as_of, spec.split.ingest_lag, watermarks)
+    rows = rows.with_columns(settled_labels(bounds, counted))
     return label_quality(
         section.key,
         _counts(rows, evaluated),
-        pl.concat([_delays(shown, facts_in(stored), task, as_of) for task in evaluated]).collect(),
+        pl.concat(
+            [_delays(shown.filter(bounds.settled(task.name)), facts_in(stored), task, as_of) for task in evaluated]
+        ).collect(),
         {task.name: task.parent for task in evaluated},
         min_trials=section.min_trials,
         threshold=section.threshold,

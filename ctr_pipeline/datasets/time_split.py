@@ -12,7 +12,7 @@ import polars_hash  # noqa: F401  (registers the expression namespace `nchash`)
 from numpy.typing import NDArray
 
 from ctr_pipeline.datasets.packed import SPLITS, DatasetError
-from ctr_pipeline.labels import task_watermarks
+from ctr_pipeline.labels import label_maturity, task_watermarks
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US, format_duration
 from ctr_pipeline.spec.split import Slice
@@ -52,18 +52,31 @@ class DrawnParts:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SplitBounds:
-    """Instants in microseconds since 1970-01-01 UTC, ascending; every interval includes its start, not its end.
+class TaskBounds:
+    """Where the parts of one task that lie before the test begin and end: train | validation | calibration | gap.
 
-    train | validation | calibration | maturity gap | test. What is before the gap is labelled as of the first instant
-    of the test, as on the day of a deployment; the test as of ``as_of``.
+    Instants in microseconds since 1970-01-01 UTC, ascending. A pair of a row and the task lies in one part at most, by
+    the time of the row alone, whatever its outcome.
     """
 
     train_start: int
     validation_start: int
     calibration_start: int
-    train_end: int
-    """End of the calibration interval: at least the longest maturity before ``test_start``."""
+    settled_end: int
+    """End of the calibration: the label of every earlier row is settled at the first instant of the test."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SplitBounds:
+    """Instants in microseconds since 1970-01-01 UTC; every interval includes its start, not its end.
+
+    Each task has its own train | validation | calibration, as late as its label is settled; the test is that of all
+    tasks. What is before the test is labelled as of its first instant, as on the day of a deployment; the test as of
+    ``as_of``.
+    """
+
+    tasks: Mapping[str, TaskBounds]
+    """By task, its parts before the test."""
     test_start: int
     test_end: int
     as_of: int
@@ -72,60 +85,99 @@ class SplitBounds:
     """How rows are drawn at random; then all parts span the same time, and are labelled as of ``as_of``."""
 
     @property
+    def train_start(self) -> int:
+        """Time of the first row that any task learns from."""
+        return min(parts.train_start for parts in self.tasks.values())
+
+    @property
+    def settled_end(self) -> int:
+        """End of the rows that any task may look at before the test."""
+        return max(parts.settled_end for parts in self.tasks.values())
+
+    @property
     def intervals(self) -> Mapping[str, tuple[int, int]]:
-        """Start and end of each split."""
+        """For each split the shortest interval that holds its rows of all tasks."""
+        found = {}
+        for split in SPLITS:
+            own = [self.interval(split, task) for task in self.tasks]
+            found[split] = (min(start for start, _ in own), max(end for _, end in own))
+        return MappingProxyType(found)
+
+    def interval(self, split: str, task: str) -> tuple[int, int]:
+        """Start and end of the part ``split`` of ``task``."""
         if self.drawn is not None:
-            return MappingProxyType(dict.fromkeys(SPLITS, (self.train_start, self.test_end)))
-        return MappingProxyType(
-            {
-                "train": (self.train_start, self.validation_start),
-                "validation": (self.validation_start, self.calibration_start),
-                "calibration": (self.calibration_start, self.train_end),
-                "test": (self.test_start, self.test_end),
-            }
-        )
+            return self.train_start, self.test_end
+        parts = self.tasks[task]
+        return {
+            "train": (parts.train_start, parts.validation_start),
+            "validation": (parts.validation_start, parts.calibration_start),
+            "calibration": (parts.calibration_start, parts.settled_end),
+            "test": (self.test_start, self.test_end),
+        }[split]
 
     def label_as_of(self, split: str) -> int:
         """Instant as of which the labels of ``split`` are taken."""
         return self.as_of if split == "test" or self.drawn is not None else self.test_start
 
     def rows_of(self, split: str) -> pl.Expr:
-        """Whether a row of the table `impressions` belongs to ``split``."""
-        start, end = self.intervals[split]
+        """Whether a row of the table `impressions` belongs to ``split``, for one task at least."""
+        return pl.any_horizontal(self.task_rows_of(split, task) for task in self._differing)
+
+    def task_rows_of(self, split: str, task: str) -> pl.Expr:
+        """Whether a row of the table `impressions` belongs to ``split`` of ``task``."""
+        start, end = self.interval(split, task)
         within = pl.col("ts").is_between(start, end, closed="left")
         return within if self.drawn is None else within & self.drawn.is_in(split)
 
     def rows_before_test(self) -> pl.Expr:
         """Whether a row of the table `impressions` may be looked at before the test is."""
-        within = pl.col("ts").is_between(self.train_start, self.train_end, closed="left")
+        within = pl.col("ts").is_between(self.train_start, self.settled_end, closed="left")
         return within if self.drawn is None else within & ~self.drawn.is_in("test")
 
-    def instants(self) -> dict[str, int]:
-        """The bounds by name."""
-        return {name: int(getattr(self, name)) for name in self.__slots__ if name != "drawn"}
+    def settled(self, task: str) -> pl.Expr:
+        """Whether the label of ``task`` of such a row counts: those of later rows are known for early outcomes only."""
+        return pl.col("ts") < self.tasks[task].settled_end
 
     def to_json(self) -> dict[str, Any]:
         """The bounds as a dictionary; read back by :meth:`from_json`."""
-        return self.instants() | ({} if self.drawn is None else {"drawn": asdict(self.drawn)})
+        return {
+            "tasks": {task: asdict(parts) for task, parts in self.tasks.items()},
+            **self._of_all_tasks(),
+            **({} if self.drawn is None else {"drawn": asdict(self.drawn)}),
+        }
 
     @classmethod
     def from_json(cls, content: Mapping[str, Any]) -> Self:
         """The bounds in a dictionary made by :meth:`to_json`."""
         drawn = content.get("drawn")
-        return cls(**{**content, "drawn": None if drawn is None else DrawnParts(**drawn)})
+        parts = {task: TaskBounds(**of) for task, of in content["tasks"].items()}
+        return cls(**{**content, "tasks": parts, "drawn": None if drawn is None else DrawnParts(**drawn)})
 
-    def describe(self) -> dict[str, str]:
-        """The bounds as ISO 8601 text, UTC."""
-        return {name: iso(instant) for name, instant in self.instants().items()}
+    def describe(self) -> dict[str, Any]:
+        """The bounds as :meth:`to_json` has them, the instants as ISO 8601 text, UTC."""
+        parts = {task: {name: iso(at) for name, at in asdict(of).items()} for task, of in self.tasks.items()}
+        return {"tasks": parts, **{name: iso(instant) for name, instant in self._of_all_tasks().items()}}
+
+    @property
+    def _differing(self) -> list[str]:
+        """A task for each different set of parts: tasks that settle together are looked at once."""
+        found: dict[TaskBounds, str] = {}
+        for task, parts in self.tasks.items():
+            found.setdefault(parts, task)
+        return list(found.values())
+
+    def _of_all_tasks(self) -> dict[str, int]:
+        return {"test_start": self.test_start, "test_end": self.test_end, "as_of": self.as_of}
 
 
 def split_bounds(spec: Spec, ts: NDArray[np.int64], as_of: int) -> SplitBounds:
     """Bounds of the parts of the dataset of a run as of ``as_of``.
 
     With W the longest maturity, the test is the latest interval whose rows are all W old at ``as_of``. Train, validation
-    and calibration are the rows that are W old at the first instant of the test. Slices in days begin and end at
-    00:00 UTC. Slices in fractions are shares of the mature rows, to the row (rows with one and the same time stay
-    together). Parts that are drawn at random are shares of all rows that are W old at ``as_of``.
+    and calibration of a task are the rows whose label of that task is settled at the first instant of the test: those
+    that are as old as its own maturity, or W with ``maturity: longest``. Slices in days begin and end at 00:00 UTC.
+    Slices in fractions are shares of the rows that are W old at ``as_of``, to the row (rows with one and the same time
+    stay together). Parts that are drawn at random are shares of those rows.
 
     Args:
         spec: Slices, tasks and ingest lag.
@@ -152,37 +204,57 @@ def split_bounds(spec: Spec, ts: NDArray[np.int64], as_of: int) -> SplitBounds:
     if split.test.last is not None:
         test_end = min(test_end, _first_instant(split.test.last) + DAY_US)
     test_start = _start(split.test, ordered, test_end, mature)
-    train_end = test_start - maturity
-    if split.calibration.fraction is None or split.validation.fraction is None:
-        train_end = _midnight(train_end)
-    calibration_start = _start(split.calibration, ordered, train_end, mature)
-    validation_start = _start(split.validation, ordered, calibration_start, mature)
-    train_start = int(ordered[0])
-    if split.train_days is not None:
-        train_start = max(train_start, _midnight(validation_start - split.train_days * DAY_US))
+    parts = {gap: _parts(spec, gap, ordered, test_start, mature) for gap in _gaps(spec).values()}
     bounds = SplitBounds(
-        train_start=train_start,
-        validation_start=validation_start,
-        calibration_start=calibration_start,
-        train_end=train_end,
+        tasks={task: parts[gap] for task, gap in _gaps(spec).items()},
         test_start=test_start,
         test_end=test_end,
         as_of=as_of,
     )
-    for name, (start, end) in bounds.intervals.items():
-        if start >= end or np.searchsorted(ordered, start) == np.searchsorted(ordered, end):
-            raise _off_the_log(spec, name, bounds, ordered) if _is_dated(spec) else _too_short(spec, ordered, as_of)
+    for task in bounds.tasks:
+        for name in SPLITS:
+            start, end = bounds.interval(name, task)
+            if start >= end or np.searchsorted(ordered, start) == np.searchsorted(ordered, end):
+                raise (
+                    _off_the_log(spec, name, task, bounds, ordered)
+                    if _is_dated(spec)
+                    else _too_short(spec, ordered, as_of)
+                )
     return bounds
+
+
+def _gaps(spec: Spec) -> dict[str, int]:
+    """By task, how long before the test its labels are settled, microseconds."""
+    if spec.split.maturity == "longest":
+        return {task.name: spec.longest_maturity for task in spec.tasks}
+    return {task.name: label_maturity(spec.tasks, task.name) + spec.split.ingest_lag for task in spec.tasks}
+
+
+def _parts(spec: Spec, gap: int, ordered: NDArray[np.int64], test_start: int, mature: int) -> TaskBounds:
+    """The parts before the test of a task whose labels settle in ``gap``."""
+    split = spec.split
+    settled_end = test_start - gap
+    if split.calibration.fraction is None or split.validation.fraction is None:
+        settled_end = _midnight(settled_end)
+    calibration_start = _start(split.calibration, ordered, settled_end, mature)
+    validation_start = _start(split.validation, ordered, calibration_start, mature)
+    train_start = int(ordered[0])
+    if split.train_days is not None:
+        train_start = max(train_start, _midnight(validation_start - split.train_days * DAY_US))
+    return TaskBounds(
+        train_start=train_start,
+        validation_start=validation_start,
+        calibration_start=calibration_start,
+        settled_end=settled_end,
+    )
 
 
 def _drawn(spec: Spec, by: str, start: int, end: int, as_of: int) -> SplitBounds:
     """One interval for all parts: the mature rows, which are drawn at random."""
     split = spec.split
+    parts = TaskBounds(train_start=start, validation_start=start, calibration_start=start, settled_end=end)
     return SplitBounds(
-        train_start=start,
-        validation_start=start,
-        calibration_start=start,
-        train_end=end,
+        tasks={task.name: parts for task in spec.tasks},
         test_start=start,
         test_end=end,
         as_of=as_of,
@@ -259,19 +331,20 @@ def _is_dated(spec: Spec) -> bool:
     return any(part.first is not None for part in (spec.split.test, spec.split.calibration, spec.split.validation))
 
 
-def _off_the_log(spec: Spec, name: str, bounds: SplitBounds, ordered: NDArray[np.int64]) -> DatasetError:
-    start, end = bounds.intervals[name]
+def _off_the_log(spec: Spec, name: str, task: str, bounds: SplitBounds, ordered: NDArray[np.int64]) -> DatasetError:
+    start, end = bounds.interval(name, task)
     span = (
         f"from {iso(start)} to {iso(end)}"
         if start < end
         else f"since it would begin at {iso(start)} and end at {iso(end)}"
     )
-    gap = format_duration(spec.longest_maturity)
+    part = f"its part {name}" if name == "test" else f"the part {name} of {task}"
+    gap, longest = (format_duration(maturity) for maturity in (_gaps(spec)[task], spec.longest_maturity))
     return DatasetError(
-        f"The split has no rows in its part {name}, {span}. The log has {ordered.size} impressions from "
-        f"{iso(int(ordered[0]))} to {iso(int(ordered[-1]))}; labels take {gap} to settle, so before the test only those before "
-        f"{iso(bounds.train_end)} count, and in the test those that are so old as of {iso(bounds.as_of)}. Change the days "
-        "in the section `split`, or run on a later day."
+        f"The split has no rows in {part}, {span}. The log has {ordered.size} impressions from "
+        f"{iso(int(ordered[0]))} to {iso(int(ordered[-1]))}; labels of {task} take {gap} to settle, so before the test only those "
+        f"before {iso(bounds.tasks[task].settled_end)} count, and in the test those that are {longest} old as of "
+        f"{iso(bounds.as_of)}. Change the days in the section `split`, or run on a later day."
     )
 
 

@@ -141,7 +141,12 @@ def join_labels(
 
 
 def label_state_counts(
-    impressions: IntoLazyFrameT, table: IntoLazyFrameT, tasks: Sequence[Task], as_of: int, ingest_lag: int = 0
+    impressions: IntoLazyFrameT,
+    table: IntoLazyFrameT,
+    tasks: Sequence[Task],
+    as_of: int,
+    ingest_lag: int = 0,
+    names: Sequence[str] | None = None,
 ) -> dict[str, dict[str, int]]:
     """Number of impressions by task and state as of ``as_of``; states without any count 0.
 
@@ -151,12 +156,14 @@ def label_state_counts(
         tasks: Tasks of the spec, parents first.
         as_of: Microseconds since 1970-01-01 UTC, no later than that of ``table``.
         ingest_lag: Microseconds added to every maturity.
+        names: The tasks to count; all when None.
     """
+    wanted = [task for task in tasks if names is None or task.name in names]
     shown = nw.from_native(impressions).filter(nw.col("ingest_ts") <= as_of)
     facts = nw.from_native(facts_in(table)).filter(nw.col("ingest_ts") <= as_of)
     counts: dict[str, dict[str, int]] = {}
-    rows, mature = _rows_and_mature(shown, tasks, as_of, ingest_lag)
-    for task in tasks:
+    rows, mature = _rows_and_mature(shown, wanted, as_of, ingest_lag, tasks)
+    for task in wanted:
         own = facts.filter(nw.col("task") == task.name)
         with_facts, mature_with_facts = _rows_and_mature(own, [task], as_of, ingest_lag, tasks)
         settled = mature[task.name] - mature_with_facts[task.name] if settles_without_events(tasks, task.name) else 0

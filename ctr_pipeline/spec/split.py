@@ -2,7 +2,7 @@
 
 from datetime import date
 from itertools import pairwise
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -35,7 +35,8 @@ class Slice(Section):
 class Split(Section):
     """A simulated deployment, in time order: train, validation, calibration, maturity gap, test.
 
-    The test is the latest mature interval. Everything before the gap is labelled as of the first instant of the test.
+    The test is the latest interval in which all tasks are mature. The other parts are those of each task: they end
+    where its labels are settled at the first instant of the test, as of which everything before it is labelled.
     With ``by`` there is no order: mature impressions are drawn at random, all labelled as of the end of the run.
     """
 
@@ -53,6 +54,11 @@ class Split(Section):
         default=0, description="Extra time after a window closes before its label counts as settled."
     )
 
+    maturity: Literal["by_task", "longest"] = added_field(
+        "by_task",
+        "When the rows before the test count: `by_task`, for each task as soon as its own label is settled; `longest`, for "
+        "all tasks once that of the slowest is.",
+    )
     by: Column | None = added_field(
         None,
         "Draws the parts at random: `row`, `user`, `session`, or a column of the log whose equal values stay together.",

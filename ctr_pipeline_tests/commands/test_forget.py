@@ -258,21 +258,28 @@ def test_nobody_else_may_be_at_work(deployment: Deployment) -> None:
     assert_frame_equal(tables(deployment)["impressions"], before["impressions"])
 
 
-def dataset(settings: Deployment, day: str, first: date, last: date) -> Path:
+def dataset(settings: Deployment, day: str, first: date, last: date, *, before_tasks_had_parts: bool = False) -> Path:
     """A dataset that learns from ``first`` to before ``last``, and tests on the day of ``last``."""
 
     def instant(of: date) -> int:
         return int(datetime(of.year, of.month, of.day, tzinfo=UTC).timestamp()) * 1_000_000
 
-    bounds = {"train_start": instant(first), "validation_start": instant(last), "calibration_start": instant(last),
-              "train_end": instant(last), "test_start": instant(last), "test_end": instant(last) + DAY_US,
-              "as_of": instant(last) + DAY_US}  # fmt: skip
+    def text(found: dict[str, Any]) -> dict[str, Any]:
+        return {
+            name: text(of)
+            if isinstance(of, dict)
+            else datetime.fromtimestamp(of / 1e6, UTC).isoformat().replace("+00:00", "Z")
+            for name, of in found.items()
+        }
+
+    of_all = {"test_start": instant(last), "test_end": instant(last) + DAY_US, "as_of": instant(last) + DAY_US}
+    parts = {"train_start": instant(first), "validation_start": instant(last), "calibration_start": instant(last)}
+    settled: dict[str, Any] = {task: {**parts, "settled_end": instant(last)} for task in ("click", "buy")}
+    settled["buy"]["settled_end"] -= DAY_US
+    bounds = {**parts, "train_end": instant(last), **of_all} if before_tasks_had_parts else {"tasks": settled, **of_all}
     folder = settings.paths.retrain(day).dataset
     (folder / "packed").mkdir(parents=True)
-    (folder / "packed" / "manifest.json").write_text(
-        json.dumps({"bounds": {name: datetime.fromtimestamp(us / 1e6, UTC).isoformat().replace("+00:00", "Z")
-                               for name, us in bounds.items()}})
-    )  # fmt: skip
+    (folder / "packed" / "manifest.json").write_text(json.dumps({"bounds": text(bounds)}))
     (folder / "examples.json").write_text(json.dumps({"bounds": bounds, "versions": {}}))
     training = settings.paths.retrain(day).training
     training.mkdir(parents=True)
@@ -286,7 +293,7 @@ def test_datasets_with_a_row_of_the_user_go_and_models_that_learnt_from_one_are_
     deployment: Deployment,
 ) -> None:
     learnt = dataset(deployment, "learnt", FIRST, DAYS[2])
-    tested = dataset(deployment, "tested", date(2025, 1, 1), DAYS[1])
+    tested = dataset(deployment, "tested", date(2025, 1, 1), DAYS[1], before_tasks_had_parts=True)
     (tested / "examples.json").unlink()
     before = dataset(deployment, "before", date(2024, 1, 1), date(2024, 2, 1))
     report = forget_user(deployment, ANNA, TODAY)

@@ -20,7 +20,13 @@ NEW: dict[str, Any] = {
     "split": {
         "train": {
             "rows": 20, "first": "2026-03-01T00:00:00Z", "last": "2026-03-04T00:00:00Z",
-            "states": {"buy": {"POSITIVE": 3}}, "awaiting_data": {"buy": 7},
+            "tasks": {
+                "buy": {
+                    "start": "2026-03-01T00:00:00Z", "end": "2026-03-04T00:00:00Z",
+                    "rows": 20, "settled": 12, "censored": 8, "positives": 3,
+                }
+            },
+            "states": {"buy": {"POSITIVE": 3, "NEGATIVE": 16, "CENSORED": 1}}, "awaiting_data": {"buy": 7},
         }
     },
     "propensity": {},
@@ -45,6 +51,8 @@ NEW: dict[str, Any] = {
 def of_format_1() -> dict[str, Any]:
     old = copy.deepcopy(NEW)
     old["format"] = 1
+    # All tasks then had the parts of the slowest.
+    del old["split"]["train"]["tasks"]
     old["split"]["train"]["undelivered"] = old["split"]["train"].pop("awaiting_data")
     [task], [key] = old["label_quality"]["tasks"], old["label_quality"]["flagged"]
     task["judged"], key["verdict"] = task.pop("evaluated"), key.pop("status")

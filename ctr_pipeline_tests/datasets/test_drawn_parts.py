@@ -170,7 +170,9 @@ def dated(calibration: str = "{first: 2026-03-06}", test: str = "{first: 2026-03
 
 
 def in_days(bounds: SplitBounds) -> list[float]:
-    return [(instant - START) / DAY for instant in bounds.instants().values()]
+    parts = bounds.tasks["buy"]
+    instants = (parts.train_start, parts.validation_start, parts.calibration_start, parts.settled_end)
+    return [(instant - START) / DAY for instant in (*instants, bounds.test_start, bounds.test_end, bounds.as_of)]
 
 
 def test_named_days_by_hand(log: Log) -> None:
@@ -192,11 +194,11 @@ def test_named_days_by_hand(log: Log) -> None:
         (dated(test="{first: 2027-03-13}"), "its part test"),
         (
             with_split("test: {days: 5}; calibration: {first: 2026-03-06}; validation: {days: 1}"),
-            "its part calibration",
+            "the part calibration of buy",
         ),
         (
             with_split("test: {days: 2}; calibration: {days: 1}; validation: {first: 2026-02-27}"),
-            "its part train, since",
+            "the part train of click, since",
         ),
     ],
 )

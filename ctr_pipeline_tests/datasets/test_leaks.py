@@ -74,6 +74,14 @@ JUDGING = a_spec(
     SPEC + "label_quality: {key: ad, tasks: [click], min_trials: 5, threshold: 0.3, weighting: down_weight}\n"
 )
 LATER = replace(BOUNDS, test_start=BOUNDS.test_start + DAY)
+INTO_THE_TEST = replace(
+    BOUNDS,
+    tasks={
+        task: replace(parts, validation_start=BOUNDS.test_end, settled_end=BOUNDS.test_end)
+        for task, parts in BOUNDS.tasks.items()
+    },
+    test_start=BOUNDS.as_of,
+)
 # A dataset must have a test, even where all of the future was deleted.
 TEST_ROW = LOG.impressions.filter(pl.col("ts").is_between(BOUNDS.test_start + DAY, BOUNDS.test_end)).head(1)
 WORLDS = [(leaks.Log(LOG.impressions, LOG.events), FUTURE)]
@@ -115,7 +123,7 @@ def evaluated(log: leaks.Log, instant: int, bounds: SplitBounds = BOUNDS) -> pl.
 
 def test_label_quality_does_not_know_the_test() -> None:
     assert_future_invariant(evaluated, WORLDS)
-    for leaky in (LATER, replace(BOUNDS, train_end=BOUNDS.test_end, test_start=BOUNDS.as_of)):
+    for leaky in (LATER, INTO_THE_TEST):
         with pytest.raises(LeakError, match="future was"):
             assert_future_invariant(partial(evaluated, bounds=leaky), WORLDS)
 
@@ -123,16 +131,16 @@ def test_label_quality_does_not_know_the_test() -> None:
 PLANTED: Mapping[str, tuple[dict[str, SplitBounds], str]] = {
     "vocabulary and means of rows that arrived after the test began": ({"vocabulary_of": LATER}, "layout.json"),
     "vocabulary and means of the test's rows": (
-        {"vocabulary_of": replace(BOUNDS, validation_start=BOUNDS.test_end, test_start=BOUNDS.as_of)},
+        {"vocabulary_of": INTO_THE_TEST},
         "vocabulary.parquet",
     ),
     "propensities of later labels": ({"propensity_of": LATER}, "train weights"),
     "propensities of the test's rows": (
-        {"propensity_of": replace(BOUNDS, train_end=BOUNDS.test_end, test_start=BOUNDS.as_of)},
+        {"propensity_of": INTO_THE_TEST},
         "train weights",
     ),
     "label quality of later labels": ({"quality_of": LATER}, "train weights"),
-    "labels of a day later": ({"bounds": LATER}, "train labels"),
+    "labels of a day later": ({"bounds": LATER}, "calibration labels"),
 }
 
 

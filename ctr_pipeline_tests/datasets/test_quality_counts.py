@@ -31,8 +31,8 @@ def fit(spec: Spec, log: Log = LOG) -> tuple[QualityTable, pl.DataFrame]:
     return fit_label_quality(spec, log.bounds(spec), tables.impressions, tables.labels)
 
 
-def outcomes(log: Log, spec: Spec) -> list[tuple[str | None, int, int | None, int | None]]:
-    """Ad, time of the impression, and (event time, known time) of a click that counts, of the rows before the gap.
+def outcomes(log: Log, spec: Spec, settled: str = "click") -> list[tuple[str | None, int, int | None, int | None]]:
+    """Ad, time of the impression, and (event time, known time) of a click that counts, of rows whose ``settled`` is.
 
     By the rules of docs/spec.md for this log: a click within 12 h, and no outcome twice.
     """
@@ -40,7 +40,10 @@ def outcomes(log: Log, spec: Spec) -> list[tuple[str | None, int, int | None, in
     clicks = {row["impression_id"]: row for row in log.events.filter(pl.col("event") == "click").iter_rows(named=True)}
     rows = []
     for shown in log.impressions.iter_rows(named=True):
-        if not bounds.train_start <= shown["ts"] < bounds.train_end or shown["ingest_ts"] > bounds.test_start:
+        if (
+            not bounds.train_start <= shown["ts"] < bounds.tasks[settled].settled_end
+            or shown["ingest_ts"] > bounds.test_start
+        ):
             continue
         click = clicks.get(shown["impression_id"])
         counts = click is not None and click["event_ts"] <= shown["ts"] + spec.task("click").window
@@ -72,7 +75,7 @@ def test_trials_of_a_later_step_are_the_outcomes_of_its_parent() -> None:
     spec = judging("{key: ad, min_trials: 5}")
     table, found = fit(spec)
     clicked: dict[str, int] = defaultdict(int)
-    for ad, _, _, known in outcomes(LOG, spec):
+    for ad, _, _, known in outcomes(LOG, spec, "buy"):
         if ad is not None and known is not None:
             clicked[ad] += 1
     assert [task.task for task in table.tasks] == ["buy"]

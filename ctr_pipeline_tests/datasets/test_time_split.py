@@ -37,8 +37,13 @@ def rows(ts: np.ndarray, bounds: SplitBounds) -> dict[str, int]:
     return {name: int(((ts >= start) & (ts < end)).sum()) for name, (start, end) in bounds.intervals.items()}
 
 
-def in_days(bounds: SplitBounds) -> dict[str, float]:
-    return {name: instant / DAY for name, instant in bounds.to_json().items()}
+def in_days(bounds: SplitBounds, task: str = "click") -> dict[str, float]:
+    return {name: instant / DAY for name, instant in instants(bounds, task).items()}
+
+
+def instants(bounds: SplitBounds, task: str) -> dict[str, int]:
+    content = bounds.to_json()
+    return {**content.pop("tasks")[task], **content}
 
 
 def test_days_by_hand() -> None:
@@ -47,7 +52,7 @@ def test_days_by_hand() -> None:
         "train_start": 0,
         "validation_start": 10,
         "calibration_start": 11,
-        "train_end": 13,
+        "settled_end": 13,
         "test_start": 15,
         "test_end": 18,
         "as_of": 20,
@@ -57,8 +62,8 @@ def test_days_by_hand() -> None:
 def test_a_part_of_a_day_more_waits_for_the_next_midnight() -> None:
     ts = np.arange(20 * 24) * (DAY // 24)
     bounds = split_bounds(a_spec(lag="1h"), ts, 20 * DAY)
-    assert (bounds.test_end, bounds.test_start, bounds.train_end) == (17 * DAY, 14 * DAY, 11 * DAY)
-    assert bounds.test_start - bounds.train_end >= a_spec(lag="1h").longest_maturity
+    assert (bounds.test_end, bounds.test_start, bounds.settled_end) == (17 * DAY, 14 * DAY, 11 * DAY)
+    assert bounds.test_start - bounds.settled_end >= a_spec(lag="1h").longest_maturity
 
 
 def test_the_test_ends_with_the_log_when_that_is_earlier() -> None:
@@ -110,10 +115,10 @@ def test_intervals_never_overlap_and_the_gap_holds(
     ts = np.random.default_rng(seed).integers(0, 16 * DAY, 500)
     as_of = 16 * DAY
     bounds = split_bounds(spec, ts, as_of)
-    instants = list(bounds.to_json().values())
-    assert instants == sorted(instants)
+    ascending = list(instants(bounds, "click").values())
+    assert ascending == sorted(ascending)
     assert all(size > 0 for size in rows(ts, bounds).values())
-    assert bounds.test_start - bounds.train_end >= spec.longest_maturity
+    assert bounds.test_start - bounds.settled_end >= spec.longest_maturity
     tested = ts[(ts >= bounds.test_start) & (ts < bounds.test_end)]
     assert (tested + spec.longest_maturity <= as_of).all()
     if "days" in test:

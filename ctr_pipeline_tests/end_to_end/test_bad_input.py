@@ -230,7 +230,7 @@ def test_negatives_of_an_outage_that_has_ended_are_left_out_and_counted(
     assert {name for name, found in left_out.items() if found["buy"]} == {"validation", "calibration"}
     assert all(found["click"] == 0 for found in left_out.values())
     # Nothing of that day was delivered: only its known orders, none, have a label.
-    assert left_out["calibration"]["buy"] == split["calibration"]["rows"]
+    assert left_out["calibration"]["buy"] == split["calibration"]["tasks"]["buy"]["rows"]
     shown = ctr("report", "latest", "--data-root", shop.folder / "data").stdout
     assert f"calibration: buy {left_out['calibration']['buy']:,} negatives have no label" in shown
 

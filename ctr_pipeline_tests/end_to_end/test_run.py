@@ -47,15 +47,17 @@ def test_the_report_accounts_for_every_row_and_label(finished: Finished) -> None
 
 def test_the_splits_are_a_simulated_deployment(finished: Finished) -> None:
     split = finished.report["split"]
-    ends = [split[name]["last"] for name in ("train", "validation", "calibration")]
-    starts = [split[name]["first"] for name in ("validation", "calibration", "test")]
-    assert all(end < start for end, start in zip(ends, starts, strict=True))
-    # Three days of window between the last row that is learnt from and the first that is tested.
-    assert (split["calibration"]["last"][:10], split["test"]["first"][:10]) == ("2026-01-08", "2026-01-12")
+    # A click settles within a day of the test; what follows it takes three days.
+    for task, settled_end in (("click", "2026-01-11"), ("add_to_cart", "2026-01-09"), ("checkout", "2026-01-09")):
+        parts = [split[name]["tasks"][task] for name in ("train", "validation", "calibration", "test")]
+        ends, starts = [part["end"] for part in parts], [part["start"] for part in parts]
+        assert ends[:2] == starts[1:3]
+        assert (ends[2][:10], starts[3][:10]) == (settled_end, "2026-01-12")
+        assert all(part["rows"] == part["settled"] > part["positives"] > 0 == part["censored"] for part in parts)
     for part in split.values():
-        for states in part["states"].values():
+        for task, states in part["states"].items():
             assert states["CENSORED"] == 0
-            assert sum(states.values()) == part["rows"]
+            assert sum(states.values()) == part["tasks"][task]["rows"] <= part["rows"]
 
 
 def test_metrics_have_intervals_for_each_task_and_split(finished: Finished) -> None:
@@ -133,10 +135,15 @@ def test_each_advertiser_is_counted_and_judged_before_the_gap(finished: Finished
         own = keys.filter(pl.col("task") == task["task"])
         counts = (own["trials"].sum(), own["positives"].sum(), own.height)
         assert counts == (task["trials"], task["positives"], task["keys"])
-        # Each row before the gap whose parent step happened is a trial of somebody.
-        for step, count in ((task["parent"], task["trials"]), (task["task"], task["positives"])):
-            states = [split[name]["states"][step] for name in ("train", "validation", "calibration")]
-            assert count == sum(state["POSITIVE"] + state["LATE_POSITIVE"] for state in states)
+        # Each settled row whose parent step happened is a trial of somebody; the parent of a first step settles earlier.
+        before = {
+            step: sum(split[name]["tasks"][step]["positives"] for name in ("train", "validation", "calibration"))
+            for step in (task["task"], task["parent"])
+        }
+        assert task["positives"] == before[task["task"]]
+        assert (
+            task["trials"] < before["click"] if task["parent"] == "click" else task["trials"] == before[task["parent"]]
+        )
         assert f"{task['task']}: {task['inflated']} inflated" in finished.stdout
 
 

@@ -7,7 +7,7 @@ import polars as pl
 import pytest
 import yaml
 
-from ctr_pipeline.datasets import SplitBounds, fit_label_quality
+from ctr_pipeline.datasets import SplitBounds, TaskBounds, fit_label_quality
 from ctr_pipeline.labels import QualityTable, label_table
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.fields import DAY_US
@@ -66,8 +66,9 @@ def evaluate(spec: Spec, clicked: pl.DataFrame, events: pl.DataFrame) -> tuple[Q
     first = int(datetime.combine(clicked["day"].min(), datetime.min.time(), UTC).timestamp()) * 1_000_000  # type: ignore[arg-type]
     end = int(clicked["ts"].max()) + 1  # type: ignore[arg-type]
     as_of = end + spec.longest_maturity
+    parts = TaskBounds(train_start=first, validation_start=end - 2, calibration_start=end - 1, settled_end=end)
     bounds = SplitBounds(
-        train_start=first, validation_start=end - 2, calibration_start=end - 1, train_end=end,
+        tasks={task.name: parts for task in spec.tasks},
         test_start=as_of, test_end=as_of + DAY_US, as_of=as_of + DAY_US + spec.longest_maturity,
     )  # fmt: skip
     impressions = clicked.select("day", "impression_id", "ts", "ingest_ts", "advertiser_id").lazy()

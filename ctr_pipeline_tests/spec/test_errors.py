@@ -270,6 +270,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("split.test", {"days": 3, "fraction": 0.1}),
         ("split.test: declare exactly one of `days`, `fraction` and `first`; found days and fraction",),
     ),
+    "unknown maturity": (
+        set_to("split.maturity", "task"),
+        ("split.maturity", "by_task", "longest", "(found 'task')"),
+    ),
     "slice of no length": (set_to("split.test", {}), ("split.test", "found none")),
     "a last day without a first": (
         set_to("split.test", {"days": 3, "last": "2026-03-09"}),

@@ -55,7 +55,7 @@ def dataset_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(
             metadata={
                 "impressions": impressions,
-                "bounds": table({"instant": name, "utc": text} for name, text in view.bounds.describe().items()),
+                "bounds": table(_parts_by_task(view)),
                 **{f"delta_version/{name}": version for name, version in view.existing_versions.items()},
             },
             tags=retrain_tags(deployment, context),
@@ -158,6 +158,16 @@ def _view(spec: Spec, lake: "Lake", first: date, last: date) -> tuple[ExamplesVi
     return view, len(ts)
 
 
+def _parts_by_task(view: ExamplesView) -> Iterator[dict[str, str]]:
+    from ctr_pipeline.datasets.packed import SPLITS
+    from ctr_pipeline.datasets.time_split import iso
+
+    for task in view.bounds.tasks:
+        for split in SPLITS:
+            start, end = (iso(instant) for instant in view.bounds.interval(split, task))
+            yield {"task": task, "split": split, "from": start, "before": end}
+
+
 def _pack(spec: Spec, paths: RetrainPaths, view: ExamplesView, tables: "Tables") -> "PackedDataset":
     from ctr_pipeline.datasets import pack_dataset
 
@@ -187,6 +197,11 @@ def _dataset_metadata(dataset: "PackedDataset", paths: RetrainPaths) -> dict[str
                 **{end: found[end][:16].replace("T", " ") for end in ("first", "last")},
             }
             for name, found in splits.items()
+        ),
+        "tasks": table(
+            {"split": name, "task": task, **counts}
+            for name, found in splits.items()
+            for task, counts in found["tasks"].items()
         ),
         "test_labels": table(state_rows(splits["test"]["states"])),
         "train_labels": table(state_rows(splits["train"]["states"])),
