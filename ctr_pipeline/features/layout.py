@@ -34,8 +34,22 @@ class LayoutError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
+class Encoding:
+    """How a number reaches the model beside its standardised value, or instead of it."""
+
+    kind: str
+    """Kind of the spec's section."""
+    edges: tuple[float, ...] = ()
+    """Edges of the bins, ascending, on the raw scale: values that occur in the training rows."""
+    means: tuple[float, ...] = ()
+    """Mean of each bin's input over the training rows with a value. It is subtracted, so that zeros say nothing."""
+    period: float | None = None
+    """Set for an angle: after how much, on the raw scale, it is the same."""
+
+
+@dataclass(frozen=True, slots=True)
 class NumericColumn:
-    """One number: raw value → ``fill`` where missing → ``transform`` → (x - mean) / std."""
+    """One number: raw value → ``fill`` where missing → ``transform`` → (x - mean) / std, and its ``encoding``."""
 
     name: str
     """Name of the feature; of a vector with the place of the number in it, as ``name[0]``."""
@@ -51,6 +65,8 @@ class NumericColumn:
     """Mean over the training rows, after fill and transform."""
     std: float
     """Population standard deviation over the training rows, after fill and transform; 1 for a constant."""
+    encoding: Encoding | None = None
+    """None for the standardised value alone."""
 
     @property
     def feature(self) -> str:
@@ -140,6 +156,8 @@ class Layout:
                 raise LayoutError(
                     f"layout: {column.name}: fill, mean and a positive std must be finite, found {numbers}"
                 )
+            if column.encoding is not None:
+                _check_encoding(column.name, column.encoding)
         for id_column in self.ids:
             if id_column.rows < FIRST_VOCABULARY_ROW or id_column.dim < 1:
                 raise LayoutError(
@@ -188,6 +206,9 @@ class Layout:
         content = asdict(self)
         if not self.null_values:
             del content["null_values"]
+        for number in content["numeric"]:
+            if number["encoding"] is None:
+                del number["encoding"]
         for column in content["ids"]:
             # These too came later: a layout without one has the text, and so the hash, that it always had.
             for name in ("pooled", "from_time"):
@@ -205,7 +226,7 @@ class Layout:
         try:
             content: dict[str, Any] = json.loads(text)
             return cls(
-                numeric=tuple(NumericColumn(**column) for column in content["numeric"]),
+                numeric=tuple(_numeric_column(**column) for column in content["numeric"]),
                 ids=tuple(_id_column(**column) for column in content["ids"]),
                 tasks=tuple(content["tasks"]),
                 parents=tuple(content["parents"]),
@@ -215,6 +236,23 @@ class Layout:
             raise LayoutError(
                 f"layout: not a layout written by this pipeline: {error}. Pack the dataset again."
             ) from error
+
+
+def _check_encoding(name: str, encoding: Encoding) -> None:
+    edges, means = np.array(encoding.edges), np.array(encoding.means)
+    if not np.isfinite(edges).all() or not np.isfinite(means).all() or (np.diff(edges) <= 0).any():
+        raise LayoutError(
+            f"layout: {name}: edges must be finite and ascend, and means be finite; found {edges}, {means}"
+        )
+    if encoding.period is not None and not 0 < encoding.period < math.inf:
+        raise LayoutError(f"layout: {name}: a period is a finite number above 0, found {encoding.period}")
+
+
+def _numeric_column(encoding: dict[str, Any] | None = None, **fields: Any) -> NumericColumn:
+    if encoding is None:
+        return NumericColumn(**fields)
+    lists = {name: tuple(encoding[name]) for name in ("edges", "means")}
+    return NumericColumn(encoding=Encoding(**(encoding | lists)), **fields)
 
 
 def _id_column(

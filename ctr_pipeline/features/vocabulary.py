@@ -20,8 +20,10 @@ from ctr_pipeline.features.layout import (
     NumericColumn,
     Pooled,
 )
+from ctr_pipeline.features.number_encodings import fit_encoding
 from ctr_pipeline.sources.missing import null_texts
 from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.encodings import EncodingSection
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
     HistoryFeature,
@@ -54,7 +56,7 @@ def fit_layout(
 
     A value enters the vocabulary of its feature with ``min_count`` training rows, or occurrences in the lists. Rows 0 and 1 are those of missing
     and of unknown or rare values; from row 2 on, the values are in order of falling count, then of their text.
-    Mean and standard deviation are those of float32 values after fill and transform. One number is in memory at a
+    Mean and standard deviation are those of float32 values after fill and transform; edges of bins are values of the rows. One number is in memory at a
     time, some 8 bytes a row, and of a vector a few.
 
     Args:
@@ -80,7 +82,8 @@ def fit_layout(
         for at in range(0, len(numbers), _TOGETHER):
             found = rows.select(numbers[at : at + _TOGETHER]).collect(engine="streaming")
             for place, column in enumerate(found.get_columns(), start=at):
-                numeric.append(_fit_numeric(column.name, group, source, _to_array(column), first=place == 0))
+                section = spec.features.encoding_of(source)
+                numeric.append(_fit_numeric(column.name, group, source, section, _to_array(column), place == 0))
     categories: list[tuple[Group, CategoricalFeature]] = [
         ("categorical" if number < len(spec.features.categorical) else "contextual", feature)
         for number, feature in enumerate(spec.features.embedded)
@@ -212,14 +215,18 @@ def _pooled(feature: CategoricalFeature) -> Pooled | None:
     return None if declared is None else Pooled(declared.max_length, declared.pooling, declared.keep)
 
 
-def _fit_numeric(name: str, group: Group, source: _Source, values: NDArray[np.float32], first: bool) -> NumericColumn:
+def _fit_numeric(
+    name: str, group: Group, source: _Source, section: EncodingSection, values: NDArray[np.float32], first: bool
+) -> NumericColumn:
     """The column of the numbers ``values``; ``first`` where it is the only number of its feature, or leads a vector."""
     if isinstance(source, NumericFeature):
         missing, transform = source.missing, source.transform
     else:
         # Counts and durations have heavy tails; rates do not.
         missing, transform = Missing(), "none" if isinstance(source, HistoryRate) else "signed_log1p"
-    # Sorted, because a join returns its rows in any order and the rounding of a sum depends on the order.
+    # Sorted, because a join returns its rows in any order and the rounding of a sum depends on the order. Zeros have one
+    # sign, because they are equal and would keep that order.
+    values += 0.0
     values.sort()
     present = values[: values.size - int(np.isnan(values).sum())]
     fill = _fill(missing, present)
@@ -235,6 +242,7 @@ def _fit_numeric(name: str, group: Group, source: _Source, values: NDArray[np.fl
         indicator=missing.indicator and first,
         mean=mean,
         std=1.0 if constant else std,
+        encoding=fit_encoding(section, present),
     )
 
 

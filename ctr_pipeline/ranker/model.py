@@ -29,6 +29,8 @@ class WidePart(nn.Module):
         tasks = len(layout.tasks)
         self.rows = FusedTable(layout.ids, range(len(layout.ids)), tasks, 0.0) if layout.ids else None
         self.numbers = nn.Linear(numeric_width, tasks, bias=False) if numeric_width else None
+        if self.numbers is not None:
+            nn.init.zeros_(self.numbers.weight)
 
     def forward(self, encoded: Tensor, ids: Tensor) -> Tensor | float:
         """[B, T] contribution to the logits from encoded numbers [B, width] and rows [B, F]."""
@@ -79,6 +81,11 @@ class Ranker(nn.Module):
         )
         self.out_widths: dict[str, int] = {name: out_width(module) for name, module in self.interactions.items()}
         self.head = nn.Linear(widths[-1] + sum(self.out_widths.values()), len(layout.tasks))
+        with torch.no_grad():
+            # So an input that says "missing", where no training row said so, has no influence when one does later.
+            first = self.tower[0] if model.hidden else self.head
+            assert isinstance(first, nn.Linear)
+            first.weight[:, self.numeric.flags] = 0.0
 
     def encode(self, numeric: Tensor, ids: Tensor) -> RankerInputs:
         """What the modules read, from raw numbers [B, D] and vocabulary rows [B, F].

@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ctr_pipeline.spec.encodings import AnyEncoding, Cyclic, EncodingSection, OwnEncoding, PiecewiseLinear, Standard
 from ctr_pipeline.spec.fields import Column, Name, Section, TimeZone, added_field
 from ctr_pipeline.spec.time_parts import TimePart
 
@@ -50,6 +51,17 @@ class NumericFeature(Section):
         ge=1,
         le=4096,
     )
+    encoding: OwnEncoding = added_field(
+        None, "How it reaches the model; by default as `features.encoding` says, and a vector standardised."
+    )
+
+    @model_validator(mode="after")
+    def _angle_of_the_value_itself(self) -> Self:
+        if isinstance(self.encoding, Cyclic) and self.transform != "none":
+            raise ValueError(
+                f"`encoding: cyclic` is of the value itself: remove `transform: {self.transform}` or the encoding"
+            )
+        return self
 
     @model_validator(mode="after")
     def _limits_in_order(self) -> Self:
@@ -145,6 +157,7 @@ class HistoryRate(Section):
         default=False,
         description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
     )
+    encoding: OwnEncoding = added_field(None, "How it reaches the model; by default as `features.encoding` says.")
 
 
 class HistoryCount(Section):
@@ -159,6 +172,7 @@ class HistoryCount(Section):
         default=False,
         description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
     )
+    encoding: OwnEncoding = added_field(None, "How it reaches the model; by default as `features.encoding` says.")
 
 
 class HistoryRecency(Section):
@@ -178,6 +192,7 @@ class HistoryRecency(Section):
         default=False,
         description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
     )
+    encoding: OwnEncoding = added_field(None, "How it reaches the model; by default as `features.encoding` says.")
 
 
 class HistoryFirstSeen(Section):
@@ -193,6 +208,7 @@ class HistoryFirstSeen(Section):
         default=None, description="Task whose first outcome counts; the first impression when absent."
     )
     days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
+    encoding: OwnEncoding = added_field(None, "How it reaches the model; by default as `features.encoding` says.")
 
 
 class HistorySequence(Section):
@@ -211,6 +227,9 @@ class HistorySequence(Section):
     item: Name = Field(description="Categorical feature of the past impression that is listed.")
     length: int = Field(default=5, gt=0, le=50, description="How many are listed, the latest first.")
     days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
+    encoding: OwnEncoding = added_field(
+        None, "How the numbers reach the model; by default as `features.encoding` says."
+    )
 
     @property
     def items(self) -> tuple[str, ...]:
@@ -239,6 +258,15 @@ class Features(Section):
     history: list[HistoryFeature] = Field(
         default=[], description="Aggregates of the past, computed point-in-time on a daily grid."
     )
+    encoding: AnyEncoding = added_field(
+        PiecewiseLinear(), "How numbers reach the model that say nothing else themselves; vectors are standardised."
+    )
+
+    @model_validator(mode="after")
+    def _period_of_one_number(self) -> Self:
+        if isinstance(self.encoding, Cyclic):
+            raise ValueError("`encoding: cyclic` is for single numbers: each has a period of its own. Move it there")
+        return self
 
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
@@ -289,6 +317,13 @@ class Features(Section):
             for feature in self.sequences
             for name in feature.items
         )
+
+    def encoding_of(self, feature: "NumericFeature | HistoryNumber | HistorySequence") -> EncodingSection:
+        """How the numbers of ``feature`` reach the model."""
+        if feature.encoding is not None:
+            return feature.encoding
+        # A vector has many numbers, and what made it has mostly scaled them already.
+        return Standard() if isinstance(feature, NumericFeature) and feature.holds_lists else self.encoding
 
     @property
     def single(self) -> tuple[str, ...]:

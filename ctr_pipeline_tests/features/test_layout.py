@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 
-from ctr_pipeline.features import IdColumn, Layout, LayoutError, NumericColumn
+from ctr_pipeline.features import Encoding, IdColumn, Layout, LayoutError, NumericColumn
 
 PRICE = NumericColumn(
     name="price", group="dense", transform="signed_log1p", fill=0.1, indicator=True, mean=1 / 3, std=2.0
 )
+BINS = Encoding("piecewise_linear", (0.0, 0.1, 7.0), (0.3, 0.7))
 AD = IdColumn(name="ad_id", group="categorical", rows=7, dim=4)
 
 
@@ -17,6 +20,9 @@ def test_json_round_trip_is_exact() -> None:
     assert Layout.from_json(layout().to_json()) == layout()
     assert Layout.from_json(layout().to_json()).to_json() == layout().to_json()
     assert "null_values" not in layout().to_json()
+    assert "encoding" not in layout().to_json()
+    encoded = layout(numeric=(replace(PRICE, encoding=BINS),))
+    assert Layout.from_json(encoded.to_json()) == encoded
     declared = layout(null_values={"price": ("-1",)})
     assert Layout.from_json(declared.to_json()) == declared
 
@@ -40,6 +46,11 @@ def test_text_that_is_no_layout_is_refused(text: str) -> None:
         {"numeric": (PRICE, PRICE)},
         {"numeric": (NumericColumn("x", "dense", "none", 0.0, True, 0.0, 0.0),)},
         {"numeric": (NumericColumn("x", "dense", "none", float("nan"), True, 0.0, 1.0),)},
+        *(
+            {"numeric": (replace(PRICE, encoding=replace(BINS, **wrong)),)}
+            for wrong in ({"edges": (0.0, 0.0, 7.0)}, {"edges": (0.0, float("inf"), 7.0)}, {"means": (float("nan"),)})
+        ),
+        {"numeric": (replace(PRICE, encoding=Encoding("cyclic", period=0.0)),)},
         {"ids": (IdColumn("x", "categorical", 1, 4),)},
         {"ids": (IdColumn("x", "categorical", 2, 0),)},
     ],

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from ctr_pipeline.calibration import PlattCalibrator
-from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
+from ctr_pipeline.features.layout import Encoding, IdColumn, Layout, NumericColumn
 from ctr_pipeline.ranker import build_ranker
 from ctr_pipeline.serving import Bundle, BundleError
 from ctr_pipeline.serving.bundle import FILES, MANIFEST
@@ -135,10 +135,21 @@ def test_an_older_bundle_is_replaced_and_other_folders_are_not(shop: Shop, bundl
         ("independent", True, "ids"),
         ("chain", False, "ids"),
         ("independent", False, "numbers"),
+        ("chain", True, "encodings"),
     ],
 )
 def test_every_model_exports(shop: Shop, tmp_path: Path, heads: str, wide: bool, inputs: str) -> None:
-    layout = replace(shop.layout, **({"ids": ()} if inputs == "numbers" else {"numeric": ()}))
+    layout = replace(shop.layout, **({"numeric": ()} if inputs == "ids" else {"ids": ()}))
+    if inputs == "encodings":
+        plain = layout.numeric[0]
+        encodings = (
+            Encoding("piecewise_linear", (-50.0, 0.0, 1.0, 30.0), (0.9, 0.5, 0.2)),
+            Encoding("bucket", (-30.0, 0.5, 20.0), (0.1, 0.4, 0.3, 0.2)),
+            Encoding("cyclic", period=24.0),
+        )
+        encoded = tuple(replace(plain, name=encoding.kind, encoding=encoding) for encoding in encodings)
+        layout = replace(shop.layout, numeric=(*layout.numeric, *encoded))
+        shop = replace(shop, layout=layout)
     model = Model(heads=heads, wide=wide, hidden=[8] if wide else [])
     ranker = randomise(build_ranker(layout, model, 0))
     bundle = export_bundle(ranker, shop.calibrators, layout, shop.vocabulary, shop.spec, tmp_path / "bundle")

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.attribute import Attribute
 from ctr_pipeline.spec.calibration import Isotonic, Platt
+from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear, Standard
 from ctr_pipeline.spec.evaluation import Evaluation
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
@@ -93,6 +94,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Features: "features",
     NumericFeature: "features.dense[]",
     Missing: "features.dense[].missing",
+    **dict.fromkeys((Standard, PiecewiseLinear, Bucket, Cyclic), "features.dense[].encoding"),
     CategoricalFeature: "features.categorical[]",
     Values: "features.categorical[].list",
     HistoryRate: "features.history[]",
@@ -118,6 +120,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Quality: "quality",
 }
 IN_WORDS = {
+    ("features.dense[].encoding", "kind"),
     ("features.history[]", "kind"),
     ("features.history[]", "task"),
     ("features.history[]", "days"),

@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from ctr_pipeline.features.layout import Encoding
 from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
 from ctr_pipeline.losses.masking import known_counts
 from ctr_pipeline.losses.multi_task import multi_task_loss
@@ -17,11 +18,23 @@ def loss_of(logits: Tensor, labels: Tensor, weights: Tensor, loss_weights: Tenso
     )
 
 
+ENCODINGS = {
+    "standard": None,
+    "piecewise_linear": Encoding("piecewise_linear", (0.0, 1.0, 2.5, 9.0), (0.8, 0.5, 0.1)),
+    "bucket": Encoding("bucket", (1.0, 2.5), (0.3, 0.4, 0.3)),
+    "cyclic": Encoding("cyclic", period=7.0),
+}
+
+
+@pytest.mark.parametrize("encoding", ENCODINGS)
 @pytest.mark.parametrize("interactions", [[], [{"kind": "factorisation_machine"}]], ids=["plain", "products"])
-def test_gradient_of_model_and_loss_by_finite_differences(layout, make_rows, interactions: list[dict]) -> None:
+def test_gradient_of_model_and_loss_by_finite_differences(
+    layout, make_rows, interactions: list[dict], encoding: str
+) -> None:
     """Along each tensor's own gradient; a step that flips a ReLU is no test of the gradient and is left out."""
     if interactions:
         layout = replace(layout, ids=tuple(replace(column, dim=4) for column in layout.ids))
+    layout = replace(layout, numeric=(replace(layout.numeric[0], encoding=ENCODINGS[encoding]), layout.numeric[1]))
     model = Model.model_validate({"embedding_dim": 4, "hidden": [16, 8], "interactions": interactions})
     ranker = build_ranker(layout, model, 2).double()
     rows = make_rows(64, 1)
@@ -45,7 +58,7 @@ def test_gradient_of_model_and_loss_by_finite_differences(layout, make_rows, int
         expected = float(gradient.norm())
         direction = gradient / expected
         errors = []
-        for epsilon in (1e-3, 1e-4, 1e-5):
+        for epsilon in (1e-3, 1e-4, 1e-5, 1e-6):
             with torch.no_grad():
                 parameter.add_(direction, alpha=epsilon)
                 above, signs_above = evaluate()

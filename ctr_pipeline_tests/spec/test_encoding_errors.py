@@ -1,0 +1,58 @@
+"""What a user reads when the encoding of a number is wrong, and what a short form means."""
+
+import pytest
+
+from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear
+from ctr_pipeline.spec.features import Features, NumericFeature
+from ctr_pipeline_tests.spec.changes import Change, require_message, set_to
+
+CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "unknown encoding": (
+        set_to("features.dense.0.encoding", "picewise_linear"),
+        ("features.dense.0.encoding: set `kind` to one of 'bucket', 'cyclic'", "did you mean 'piecewise_linear'?"),
+    ),
+    "encoding that is no section": (
+        set_to("features.history.0.encoding", 16),
+        ("features.history.0.encoding: a mapping with the key `kind` is expected, found 16",),
+    ),
+    "cyclic without a period": (
+        set_to("features.dense.0.encoding", "cyclic"),
+        ("features.dense.0.encoding: period: required, but absent: add it",),
+    ),
+    "period of an encoding without one": (
+        set_to("features.encoding", {"kind": "bucket", "period": 24}),
+        ("features.encoding: period: unknown key",),
+    ),
+    "cyclic for all numbers": (
+        set_to("features.encoding", {"kind": "cyclic", "period": 24}),
+        ("features: `encoding: cyclic` is for single numbers", "Move it there"),
+    ),
+    "cyclic with a transform": (
+        set_to(
+            "features.dense.0",
+            {"name": "hour", "transform": "signed_log1p", "encoding": {"kind": "cyclic", "period": 24}},
+        ),
+        ("features.dense.0: `encoding: cyclic` is of the value itself: remove `transform: signed_log1p`",),
+    ),
+    "too few bins": (
+        set_to("features.dense.0.encoding", {"kind": "piecewise_linear", "bins": 1}),
+        ("features.dense.0.encoding: bins: ", "greater than or equal to 2", "(found 1)"),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_message_names_field_value_and_remedy(case: str) -> None:
+    change, parts = CASES[case]
+    require_message(change, parts)
+
+
+def test_a_kind_alone_is_short_for_its_section() -> None:
+    assert NumericFeature.model_validate({"name": "x", "encoding": "bucket"}).encoding == Bucket()
+    section = {"kind": "cyclic", "period": 24}
+    assert NumericFeature.model_validate({"name": "x", "encoding": section}).encoding == Cyclic(period=24)
+    features = Features.model_validate({"dense": [{"name": "x"}], "encoding": "piecewise_linear"})
+    # Neither do the hash of a spec that says nothing of encodings and the columns that were read know of them.
+    assert (features.encoding, "encoding" in str(features.model_dump())) == (PiecewiseLinear(), False)
+    shown = Features.model_validate({"dense": [{"name": "x", "encoding": "bucket"}], "encoding": "standard"})
+    assert Features.model_validate(shown.model_dump(mode="json")) == shown
