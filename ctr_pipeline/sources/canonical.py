@@ -9,13 +9,14 @@ TRUE, FALSE = ["true", "True", "TRUE"], ["false", "False", "FALSE"]
 BLANKS = " \t\r\n\v\f"
 """What is cut off around a text."""
 
-_EXACT, _EXACT_SINGLE = float(2**53), float(2**24)
-"""From here on neighbouring whole numbers share a value, in double and in single precision."""
+_EXACT = 2**53
+"""From here on neighbouring whole numbers share a value in double precision."""
 
 _WHOLE = r"^(-?(?:0|[1-9][0-9]*))\.0+$"
 # What programs write for a float: a point, or a signed exponent. A code such as 123e45 has neither.
 _FLOAT = r"^[+-]?[0-9]+(?:\.[0-9]+(?:[eE]\+?[0-9]+)?|[eE]\+[0-9]+)$"
-_DECIMALS, _EXPONENT = r"^[+-]?[0-9]\.([0-9]+)[eE]\+?[0-9]+$", r"^[+-]?[0-9]\.[0-9]+[eE]\+?([0-9]+)$"
+# Spreadsheets write a comma where their language does.
+_DECIMALS, _EXPONENT = r"^[+-]?[0-9][.,]([0-9]+)[eE]\+?[0-9]+$", r"^[+-]?[0-9][.,][0-9]+[eE]\+?([0-9]+)$"
 
 
 def text_of(value: pl.Expr, kind: pl.DataType) -> pl.Expr | None:
@@ -63,11 +64,15 @@ def declared_texts(values: Sequence[str | int | float | bool]) -> list[str]:
     return [text or "" for text in column.select(_text_of_text(pl.col("value"))).to_series()]
 
 
+def exact_limit(kind: pl.DataType) -> int:
+    """From which whole number on a column of type ``kind`` gives neighbours one value, where it holds floats."""
+    return 2**11 if kind == pl.Float16 else 2**24 if kind == pl.Float32 else _EXACT
+
+
 def is_rounded(value: pl.Expr, kind: pl.DataType) -> pl.Expr | None:
     """Whether a value is a float that may stand for several whole numbers; None for types that hold no floats."""
     if kind.is_float():
-        limit = _EXACT_SINGLE if kind == pl.Float32 else _EXACT
-        return value.cast(pl.Float64).fill_nan(None).abs() >= limit
+        return value.cast(pl.Float64).fill_nan(None).abs() >= exact_limit(kind)
     if kind != pl.String:
         return None
     text = value.str.strip_chars(BLANKS)

@@ -361,7 +361,7 @@ def _is_rounded(column: str, kind: pl.DataType) -> pl.Expr:
     if kind == pl.String:
         return lacks_digits(raw(column))
     # Whole numbers that a 64-bit float rounds are microseconds and less apart from each other, as times.
-    rounded = is_rounded(raw(column), kind) if kind == pl.Float32 else None
+    rounded = is_rounded(raw(column), kind) if kind in (pl.Float16, pl.Float32) else None
     return pl.lit(False) if rounded is None else rounded
 
 

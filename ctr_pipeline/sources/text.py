@@ -16,6 +16,7 @@ import pyarrow.csv as arrow_csv
 
 from ctr_pipeline.sources.errors import SourceError, listed
 from ctr_pipeline.sources.files import LogFile, open_binary
+from ctr_pipeline.sources.json_layout import refuse_many_in_a_line
 from ctr_pipeline.sources.nested import Keys, object_paths, value_at, wanted_keys
 from ctr_pipeline.sources.quoting import QuoteGuard, csv_format
 
@@ -222,6 +223,9 @@ def ndjson_batches(file: LogFile, columns: Sequence[str], lists: Collection[str]
         file: The file.
         columns: The wanted keys; ``a.b`` is the field ``b`` of the object in ``a`` where no line has a key ``a.b``.
         lists: Those of them that hold lists of texts, numbers or booleans.
+
+    Raises:
+        SourceError: lines hold many objects, so that rows would be lost.
     """
     dotted = {name for name in columns if "." in name}
     keys = wanted_keys(columns, lists, dotted.intersection(_top_keys(file, _SAMPLED_LINES)) if dotted else ())
@@ -230,7 +234,7 @@ def ndjson_batches(file: LogFile, columns: Sequence[str], lists: Collection[str]
         present = lines.filter((lines.str.len_bytes() > 0).fill_null(True))
         rows = pl.Series(ROW, np.arange(next_row, next_row + len(present)))
         next_row += len(present)
-        yield _objects(pl.DataFrame([rows, present.alias("line")]), columns, lists, keys)
+        yield _objects(file, pl.DataFrame([rows, present.alias("line")]), columns, lists, keys)
 
 
 def ndjson_keys(file: LogFile, limit: int = 100) -> list[str]:
@@ -319,7 +323,9 @@ def _lines(block: bytes) -> pl.Series:
 _NO_OBJECT = "a line holds one JSON object in UTF-8; this one does not (an array, NaN and Infinity are none)"
 
 
-def _objects(lines: pl.DataFrame, columns: Sequence[str], lists: Collection[str], keys: Keys) -> TextBatch:
+def _objects(
+    file: LogFile, lines: pl.DataFrame, columns: Sequence[str], lists: Collection[str], keys: Keys
+) -> TextBatch:
     good = lines
     decoded = _decode(good["line"], keys)
     malformed = pl.DataFrame(schema=MALFORMED)
@@ -327,6 +333,7 @@ def _objects(lines: pl.DataFrame, columns: Sequence[str], lists: Collection[str]
         # Some line is no object: look at each one. An object's text starts with a brace; valid JSON has a root.
         valid = pl.col("line").str.starts_with("{") & pl.col("line").str.json_path_match("$").is_not_null()
         good, bad = lines.filter(valid.fill_null(False)), lines.filter(~valid.fill_null(False))
+        refuse_many_in_a_line(str(file.path), bad["line"], bad[ROW])
         decoded, fitting = _decode_each(good["line"], keys)
         malformed = pl.concat(
             [bad.select(ROW, rule=pl.lit(_NO_OBJECT)), good.filter(~fitting).select(ROW, rule=pl.lit(keys.rule))]
@@ -380,5 +387,5 @@ def _decode(lines: pl.Series, keys: Keys) -> pl.DataFrame | None:
         structs = lines.str.json_decode(dtype=keys.decoded)
     except pl.exceptions.PolarsError:
         return None
-    # `null` decodes to no object at all, as does a line that is not UTF-8.
-    return None if structs.null_count() else structs.struct.unnest().select(keys.columns)
+    # `null` decodes to no object at all, as does a line that is not UTF-8; one with commas between objects, to each of them.
+    return None if structs.null_count() or len(structs) != len(lines) else structs.struct.unnest().select(keys.columns)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import polars as pl
 
-from ctr_pipeline.sources.canonical import FALSE, TRUE, declared_texts, is_rounded, lacks_digits, text_of
+from ctr_pipeline.sources.canonical import FALSE, TRUE, declared_texts, exact_limit, is_rounded, lacks_digits, text_of
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, raw
@@ -74,13 +74,12 @@ def exact_id(column: str, kind: pl.DataType) -> tuple[Check, ...]:
     rounded = is_rounded(raw(column), kind)
     if rounded is None:
         return ()
-    limit = 2**24 if kind == pl.Float32 else 2**53
     floats = "a number with a point or an exponent" if kind == pl.String else f"a {kind}"
     return (
         Check(
             broken=rounded,
             reason="inexact_id",
-            rule=f"`{column}` holds whole numbers exactly, as integers or text; from {limit} on {floats} does not",
+            rule=f"`{column}` holds whole numbers exactly, as integers or text; from {exact_limit(kind)} on {floats} does not",
             column=column,
             unreadable=True,
         ),
@@ -159,9 +158,9 @@ def time_value(column: str, kind: pl.DataType, where: str, form: TimeForm, secon
     """
     if not is_time_type(kind):
         raise _wrong_type(where, column, kind, "times")
-    if kind == pl.Float32:
+    if kind in (pl.Float16, pl.Float32):
         raise SourceError(
-            f"{where}: column `{column}` has type {kind}, and the spec uses it for times: one float32 stands for half a "
+            f"{where}: column `{column}` has type {kind}, and the spec uses it for times: one {kind} stands for half a "
             "minute and more of them, so their order is lost. Write the column as integers, 64-bit floats or timestamps."
         )
     declared = form.format_of(column)

@@ -244,7 +244,9 @@ FILES = [
         kept=12,
     ),
     Broken(
-        "a JSON array", content("log.ndjson", "[" + NDJSON.strip().replace("\n", ",") + "]"), "1 lines that are none"
+        "a JSON array",
+        content("log.ndjson", "[" + NDJSON.strip().replace("\n", ",") + "]"),
+        "a JSON array begins in row 1",
     ),
     Broken("arrays for objects", content("log.ndjson", '["x", 2]\n' * 12), "none of its 12 lines is a row"),
     Broken("NaN in NDJSON", ndjson('{"id": "x", "price": NaN}'), reasons={"malformed_row": 1}, kept=12),

@@ -16,15 +16,16 @@ Maker = Callable[..., Any]
 SECOND = 1_767_571_200
 
 
+@pytest.mark.parametrize("kind", [pl.Float16, pl.Float32])
 @pytest.mark.parametrize("unit", ["s", "ms", "us"])
-def test_times_in_single_precision_are_refused(
-    make_spec: Maker, make_log: Maker, write: Maker, read: Maker, unit: str
+def test_times_in_single_precision_and_less_are_refused(
+    make_spec: Maker, make_log: Maker, write: Maker, read: Maker, unit: str, kind: pl.DataType
 ) -> None:
     factor = {"s": 1, "ms": 10**3, "us": 10**6}[unit]
     at = pl.Series([(SECOND + 3600 * n) * factor for n in range(24)])
     spec = make_spec(impression={"id": "id", "time": "at", "time_unit": unit})
-    with pytest.raises(SourceError, match=r"column `at` has type Float32, .* one float32 stands for half a minute"):
-        read(spec, write(make_log(at=at.cast(pl.Float32))))
+    with pytest.raises(SourceError, match=rf"column `at` has type {kind}, .* one {kind} stands for half a minute"):
+        read(spec, write(make_log(at=at.cast(kind))))
     # In double precision a microsecond is a microsecond.
     assert read(spec, write(make_log(at=at.cast(pl.Float64)))).kept.height == 24
 
@@ -47,6 +48,7 @@ def test_times_of_six_digits_are_set_apart_and_a_column_of_them_is_refused(
     ("name", "order"),
     [
         ("log.parquet", pl.Series([2**24 + n for n in range(24)]).cast(pl.Float32)),
+        ("log.parquet", pl.Series([2**11 + n for n in range(24)]).cast(pl.Float16)),
         ("log.csv", pl.Series([f"1.7675{n:02}e+09" for n in range(24)])),
         ("log.ndjson", pl.Series([f"1.7675{n:02}e+09" for n in range(24)])),
     ],
@@ -58,6 +60,18 @@ def test_a_rounded_order_is_refused(
     with pytest.raises(SourceError, match=r"24 values of column `row` are rounded .* order of their rows is lost"):
         read(spec, write(make_log(row=order), name))
     assert read(spec, write(make_log(row=list(range(24))), name)).kept.height == 24
+
+
+@pytest.mark.parametrize(("kind", "limit"), [(pl.Float16, 2**11), (pl.Float32, 2**24), (pl.Float64, 2**53)])
+@pytest.mark.parametrize("column", ["id", "who", "item"])
+def test_ids_of_each_precision_are_set_apart_from_where_they_are_rounded(
+    make_spec: Maker, make_log: Maker, write: Maker, read: Maker, column: str, kind: pl.DataType, limit: int
+) -> None:
+    values = pl.Series(
+        [float(n) for n in range(20)] + [float(limit - 1), float(limit), float(limit + 2), -float(limit)]
+    )
+    found = read(make_spec(), write(make_log(**{column: values.cast(kind)})))
+    assert found.quarantined.select("reason", "source_row").rows() == [("inexact_id", row) for row in (21, 22, 23)]
 
 
 @pytest.mark.parametrize("written", ["1.152921504606847e+18", "9007199254740993.0", "1.5e19", "1e+18"])
