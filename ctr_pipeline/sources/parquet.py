@@ -31,7 +31,7 @@ def scan_parquet(
         declared: All columns that the spec names in this log.
 
     Raises:
-        SourceError: a declared column is there more than once.
+        SourceError: a declared column, or a field of a struct that is read, is there more than once.
     """
     source: Path | IO[bytes] = file.listed.random_access()
     if file.compressed:
@@ -40,9 +40,13 @@ def scan_parquet(
     # Opened by pyarrow first: polars panics at a zone that it does not know.
     footer = arrow_parquet.ParquetFile(source, pre_buffer=True)
     rows = footer.metadata.num_rows
-    leaves = (footer.schema.column(place) for place in range(len(footer.schema)))
+    leaves = [footer.schema.column(place) for place in range(len(footer.schema))]
     unmarked = {leaf.path for leaf in leaves if leaf.physical_type == "INT96"}
     known = pa.schema([_instant(field, unmarked) for field in footer.schema_arrow])
+    for field in footer.schema_arrow:
+        twice = _repeated_field(field.type, field.name)
+        if twice is not None and any(name.startswith(f"{field.name}.") for name in declared):
+            raise SourceError(f"{file.path}: field `{twice}` is there more than once. Rename all but one.")
     names = footer.schema_arrow.names
     repeated = {name for name in names if names.count(name) > 1}
     if repeated:
@@ -125,6 +129,18 @@ def _instant_type(kind: pa.DataType, unmarked: Collection[str], path: str) -> pa
     if pa.types.is_large_list(kind):
         return pa.large_list(_instant(kind.value_field, unmarked, f"{path}.list."))
     return kind
+
+
+def _repeated_field(kind: pa.DataType, path: str) -> str | None:
+    """The first field of a struct that has a namesake beside it: no reader can tell them apart."""
+    fields = [kind.field(place) for place in range(kind.num_fields)] if pa.types.is_struct(kind) else []
+    names = [field.name for field in fields]
+    for field in fields:
+        inside = f"{path}.{field.name}"
+        found = inside if names.count(field.name) > 1 else _repeated_field(field.type, inside)
+        if found is not None:
+            return found
+    return None
 
 
 def _is_known(zone: str) -> bool:

@@ -102,3 +102,17 @@ def test_a_column_of_parquet_that_is_there_twice(
     with pytest.raises(SourceError, match=r"column `price` is there 3 times. Rename all but one"):
         read(make_spec(), tmp_path / "price.parquet")
     assert read(make_spec(), tmp_path / "note.parquet").kept.height == 24
+
+
+@pytest.mark.parametrize("field", ["p", "q"])
+def test_a_field_of_a_struct_that_is_there_twice(
+    make_spec: Maker, make_log: Maker, read: Maker, tmp_path: Path, field: str
+) -> None:
+    """The structs of such a column cannot be read, those of other columns do not matter."""
+    rows, values = make_log().to_arrow(), pa.array([1.0] * 24)
+    twice = pa.StructArray.from_arrays([values] * 3, names=["p", "p", "q"])
+    arrow_parquet.write_table(rows.append_column("d", twice), tmp_path / "log.parquet")
+    spec = make_spec(features={"dense": [{"name": "price", "column": f"d.{field}"}]})
+    with pytest.raises(SourceError, match=r"field `d\.p` is there more than once\. Rename all but one"):
+        read(spec, tmp_path / "log.parquet")
+    assert read(make_spec(), tmp_path / "log.parquet").kept.height == 24
