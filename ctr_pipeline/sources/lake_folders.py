@@ -24,11 +24,21 @@ def live_files(folder: Path) -> Iterator[Path]:
     """The files of the newest version of a Delta table, in order of path. Files of deleted rows are none of them.
 
     Raises:
-        SourceError: the table cannot be opened, or its files alone do not determine its rows.
+        SourceError: the table cannot be opened, its files alone do not determine its rows, or one of them is not there.
     """
     _, uris, partitions = _opened(str(folder), folder, None)
-    for path in sorted(Path(uri) for uri in uris):
+    # The table's own paths have no links in them; the user's may.
+    root = folder.resolve()
+    for stored in sorted(Path(uri) for uri in uris):
+        if not stored.is_relative_to(root):
+            raise _elsewhere(folder)
+        path = folder.absolute() / stored.relative_to(root)
         _require_folders(path, partitions)
+        if not path.is_file():
+            raise SourceError(
+                f"{path}: no such file, and the Delta table {folder} has rows in it. Restore it, or restore the table to a "
+                "version whose files are all there."
+            )
         yield path
 
 
@@ -43,13 +53,17 @@ def live_keys(folder: Address) -> list[str]:
     for uri in sorted(uris):
         inside = uri.removeprefix(f"{root.rstrip('/')}/")
         if inside == uri:
-            raise SourceError(
-                f"{folder}: is a Delta table with files that lie elsewhere, as a shallow clone has them. Write the table out as "
-                "Parquet files and name those."
-            )
+            raise _elsewhere(folder)
         keys.append(f"{folder.key}/{inside}".removeprefix("/"))
         _require_folders(folder.at(keys[-1]), partitions)
     return keys
+
+
+def _elsewhere(folder: Path | Address) -> SourceError:
+    return SourceError(
+        f"{folder}: is a Delta table with files that lie elsewhere, as a shallow clone has them. Write the table out as "
+        "Parquet files and name those."
+    )
 
 
 def _opened(

@@ -75,6 +75,31 @@ def test_a_damaged_delta_table_is_refused(make_spec: Maker, make_log: Maker, tmp
 
 
 @pytest.mark.parametrize("partitioned", [False, True])
+def test_a_delta_table_that_lacks_a_file_is_refused(
+    make_spec: Maker, make_log: Maker, tmp_path: Path, partitioned: bool
+) -> None:
+    table = delta(tmp_path / "log", make_log(rows=10), partition_by=["item"] if partitioned else None)
+    Path(table.file_uris()[-1]).unlink()
+    with pytest.raises(
+        SourceError, match=r"\.parquet: no such file, and the Delta table .*log has rows in it\. Restore"
+    ):
+        listed_paths(make_spec(), tmp_path / "log")
+
+
+@pytest.mark.parametrize("link", ["linked", "logs/linked"], ids=["of the path", "below the path"])
+@pytest.mark.parametrize("partitioned", [False, True])
+def test_a_link_to_a_delta_table_is_the_table(
+    make_spec: Maker, make_log: Maker, read: Maker, tmp_path: Path, link: str, partitioned: bool
+) -> None:
+    table = delta(tmp_path / "real", make_log(rows=20), partition_by=["item"] if partitioned else None)
+    table.delete("price < 5")
+    (tmp_path / "logs").mkdir()
+    (tmp_path / link).symlink_to(tmp_path / "real")
+    found = read(make_spec(), *listed_paths(make_spec(), tmp_path / link.split("/")[0]))
+    assert sorted(found.kept["price"]) == [float(n) for n in range(5, 20)]
+
+
+@pytest.mark.parametrize("partitioned", [False, True])
 def test_files_of_a_delta_table_are_not_read_by_themselves(
     make_spec: Maker, make_log: Maker, tmp_path: Path, partitioned: bool
 ) -> None:
