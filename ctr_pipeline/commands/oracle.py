@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.deployment.deployment import Deployment, declared_last_day
 from ctr_pipeline.deployment.environment import Environment
+from ctr_pipeline.deployment.json_files import read_json
 from ctr_pipeline.deployment.key import pseudonymiser
 from ctr_pipeline.deployment.retrain_files import RetrainFiles
 from ctr_pipeline.errors import UserError
@@ -34,6 +35,8 @@ class Scored:
     origin: str
     days: tuple[date, date] | None = None
     """Days of the impressions, where they are known."""
+    learnt_examination: tuple[float, ...] = ()
+    """What the model learnt of the positions: how likely a click is there, relative to the first."""
 
 
 def oracle_report(
@@ -95,6 +98,9 @@ def oracle_report(
         truth_ids=pseudonymiser(environment).expr if hashed else None,
     )
     report["scores"]["origin"] = scored.origin
+    for row in report["positions"]:
+        if row["position"] <= len(scored.learnt_examination):
+            row["learnt"] = scored.learnt_examination[row["position"] - 1]
     return report
 
 
@@ -146,8 +152,10 @@ def latest_test_scores(deployment: Deployment) -> Scored | None:
     day = finished[-1].parent.name
     paths = deployment.paths.retrain(day)
     files = RetrainFiles(paths)
-    view, logits = files.examples(), files.scores("test")[:, click]
-    probability = 1 / (1 + np.exp(-files.calibrators()[tasks[click].name].apply(logits)))
+    view, position = files.examples(), files.position_modes[-1]
+    # The truth is that of the slot in which a row was shown: scores that know it are comparable.
+    calibrated = files.calibrated("test", [task.name for task in tasks], logged_position=position)[:, click]
+    probability = 1 / (1 + np.exp(-calibrated))
     last = date.fromisoformat(day)
     tables = read_tables(Lake(deployment.paths.lake), view.versions, deployment.first_day, last)
     rows = (
@@ -163,7 +171,8 @@ def latest_test_scores(deployment: Deployment) -> Scored | None:
         )
     frame = rows.select("impression_id", score=pl.Series(probability))
     shown = rows["day"].unique().sort()
-    return Scored(frame, f"test rows of the retrain of {day}", (shown[0], shown[-1]))
+    learnt = read_json(paths.position_effect).get("relative", {}).get(tasks[click].name, [])
+    return Scored(frame, f"test rows of the retrain of {day}", (shown[0], shown[-1]), tuple(learnt))
 
 
 def _all_hashed(ids: "pl.Series") -> bool:

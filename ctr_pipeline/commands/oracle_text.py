@@ -69,13 +69,23 @@ def _ceilings(report: Mapping[str, Any]) -> Table:
 
 
 def _positions(rows: Sequence[Mapping[str, Any]]) -> Table:
-    columns = ("position", "examination", "observed", "IPS", "observed IPS", "random rows")
+    learnt = any("learnt" in row for row in rows)
+    columns = (
+        "position",
+        "examination",
+        *(["learnt"] if learnt else []),
+        "observed",
+        "IPS",
+        "observed IPS",
+        "random rows",
+    )
     return _table(
         columns,
         (
             (
                 str(row["position"]),
                 _number(row["examination"]),
+                *([_number(row.get("learnt"))] if learnt else []),
                 _number(row["observed"]) + (f" ± {row['observed_error']:.3f}" if row["observed_error"] else ""),
                 _number(row["ips"]),
                 _number(row["observed_ips"]),

@@ -54,6 +54,8 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
         "propensity": read_json(retrain.propensity) if "position_propensity" in made else {},
         "label_quality": _label_quality(retrain.advertiser_quality) if "advertiser_quality" in made else {},
         "metrics": read_json(retrain.evaluation).get("metrics", {}) if "evaluation" in made else {},
+        "test_otherwise": read_json(retrain.evaluation).get("test_otherwise", {}) if "evaluation" in made else {},
+        "position_effect": read_json(retrain.position_effect) if "ranker" in made else {},
         "checks": facts.checks,
         "model": {
             "sha256": result.get("model_sha256"),

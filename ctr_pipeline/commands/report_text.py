@@ -9,6 +9,12 @@ from rich.text import Text
 FLAGGED_KEYS_SHOWN = 10
 """Keys with implausible labels that are printed."""
 
+MEASURED = {
+    "logged_position": "scored with the logged position",
+    "random_traffic": "rows in random order",
+}
+"""Other ways to look at the test."""
+
 
 def print_reading(report: dict[str, Any], console: Console) -> None:
     """Prints what was read, and what was not."""
@@ -42,7 +48,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
             console.print(render(report))
     _print_awaiting_data(report, console)
     if report["metrics"]:
-        console.print(_metric_table(report))
+        console.print(_metric_table({task: splits["test"] for task, splits in report["metrics"].items()}, "Test"))
+    for how, metrics in report.get("test_otherwise", {}).items():
+        console.print(_metric_table(metrics, f"Test, {MEASURED[how]}"))
     if report["propensity"].get("positions"):
         console.print(_propensity_table(report))
     for response in report["propensity"].get("responses", []):
@@ -100,15 +108,14 @@ def _print_awaiting_data(report: dict[str, Any], console: Console) -> None:
             )
 
 
-def _metric_table(report: dict[str, Any]) -> Table:
+def _metric_table(by_task: dict[str, dict[str, Any]], title: str) -> Table:
     columns = {"auc": "AUC", "ap": "AP", "ne": "NE", "oe": "observed/expected"}
-    if any("grouped_auc" in splits["test"] for splits in report["metrics"].values()):
+    if any("grouped_auc" in metrics for metrics in by_task.values()):
         columns = {"auc": "AUC", "grouped_auc": "AUC within groups", "ap": "AP", "ne": "NE", "oe": "observed/expected"}
     table = Table(
-        "task", "rows", "positives", *columns.values(), title="Test, with 95 % intervals", title_justify="left"
+        "task", "rows", "positives", *columns.values(), title=f"{title}, with 95 % intervals", title_justify="left"
     )
-    for task, splits in report["metrics"].items():
-        metrics = splits["test"]
+    for task, metrics in by_task.items():
         numbers = (_interval(metrics[key]) for key in columns)
         table.add_row(task, f"{metrics['rows']:,}", f"{metrics['positives']:,}", *numbers)
     return table

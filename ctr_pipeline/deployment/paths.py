@@ -158,6 +158,15 @@ class RetrainPaths:
         """The fitted calibrators."""
         return self.training / "calibration.json"
 
+    def calibrators(self, *, logged_position: bool) -> Path:
+        """Calibrators of the model as it is served, or of scores with the logged position."""
+        return self.training / "calibration_logged_position.json" if logged_position else self.calibration
+
+    @property
+    def position_effect(self) -> Path:
+        """What the trainer learnt of the positions; absent where the model has no use of them."""
+        return self.training / "position.json"
+
     @property
     def evaluation(self) -> Path:
         """Metrics of each task and split."""
@@ -183,6 +192,6 @@ class RetrainPaths:
         """Folders that may hold the batch that a training stopped at; the second of earlier versions."""
         return self.training / "failed_step", self.training / "bad_step"
 
-    def scores(self, split: str) -> Path:
-        """Uncalibrated logits of a split."""
-        return self.training / "scores" / f"{split}.npy"
+    def scores(self, split: str, *, logged_position: bool = False) -> Path:
+        """Uncalibrated logits of a split, as the model is served or with the position that was logged."""
+        return self.training / "scores" / f"{split}{'_logged_position' if logged_position else ''}.npy"

@@ -1,6 +1,6 @@
 """The files that a step of a retrain leaves for the steps after it, typed."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -165,36 +165,54 @@ class RetrainFiles:
         """Keeps which MLflow run `ranker` is."""
         write_json(self.paths.mlflow_run, asdict(run))
 
-    def scores(self, split: str) -> "NDArray[np.float32]":
+    @property
+    def position_modes(self) -> tuple[bool, ...]:
+        """Whether rows were scored with the logged position: False, as the model is served; and True where it learns one."""
+        return (False, True) if self.paths.scores("test", logged_position=True).is_file() else (False,)
+
+    def scores(self, split: str, *, logged_position: bool = False) -> "NDArray[np.float32]":
         """Uncalibrated logits [N, T] of a split, in the order of its packed rows."""
         import numpy as np
 
-        path = self.paths.scores(split)
+        path = self.paths.scores(split, logged_position=logged_position)
         self._require(path, "ranker")
         loaded: NDArray[np.float32] = np.load(path)
         return loaded
 
-    def calibrators(self) -> "dict[str, Calibrator]":
-        """The fitted calibrator of each task."""
+    def calibrators(self, *, logged_position: bool = False) -> "dict[str, Calibrator]":
+        """The fitted calibrator of each task, for the model as it is served or for scores with the logged position."""
         from ctr_pipeline.calibration import calibrator_from_json
 
-        content = self._read(self.paths.calibration, "calibrated_ranker")
+        content = self._read(self.paths.calibrators(logged_position=logged_position), "calibrated_ranker")
         return {task: calibrator_from_json(fields) for task, fields in content.items()}
 
-    def write_calibrators(self, fitted: "Mapping[str, Calibrator]") -> None:
+    def write_calibrators(self, fitted: "Mapping[str, Calibrator]", *, logged_position: bool = False) -> None:
         """Keeps the fitted calibrators."""
         from ctr_pipeline.calibration import calibrator_to_json
 
-        write_json(self.paths.calibration, {task: calibrator_to_json(found) for task, found in fitted.items()})
+        path = self.paths.calibrators(logged_position=logged_position)
+        write_json(path, {task: calibrator_to_json(found) for task, found in fitted.items()})
+
+    def calibrated(self, split: str, tasks: Sequence[str], *, logged_position: bool = False) -> "NDArray[np.float64]":
+        """Calibrated logits [N, T] of a split."""
+        import numpy as np
+
+        logits = self.scores(split, logged_position=logged_position)
+        fitted = self.calibrators(logged_position=logged_position)
+        return np.column_stack([fitted[task].apply(logits[:, column]) for column, task in enumerate(tasks)])
 
     def evaluation(self) -> dict[str, dict[str, dict[str, Any]]]:
-        """Metrics by task and split."""
+        """Metrics by task and split, of the model as it is served."""
         found: dict[str, dict[str, dict[str, Any]]] = self._read(self.paths.evaluation, "evaluation")["metrics"]
         return found
 
-    def write_evaluation(self, metrics: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-        """Keeps the metrics by task and split."""
-        write_json(self.paths.evaluation, {"metrics": metrics})
+    def write_evaluation(
+        self,
+        metrics: Mapping[str, Mapping[str, Mapping[str, Any]]],
+        otherwise: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    ) -> None:
+        """Keeps the metrics by task and split, and those of the test that were measured otherwise, by how and task."""
+        write_json(self.paths.evaluation, {"metrics": metrics, "test_otherwise": otherwise})
 
     def write_release(self, release: Release) -> None:
         """Keeps what became of the model."""

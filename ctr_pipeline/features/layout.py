@@ -141,6 +141,9 @@ class Layout:
     """Index of each task's parent in ``tasks``; -1 = none."""
     null_values: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """By feature, texts of the values that mean a missing one, in logs and in requests."""
+    positions: tuple[float, ...] = ()
+    """Share of each position, from 1 on, among the training rows that have one; empty where the model has no use of it.
+    The last counts those below it too."""
 
     def __post_init__(self) -> None:
         names = [*(column.name for column in self.numeric), *(column.name for column in self.ids)]
@@ -150,6 +153,8 @@ class Layout:
             raise LayoutError(f"layout: at least one task, all with different names, expected; found {self.tasks}")
         if len(self.parents) != len(self.tasks) or any(not -1 <= p < i for i, p in enumerate(self.parents)):
             raise LayoutError(f"layout: each task's parent must be an earlier task or -1, found {self.parents}")
+        if self.positions and (min(self.positions) < 0 or abs(sum(self.positions) - 1) > 1e-6):
+            raise LayoutError(f"layout: the shares of the positions must add up to 1, found {self.positions}")
         for column in self.numeric:
             numbers = (column.fill, column.mean, column.std)
             if not all(map(math.isfinite, numbers)) or column.std <= 0:
@@ -209,6 +214,8 @@ class Layout:
         for number in content["numeric"]:
             if number["encoding"] is None:
                 del number["encoding"]
+        if not self.positions:
+            del content["positions"]
         for column in content["ids"]:
             # These too came later: a layout without one has the text, and so the hash, that it always had.
             for name in ("pooled", "from_time"):
@@ -231,6 +238,7 @@ class Layout:
                 tasks=tuple(content["tasks"]),
                 parents=tuple(content["parents"]),
                 null_values={name: tuple(texts) for name, texts in content.get("null_values", {}).items()},
+                positions=tuple(content.get("positions", ())),
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise LayoutError(

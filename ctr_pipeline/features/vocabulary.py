@@ -43,6 +43,9 @@ VOCABULARY_SCHEMA = {
 }
 """Columns of the vocabulary table: embedding row of each value, its training rows, first and last training day."""
 
+MOST_POSITIONS = 64
+"""Positions that the model tells apart."""
+
 _PIECE = 1 << 20
 _TOGETHER = 16
 """Numbers of a vector that are in memory at a time."""
@@ -103,9 +106,25 @@ def fit_layout(
     names = [task.name for task in spec.tasks]
     parents = tuple(-1 if task.parent is None else names.index(task.parent) for task in spec.tasks)
     layout = Layout(
-        numeric=tuple(numeric), ids=ids, tasks=tuple(names), parents=parents, null_values=_null_values(spec)
+        numeric=tuple(numeric),
+        ids=ids,
+        tasks=tuple(names),
+        parents=parents,
+        null_values=_null_values(spec),
+        positions=_positions(spec, training),
     )
     return layout, vocabulary
+
+
+def _positions(spec: Spec, training: pl.LazyFrame) -> tuple[float, ...]:
+    """Share of each position among the training rows that have one; those below :data:`MOST_POSITIONS` count as that."""
+    if not spec.has_position_effect:
+        return ()
+    place = pl.col("position").clip(upper_bound=MOST_POSITIONS)
+    counted = training.filter(pl.col("position") > 0).group_by(place=place).agg(pl.len()).collect(engine="streaming")
+    rows = dict(counted.iter_rows())
+    total = sum(rows.values())
+    return tuple(rows.get(at, 0) / total for at in range(1, max(rows) + 1)) if rows else ()
 
 
 def _null_values(spec: Spec) -> dict[str, tuple[str, ...]]:

@@ -9,9 +9,7 @@ from torch import Tensor
 def chain_logits(conditional: Tensor, parents: Sequence[int]) -> Tensor:
     """Logits of P(task) on all impressions from logits of P(task | parent): P(task) is the product along the funnel.
 
-    With z the parent's logit and c the conditional one, 1/P = (1 + e^-z)(1 + e^-c), so the odds against are
-    e^-z + e^-c + e^-(z+c). Their log-sum-exp needs neither log(1 - P) nor a small difference, is finite for all
-    finite inputs, and its gradients are soft-max weights in [0, 1]. (Entire-space modelling: Ma et al., SIGIR 2018.)
+    (Entire-space modelling: Ma et al., SIGIR 2018.)
 
     Args:
         conditional: [B, T] logits of P(task | parent happened).
@@ -26,8 +24,17 @@ def chain_logits(conditional: Tensor, parents: Sequence[int]) -> Tensor:
         if parent < 0:
             logits.append(own)
             continue
-        before = logits[parent]
-        terms = torch.stack([-before, -own, -before - own])
-        largest = terms.detach().amax(dim=0)
-        logits.append(-(largest + torch.log(torch.exp(terms - largest).sum(dim=0))))
+        logits.append(product_logits(logits[parent], own))
     return torch.stack(logits, dim=1)
+
+
+def product_logits(first: Tensor, second: Tensor) -> Tensor:
+    """The logit of the product of two probabilities, from their logits (of one shape).
+
+    With the logits z and c, 1/P = (1 + e^-z)(1 + e^-c), so the odds against are e^-z + e^-c + e^-(z+c). Their
+    log-sum-exp needs neither log(1 - P) nor a small difference, is finite for all finite inputs, and its gradients are
+    soft-max weights in [0, 1].
+    """
+    terms = torch.stack([-first, -second, -first - second])
+    largest = terms.detach().amax(dim=0)
+    return -(largest + torch.log(torch.exp(terms - largest).sum(dim=0)))

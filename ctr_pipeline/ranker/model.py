@@ -12,8 +12,10 @@ from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.heads import chain_logits
 from ctr_pipeline.ranker.interactions import build_interaction, out_width
 from ctr_pipeline.ranker.numeric import NumericEncoder
+from ctr_pipeline.ranker.position import PositionEffect, build_position_effect
 from ctr_pipeline.ranker.shapes import InputShape, RankerInputs, check_shape, group_by_width
 from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.position import AdditivePosition, Examination
 
 
 class WidePart(nn.Module):
@@ -80,6 +82,12 @@ class Ranker(nn.Module):
             }
         )
         self.out_widths: dict[str, int] = {name: out_width(module) for name, module in self.interactions.items()}
+        section = model.position or AdditivePosition()
+        self.position: PositionEffect | None = None
+        if isinstance(section, AdditivePosition | Examination) and (layout.positions or model.position is not None):
+            # Along a funnel the position decides on its first steps alone.
+            first = [t for t, parent in enumerate(layout.parents) if parent < 0 or not self.chained]
+            self.position = build_position_effect(layout, section, first)
         self.head = nn.Linear(widths[-1] + sum(self.out_widths.values()), len(layout.tasks))
         with torch.no_grad():
             # So an input that says "missing", where no training row said so, has no influence when one does later.
@@ -87,8 +95,8 @@ class Ranker(nn.Module):
             assert isinstance(first, nn.Linear)
             first.weight[:, self.numeric.flags] = 0.0
 
-    def encode(self, numeric: Tensor, ids: Tensor) -> RankerInputs:
-        """What the modules read, from raw numbers [B, D] and vocabulary rows [B, F].
+    def encode(self, numeric: Tensor, ids: Tensor, position: Tensor | None = None) -> RankerInputs:
+        """What the modules read, from raw numbers [B, D], vocabulary rows [B, F] and, where known, positions [B].
 
         Raises:
             RankerError: the batch does not have the layout's columns.
@@ -98,7 +106,8 @@ class Ranker(nn.Module):
         numbers = self.numeric(numeric)
         fields = self.embeddings(ids)
         flat = torch.cat([numbers, fields.flat.to(numbers.dtype)], dim=1)
-        return RankerInputs(numbers, fields.groups, flat, 0.0 if self.wide is None else self.wide(numbers, ids))
+        wide = 0.0 if self.wide is None else self.wide(numbers, ids)
+        return RankerInputs(numbers, fields.groups, flat, wide, ids, position)
 
     def hidden(self, inputs: RankerInputs) -> Tensor:
         """[B, H] what the heads read: the tower's output, then the interactions' in the order of the spec.
@@ -116,16 +125,19 @@ class Ranker(nn.Module):
         return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
 
     def score(self, hidden: Tensor, inputs: RankerInputs) -> Tensor:
-        """Entire-space logits [B, T] from [B, H] of :meth:`hidden`, and the wide part's logits."""
+        """Entire-space logits [B, T] from [B, H] of :meth:`hidden`, the wide part's logits and the position."""
         conditional: Tensor = self.head(hidden) + inputs.wide
+        if self.position is not None:
+            conditional = self.position(conditional, inputs.ids, inputs.position)
         return chain_logits(conditional, self.parents) if self.chained else conditional
 
-    def forward(self, numeric: Tensor, ids: Tensor) -> Tensor:
+    def forward(self, numeric: Tensor, ids: Tensor, position: Tensor | None = None) -> Tensor:
         """Score a batch.
 
         Args:
             numeric: [B, D] raw numbers, NaN where missing.
             ids: [B, F] vocabulary rows, int32 or int64; 0 is missing, 1 is unknown or rare, -1 after the end of a list.
+            position: [B] positions, 1 for the first, 0 = not logged; None where they are unknown, as when scoring.
 
         Returns:
             [B, T] logits of P(task) on all impressions.
@@ -133,7 +145,7 @@ class Ranker(nn.Module):
         Raises:
             RankerError: the batch does not have the layout's columns.
         """
-        inputs = self.encode(numeric, ids)
+        inputs = self.encode(numeric, ids, position)
         return self.score(self.hidden(inputs), inputs)
 
     def start_from_rates(self, rates: Sequence[float]) -> None:

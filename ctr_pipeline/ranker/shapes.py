@@ -76,12 +76,16 @@ class RankerInputs:
         fields: The embeddings, one [B, F, d] for each :attr:`InputShape.groups`, in its order.
         flat: [B, W] all of them side by side: the numbers, then the fields group by group.
         wide: [B, T] logits of the linear part; 0 without one.
+        ids: [B, F] the vocabulary rows themselves.
+        position: [B] positions, 0 = not logged; None where they are unknown.
     """
 
     numbers: Tensor
     fields: tuple[Tensor, ...]
     flat: Tensor
     wide: Tensor | float
+    ids: Tensor
+    position: Tensor | None
 
 
 def group_by_width(columns: Sequence[IdColumn]) -> tuple[FieldGroup, ...]:

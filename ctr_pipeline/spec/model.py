@@ -6,6 +6,7 @@ from pydantic import Field
 
 from ctr_pipeline.spec.fields import Section, added_field
 from ctr_pipeline.spec.interactions import AnyInteraction
+from ctr_pipeline.spec.position import AnyPosition
 
 
 class Model(Section):
@@ -20,6 +21,10 @@ class Model(Section):
     wide: bool = Field(default=True, description="Add a linear part over all inputs to the logits.")
     interactions: list[AnyInteraction] = added_field(
         [], "Modules beside the hidden layers that combine inputs with each other; the heads read their outputs too."
+    )
+    position: AnyPosition | None = added_field(
+        None,
+        "What the position of an impression does; `additive` where `impression.position` is named, and else `none`.",
     )
     heads: Literal["chain", "independent"] = Field(
         default="chain",

@@ -23,6 +23,7 @@ from ctr_pipeline.spec.log_columns import (
 )
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.null_values import columns_with_null_values
+from ctr_pipeline.spec.position import NoPosition, refuse_wrong_position
 from ctr_pipeline.spec.scope import Days, Privacy
 from ctr_pipeline.spec.side_tables import refuse_wrong_tables
 from ctr_pipeline.spec.source import ImpressionColumns, LogFiles, SideTable, Source
@@ -131,6 +132,7 @@ class Spec(Section):
                         "one value"
                     )
         refuse_absent_keys(self.split, self.evaluation, self.impression)
+        refuse_wrong_position(self.model.position, self.impression.position, self.features.single)
         self.split.require_gap(self.longest_maturity)
         return self
 
@@ -362,6 +364,11 @@ class Spec(Section):
     def maturity(self, name: str) -> int:
         """Microseconds after an impression at which its label of task ``name`` is settled, ingest lag included."""
         return maturity(self.tasks, name) + self.split.ingest_lag
+
+    @property
+    def has_position_effect(self) -> bool:
+        """Whether the model learns what the position of an impression does."""
+        return self.impression.position is not None and not isinstance(self.model.position, NoPosition)
 
     @property
     def longest_maturity(self) -> int:

@@ -62,15 +62,17 @@ class Variants(Generic[VariantT]):
         return section
 
     def validate(self, value: Any, info: ValidationInfo) -> VariantT:
-        """The section that a mapping with the key ``kind`` describes.
+        """The section that a mapping with the key ``kind`` describes, or the name of a kind by itself.
 
         Raises:
             ValueError: the kind is absent or unknown, or its fields are wrong; names those that are known.
         """
         if isinstance(value, self._base):
             return value
+        if isinstance(value, str):
+            value = {"kind": value}
         if not isinstance(value, dict):
-            raise ValueError(f"a mapping with the key `kind` is expected, found {kind_of(value)}")
+            raise ValueError(f"a kind, or a mapping with the key `kind`, is expected, found {kind_of(value)}")
         kind = value.get("kind")
         section = self._sections.get(kind) if isinstance(kind, str) else None
         if section is None:

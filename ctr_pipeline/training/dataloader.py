@@ -63,6 +63,7 @@ def gather(split: PackedSplit, rows: NDArray[np.int64]) -> BatchView:
         labels=torch.from_numpy(np.take(split.labels, rows, axis=0)),
         weights=torch.from_numpy(np.take(split.weights, rows, axis=0)),
         rows=torch.from_numpy(rows),
+        position=torch.from_numpy(np.take(split.position, rows)),
     )
 
 
@@ -74,7 +75,14 @@ def to_device(batch: BatchView, device: torch.device) -> BatchView:
     def move(tensor: Tensor) -> Tensor:
         return tensor.pin_memory().to(device, non_blocking=True)
 
-    return BatchView(move(batch.numeric), move(batch.ids), move(batch.labels), move(batch.weights), batch.rows)
+    return BatchView(
+        numeric=move(batch.numeric),
+        ids=move(batch.ids),
+        labels=move(batch.labels),
+        weights=move(batch.weights),
+        rows=batch.rows,
+        position=move(batch.position),
+    )
 
 
 class BatchLoader:

@@ -35,7 +35,7 @@ from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.lr_schedule import learning_rate_factor, set_learning_rate
 from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer
 from ctr_pipeline.training.precision import Precision
-from ctr_pipeline.training.scoring import validate, write_scores
+from ctr_pipeline.training.scoring import validate, write_position_effect, write_scores
 from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause
 
 SCORED = ("validation", "calibration", "test")
@@ -249,7 +249,7 @@ class Trainer:
 
     def _forward(self, batch: BatchView) -> Tensor:
         """[B, T] logits: tower and interactions at the run's precision, what is before and after them in fp32."""
-        inputs = self.model.encode(batch.numeric, batch.ids)
+        inputs = self.model.encode(batch.numeric, batch.ids, batch.position)
         with self.precision.autocast():
             hidden = self.model.hidden(inputs)
         return self.model.score(hidden.float(), inputs)
@@ -314,9 +314,15 @@ class Trainer:
         self.group.barrier()
         best = load_ranker(self.job.output / "model.pt", self.dataset.layout, self.job.model).to(self.group.device)
         for name in SCORED:
-            write_scores(
-                self.job.output / "scores" / f"{name}.npy", best, self.dataset.splits[name], self.group, self._check
-            )
+            split, scores = self.dataset.splits[name], self.job.output / "scores"
+            write_scores(scores / f"{name}.npy", best, split, self.group, self._check, at_position=False)
+            logged = scores / f"{name}_logged_position.npy"
+            if best.position is not None:
+                write_scores(logged, best, split, self.group, self._check, at_position=True)
+            elif self.group.is_first:
+                logged.unlink(missing_ok=True)
+        if self.group.is_first:
+            write_position_effect(self.job.output / "position.json", best, self.dataset.splits["train"])
 
     def _check(self) -> None:
         if self._cancelled():
@@ -390,4 +396,11 @@ class Trainer:
 
 
 def _empty(batch: BatchView) -> BatchView:
-    return BatchView(batch.numeric[:0], batch.ids[:0], batch.labels[:0], batch.weights[:0], batch.rows[:0])
+    return BatchView(
+        numeric=batch.numeric[:0],
+        ids=batch.ids[:0],
+        labels=batch.labels[:0],
+        weights=batch.weights[:0],
+        rows=batch.rows[:0],
+        position=batch.position[:0],
+    )

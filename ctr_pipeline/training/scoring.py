@@ -1,5 +1,6 @@
 """Scores of a whole split, and the validation metric that chooses the epoch."""
 
+import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -19,9 +20,12 @@ ROWS = 16384
 
 
 def _scored(
-    model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]
+    model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None], *, at_position: bool
 ) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
-    """Row numbers, logits and labels of this process's share of ``split``, in float32 and evaluation mode."""
+    """Row numbers, logits and labels of this process's share of ``split``, in float32 and evaluation mode.
+
+    ``at_position``: with the logged position; else as the model is served, where it is unknown.
+    """
     first, end = group.shard.interval(len(split))
     was_training = model.training
     model.eval()
@@ -31,7 +35,8 @@ def _scored(
             rows = np.arange(start, min(end, start + ROWS))
             batch = to_device(gather(split, rows), group.device)
             with torch.no_grad():
-                yield rows, model(batch.numeric, batch.ids), batch.labels
+                position = batch.position if at_position else None
+                yield rows, model(batch.numeric, batch.ids, position), batch.labels
     finally:
         model.train(was_training)
 
@@ -55,14 +60,31 @@ def validate(
     empty = torch.zeros((0, len(model.tasks)), device=group.device)
     # A process without rows takes part too: no rows give sums of the right shape.
     sums = objectives.validation_sums(empty, empty.to(torch.int8))
-    for _, logits, labels in _scored(model, split, group, check):
+    for _, logits, labels in _scored(model, split, group, check, at_position=True):
         sums = [total + part for total, part in zip(sums, objectives.validation_sums(logits, labels), strict=True)]
     metrics = objectives.validation_metrics([group.sum(total) for total in sums])
     return [loss for loss, _ in metrics], [relative for _, relative in metrics]
 
 
-def write_scores(path: Path, model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]) -> None:
-    """Write float32 logits [N, T] of ``split`` to ``path``, rows in the order of the split's arrays."""
+def write_scores(
+    path: Path,
+    model: Ranker,
+    split: PackedSplit,
+    group: ProcessGroup,
+    check: Callable[[], None],
+    *,
+    at_position: bool,
+) -> None:
+    """Write float32 logits [N, T] of ``split`` to ``path``, rows in the order of the split's arrays.
+
+    Args:
+        path: The file.
+        model: The ranker.
+        split: Rows to score.
+        group: The processes; each scores a share of the rows.
+        check: Called between batches; raises to stop.
+        at_position: With the logged position; else as the model is served, where it is unknown.
+    """
     shape = (len(split), len(model.tasks))
     if group.is_first:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -72,7 +94,30 @@ def write_scores(path: Path, model: Ranker, split: PackedSplit, group: ProcessGr
     group.barrier()
     if shape[0]:
         scores = np.lib.format.open_memmap(path, mode="r+")
-        for rows, logits, _ in _scored(model, split, group, check):
+        for rows, logits, _ in _scored(model, split, group, check, at_position=at_position):
             scores[rows[0] : rows[-1] + 1] = logits.cpu().numpy()
         scores.flush()
     group.barrier()
+
+
+def write_position_effect(path: Path, model: Ranker, train: PackedSplit) -> None:
+    """Write how likely an outcome is at each position, relative to the first, as JSON; none without such an effect.
+
+    The mean over the contexts of at most :data:`ROWS` training rows, evenly spread.
+    """
+    path.unlink(missing_ok=True)
+    if model.position is None:
+        return
+    rows = np.linspace(0, len(train) - 1, min(len(train), ROWS)).astype(np.int64)
+    ids = gather(train, rows).ids.to(next(model.parameters()).device)
+    with torch.no_grad():
+        relative = model.position.relative(ids).cpu().numpy()
+    content = {
+        "kind": model.position.kind,
+        "shares": [round(float(share), 6) for share in model.position.shares],
+        "relative": {
+            model.tasks[task]: [round(float(value), 6) for value in relative[:, column]]
+            for column, task in enumerate(model.position.tasks)
+        },
+    }
+    path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")

@@ -47,5 +47,6 @@ def case() -> Case:
         labels=labels,
         weights=torch.ones((12, 2)),
         rows=torch.arange(100, 112),
+        position=torch.zeros(12, dtype=torch.int16),
     )
     return Case(layout, build_ranker(layout, Model(embedding_dim=4, hidden=[8, 6]), 1), batch)

@@ -32,6 +32,7 @@ from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.losses import BinaryCrossEntropy, Focal
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.objectives import Binary
+from ctr_pipeline.spec.position import AdditivePosition, Examination, NoPosition
 from ctr_pipeline.spec.row_filters import RowFilter
 from ctr_pipeline.spec.scope import Days, Privacy
 from ctr_pipeline.spec.simulator import (
@@ -112,6 +113,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Propensity: "propensity",
     LabelQuality: "label_quality",
     Model: "model",
+    **dict.fromkeys((NoPosition, AdditivePosition, Examination), "model.position"),
     FactorisationMachine: "model.interactions[]",
     Training: "training",
     Platt: "calibration",
@@ -126,6 +128,7 @@ IN_WORDS = {
     ("features.history[]", "days"),
     ("source.simulator.incidents[]", "kind"),
     ("source.simulator.incidents[]", "share"),
+    ("model.position", "kind"),
     ("model.interactions[]", "kind"),
     ("calibration", "kind"),
     ("tasks[].objective", "kind"),

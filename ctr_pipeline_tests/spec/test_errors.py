@@ -199,8 +199,8 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("model.interactions.1: set `kind` to one of ", "'factorisation_machine'"),
     ),
     "interaction that is no section": (
-        set_to("model.interactions", ["factorisation_machine"]),
-        ("model.interactions.0: a mapping with the key `kind` is expected, found 'factorisation_machine'",),
+        set_to("model.interactions", [7]),
+        ("model.interactions.0: a kind, or a mapping with the key `kind`, is expected, found 7",),
     ),
     "one interaction instead of a list": (
         set_to("model.interactions", {"kind": "factorisation_machine"}),
@@ -209,6 +209,21 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "field that the interaction does not have": (
         set_to("model.interactions", [{"kind": "factorisation_machine", "width": 4}]),
         ("model.interactions.0: width: unknown key",),
+    ),
+    "a position effect without a position": (
+        lambda c: (c["impression"].pop("position", None), set_to("model.position", "additive")(c)),
+        ("`model.position` is additive, and no column holds the position", "`impression.position`"),
+    ),
+    "a context that is no category": (
+        lambda c: (
+            set_to("impression.position", "slot")(c),
+            set_to("model.position", {"kind": "examination", "context": ["price"]})(c),
+        ),
+        ("`model.position.context` names 'price'", "categorical features of one value"),
+    ),
+    "unknown position effect": (
+        set_to("model.position", "additiv"),
+        ("model.position: set `kind` to one of 'additive', 'examination', 'none'", "did you mean 'additive'?"),
     ),
     "unknown objective": (
         set_to("tasks.0.objective", {"kind": "binray"}),
@@ -219,8 +234,8 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("tasks.1.objective: loss: set `kind` to one of 'binary_cross_entropy', 'focal'", "did you mean 'focal'?"),
     ),
     "loss without a kind": (
-        set_to("tasks.0.objective", {"kind": "binary", "loss": "focal"}),
-        ("tasks.0.objective: loss: a mapping with the key `kind` is expected, found 'focal'",),
+        set_to("tasks.0.objective", {"kind": "binary", "loss": ["focal"]}),
+        ("tasks.0.objective: loss: a kind, or a mapping with the key `kind`, is expected, found a list",),
     ),
     "field of another loss": (
         set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "binary_cross_entropy", "gamma": 2}}),
@@ -243,8 +258,8 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("calibration: set `kind` to one of ", "'platt'", "found 'plat', did you mean 'platt'?"),
     ),
     "calibrator without a kind": (
-        set_to("calibration", "platt"),
-        ("calibration: a mapping with the key `kind` is expected, found 'platt'",),
+        set_to("calibration", 0.5),
+        ("calibration: a kind, or a mapping with the key `kind`, is expected, found 0.5",),
     ),
     "knots on no positives": (
         set_to("calibration", {"kind": "isotonic", "min_positives": 0}),

@@ -7,6 +7,8 @@ from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationError
 
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.spec.fields import Section, added_field
+from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.position import NoPosition
 from ctr_pipeline.spec.variants import Registry, Variant, Variants
 
 
@@ -44,10 +46,15 @@ def test_a_mapping_becomes_the_section_of_its_kind_and_back() -> None:
     assert Drawing.model_validate(drawing.model_dump()) == drawing
 
 
+def test_the_name_of_a_kind_is_enough_where_its_fields_have_defaults() -> None:
+    assert Model.model_validate({"position": "none"}).position == NoPosition()
+    assert "radius: required, but absent" in problem(shape="circle")
+
+
 def test_messages_name_what_is_known() -> None:
     assert "set `kind` to one of 'circle'; found 'circel', did you mean 'circle'?" in problem(shape={"kind": "circel"})
     assert "set `kind` to one of 'circle'" in problem(shape={"radius": 1})
-    assert "a mapping with the key `kind` is expected, found 3" in problem(shape=3)
+    assert "a kind, or a mapping with the key `kind`, is expected, found 3" in problem(shape=3)
     assert "radius: Input should be greater than 0" in problem(shape={"kind": "circle", "radius": -1})
     assert "radios: unknown key; did you mean `radius`?" in problem(shape={"kind": "circle", "radius": 1, "radios": 2})
 

@@ -15,6 +15,7 @@ class BatchView:
         labels: [B, T] 1, 0 or -1.
         weights: [B, T] weights.
         rows: [B] rows of the training arrays.
+        position: [B] positions, 0 = not logged.
     """
 
     numeric: Tensor
@@ -22,3 +23,4 @@ class BatchView:
     labels: Tensor
     weights: Tensor
     rows: Tensor
+    position: Tensor

@@ -31,6 +31,7 @@ def dump_failed_step(
     """
     tensors = {
         "numeric": batch.numeric, "ids": batch.ids, "labels": batch.labels, "weights": batch.weights, "rows": batch.rows,
+        "position": batch.position,
     }  # fmt: skip
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "diagnosis.json").write_text(json.dumps(diagnosis.to_dict(), indent=1) + "\n", encoding="utf-8")

@@ -20,6 +20,9 @@ from ctr_pipeline.orchestration.user_errors import forbid, user_errors
 from ctr_pipeline.spec import Spec
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from ctr_pipeline.calibration import Calibrator
     from ctr_pipeline.evaluation import TaskMetrics
 
@@ -27,6 +30,9 @@ TITLES = {"AUC": "auc", "AP": "ap", "NE": "ne", "O/E": "oe"}
 """Metrics of the tables; O/E is observed over expected."""
 
 RANGE = "95 % interval"
+
+POSITION = {False: "neutral", True: "as logged"}
+"""How rows are scored, by whether that is with the logged position."""
 
 OTHER_SPLITS = tuple(split for split in SCORED_SPLITS if split != "test")
 
@@ -52,15 +58,25 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         paths = deployment.paths.retrain(context.partition_key)
         files = RetrainFiles(paths)
         with user_errors():
-            logits = files.scores("calibration")
+            scores = {logged: files.scores("calibration", logged_position=logged) for logged in files.position_modes}
             if (reason := TrainingOutcome.read(paths.result).blocking_reason(blocking_findings())) is not None:
                 raise dg.Failure(reason, allow_retries=False)
             split = PackedDataset.open(paths.packed).splits["calibration"]
             tasks = [task.name for task in spec.tasks]
-            fitted = fit_calibrators(spec.calibration, tasks, logits, split.labels)
-        files.write_calibrators(fitted)
+            by_mode = {
+                logged: fit_calibrators(spec.calibration, tasks, logits, split.labels)
+                for logged, logits in scores.items()
+            }
+        for logged, fitted in by_mode.items():
+            files.write_calibrators(fitted, logged_position=logged)
         return dg.MaterializeResult(
-            metadata={"calibrators": table({"task": task, **_plain(found)} for task, found in fitted.items())},
+            metadata={
+                "calibrators": table(
+                    {"task": task, "position": POSITION[logged], **_plain(found)}
+                    for logged, fitted in by_mode.items()
+                    for task, found in fitted.items()
+                )
+            },
             tags=retrain_tags(deployment, context),
         )
 
@@ -80,17 +96,26 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         with user_errors():
             run = files.mlflow_run()
             metrics = _measure(spec, paths)
+            otherwise = _measure_otherwise(spec, paths)
             images = _plots(spec, paths, metrics)
         content = {task: {split: found.to_json() for split, found in of.items()} for task, of in metrics.items()}
-        files.write_evaluation(content)
+        others_content = {name: {task: found.to_json() for task, found in of.items()} for name, of in otherwise.items()}
+        files.write_evaluation(content, others_content)
         others = {name: value for split in OTHER_SPLITS for name, value in _numbers(metrics, split).items()}
         tracking.log(run.run_id, others, [("plots", paths.plots), ("", paths.evaluation)])
         [test] = split_datasets(paths.packed, ["test"])
-        tracking.log_model_metrics(run.run_id, _numbers(metrics, "test"), test)
+        measured = {
+            f"test_{how}/{task}/{name}": value
+            for how, of in otherwise.items()
+            for task, found in of.items()
+            for name, value in found.numbers().items()
+        }
+        tracking.log_model_metrics(run.run_id, _numbers(metrics, "test") | measured, test)
         checks = check_results("evaluation", _evidence(metrics, content))
         yield dg.MaterializeResult(
             metadata={
-                "test": table(test_rows(content)),
+                "test": table(test_rows({task: of["test"] for task, of in content.items()})),
+                **{f"test_{how}": table(test_rows(of)) for how, of in others_content.items()},
                 "splits": table(split_rows(content)),
                 **{
                     f"{name}/{task}": cell(value)
@@ -123,16 +148,41 @@ def _measure(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetric
     from ctr_pipeline.evaluation import evaluate
 
     dataset, files = PackedDataset.open(paths.packed), RetrainFiles(paths)
-    fitted = files.calibrators()
     metrics: dict[str, dict[str, TaskMetrics]] = {task.name: {} for task in spec.tasks}
     for split in SCORED_SPLITS:
-        logits, packed = files.scores(split), dataset.splits[split]
-        for column, task in enumerate(spec.tasks):
-            calibrated = fitted[task.name].apply(logits[:, column])
-            metrics[task.name][split] = evaluate(
-                calibrated, packed.labels[:, column], packed.user, packed.group, seed=spec.seed
+        calibrated, packed = files.calibrated(split, list(metrics)), dataset.splits[split]
+        for column, of in enumerate(metrics.values()):
+            of[split] = evaluate(
+                calibrated[:, column], packed.labels[:, column], packed.user, packed.group, seed=spec.seed
             )
     return metrics
+
+
+def _measure_otherwise(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetrics]]":
+    """Metrics on the test rows by what is looked at, and task.
+
+    ``logged_position``: scores that know the position, where the model learns what it does. ``random_traffic``: the model
+    as it is served, on the rows whose order was random, where there are some.
+    """
+    from ctr_pipeline.datasets import PackedDataset
+    from ctr_pipeline.evaluation import evaluate
+
+    files, tasks, test = RetrainFiles(paths), [task.name for task in spec.tasks], "test"
+    packed = PackedDataset.open(paths.packed).splits[test]
+
+    def measure(calibrated: "NDArray[np.float64]", rows: "NDArray[np.bool_] | slice") -> "dict[str, TaskMetrics]":
+        group = None if packed.group is None else packed.group[rows]
+        return {
+            task: evaluate(calibrated[rows, n], packed.labels[rows, n], packed.user[rows], group, seed=spec.seed)
+            for n, task in enumerate(tasks)
+        }
+
+    found = {}
+    if True in files.position_modes:
+        found["logged_position"] = measure(files.calibrated(test, tasks, logged_position=True), slice(None))
+    if packed.random.any():
+        found["random_traffic"] = measure(files.calibrated(test, tasks), packed.random)
+    return found
 
 
 def _plots(spec: Spec, paths: RetrainPaths, metrics: Metrics) -> dict[str, bytes]:
@@ -141,12 +191,12 @@ def _plots(spec: Spec, paths: RetrainPaths, metrics: Metrics) -> dict[str, bytes
     from ctr_pipeline.evaluation.plots import precision_recall_plot, reliability_plot, score_histogram
 
     files = RetrainFiles(paths)
-    labels, logits = PackedDataset.open(paths.packed).splits["test"].labels, files.scores("test")
-    fitted = files.calibrators()
+    labels = PackedDataset.open(paths.packed).splits["test"].labels
+    logits = files.calibrated("test", [task.name for task in spec.tasks])
     bins = {task: of["test"].bins for task, of in metrics.items()}
     images = {"reliability": reliability_plot(bins, title="Reliability on the test rows")}
     for column, task in enumerate(spec.tasks):
-        name, calibrated, own = task.name, fitted[task.name].apply(logits[:, column]), labels[:, column]
+        name, calibrated, own = task.name, logits[:, column], labels[:, column]
         title = f"Precision and recall of {name}"
         images[f"precision_recall_{name}"] = precision_recall_plot(calibrated, own, title=title)
         images[f"scores_{name}"] = score_histogram(calibrated, own, title=f"Scores of {name} by class")
@@ -176,10 +226,9 @@ def _evidence(metrics: Metrics, content: Mapping[str, Mapping[str, Any]]) -> Eva
 
 
 def test_rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each task and metric on the test rows."""
+    """A row for each task and metric on the test rows, from the metrics by task."""
     rows = []
-    for task, splits in content.items():
-        found = splits["test"]
+    for task, found in content.items():
         rows.append(
             {"task": task, "metric": "positives", "value": found["positives"], RANGE: f"of {found['rows']:,} rows"}
         )

@@ -236,11 +236,7 @@ def _release(
 
 def _calibrated(spec: Spec, paths: RetrainPaths) -> "NDArray[np.float64]":
     """Calibrated logits [N, T] of the new model on the test rows."""
-    import numpy as np
-
-    files = RetrainFiles(paths)
-    logits, fitted = files.scores("test"), files.calibrators()
-    return np.column_stack([fitted[task.name].apply(logits[:, column]) for column, task in enumerate(spec.tasks)])
+    return RetrainFiles(paths).calibrated("test", [task.name for task in spec.tasks])
 
 
 def _champion_logits(
