@@ -86,8 +86,8 @@ class Ranker(nn.Module):
         self.position: PositionEffect | None = None
         if isinstance(section, AdditivePosition | Examination) and (layout.positions or model.position is not None):
             # Along a funnel the position decides on its first steps alone.
-            first = [t for t, parent in enumerate(layout.parents) if parent < 0 or not self.chained]
-            self.position = build_position_effect(layout, section, first)
+            acted_on = [t for t, parent in enumerate(layout.parents) if parent < 0 or not self.chained]
+            self.position = build_position_effect(layout, section, acted_on)
         self.head = nn.Linear(widths[-1] + sum(self.out_widths.values()), len(layout.tasks))
         with torch.no_grad():
             # So an input that says "missing", where no training row said so, has no influence when one does later.
