@@ -55,8 +55,8 @@ test: install ## All tests but the nightly ones; ARGS='-k words' narrows them
 test-fast: install ## Without whole runs, browser and Spark: a few minutes; ARGS='-k words' narrows them
 	$(BIN)/python -m pytest -m 'not (nightly or end_to_end or browser or spark)' -n $(WORKERS) $(ARGS)
 
-test-nightly: install ## The slow suites
-	$(BIN)/python -m pytest -m nightly $(ARGS)
+test-nightly: install ## The slow suites, and all random examples of the tests that try a part of them in `make test`
+	$(BIN)/python -m pytest -m 'nightly or hypothesis' --hypothesis-profile nightly $(ARGS)
 
 lint: install ## ruff check, ruff format --check, import rules between the packages
 	$(BIN)/ruff check .

@@ -15,12 +15,14 @@ from ctr_pipeline_tests.end_to_end.fixtures import (
     stop_unused_servers,
 )
 from ctr_pipeline_tests.engine_sessions import sessions
+from ctr_pipeline_tests.example_counts import NIGHTLY
 from ctr_pipeline_tests.side_by_side import ByGroup, arrange
 
 __all__ = ["config_home", "ctr", "finished", "servers", "sessions", "small_spec"]
 
 # A loaded machine is slow, and that is no defect of the code under test.
 settings.register_profile("no_deadline", deadline=None)
+settings.register_profile(NIGHTLY, deadline=None)
 settings.load_profile("no_deadline")
 
 PROJECT = Path(__file__).resolve().parent.parent

@@ -37,7 +37,9 @@ class Finished:
 
 def environment(folder: Path, extra: Mapping[str, str] | None = None) -> dict[str, str]:
     """The caller's environment with a configuration folder of its own, so that tests make their own key."""
-    return {**os.environ, "XDG_CONFIG_HOME": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true", **(extra or {})}
+    # Pandera imports Hypothesis where it is installed, which then looks for its plugins in all packages: a second a process.
+    own = {"XDG_CONFIG_HOME": str(folder), "MLFLOW_DISABLE_TELEMETRY": "true", "HYPOTHESIS_NO_PLUGINS": "true"}
+    return {**os.environ, **own, **(extra or {})}
 
 
 @pytest.fixture(scope="session")

@@ -137,6 +137,7 @@ def test_the_run_cannot_be_reproduced_any_more(forgotten: Forgotten, ctr: Ctr) -
     assert "is gone, or files of it are: `ctr forget` removes earlier versions" in " ".join(refused.stderr.split())
 
 
+@pytest.mark.nightly
 def test_later_runs_train_without_the_user_and_do_not_bring_them_back(
     forgotten: Forgotten, finished: Finished, ctr: Ctr, tmp_path: Path
 ) -> None:

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from ctr_pipeline_tests.end_to_end.real_runs import RealRun
 
 Runs = Callable[[str, str], RealRun]
@@ -16,6 +18,7 @@ def test_web_shop_sessions(real_run: Runs) -> None:
     assert test["ne"]["value"] < 0.93
 
 
+@pytest.mark.nightly
 def test_display_ads_without_a_clock(real_run: Runs) -> None:
     report = real_run("criteo", "criteo_display_16k.parquet").report
     assert report["split"]["test"]["rows"] == 3_200
@@ -36,6 +39,7 @@ def test_the_loan_funnel_leaves_undecided_cases_out(real_run: Runs) -> None:
     assert reached == sorted(reached, reverse=True)
 
 
+@pytest.mark.nightly
 def test_two_policies_give_propensities_with_intervals(real_run: Runs) -> None:
     propensity = real_run("open_bandit", "open_bandit.parquet").report["propensity"]
     assert [row["position"] for row in propensity["positions"]] == [1, 2, 3]

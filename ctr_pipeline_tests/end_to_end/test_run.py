@@ -166,6 +166,7 @@ def test_a_second_run_does_nothing(finished: Finished, ctr: Ctr, tmp_path: Path)
     assert "Everything was up to date." in done.stdout
 
 
+@pytest.mark.nightly
 def test_the_same_seed_gives_the_same_logs_tables_and_model_and_the_truth_is_not_needed(
     finished: Finished, ctr: Ctr, tmp_path: Path
 ) -> None:

@@ -2,7 +2,7 @@
 
 import numpy as np
 import polars as pl
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ctr_pipeline.labels import (
@@ -14,6 +14,7 @@ from ctr_pipeline.labels import (
     task_watermarks,
 )
 from ctr_pipeline.spec.tasks import Label, Task
+from ctr_pipeline_tests.example_counts import costly
 from ctr_pipeline_tests.labels.worlds import CASES, COLUMNS, FUNNEL, World, worlds
 
 instants = st.lists(st.integers(0, 10**6), max_size=30).map(lambda values: np.array(values, dtype=np.int64))
@@ -76,12 +77,14 @@ def test_a_column_is_always_complete() -> None:
     assert task_watermarks(rows, COLUMNS, as_of=98) == {"click": 98, "buy": 98}
 
 
+@settings(max_examples=costly(100))
 @given(world=worlds(FUNNEL), as_of=st.integers(0, 40), reach=st.integers(0, 40))
 def test_beyond_the_watermark_only_what_was_said_is_a_label(world: World, as_of: int, reach: int) -> None:
     """Positives stay, negatives stay up to the watermark, and nothing else changes."""
     check_masks(world, FUNNEL, as_of, reach)
 
 
+@settings(max_examples=costly(100))
 @given(world=worlds(CASES), as_of=st.integers(0, 40), reach=st.integers(0, 40))
 def test_a_closed_case_needs_no_watermark(world: World, as_of: int, reach: int) -> None:
     check_masks(world, CASES, as_of, reach)

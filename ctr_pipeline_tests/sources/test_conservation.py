@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctr_pipeline.sources import Pseudonymiser, read_impressions
+from ctr_pipeline_tests.example_counts import costly
 
 Maker = Callable[..., Any]
 
@@ -26,7 +27,7 @@ DIRTY = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=costly(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(DIRTY, max_size=9), name=st.sampled_from(["log.parquet", "log.ndjson", "log.csv"]))
 def test_no_row_is_lost_or_counted_twice(
     make_spec: Maker,

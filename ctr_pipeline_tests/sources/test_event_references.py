@@ -21,6 +21,7 @@ from ctr_pipeline.sources import (
     refers,
 )
 from ctr_pipeline.spec import Spec
+from ctr_pipeline_tests.example_counts import costly
 
 Maker = Callable[..., Any]
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -54,7 +55,7 @@ def pieces_of(shown: dict[str, int], count: int) -> list[pl.LazyFrame]:
     return [pl.LazyFrame(rows[n::count], schema=schema, orient="row") for n in range(count)]
 
 
-@settings(max_examples=80, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=costly(80), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.tuples(

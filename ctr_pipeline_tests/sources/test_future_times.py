@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ctr_pipeline.sources import Pseudonymiser, ReadResult, SourceError, log_range, read_events, read_impressions
 from ctr_pipeline.spec import Spec
+from ctr_pipeline_tests.example_counts import costly
 
 FIRST = date(2026, 1, 5)
 START = datetime(2026, 1, 5, tzinfo=UTC)
@@ -204,7 +205,7 @@ MOMENTS = st.one_of(
 )
 
 
-@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=costly(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(st.tuples(MOMENTS, MOMENTS), min_size=1, max_size=8),
     typed=st.booleans(),

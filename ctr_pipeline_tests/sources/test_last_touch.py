@@ -14,6 +14,7 @@ from ctr_pipeline.sources import Pseudonymiser, ReadResult, SourceError, read_ev
 from ctr_pipeline.sources.clock import TS
 from ctr_pipeline.sources.last_touch import FATE, attribute_events, key_column
 from ctr_pipeline.spec import Spec
+from ctr_pipeline_tests.example_counts import costly
 
 START = datetime(2026, 1, 5, 23, 56, tzinfo=UTC)
 FIRST, LAST = date(2026, 1, 5), date(2026, 1, 8)
@@ -105,7 +106,7 @@ def expected(
 
 
 @pytest.mark.parametrize(("within", "early"), WINDOWS)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=costly(60), deadline=None)
 @given(log=shown_rows, events=event_rows)
 def test_the_latest_impression_of_the_ids_is_the_one(
     within: int, early: int, log: list[Any], events: list[Any]

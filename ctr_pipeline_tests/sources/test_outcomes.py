@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from ctr_pipeline.sources import Pseudonymiser, ReadResult, read_events, read_impressions
 from ctr_pipeline.spec import Spec
+from ctr_pipeline_tests.example_counts import costly
 
 FIRST, LAST = date(2026, 1, 5), date(2026, 1, 8)
 DAYS = pl.date_range(FIRST, LAST, eager=True).to_list()
@@ -267,7 +268,7 @@ DIRTY_EVENT = st.fixed_dictionaries(
 )
 
 
-@settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=costly(50), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(DIRTY_EVENT, min_size=1, max_size=9))
 def test_each_event_is_counted_on_one_day(
     make_spec: Maker, pseudonymiser: Pseudonymiser, tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]

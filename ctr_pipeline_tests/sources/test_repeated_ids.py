@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctr_pipeline.sources import Pseudonymiser, ReadResult, read_events, read_impressions
+from ctr_pipeline_tests.example_counts import costly
 
 FIRST, LAST = date(2026, 1, 5), date(2026, 1, 8)
 MIDNIGHT_US = 1_767_571_200_000_000
@@ -42,7 +43,7 @@ def test_a_repetition_that_arrives_later_with_an_earlier_time_takes_nothing_back
     assert result.quarantined["source_row"].to_list() == [1]
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=costly(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     rows=st.lists(
         st.tuples(st.sampled_from("abc"), st.integers(0, 40), st.sampled_from([0, 0, 1, 5, 30])), min_size=1, max_size=8

@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from ctr_pipeline.sources import Pseudonymiser, ReadResult, SourceError, read_events, read_impressions, shows
+from ctr_pipeline_tests.example_counts import costly
 
 Maker = Callable[..., Any]
 Reader = Callable[..., ReadResult]
@@ -62,7 +63,7 @@ COUNTS = st.integers(1, 6).flatmap(
 )
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=costly(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(rows=st.lists(COUNTS, min_size=1, max_size=6), name=st.sampled_from(FORMATS), anonymous=st.booleans())
 def test_a_row_becomes_the_impressions_that_it_counts(
     make_spec: Maker,
