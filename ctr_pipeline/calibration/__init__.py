@@ -1,5 +1,6 @@
 """Turns logits into probabilities whose rates hold."""
 
+from ctr_pipeline.calibration.beta import BetaCalibrator, fit_beta
 from ctr_pipeline.calibration.calibrator import (
     CalibrationError,
     Calibrator,
@@ -8,18 +9,26 @@ from ctr_pipeline.calibration.calibrator import (
     fit_calibrators,
     register_calibrator,
 )
+from ctr_pipeline.calibration.cross_validated import fit_best
+from ctr_pipeline.calibration.funnel import calibrated_logits
+from ctr_pipeline.calibration.identity import IdentityCalibrator
 from ctr_pipeline.calibration.isotonic import IsotonicCalibrator, fit_isotonic
 from ctr_pipeline.calibration.labelled import ScoreError
 from ctr_pipeline.calibration.platt import PlattCalibrator, fit_platt
 
 __all__ = [
+    "BetaCalibrator",
     "CalibrationError",
     "Calibrator",
+    "IdentityCalibrator",
     "IsotonicCalibrator",
     "PlattCalibrator",
     "ScoreError",
+    "calibrated_logits",
     "calibrator_from_json",
     "calibrator_to_json",
+    "fit_best",
+    "fit_beta",
     "fit_calibrators",
     "fit_isotonic",
     "fit_platt",

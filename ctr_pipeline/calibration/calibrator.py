@@ -98,6 +98,25 @@ def register_calibrator(
     _CLASSES[kind] = calibrator
 
 
+def register_choice(kind: str, choose: Callable[..., Calibrator], section: type[CalibratorSection]) -> None:
+    """Makes a way to choose among calibrators known under ``kind``; what it returns is of a registered kind itself.
+
+    Raises:
+        ValueError: as for :func:`register_calibrator`.
+    """
+    _KINDS.add(kind, choose, section)
+
+
+def fit_calibrator(section: CalibratorSection, logits: Reals, labels: Integers) -> Calibrator:
+    """The calibrator that a section describes, fitted on ``logits`` [N] and ``labels`` [N].
+
+    Raises:
+        ScoreError: as for :func:`fit_calibrators`.
+        CalibrationError: nothing is registered under the section's kind.
+    """
+    return _KINDS.build(section, logits, labels)
+
+
 def fit_calibrators(
     section: CalibratorSection, tasks: Sequence[str], logits: Reals, labels: Integers
 ) -> dict[str, Calibrator]:
@@ -116,7 +135,7 @@ def fit_calibrators(
     """
     fitted = {}
     for column, task in enumerate(tasks):
-        fitted[task] = _KINDS.build(section, logits[:, column], labels[:, column])
+        fitted[task] = fit_calibrator(section, logits[:, column], labels[:, column])
         known = np.unique(logits[labels[:, column] >= 0, column])
         calibrated = fitted[task].apply(known)
         if not (np.isfinite(calibrated).all() and np.all(np.diff(calibrated) >= 0)):

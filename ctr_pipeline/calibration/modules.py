@@ -22,6 +22,37 @@ class Affine(nn.Module):
         return logits * self.slopes + self.offsets
 
 
+class BetaCurve(nn.Module):
+    """``a`` log p - ``b`` log(1 - p) + ``c`` [T] of logits [B, T], p their sigmoid."""
+
+    a: Tensor
+    b: Tensor
+    c: Tensor
+
+    def __init__(self, a: Sequence[float], b: Sequence[float], c: Sequence[float]) -> None:
+        super().__init__()
+        for name, values in (("a", a), ("b", b), ("c", c)):
+            self.register_buffer(name, torch.tensor(values, dtype=torch.float32))
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Calibrated logits [B, T]."""
+        # log(1 + e^x) as max(x, 0) + log(1 + e^-|x|): finite for all x, in operations that ONNX has.
+        tail = torch.log(1 + torch.exp(-torch.abs(logits)))
+        return self.b * (torch.relu(logits) + tail) - self.a * (torch.relu(-logits) + tail) + self.c
+
+
+class ByTask(nn.Module):
+    """Calibrators of different kinds: each task's own module, for its column of logits [B, T]."""
+
+    def __init__(self, modules: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.tasks = nn.ModuleList(modules)
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Calibrated logits [B, T]."""
+        return torch.cat([own(logits[:, task : task + 1]) for task, own in enumerate(self.tasks)], dim=1)
+
+
 class PiecewiseLinear(nn.Module):
     """A rising line for each task, with slope 1 outside its knots.
 

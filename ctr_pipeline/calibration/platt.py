@@ -14,6 +14,10 @@ from ctr_pipeline.spec.calibration import Platt
 if TYPE_CHECKING:
     from torch import nn
 
+SLOPE_SD, OFFSET_SD = 0.15, 0.3
+"""How far a slope is from 1, and an offset from 0, before any row of the slice is seen: what trainings leave behind, and
+how much the rate of outcomes moves within some weeks."""
+
 _ROUNDING = 1e-14
 """Relative error of a mean log loss, at most."""
 
@@ -37,9 +41,9 @@ class PlattCalibrator:
     reason: str | None = None
 
     @classmethod
-    def fit(cls, logits: Reals, labels: Integers, _: Platt) -> "PlattCalibrator":
-        """The calibrator of least log loss; see :func:`fit_platt`."""
-        return fit_platt(logits, labels)
+    def fit(cls, logits: Reals, labels: Integers, section: Platt) -> "PlattCalibrator":
+        """See :func:`fit_platt`."""
+        return fit_platt(logits, labels, prior=section.prior)
 
     def apply(self, logits: Reals) -> Float64s:
         """Calibrated logits of ``logits``, of any shape."""
@@ -78,8 +82,12 @@ class PlattCalibrator:
         return Affine([calibrator.a for calibrator in fitted], [calibrator.b for calibrator in fitted])
 
 
-def fit_platt(logits: Reals, labels: Integers, weights: Reals | None = None) -> PlattCalibrator:
+def fit_platt(logits: Reals, labels: Integers, weights: Reals | None = None, *, prior: float = 0.0) -> PlattCalibrator:
     """The slope and offset that minimise log loss (Platt 1999), by damped Newton steps.
+
+    With a ``prior``, the most likely ones under independent normal priors: the slope around 1 with standard deviation
+    :data:`SLOPE_SD`, and what is added at the middle of the rows (their mean logit, weighted by p(1 - p)) around 0 with
+    :data:`OFFSET_SD`; ``prior`` multiplies both precisions. A few positives then move little, many all that they must.
 
     The identity is returned, with the reason, for rows of one class and for scores that separate the classes, where
     the best slope would be infinite. With one single score, or a best slope of 0 or below (which would turn the
@@ -96,25 +104,40 @@ def fit_platt(logits: Reals, labels: Integers, weights: Reals | None = None) -> 
     if not constant and (misses.max() <= hits.min() or hits.max() <= misses.min()):
         return PlattCalibrator(rows=rows, positives=positives, reason="left as it is: the scores separate the classes")
     if not constant:
-        slope, offset = _newton(used, fit_slope=True)
+        slope, offset = _newton(used, fit_slope=True, prior=prior)
         if slope > 0:
             return PlattCalibrator(a=slope, b=offset, rows=rows, positives=positives)
     reason = "all scores are equal" if constant else "the best slope is not above 0"
     return PlattCalibrator(
-        b=fit_offset(used), rows=rows, positives=positives, reason=f"only the offset is fitted: {reason}"
+        b=fit_offset(used, prior), rows=rows, positives=positives, reason=f"only the offset is fitted: {reason}"
     )
 
 
-def fit_offset(rows: Labelled) -> float:
-    """What to add to the logits of ``rows``, which have both classes, so that the probabilities add up to the positives."""
-    return _newton(rows, fit_slope=False)[1]
+def fit_offset(rows: Labelled, prior: float = 0.0) -> float:
+    """What to add to the logits of ``rows``, which have both classes, so that the probabilities add up to the positives.
+
+    With a ``prior`` as for :func:`fit_platt` it is drawn towards 0.
+    """
+    return _newton(rows, fit_slope=False, prior=prior)[1]
 
 
-def _newton(rows: Labelled, *, fit_slope: bool) -> tuple[float, float]:
+def middle(logits: Float64s) -> float:
+    """Mean of ``logits``, each as much as its row says about an offset."""
+    information = special.expit(logits) * special.expit(-logits) + 1e-12
+    return float(information @ logits / information.sum())
+
+
+def _newton(rows: Labelled, *, fit_slope: bool, prior: float) -> tuple[float, float]:
     """Slope and offset of least log loss; the slope stays 1 unless fitted. Works on standardised logits."""
-    centre, spread = float(np.mean(rows.logits)), float(np.std(rows.logits)) or 1.0
+    centre = middle(rows.logits) if prior else float(np.mean(rows.logits))
+    spread = float(np.std(rows.logits)) or 1.0
     scaled = (rows.logits - centre) / spread
     weights = np.ones(len(rows)) if rows.weights is None else rows.weights
+    # Of the mean log loss; unequal weights are worth fewer rows (Kish 1965).
+    both = prior * np.array([(spread * SLOPE_SD) ** -2, OFFSET_SD**-2])
+    precision = both if fit_slope else both[1:]
+    precision = precision * np.sum(weights**2) / weights.sum() ** 2
+    likely = np.array([spread, centre]) if fit_slope else np.zeros(1)
     weights = weights / weights.sum()
     inputs = np.stack([scaled, np.ones(len(rows))]) if fit_slope else np.ones((1, len(rows)))
     fixed = np.zeros(len(rows)) if fit_slope else rows.logits
@@ -122,13 +145,14 @@ def _newton(rows: Labelled, *, fit_slope: bool) -> tuple[float, float]:
     point[-1] = special.logit(weights[rows.positive].sum()) - (0.0 if fit_slope else centre)
 
     def loss(candidate: Float64s) -> float:
-        return float(weights @ np.logaddexp(0.0, np.where(rows.positive, -1.0, 1.0) * (candidate @ inputs + fixed)))
+        losses = np.logaddexp(0.0, np.where(rows.positive, -1.0, 1.0) * (candidate @ inputs + fixed))
+        return float(weights @ losses + precision @ (candidate - likely) ** 2 / 2)
 
     current = loss(point)
     for _ in range(100):
         predicted = special.expit(point @ inputs + fixed)
-        gradient = inputs @ (weights * (predicted - rows.positive))
-        curvature = (inputs * (weights * predicted * (1.0 - predicted))) @ inputs.T
+        gradient = inputs @ (weights * (predicted - rows.positive)) + precision * (point - likely)
+        curvature = (inputs * (weights * predicted * (1.0 - predicted))) @ inputs.T + np.diag(precision)
         step = np.linalg.solve(curvature + 1e-12 * np.trace(curvature) * np.eye(len(point)) + 1e-300, gradient)
         size = 1.0
         # Near its minimum the loss is flat to the last bits, where rounding must not stop a step that still helps.

@@ -13,7 +13,7 @@ MEASURED = {
     "logged_position": "scored with the logged position",
     "random_traffic": "rows in random order",
 }
-"""Other ways to look at the test."""
+"""Other ways to look at the test that are printed, by their names in the report."""
 
 
 def print_reading(report: dict[str, Any], console: Console) -> None:
@@ -49,8 +49,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     _print_awaiting_data(report, console)
     if report["metrics"]:
         console.print(_metric_table({task: splits["test"] for task, splits in report["metrics"].items()}, "Test"))
-    for how, metrics in report.get("test_otherwise", {}).items():
-        console.print(_metric_table(metrics, f"Test, {MEASURED[how]}"))
+    for how, title in MEASURED.items():
+        if metrics := report.get("test_otherwise", {}).get(how):
+            console.print(_metric_table(metrics, f"Test, {title}"))
     if report["propensity"].get("positions"):
         console.print(_propensity_table(report))
     for response in report["propensity"].get("responses", []):

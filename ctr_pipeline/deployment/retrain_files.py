@@ -195,11 +195,11 @@ class RetrainFiles:
 
     def calibrated(self, split: str, tasks: Sequence[str], *, logged_position: bool = False) -> "NDArray[np.float64]":
         """Calibrated logits [N, T] of a split."""
-        import numpy as np
+        from ctr_pipeline.calibration import calibrated_logits
 
-        logits = self.scores(split, logged_position=logged_position)
         fitted = self.calibrators(logged_position=logged_position)
-        return np.column_stack([fitted[task].apply(logits[:, column]) for column, task in enumerate(tasks)])
+        logits = self.scores(split, logged_position=logged_position)
+        return calibrated_logits([fitted[task] for task in tasks], self.layout().parents, logits)
 
     def evaluation(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Metrics by task and split, of the model as it is served."""

@@ -183,6 +183,20 @@ def observed_expected(logits: Reals, labels: Integers) -> Interval | None:
     return poisson_ratio(rows.positives, float(np.sum(special.expit(rows.logits))))
 
 
+def with_error_of_slice(ratio: Interval, positives: int) -> Interval:
+    """Observed over expected, with the error of the calibration slice in its interval.
+
+    A rate that was fitted on ``positives`` positives is itself off by about 1/√positives; on the log scale the squares of
+    the two half widths add up. 0 where nothing was fitted.
+    """
+    if positives <= 0 or ratio.value <= 0 or not np.isfinite([ratio.low, ratio.high]).all():
+        return ratio
+    own = Z95 / np.sqrt(positives)
+    low = np.hypot(np.log(ratio.value / max(ratio.low, 1e-300)), own)
+    high = np.hypot(np.log(ratio.high / ratio.value), own)
+    return Interval(ratio.value, float(ratio.value * np.exp(-low)), float(ratio.value * np.exp(high)))
+
+
 def poisson_ratio(observed: int, expected: float) -> Interval:
     """``observed`` / ``expected`` with the exact (Garwood 1936) 95 % interval of a Poisson count."""
     low = float(special.gammaincinv(observed, 0.025)) if observed else 0.0

@@ -9,7 +9,7 @@ from scipy import special
 
 from ctr_pipeline.calibration.labelled import Integers, Reals, labelled, why_undefined
 from ctr_pipeline.evaluation.intervals import bootstrap_of, cluster_codes, delong_of
-from ctr_pipeline.evaluation.metrics import EvaluationError, Interval, rank, recall_at
+from ctr_pipeline.evaluation.metrics import EvaluationError, Interval, rank, recall_at, with_error_of_slice
 from ctr_pipeline.evaluation.reliability import ReliabilityBin, calibration_error, reliability
 from ctr_pipeline.evaluation.slices import GroupedMetrics, grouped_auc, grouped_metrics
 
@@ -131,6 +131,7 @@ def evaluate(
     *,
     seed: int,
     replicates: int = 100,
+    calibrated_on: int = 0,
 ) -> TaskMetrics:
     """Measures one task.
 
@@ -141,6 +142,8 @@ def evaluate(
         groups: [N], code of the group within which a row is ranked against others, -1 for none.
         seed: Of the bootstrap.
         replicates: Bootstrap replicates.
+        calibrated_on: Positives of other rows that the calibrator was fitted on; the interval of observed over expected
+            then holds its error too. 0 for logits that were not calibrated, or on these very rows.
 
     Raises:
         EvaluationError: there is not one cluster code, or one group code, for each row.
@@ -172,7 +175,9 @@ def evaluate(
         log_loss=resampled.log_loss,
         ne=ne,
         rig=None if ne is None else 1.0 - ne.value,
-        oe=resampled.observed_expected,
+        oe=None
+        if resampled.observed_expected is None
+        else with_error_of_slice(resampled.observed_expected, calibrated_on),
         recall_at={} if recalls is None else dict(zip(RECALL_SHARES, recalls, strict=True)),
         calibration_error=calibration_error(bins),
         bins=bins,

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from ctr_pipeline.calibration import Calibrator, calibrator_to_json
+from ctr_pipeline.calibration.modules import ByTask
 from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, Layout
 from ctr_pipeline.ranker import Ranker
 from ctr_pipeline.serving.bundle import FILES, MANIFEST, MAX_PROBABILITY_DIFFERENCE, Bundle, Scores, write_manifest
@@ -39,13 +40,15 @@ class CalibratedRanker(nn.Module):
 
     Args:
         ranker: The trained ranker.
-        calibrators: One for each task, in order, all of one kind.
+        calibrators: One for each task, in order.
     """
 
     def __init__(self, ranker: Ranker, calibrators: Sequence[Calibrator]) -> None:
         super().__init__()
         self.ranker = ranker
-        self._calibration = (type(calibrators[0]).module(calibrators),)
+        kinds = {type(calibrator) for calibrator in calibrators}
+        each = (type(calibrator).module([calibrator]) for calibrator in calibrators)
+        self._calibration = (kinds.pop().module(calibrators) if len(kinds) == 1 else ByTask(list(each)),)
         # Buffers of this module, so that they have the names and the place in the file that earlier bundles gave them.
         self._own: dict[str, str] = {}
         for name, values in self._calibration[0].state_dict().items():
@@ -55,13 +58,21 @@ class CalibratedRanker(nn.Module):
     def forward(self, numeric: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [N, T] and calibrated probabilities [N, T] of numeric [N, D] and ids [N, F]."""
         logits = self.ranker(numeric, ids)
-        return logits, torch.sigmoid(self.calibrate(logits))
+        return logits, torch.sigmoid(self._along_the_funnel(self.calibrate(logits)))
 
     def calibrate(self, logits: Tensor) -> Tensor:
-        """Calibrated logits [N, T] of logits [N, T]."""
+        """Calibrated logits [N, T] of logits [N, T], each task's by itself."""
         values = {name: self.get_buffer(own) for name, own in self._own.items()}
         calibrated: Tensor = functional_call(self._calibration[0], values, (logits,))
         return calibrated
+
+    def _along_the_funnel(self, calibrated: Tensor) -> Tensor:
+        """As :func:`~ctr_pipeline.calibration.funnel.calibrated_logits`: no task likelier than its parent."""
+        found: list[Tensor] = []
+        for task, parent in enumerate(self.ranker.parents):
+            own = calibrated[:, task]
+            found.append(own if parent < 0 else torch.minimum(own, found[parent]))
+        return torch.stack(found, dim=1)
 
 
 def export_bundle(
@@ -140,10 +151,6 @@ def _calibrated(ranker: Ranker, calibrators: Mapping[str, Calibrator], layout: L
     absent = [task for task in layout.tasks if task not in calibrators]
     if absent:
         raise BundleError(f"export: task {absent[0]!r} has no calibrator; found {sorted(calibrators)}")
-    kinds = {type(calibrators[task]) for task in layout.tasks}
-    if len(kinds) > 1:
-        found = ", ".join(sorted(kind.__name__ for kind in kinds))
-        raise BundleError(f"export: calibrators of several kinds ({found}); expected one kind for all tasks")
     for name, values in ranker.state_dict().items():
         if values.is_floating_point() and not bool(torch.isfinite(values).all()):
             raise BundleError(

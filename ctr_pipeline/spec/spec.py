@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ctr_pipeline.spec.calibration import AnyCalibrator, Platt
+from ctr_pipeline.spec.calibration import AnyCalibrator, CrossValidated
 from ctr_pipeline.spec.evaluation import Evaluation
 from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
@@ -57,7 +57,7 @@ class Spec(Section):
     )
     model: Model = Field(default=Model(), description="The ranker.")
     training: Training = Field(default=Training(), description="The training loop.")
-    calibration: AnyCalibrator = added_field(Platt(), "How logits become probabilities whose rates hold.")
+    calibration: AnyCalibrator = added_field(CrossValidated(), "How logits become probabilities whose rates hold.")
     evaluation: Evaluation = added_field(Evaluation(), "Keys of the metrics and their intervals.")
     quality: Quality = Field(default=Quality(), description="Limits of the checks.")
 

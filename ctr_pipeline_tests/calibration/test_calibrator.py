@@ -21,7 +21,7 @@ from ctr_pipeline.calibration import (
     register_calibrator,
 )
 from ctr_pipeline.spec import Spec, parse_spec
-from ctr_pipeline.spec.calibration import CalibratorSection, Platt
+from ctr_pipeline.spec.calibration import CalibratorSection, CrossValidated, Platt
 from ctr_pipeline_tests.serving.shop import SPEC
 
 
@@ -84,11 +84,12 @@ def spec_with(**calibration: Any) -> Spec:
     return parse_spec(f"{SPEC}calibration: {calibration}\n", "test")
 
 
-def test_platt_is_the_default_and_stays_out_of_the_dumped_spec() -> None:
+def test_the_choice_is_the_default_and_stays_out_of_the_dumped_spec() -> None:
     spec = parse_spec(SPEC, "test")
-    assert spec.calibration == Platt()
+    assert spec.calibration == CrossValidated()
     assert "calibration" not in spec.model_dump(mode="json")
-    assert spec_with(kind="platt") == spec
+    assert spec_with(kind="cross_validated") == spec
+    assert spec_with(kind="platt").calibration == Platt()
 
 
 def test_a_calibrator_without_fields_needs_one_class_and_one_call() -> None:

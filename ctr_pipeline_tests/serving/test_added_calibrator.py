@@ -12,7 +12,7 @@ import torch
 from scipy import special
 from torch import Tensor, nn
 
-from ctr_pipeline.calibration import PlattCalibrator, fit_calibrators, register_calibrator
+from ctr_pipeline.calibration import fit_calibrators, register_calibrator
 from ctr_pipeline.serving import Bundle, BundleError
 from ctr_pipeline.serving.bundle import write_manifest
 from ctr_pipeline.serving.export import check_parity, reference_scores
@@ -132,9 +132,3 @@ def test_a_graph_that_calibrates_otherwise_than_the_evaluation_is_refused(soft: 
     others = {task: OtherInTheGraph(**asdict(found)) for task, found in soft.calibrators.items()}
     with pytest.raises(BundleError, match=r"task 'click' \(OtherInTheGraph\) .* between `apply` and `module`"):
         replace(soft, calibrators=others).export(tmp_path / "bundle")
-
-
-def test_calibrators_of_two_kinds_are_refused(soft: Shop, tmp_path: Path) -> None:
-    mixed = {**soft.calibrators, "buy": PlattCalibrator()}
-    with pytest.raises(BundleError, match="of several kinds \\(PlattCalibrator, SoftLimit\\)"):
-        replace(soft, calibrators=mixed).export(tmp_path / "bundle")

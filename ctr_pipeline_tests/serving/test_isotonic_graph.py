@@ -1,4 +1,4 @@
-"""Isotonic calibration in the exported graph: named in a spec, fitted, exported, scored, read back."""
+"""Calibration in the exported graph: of one kind or several, along the funnel; fitted, exported, scored, read back."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,14 @@ import numpy as np
 import pytest
 from scipy import special
 
-from ctr_pipeline.calibration import IsotonicCalibrator, fit_calibrators
+from ctr_pipeline.calibration import (
+    BetaCalibrator,
+    IdentityCalibrator,
+    IsotonicCalibrator,
+    PlattCalibrator,
+    calibrated_logits,
+    fit_calibrators,
+)
 from ctr_pipeline.serving.export import check_parity, reference_scores
 from ctr_pipeline.spec import parse_spec
 from ctr_pipeline_tests.serving.shop import SPEC, Shop
@@ -28,9 +35,30 @@ def test_the_graph_holds_the_lines_of_all_tasks(shop: Shop, tmp_path: Path) -> N
     assert parity.passed, parity
     assert bundle.calibrators() == fitted
     found = bundle.score(*shop.rows(500, seed=2))
-    for column, task in enumerate(shop.layout.tasks):
-        expected = special.expit(fitted[task].apply(found.logits[:, column]))
+    own = [fitted[task] for task in shop.layout.tasks]
+    expected_of_all = special.expit(calibrated_logits(own, shop.layout.parents, found.logits))
+    for column in range(len(own)):
+        expected = expected_of_all[:, column]
         assert found.probabilities[:, column] == pytest.approx(expected, abs=2e-6)
+        if shop.layout.parents[column] >= 0:
+            continue
         order = np.argsort(found.logits[:, column])
         # ONNX Runtime's sigmoid is exact to some 1e-7 only.
         assert np.diff(found.probabilities[order, column]).min() > -3e-7
+
+
+def test_calibrators_of_several_kinds_and_no_step_likelier_than_the_one_before(shop: Shop, tmp_path: Path) -> None:
+    kinds = [PlattCalibrator(a=0.8, b=-1.0), BetaCalibrator(a=0.7, b=1.4, c=2.0), IdentityCalibrator()]
+    mixed = replace(shop, calibrators=dict(zip(shop.layout.tasks, kinds, strict=True)))
+    bundle = mixed.export(tmp_path / "bundle")
+    parity = check_parity(bundle, mixed.ranker, mixed.calibrators, *shop.rows(300, seed=1))
+    assert parity.passed, parity
+    assert bundle.calibrators() == mixed.calibrators
+    found = bundle.score(*shop.rows(500, seed=2))
+    alone = special.expit(np.column_stack([own.apply(found.logits[:, n]) for n, own in enumerate(kinds)]))
+    together = special.expit(calibrated_logits(kinds, shop.layout.parents, found.logits))
+    np.testing.assert_allclose(found.probabilities, together, atol=1e-6)
+    for task, parent in enumerate(shop.layout.parents):
+        if parent >= 0:
+            assert (found.probabilities[:, task] <= found.probabilities[:, parent] + 1e-6).all()
+    assert (alone - together).max() > 0.01

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.attribute import Attribute
-from ctr_pipeline.spec.calibration import Isotonic, Platt
+from ctr_pipeline.spec.calibration import Beta, CrossValidated, Identity, Isotonic, Platt
 from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear, Standard
 from ctr_pipeline.spec.evaluation import Evaluation
 from ctr_pipeline.spec.features import (
@@ -116,8 +116,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     **dict.fromkeys((NoPosition, AdditivePosition, Examination), "model.position"),
     FactorisationMachine: "model.interactions[]",
     Training: "training",
-    Platt: "calibration",
-    Isotonic: "calibration",
+    **dict.fromkeys((CrossValidated, Identity, Platt, Beta, Isotonic), "calibration"),
     Evaluation: "evaluation",
     Quality: "quality",
 }
@@ -143,6 +142,9 @@ def sections(model: type[BaseModel]) -> set[type[BaseModel]]:
         own = [kind for kind in model.__subclasses__() if kind.__module__.startswith("ctr_pipeline.")]
         return set().union(*map(sections, own))
     found = {model}
+    if model is CrossValidated:
+        # It holds others of its union.
+        return found
     for field in model.model_fields.values():
         for inner in inner_types(field.annotation):
             if isinstance(inner, type) and issubclass(inner, BaseModel):

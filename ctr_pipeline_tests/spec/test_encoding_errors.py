@@ -13,7 +13,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "encoding that is no section": (
         set_to("features.history.0.encoding", 16),
-        ("features.history.0.encoding: a mapping with the key `kind` is expected, found 16",),
+        ("features.history.0.encoding: a kind, or a mapping with the key `kind`, is expected, found 16",),
     ),
     "cyclic without a period": (
         set_to("features.dense.0.encoding", "cyclic"),

@@ -148,12 +148,18 @@ def _measure(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetric
     from ctr_pipeline.evaluation import evaluate
 
     dataset, files = PackedDataset.open(paths.packed), RetrainFiles(paths)
+    fitted = files.calibrators()
     metrics: dict[str, dict[str, TaskMetrics]] = {task.name: {} for task in spec.tasks}
     for split in SCORED_SPLITS:
         calibrated, packed = files.calibrated(split, list(metrics)), dataset.splits[split]
-        for column, of in enumerate(metrics.values()):
+        for column, (task, of) in enumerate(metrics.items()):
             of[split] = evaluate(
-                calibrated[:, column], packed.labels[:, column], packed.user, packed.group, seed=spec.seed
+                calibrated[:, column],
+                packed.labels[:, column],
+                packed.user,
+                packed.group,
+                seed=spec.seed,
+                calibrated_on=0 if split == "calibration" else _fitted_on(fitted[task]),
             )
     return metrics
 
@@ -161,7 +167,7 @@ def _measure(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetric
 def _measure_otherwise(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetrics]]":
     """Metrics on the test rows by what is looked at, and task.
 
-    ``logged_position``: scores that know the position, where the model learns what it does. ``random_traffic``: the model
+    ``uncalibrated``: the model as it is served, without its calibrators. ``logged_position``: scores that know the position, where the model learns what it does. ``random_traffic``: the model
     as it is served, on the rows whose order was random, where there are some.
     """
     from ctr_pipeline.datasets import PackedDataset
@@ -170,19 +176,38 @@ def _measure_otherwise(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, 
     files, tasks, test = RetrainFiles(paths), [task.name for task in spec.tasks], "test"
     packed = PackedDataset.open(paths.packed).splits[test]
 
-    def measure(calibrated: "NDArray[np.float64]", rows: "NDArray[np.bool_] | slice") -> "dict[str, TaskMetrics]":
+    def measure(
+        logits: "NDArray[np.floating[Any]]",
+        fitted: "Mapping[str, Calibrator]",
+        rows: "NDArray[np.bool_] | slice" = slice(None),
+    ) -> "dict[str, TaskMetrics]":
         group = None if packed.group is None else packed.group[rows]
         return {
-            task: evaluate(calibrated[rows, n], packed.labels[rows, n], packed.user[rows], group, seed=spec.seed)
+            task: evaluate(
+                logits[rows, n],
+                packed.labels[rows, n],
+                packed.user[rows],
+                group,
+                seed=spec.seed,
+                calibrated_on=_fitted_on(fitted[task]) if task in fitted else 0,
+            )
             for n, task in enumerate(tasks)
         }
 
-    found = {}
+    found = {"uncalibrated": measure(files.scores(test), {})}
     if True in files.position_modes:
-        found["logged_position"] = measure(files.calibrated(test, tasks, logged_position=True), slice(None))
+        known = files.calibrated(test, tasks, logged_position=True)
+        found["logged_position"] = measure(known, files.calibrators(logged_position=True))
     if packed.random.any():
-        found["random_traffic"] = measure(files.calibrated(test, tasks), packed.random)
+        found["random_traffic"] = measure(files.calibrated(test, tasks), files.calibrators(), packed.random)
     return found
+
+
+def _fitted_on(calibrator: "Calibrator") -> int:
+    """Positives that decided on the calibrator's rate; 0 for one that changes nothing."""
+    from ctr_pipeline.calibration import IdentityCalibrator
+
+    return 0 if isinstance(calibrator, IdentityCalibrator) else calibrator.positives
 
 
 def _plots(spec: Spec, paths: RetrainPaths, metrics: Metrics) -> dict[str, bytes]:

@@ -246,8 +246,7 @@ def _champion_logits(
 
     The champion sees the rows through its own vocabulary, as it would in serving.
     """
-    import numpy as np
-
+    from ctr_pipeline.calibration import calibrated_logits
     from ctr_pipeline.datasets.view import other_models_test_rows
     from ctr_pipeline.serving import BundleError
 
@@ -267,7 +266,7 @@ def _champion_logits(
     except KeyError as error:
         return None, f"The champion (version {held.version}) needs feature {error}, which the spec no longer has."
     logits = bundle.score(numeric, ids).logits
-    return np.column_stack([fitted[task].apply(logits[:, n]) for n, task in enumerate(tasks)]), None
+    return calibrated_logits([fitted[task] for task in tasks], bundle.layout.parents, logits), None
 
 
 def _champion_bundle(tracking: TrackingResource, name: str, held: ModelVersion) -> "Bundle":
