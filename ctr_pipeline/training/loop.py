@@ -201,7 +201,7 @@ class Trainer:
             optimizer.zero_grad(set_to_none=True)
         fault = input_fault(batch, self.dataset.layout, step)
         # A faulty batch must not reach the tables; this process then takes part with no rows.
-        seen = to_device(batch if fault is None else _empty(batch), self.group.device)
+        seen = to_device(batch if fault is None else batch.without_rows(), self.group.device)
         counts = self.group.sum(self.objectives.known_counts(seen.labels))
         self.monitor.begin(step)
         with self.monitor.forward():
@@ -393,14 +393,3 @@ class Trainer:
     def _remove_earlier_run(self) -> None:
         for name in ("checkpoint.pt", "checkpoint.pt.sha256", "model.pt", "result.json"):
             (self.job.output / name).unlink(missing_ok=True)
-
-
-def _empty(batch: BatchView) -> BatchView:
-    return BatchView(
-        numeric=batch.numeric[:0],
-        ids=batch.ids[:0],
-        labels=batch.labels[:0],
-        weights=batch.weights[:0],
-        rows=batch.rows[:0],
-        position=batch.position[:0],
-    )

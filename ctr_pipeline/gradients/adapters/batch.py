@@ -1,6 +1,6 @@
 """A batch of the packed arrays."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from torch import Tensor
 
@@ -24,3 +24,7 @@ class BatchView:
     weights: Tensor
     rows: Tensor
     position: Tensor
+
+    def without_rows(self) -> "BatchView":
+        """The batch with none of its rows."""
+        return BatchView(**{field.name: getattr(self, field.name)[:0] for field in fields(self)})

@@ -136,11 +136,13 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
 
 
 def _plain(calibrator: "Calibrator") -> dict[str, Any]:
-    """The fields of a calibrator that fit into a cell."""
+    """A calibrator as the cells of a row, the same ones for every kind."""
     from ctr_pipeline.calibration import calibrator_to_json
 
     content = calibrator_to_json(calibrator)
-    return {name: value for name, value in content.items() if not isinstance(value, list | dict)}
+    values = ", ".join(f"{name} {value:.4f}" for name, value in content.items() if isinstance(value, float))
+    counts = {"rows": calibrator.rows, "positives": calibrator.positives}
+    return {"kind": content.get("kind", "platt"), "values": values or "–", **counts, "reason": calibrator.reason or "–"}
 
 
 def _measure(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetrics]]":
