@@ -371,6 +371,11 @@ class Spec(Section):
         return self.impression.position is not None and not isinstance(self.model.position, NoPosition)
 
     @property
+    def training_seed(self) -> int:
+        """The seed of the initial weights, dropout and order of the rows."""
+        return self.seed if self.training.seed is None else self.training.seed
+
+    @property
     def longest_maturity(self) -> int:
         """The maturity of the slowest task: the gap between training and test, in microseconds."""
         return max(self.maturity(task.name) for task in self.tasks)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from ctr_pipeline.spec.fields import Section
+from ctr_pipeline.spec.fields import Section, added_field
 
 
 class Training(Section):
@@ -28,3 +28,9 @@ class Training(Section):
     processes: int = Field(default=1, gt=0, description="Training processes on this machine.")
     threads: int = Field(default=2, gt=0, description="CPU threads of each process.")
     log_every: int = Field(default=20, gt=0, description="Steps between logged metrics.")
+    seed: int | None = added_field(
+        None,
+        "Seed of the initial weights, dropout and order of the rows; that of the spec when absent.",
+        ge=0,
+        lt=2**31,
+    )

@@ -394,6 +394,6 @@ def test_message_names_field_value_and_remedy(change: Change, parts: tuple[str, 
 
 
 def test_all_problems_are_reported_at_once() -> None:
-    message = message_of(set_to("seed", -1), set_to("training.epochs", 0), set_to("tasks.0.window", "soon"))
-    assert "shop.yaml: 3 problem(s)" in message
-    assert all(field in message for field in ("seed: ", "training.epochs: ", "tasks.0.window: "))
+    wrong = {"seed": -1, "training.epochs": 0, "training.seed": 2**31, "tasks.0.window": "soon"}
+    message = message_of(*(set_to(field, value) for field, value in wrong.items()))
+    assert all(part in message for part in ("shop.yaml: 4 problem(s)", *(f"{field}: " for field in wrong)))

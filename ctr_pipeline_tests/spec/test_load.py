@@ -55,6 +55,16 @@ def test_spec_survives_being_written_and_read(project: Path, name: str) -> None:
     assert spec_hash(again) == spec_hash(spec)
 
 
+def test_training_has_the_seed_of_the_spec_or_one_of_its_own(project: Path) -> None:
+    content = content_of(project, "ads")
+    spec = parse_spec(yaml.safe_dump(content), where="ads")
+    content["training"]["seed"] = 0
+    other = parse_spec(yaml.safe_dump(content), where="ads")
+    assert (spec.training_seed, other.seed, other.training_seed) == (spec.seed, spec.seed, 0)
+    # Without one, nothing of the spec and its hash tells that there could be one.
+    assert "seed" not in spec.model_dump()["training"]
+
+
 def test_maturity_adds_up_the_windows_a_task_starts_from(project: Path) -> None:
     spec = load_spec(project / "specs" / "ads.yaml")
     assert spec.maturity("click") == 24 * HOUR

@@ -130,7 +130,7 @@ def _prepare(
     TrainingJob(
         dataset=paths.packed,
         output=paths.training,
-        seed=spec.seed,
+        seed=spec.training_seed,
         model=spec.model,
         training=spec.training,
         task_weights={task.name: task.loss_weight for task in spec.tasks},
