@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.propensity.bootstrap import cluster_spread
-from ctr_pipeline.propensity.rates import ess_share, smoothed_rates
+from ctr_pipeline.propensity.rates import ess_share, shrunk, smoothed_rates
 
 RANDOM, PRODUCTION = "random", "production"
 """The two kinds of traffic that are compared; rows of other kinds keep weight 1."""
@@ -45,7 +45,8 @@ class PositionPropensity:
     examination_low: float
     examination_high: float
     weight_ratio: float
-    """``exposure_ratio``, pulled to that of the parent response by precision; the weight before clipping."""
+    """``exposure_ratio``, pulled to that of the parent response by precision, and then as far towards 1 as its variance is
+    large beside the variance between positions; the weight before clipping."""
     weight: float
     """``weight_ratio``, clipped."""
 
@@ -128,8 +129,9 @@ def position_propensity(
     (with half a positive and one row added, so that it is never 0): rate = (c + smoothing · m) / (n + smoothing).
     The variance of a log ratio is (1 - rate) / c of numerator and denominator summed (c at least 0.5), or that of a
     bootstrap over sessions (rows, where sessions are not logged) if larger. A response with a parent is sparse:
-    its log ratio is averaged with the parent's by precision before it becomes a weight. Position-based model and ratio
-    estimator: Craswell et al. 2008, Joachims et al. 2017.
+    its log ratio is averaged with the parent's by precision before it becomes a weight. Last, the log ratios are shrunk
+    towards 0, a weight of 1 (:func:`shrunk`): a ratio that its interval does not justify weighs nothing. Days are pooled.
+    Position-based model and ratio estimator: Craswell et al. 2008, Joachims et al. 2017.
 
     Args:
         rows: Settled and unsettled impressions: day, position (null = not logged), traffic, session (null = not
@@ -246,15 +248,10 @@ def _entries(
     response: str, estimate: _Estimate, parent: _Estimate | None, clip: tuple[float, float]
 ) -> list[PositionPropensity]:
     entries = []
+    log_weights = _log_weights(estimate, parent)
     for k, position in enumerate(estimate.positions.tolist()):
         log_ratio, variance = float(estimate.log_ratio[k]), float(estimate.ratio_variance[k])
-        log_weight = log_ratio
-        if parent is not None and position in parent.positions:
-            j = int(np.searchsorted(parent.positions, position))
-            precision, parent_precision = 1 / variance, 1 / float(parent.ratio_variance[j])
-            log_weight = (precision * log_ratio + parent_precision * float(parent.log_ratio[j])) / (
-                precision + parent_precision
-            )
+        log_weight = float(log_weights[k])
         examination, half = float(estimate.log_examination[k]), _Z95 * math.sqrt(estimate.examination_variance[k])
         margin = _Z95 * math.sqrt(variance)
         entries.append(
@@ -278,6 +275,20 @@ def _entries(
             )
         )
     return entries
+
+
+def _log_weights(estimate: _Estimate, parent: _Estimate | None) -> NDArray[np.float64]:
+    """[K] log ratios, averaged with the parent's and shrunk."""
+    log_ratio, variance = estimate.log_ratio.copy(), estimate.ratio_variance.copy()
+    if parent is not None:
+        for k, position in enumerate(estimate.positions.tolist()):
+            if position in parent.positions:
+                j = int(np.searchsorted(parent.positions, position))
+                precision, parent_precision = 1 / variance[k], 1 / parent.ratio_variance[j]
+                total = precision + parent_precision
+                log_ratio[k] = (precision * log_ratio[k] + parent_precision * parent.log_ratio[j]) / total
+                variance[k] = 1 / total
+    return shrunk(log_ratio, variance)
 
 
 def _summary(

@@ -83,8 +83,8 @@ class PositionEffect(nn.Module):
 
 
 class AdditiveEffect(PositionEffect):
-    """Adds to the logit. The effect is centred: its mean over the positions of the training rows is 0, and so is that
-    of an unknown position.
+    """Adds to the logit. The effect is centred: over the positions of the training rows the mean of the odds that it
+    multiplies with is 1, and an unknown position changes nothing. So the probabilities of rare outcomes keep their mean.
     """
 
     def forward(self, conditional: Tensor, ids: Tensor, position: Tensor | None) -> Tensor:
@@ -102,7 +102,9 @@ class AdditiveEffect(PositionEffect):
 
     def _centred(self, ids: Tensor) -> Tensor:
         numbers = self.by_position(ids)
-        return numbers - (self.shares.reshape(1, -1, 1) * numbers).sum(dim=1, keepdim=True)
+        shares = self.shares.reshape(1, -1, 1)
+        largest = numbers.detach().amax(dim=1, keepdim=True)
+        return numbers - largest - torch.log((shares * torch.exp(numbers - largest)).sum(dim=1, keepdim=True))
 
 
 class ExaminationEffect(PositionEffect):

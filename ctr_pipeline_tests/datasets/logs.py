@@ -97,7 +97,9 @@ def a_log(seed: int = 1, rows_per_day: int = 60) -> Log:
             "ad": [None if x == 9 else f"ad{x}" for x in draw.integers(0, 10, size)],
         }
     ).with_columns(pl.col("price").fill_nan(None), day=pl.from_epoch("ts", "us").dt.date())
-    clicked = np.flatnonzero(draw.random(size) < 0.4)
+    # The ranker of production knows what to show first: the weights of positions have something to undo.
+    chosen = ((impressions["traffic"] == "production") & (impressions["position"] == 1)).fill_null(False).to_numpy()
+    clicked = np.flatnonzero(draw.random(size) < np.where(chosen, 0.75, 0.35))
     bought = clicked[draw.random(len(clicked)) < 0.4]
     click_ts = ts[clicked] + draw.integers(0, 14 * HOUR, len(clicked))
     by_row = dict(zip(clicked.tolist(), click_ts.tolist(), strict=True))

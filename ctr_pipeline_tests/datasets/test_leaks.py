@@ -168,7 +168,7 @@ CANARY = a_spec(SPEC[: SPEC.index("  history:")] + HISTORY.lstrip("\n") + SPEC[S
 
 def a_log_with_taste() -> Log:
     """A log in which some ads and some users are clicked far more than others."""
-    log = a_log_of_ads(3, rows_per_day=400, ads=40, users=60)
+    log = a_log_of_ads(3, rows_per_day=600, ads=40, users=120)
     shown = log.impressions
     dull = shown.filter(pl.col("ad").str.ends_with("0") | pl.col("ad").str.ends_with("5"))
     bored = shown.filter(pl.col("user").str.ends_with("7"))

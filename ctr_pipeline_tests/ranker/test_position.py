@@ -56,8 +56,8 @@ def test_a_centred_effect_is_0_where_the_position_is_unknown() -> None:
     torch.testing.assert_close(ranker(numeric, ids), plain(numeric, ids))
     torch.testing.assert_close(ranker(numeric, ids, torch.zeros_like(position)), plain(numeric, ids))
     logits = torch.stack([ranker(numeric, ids, torch.full_like(position, at))[:, 0] for at in (1, 2, 3)])
-    mean = (torch.tensor(SHARES).reshape(3, 1) * logits).sum(dim=0)
-    torch.testing.assert_close(mean, plain(numeric, ids)[:, 0])
+    mean = (torch.tensor(SHARES).reshape(3, 1) * torch.exp(logits)).sum(dim=0)
+    torch.testing.assert_close(mean, torch.exp(plain(numeric, ids)[:, 0]))
     assert (logits[0] - logits[2]).abs().max() > 0.1
 
 

@@ -170,7 +170,7 @@ def _measure_otherwise(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, 
     """Metrics on the test rows by what is looked at, and task.
 
     ``uncalibrated``: the model as it is served, without its calibrators. ``logged_position``: scores that know the position, where the model learns what it does. ``random_traffic``: the model
-    as it is served, on the rows whose order was random, where there are some.
+    as it is served, on the rows whose order was random, where there are some, and ``other_traffic``, on the others.
     """
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation import evaluate
@@ -201,7 +201,9 @@ def _measure_otherwise(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, 
         known = files.calibrated(test, tasks, logged_position=True)
         found["logged_position"] = measure(known, files.calibrators(logged_position=True))
     if packed.random.any():
-        found["random_traffic"] = measure(files.calibrated(test, tasks), files.calibrators(), packed.random)
+        served, fitted = files.calibrated(test, tasks), files.calibrators()
+        found["random_traffic"] = measure(served, fitted, packed.random)
+        found["other_traffic"] = measure(served, fitted, ~packed.random)
     return found
 
 
