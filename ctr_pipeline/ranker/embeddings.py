@@ -11,12 +11,9 @@ from torch import Tensor, nn
 from ctr_pipeline.features.layout import IdColumn, Pooled
 from ctr_pipeline.ranker.shapes import group_by_width
 
-INITIAL_STD = 0.01
-"""Standard deviation of new embedding rows; small, so that rare rows start near 0, without influence."""
-
 
 class FusedTable(nn.Module):
-    """One table for several features; each owns the rows from its start on.
+    """One table for several features; each owns the rows from its start on. All rows start with zeros.
 
     With a list among them, the table has one more row, of zeros, for the places after the end of a list. It has no
     gradient, so it stays what it is.
@@ -25,13 +22,12 @@ class FusedTable(nn.Module):
         columns: The id columns in the order of the packed array.
         wanted: Indices of those that this table embeds, ascending.
         width: Width of an embedding.
-        std: Standard deviation of the initial values; 0 for all zeros.
     """
 
     offsets: Tensor
     positions: Tensor
 
-    def __init__(self, columns: Sequence[IdColumn], wanted: Sequence[int], width: int, std: float) -> None:
+    def __init__(self, columns: Sequence[IdColumn], wanted: Sequence[int], width: int) -> None:
         super().__init__()
         self.wanted = tuple(wanted)
         self.starts = (0, *accumulate(columns[index].rows for index in wanted))
@@ -39,12 +35,9 @@ class FusedTable(nn.Module):
         self.width = width
         self.padding = self.starts[-1] if any(self.pooled) else None
         self.table = nn.Embedding(self.starts[-1] + any(self.pooled), width, padding_idx=self.padding, sparse=True)
-        with torch.no_grad():
-            self.table.weight.normal_(0.0, std) if std else self.table.weight.zero_()
-            if self.padding is not None:
-                self.table.weight[self.padding] = 0.0
+        nn.init.zeros_(self.table.weight)
         first = [0, *accumulate(column.places for column in columns)]
-        places = [(first[index] + at, start) for index, start in self._starts() for at in range(columns[index].places)]
+        places = [(first[index] + at, start) for index, start in self.owned() for at in range(columns[index].places)]
         # Derived from the layout, so neither is part of the stored state.
         self.register_buffer(
             "offsets", torch.tensor([start for _, start in places], dtype=torch.int64), persistent=False
@@ -72,7 +65,8 @@ class FusedTable(nn.Module):
         column = bisect_right(self.starts, row) - 1
         return self.wanted[column], row - self.starts[column]
 
-    def _starts(self) -> Iterator[tuple[int, int]]:
+    def owned(self) -> Iterator[tuple[int, int]]:
+        """For each feature the index of its id column in the layout, and its first row of the table."""
         return zip(self.wanted, self.starts[:-1], strict=True)
 
 
@@ -115,7 +109,7 @@ class Embeddings(nn.Module):
         self.tables = nn.ModuleDict()
         for group in group_by_width(columns):
             wanted = [index for index, column in enumerate(columns) if column.name in group.columns]
-            self.tables[f"width_{group.width}"] = FusedTable(columns, wanted, group.width, INITIAL_STD)
+            self.tables[f"width_{group.width}"] = FusedTable(columns, wanted, group.width)
 
     def forward(self, ids: Tensor) -> EmbeddedFields:
         """The embeddings of rows [B, F]."""

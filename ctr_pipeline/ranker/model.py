@@ -1,7 +1,6 @@
 """The ranker: transforms, embeddings, a multi-layer perceptron, interactions, a wide part, and one head a task."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,10 +9,18 @@ from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.ranker.embeddings import Embeddings, FusedTable
 from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.heads import chain_logits
+from ctr_pipeline.ranker.initialisation import (
+    initialise_head,
+    initialise_hidden,
+    initialise_table,
+    part_seed,
+    without_influence,
+)
 from ctr_pipeline.ranker.interactions import build_interaction, out_width
 from ctr_pipeline.ranker.numeric import NumericEncoder
 from ctr_pipeline.ranker.position import PositionEffect, build_position_effect
 from ctr_pipeline.ranker.shapes import InputShape, RankerInputs, check_shape, group_by_width
+from ctr_pipeline.ranker.tower import Tower
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.position import AdditivePosition, Examination
 
@@ -29,7 +36,7 @@ class WidePart(nn.Module):
     def __init__(self, layout: Layout, numeric_width: int) -> None:
         super().__init__()
         tasks = len(layout.tasks)
-        self.rows = FusedTable(layout.ids, range(len(layout.ids)), tasks, 0.0) if layout.ids else None
+        self.rows = FusedTable(layout.ids, range(len(layout.ids)), tasks) if layout.ids else None
         self.numbers = nn.Linear(numeric_width, tasks, bias=False) if numeric_width else None
         if self.numbers is not None:
             nn.init.zeros_(self.numbers.weight)
@@ -53,12 +60,13 @@ class Ranker(nn.Module):
     Args:
         layout: The packed layout.
         model: The spec's model section.
+        seed: Decides the initial weights.
 
     Raises:
         RankerError: The layout has no columns or unusable statistics, or does not suit an interaction.
     """
 
-    def __init__(self, layout: Layout, model: Model) -> None:
+    def __init__(self, layout: Layout, model: Model, seed: int) -> None:
         super().__init__()
         self.tasks = layout.tasks
         self.parents = layout.parents
@@ -68,32 +76,36 @@ class Ranker(nn.Module):
         self.embeddings = Embeddings(layout.ids, model.embedding_dropout)
         self.wide = WidePart(layout, self.numeric.width) if model.wide else None
         self.shape = InputShape(self.numeric.width, group_by_width(layout.ids))
-        widths = [self.shape.flat_width, *model.hidden]
-        if widths[0] == 0:
+        if not self.shape.numbers and not self.shape.groups:
             raise RankerError("the layout has neither numeric nor id columns: declare at least one feature")
-        layers: list[nn.Module] = []
-        for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), nn.ReLU(), nn.Dropout(model.dropout)]
-        self.tower = nn.Sequential(*layers)
-        self.interactions = nn.ModuleDict(
-            {
-                f"{section.kind}_{place}": build_interaction(section, self.shape)
-                for place, section in enumerate(model.interactions)
-            }
-        )
-        self.out_widths: dict[str, int] = {name: out_width(module) for name, module in self.interactions.items()}
-        section = model.position or AdditivePosition()
+        self.tower = Tower(self.shape.numbers, self.shape.embedded_width, model)
+        interactions: dict[str, nn.Module] = {}
+        for place, section in enumerate(model.interactions):
+            name = f"{section.kind}_{place}"
+            # Interactions draw their own weights, from torch's generator.
+            torch.manual_seed(part_seed(seed, name))
+            interactions[name] = build_interaction(section, self.shape)
+        self.interactions = nn.ModuleDict(interactions)
+        self.out_widths: dict[str, int] = {name: out_width(module) for name, module in interactions.items()}
+        effect = model.position or AdditivePosition()
         self.position: PositionEffect | None = None
-        if isinstance(section, AdditivePosition | Examination) and (layout.positions or model.position is not None):
+        if isinstance(effect, AdditivePosition | Examination) and (layout.positions or model.position is not None):
             # Along a funnel the position decides on its first steps alone.
             acted_on = [t for t, parent in enumerate(layout.parents) if parent < 0 or not self.chained]
-            self.position = build_position_effect(layout, section, acted_on)
-        self.head = nn.Linear(widths[-1] + sum(self.out_widths.values()), len(layout.tasks))
-        with torch.no_grad():
-            # So an input that says "missing", where no training row said so, has no influence when one does later.
-            first = self.tower[0] if model.hidden else self.head
-            assert isinstance(first, nn.Linear)
-            first.weight[:, self.numeric.flags] = 0.0
+            self.position = build_position_effect(layout, effect, acted_on)
+        self.head = nn.Linear(self.tower.out_width + sum(self.out_widths.values()), len(layout.tasks))
+        self._initialise(layout, seed)
+
+    def _initialise(self, layout: Layout, seed: int) -> None:
+        for table in self.embeddings.tables.values():
+            assert isinstance(table, FusedTable)
+            initialise_table(table, layout.ids, seed)
+        linears = self.tower.linears
+        for place, linear in enumerate(linears):
+            initialise_hidden(linear, seed, f"hidden layer {place}")
+        initialise_head(self.head, seed)
+        # So an input that says "missing", where no training row said so, has no influence when a served row does.
+        without_influence([*linears, self.head][0].weight, self.numeric.flags)
 
     def encode(self, numeric: Tensor, ids: Tensor, position: Tensor | None = None) -> RankerInputs:
         """What the modules read, from raw numbers [B, D], vocabulary rows [B, F] and, where known, positions [B].
@@ -105,9 +117,8 @@ class Ranker(nn.Module):
         check_shape("ids of the batch", ids, self.columns[1])
         numbers = self.numeric(numeric)
         fields = self.embeddings(ids)
-        flat = torch.cat([numbers, fields.flat.to(numbers.dtype)], dim=1)
         wide = 0.0 if self.wide is None else self.wide(numbers, ids)
-        return RankerInputs(numbers, fields.groups, flat, wide, ids, position)
+        return RankerInputs(numbers, fields.groups, fields.flat.to(numbers.dtype), wide, ids, position)
 
     def hidden(self, inputs: RankerInputs) -> Tensor:
         """[B, H] what the heads read: the tower's output, then the interactions' in the order of the spec.
@@ -115,8 +126,8 @@ class Ranker(nn.Module):
         Raises:
             RankerError: the output of an interaction is not [B, out_width].
         """
-        parts = [self.tower(inputs.flat)]
-        rows = inputs.flat.shape[0]
+        parts = [self.tower(inputs.numbers, inputs.embedded)]
+        rows = inputs.numbers.shape[0]
         for name, interaction in self.interactions.items():
             output = interaction(inputs.numbers, inputs.fields)
             check_shape(f"output of interaction {name}", output, self.out_widths[name], rows=rows)
@@ -169,8 +180,7 @@ def build_ranker(layout: Layout, model: Model, seed: int) -> Ranker:
         RankerError: The layout has no columns or unusable statistics, or does not suit an interaction.
     """
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return Ranker(layout, model)
+        return Ranker(layout, model, seed)
 
 
 __all__ = ["Ranker", "RankerError", "build_ranker"]

@@ -32,7 +32,7 @@ class InputShape:
     """What a module of the ranker can count on when it is built.
 
     Attributes:
-        numbers: Width D of the encoded numbers: standardised values, then 0/1 columns for missing values.
+        numbers: Width D of the encoded numbers: standardised values, 0/1 columns for missing values, bins.
         groups: The id features by the width of their embeddings, narrowest first; empty without id features.
     """
 
@@ -40,9 +40,9 @@ class InputShape:
     groups: tuple[FieldGroup, ...]
 
     @property
-    def flat_width(self) -> int:
-        """Width of all inputs side by side."""
-        return self.numbers + sum(group.width * len(group.columns) for group in self.groups)
+    def embedded_width(self) -> int:
+        """Width of all embeddings side by side."""
+        return sum(group.width * len(group.columns) for group in self.groups)
 
     def equal_width_group(self, module: str) -> FieldGroup:
         """The only group, for a module that combines each field with each other and so needs embeddings of one width.
@@ -74,7 +74,7 @@ class RankerInputs:
     Attributes:
         numbers: [B, D] encoded numbers.
         fields: The embeddings, one [B, F, d] for each :attr:`InputShape.groups`, in its order.
-        flat: [B, W] all of them side by side: the numbers, then the fields group by group.
+        embedded: [B, W] the embeddings side by side, group by group.
         wide: [B, T] logits of the linear part; 0 without one.
         ids: [B, F] the vocabulary rows themselves.
         position: [B] positions, 0 = not logged; None where they are unknown.
@@ -82,7 +82,7 @@ class RankerInputs:
 
     numbers: Tensor
     fields: tuple[Tensor, ...]
-    flat: Tensor
+    embedded: Tensor
     wide: Tensor | float
     ids: Tensor
     position: Tensor | None

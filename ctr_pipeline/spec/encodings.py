@@ -1,8 +1,8 @@
 """How a number reaches the model: as it is, standardised, or in bins or an angle."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny, ValidationInfo
+from pydantic import BeforeValidator, Field, SerializeAsAny
 
 from ctr_pipeline.spec.variants import Variant, Variants
 
@@ -47,18 +47,5 @@ class Cyclic(EncodingSection):
 ENCODINGS: Variants[EncodingSection] = Variants(EncodingSection, Standard, PiecewiseLinear, Bucket, Cyclic)
 """The kinds of encoding; the modules of :mod:`ctr_pipeline.ranker.encodings` compute them."""
 
-
-def _encoding(value: Any, info: ValidationInfo) -> EncodingSection:
-    """A kind alone is short for the section of that kind."""
-    return ENCODINGS.validate({"kind": value} if isinstance(value, str) else value, info)
-
-
-def _own_encoding(value: Any, info: ValidationInfo) -> EncodingSection | None:
-    return None if value is None else _encoding(value, info)
-
-
-AnyEncoding = Annotated[SerializeAsAny[EncodingSection], BeforeValidator(_encoding)]
-"""Type of a field that holds one of :data:`ENCODINGS`, or the name of its kind."""
-
-OwnEncoding = Annotated[SerializeAsAny[EncodingSection] | None, BeforeValidator(_own_encoding)]
-"""The same where none means: that of the section around it."""
+AnyEncoding = Annotated[SerializeAsAny[EncodingSection], BeforeValidator(ENCODINGS.validate)]
+"""Type of a field that holds one of :data:`ENCODINGS`."""

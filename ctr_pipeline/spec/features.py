@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ctr_pipeline.spec.encodings import AnyEncoding, Cyclic, EncodingSection, OwnEncoding, PiecewiseLinear, Standard
+from ctr_pipeline.spec.encodings import AnyEncoding, Cyclic, EncodingSection, PiecewiseLinear, Standard
 from ctr_pipeline.spec.fields import Column, Name, Section, TimeZone, added_field
 from ctr_pipeline.spec.time_parts import TimePart
 
@@ -51,7 +51,7 @@ class NumericFeature(Section):
         ge=1,
         le=4096,
     )
-    encoding: OwnEncoding = added_field(
+    encoding: AnyEncoding | None = added_field(
         None, "How it reaches the model; by default as `features.encoding` says, and a vector standardised."
     )
 
@@ -157,7 +157,9 @@ class HistoryRate(Section):
         default=False,
         description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
     )
-    encoding: OwnEncoding = added_field(None, "How it reaches the model; by default as `features.encoding` says.")
+    encoding: AnyEncoding | None = added_field(
+        None, "How it reaches the model; by default as `features.encoding` says."
+    )
 
 
 class HistoryCount(Section):
@@ -172,7 +174,9 @@ class HistoryCount(Section):
         default=False,
         description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
     )
-    encoding: OwnEncoding = added_field(None, "How it reaches the model; by default as `features.encoding` says.")
+    encoding: AnyEncoding | None = added_field(
+        None, "How it reaches the model; by default as `features.encoding` says."
+    )
 
 
 class HistoryRecency(Section):
@@ -192,7 +196,9 @@ class HistoryRecency(Section):
         default=False,
         description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
     )
-    encoding: OwnEncoding = added_field(None, "How it reaches the model; by default as `features.encoding` says.")
+    encoding: AnyEncoding | None = added_field(
+        None, "How it reaches the model; by default as `features.encoding` says."
+    )
 
 
 class HistoryFirstSeen(Section):
@@ -208,7 +214,9 @@ class HistoryFirstSeen(Section):
         default=None, description="Task whose first outcome counts; the first impression when absent."
     )
     days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
-    encoding: OwnEncoding = added_field(None, "How it reaches the model; by default as `features.encoding` says.")
+    encoding: AnyEncoding | None = added_field(
+        None, "How it reaches the model; by default as `features.encoding` says."
+    )
 
 
 class HistorySequence(Section):
@@ -227,7 +235,7 @@ class HistorySequence(Section):
     item: Name = Field(description="Categorical feature of the past impression that is listed.")
     length: int = Field(default=5, gt=0, le=50, description="How many are listed, the latest first.")
     days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
-    encoding: OwnEncoding = added_field(
+    encoding: AnyEncoding | None = added_field(
         None, "How the numbers reach the model; by default as `features.encoding` says."
     )
 

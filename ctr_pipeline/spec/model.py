@@ -14,6 +14,14 @@ class Model(Section):
 
     embedding_dim: int = Field(default=16, gt=0, description="Width of the embeddings.")
     hidden: list[Annotated[int, Field(gt=0)]] = Field(default=[256, 128], description="Widths of the hidden layers.")
+    # Not one of the fields that are left out of the dumped spec at their default: a model of a spec that does not name it
+    # is another one since there is it.
+    normalisation: Literal["layer", "none"] = Field(
+        default="layer", description="Layer normalisation in each hidden layer, before it is rectified; or none."
+    )
+    residual: bool = added_field(
+        False, "Add what a hidden layer reads to its output, where both are equally wide, from the second layer on."
+    )
     dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout after each hidden layer.")
     embedding_dropout: float = Field(
         default=0.0, ge=0, lt=1, description="Share of feature embeddings zeroed in training."

@@ -160,29 +160,30 @@ def forward(monitor: GradientMonitor, case, step: int, model=None) -> Finding:
 
 
 def test_dead_units_are_those_dead_on_all_rows(case) -> None:
-    first = case.model.tower[0]
+    first = case.model.tower[0].linear
     with torch.no_grad():
         # Of eight units two never pass a gradient, three always do, and three for some rows only.
         first.weight[:5] = 0.0
         first.bias[:] = torch.tensor([-1.0, -1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0])
     monitor = GradientMonitor(case.model, 2, [DeadUnits()])
-    mixed = first(case.model.encode(case.batch.numeric, case.batch.ids).flat)[:, 5:] > 0
+    inputs = case.model.encode(case.batch.numeric, case.batch.ids)
+    mixed = first(inputs.numbers, inputs.embedded)[:, 5:] > 0
     assert bool((mixed.any(dim=0) & ~mixed.all(dim=0)).all())
     for step in (0, 1):
         finding = forward(monitor, case, step)
-    assert set(finding.numbers["dead_unit_share"]) == {"tower.1", "tower.4"}
-    assert finding.numbers["dead_unit_share"]["tower.1"] == 2 / 8
+    assert set(finding.numbers["dead_unit_share"]) == {"tower.0.activation", "tower.1.activation"}
+    assert finding.numbers["dead_unit_share"]["tower.0.activation"] == 2 / 8
     assert {row[0] for row in monitor.rows} == {0}
 
 
 def test_dead_units_of_any_activation_are_counted(case) -> None:
-    case.model.tower[1] = torch.nn.GELU()
+    case.model.tower[0].activation = torch.nn.GELU()
     with torch.no_grad():
-        case.model.tower[0].weight.zero_()
-        case.model.tower[0].bias.fill_(-20.0)
+        case.model.tower[0].linear.weight.zero_()
+        case.model.tower[0].linear.bias.fill_(-20.0)
     finding = forward(GradientMonitor(case.model, 1, [DeadUnits()]), case, 0)
     assert finding.severity == "warn"
-    assert "100.0% of the units of tower.1" in finding.message
+    assert "100.0% of the units of tower.0.activation" in finding.message
 
 
 def test_an_ablated_tower_is_not_reported_as_healthy(case) -> None:

@@ -47,9 +47,9 @@ def test_bad_weight(case, weight: float) -> None:
 
 def test_dense_parameter(case) -> None:
     with torch.no_grad():
-        case.model.tower[0].weight[1, 2] = math.nan
+        case.model.tower[0].linear.weight[1, 2] = math.nan
     cause = diagnosed(case)
-    assert (cause.kind, cause.tensor, cause.feature) == ("parameter", "tower.0.weight", None)
+    assert (cause.kind, cause.tensor, cause.feature) == ("parameter", "tower.0.linear.weight", None)
 
 
 def test_embedding_row_names_feature_and_vocabulary_row(case) -> None:
@@ -62,9 +62,9 @@ def test_embedding_row_names_feature_and_vocabulary_row(case) -> None:
 
 def test_activation_names_the_first_module(case) -> None:
     with torch.no_grad():
-        case.model.tower[0].weight.fill_(3e38)
+        case.model.tower[0].linear.weight.fill_(3e38)
     cause = diagnosed(case, losses=(math.nan, math.nan))
-    assert (cause.kind, cause.tensor) == ("activation", "tower.0")
+    assert (cause.kind, cause.tensor) == ("activation", "tower.0.linear")
     assert cause.row in range(100, 112)
 
 
@@ -74,19 +74,19 @@ def test_loss_with_finite_logits(case) -> None:
 
 
 def test_dense_gradient(case) -> None:
-    case.model.tower[3].weight.register_hook(lambda gradient: gradient * math.inf)
+    case.model.tower[1].linear.weight.register_hook(lambda gradient: gradient * math.inf)
     case.backward()
     cause = diagnosed(case, norms=gradient_norms(list(case.model.named_parameters())))
-    assert (cause.kind, cause.tensor) == ("gradient", "tower.3.weight")
+    assert (cause.kind, cause.tensor) == ("gradient", "tower.1.linear.weight")
 
 
 def test_of_several_bad_gradients_the_first_in_the_backward_pass_is_named(case) -> None:
     # Backward runs from the loss to the inputs: through the second hidden layer before the first.
     case.backward()
-    case.model.tower[0].weight.grad[0, 0] = math.inf
-    case.model.tower[3].weight.grad[1, 2] = math.inf
+    case.model.tower[0].linear.weight.grad[0, 0] = math.inf
+    case.model.tower[1].linear.weight.grad[1, 2] = math.inf
     cause = diagnosed(case, norms=gradient_norms(list(case.model.named_parameters())))
-    assert (cause.kind, cause.tensor) == ("gradient", "tower.3.weight")
+    assert (cause.kind, cause.tensor) == ("gradient", "tower.1.linear.weight")
 
 
 def test_embedding_gradient_names_feature_and_vocabulary_row(case) -> None:

@@ -52,10 +52,12 @@ def test_update_ratio_is_measured_on_the_weights(case) -> None:
     assert finding.numbers["max_update_ratio"] == pytest.approx(0.25, rel=1e-5)
     assert finding.numbers["max_update_tensor"] == "head.weight"
     ratios = {row[1]: row[4] for row in monitor.rows if row[2:4] == ("update", "ratio")}
-    assert ratios["tower.0.weight"] == 0.0
+    assert ratios["tower.0.linear.weight"] == 0.0
     assert ratios["head.weight"] == pytest.approx(0.25, rel=1e-5)
     sizes = {row[1]: row[4] for row in monitor.rows if row[2:4] == ("weight", "norm")}
-    assert sizes["tower.0.weight"] == pytest.approx(float(case.model.tower[0].weight.detach().norm()), rel=1e-5)
+    assert sizes["tower.0.linear.weight"] == pytest.approx(
+        float(case.model.tower[0].linear.weight.detach().norm()), rel=1e-5
+    )
 
 
 def test_counts(case) -> None:

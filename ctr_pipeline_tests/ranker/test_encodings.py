@@ -119,7 +119,7 @@ def test_what_was_never_missing_in_training_has_no_influence_when_it_is(hidden: 
         target = (training[:, :1] > 1.5).float()
         torch.nn.functional.binary_cross_entropy_with_logits(ranker(numeric, ids), target).backward()
         optimiser.step()
-    first = ranker.tower[0] if hidden else ranker.head
+    first = ranker.tower[0].linear if hidden else ranker.head
     assert ranker.wide is not None
     assert ranker.wide.numbers is not None
     flags = ranker.numeric.flags

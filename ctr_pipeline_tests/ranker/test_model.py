@@ -35,8 +35,9 @@ def test_rows_do_not_influence_each_other(layout: Layout, batch: tuple[Tensor, T
     assert torch.count_nonzero(numeric.grad[1:]) == 0
 
 
-def test_a_row_scores_the_same_alone(layout: Layout, batch: tuple[Tensor, Tensor]) -> None:
-    ranker = build_ranker(layout, MODEL, 0).eval()
+@pytest.mark.parametrize("normalisation", ["layer", "none"])
+def test_a_row_scores_the_same_alone(layout: Layout, batch: tuple[Tensor, Tensor], normalisation: str) -> None:
+    ranker = build_ranker(layout, MODEL.model_copy(update={"normalisation": normalisation}), 0).eval()
     numeric, ids = batch
     together = ranker(numeric, ids)
     alone = torch.cat([ranker(numeric[i : i + 1], ids[i : i + 1]) for i in range(len(ids))])
@@ -96,11 +97,13 @@ def test_start_from_rates_predicts_the_rates(layout: Layout) -> None:
 
 
 @pytest.mark.parametrize("wide", [True, False])
-@pytest.mark.parametrize("heads", ["chain", "independent"])
+@pytest.mark.parametrize("section", [{}, {"heads": "independent", "normalisation": "none", "residual": True}])
 def test_exports_with_a_dynamic_batch(
-    layout: Layout, batch: tuple[Tensor, Tensor], wide: bool, heads: str, tmp_path: Path
+    layout: Layout, batch: tuple[Tensor, Tensor], wide: bool, section: dict, tmp_path: Path
 ) -> None:
-    ranker = build_ranker(layout, Model(embedding_dim=4, hidden=[8], wide=wide, heads=heads), 0).eval()
+    ranker = build_ranker(layout, Model(embedding_dim=4, hidden=[8, 8], wide=wide, **section), 0).eval()
+    with torch.no_grad():
+        ranker.head.weight.mul_(10)  # an untrained model scores all rows alike
     size = torch.export.Dim("batch", min=1)
     dynamic = ({0: size}, {0: size})
     program = torch.export.export(ranker, batch, dynamic_shapes=dynamic, strict=False)

@@ -172,7 +172,7 @@ def test_parity_holds_for_a_wide_model(shop: Shop, tmp_path: Path) -> None:
     frame.write_parquet(tmp_path / "v.parquet")
     ranker = build_ranker(layout, Model(hidden=[256, 128]), 0)
     with torch.no_grad():
-        ranker.tower[0].weight.mul_(3)
+        ranker.tower[0].linear.weight.mul_(3)
     calibrators = {"click": PlattCalibrator()}
     bundle = export_bundle(ranker, calibrators, layout, tmp_path / "v.parquet", shop.spec, tmp_path / "bundle")
     rng = np.random.default_rng(0)

@@ -1,4 +1,4 @@
-"""What a user reads when the encoding of a number is wrong, and what a short form means."""
+"""What a user reads when encodings of numbers or hidden layers are wrong, and what a short form means."""
 
 import pytest
 
@@ -7,6 +7,11 @@ from ctr_pipeline.spec.features import Features, NumericFeature
 from ctr_pipeline_tests.spec.changes import Change, require_message, set_to
 
 CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
+    "unknown normalisation": (
+        set_to("model.normalisation", "batch"),
+        ("model.normalisation", "'layer' or 'none'", "'batch'"),
+    ),
+    "residual in words": (set_to("model.residual", "some"), ("model.residual", "boolean", "(found 'some')")),
     "unknown encoding": (
         set_to("features.dense.0.encoding", "picewise_linear"),
         ("features.dense.0.encoding: set `kind` to one of 'bucket', 'cyclic'", "did you mean 'piecewise_linear'?"),

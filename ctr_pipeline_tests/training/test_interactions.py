@@ -105,7 +105,7 @@ def test_interactions_run_at_the_precision_of_the_tower(interacting, make_traine
     trainer.model.interactions["mixed_for_training_1"].register_forward_hook(
         lambda *call: seen.add(("mixed", call[2].dtype))
     )
-    trainer.model.tower[3].register_forward_hook(lambda *call: seen.add(("tower", call[2].dtype)))
+    trainer.model.tower[1].linear.register_forward_hook(lambda *call: seen.add(("tower", call[2].dtype)))
     trainer._train_epoch(None)
     # Matrix products gain from 16 bits; sums of squares would lose their digits.
     assert seen == {
@@ -118,9 +118,10 @@ def test_interactions_run_at_the_precision_of_the_tower(interacting, make_traine
 
 
 def test_a_step_that_an_interaction_breaks_is_named(interacting, make_trainer) -> None:
-    trainer = make_trainer(interacting)
+    plain = interacting.model.model_copy(update={"normalisation": "none"})
+    trainer = make_trainer(interacting.model_copy(update={"model": plain}))
     with torch.no_grad():
-        # Products of such embeddings overflow; the tower's sums do not.
+        # Products of such embeddings overflow; sums do not, squares of them in a normalisation would.
         trainer.model.get_parameter("embeddings.tables.width_4.table.weight").fill_(1e20)
     with pytest.raises(Stopped) as stopped:
         trainer.run(False)

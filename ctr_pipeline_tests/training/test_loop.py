@@ -13,7 +13,7 @@ from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.job_spec import TrainingError
 from ctr_pipeline.training.stopping import Cancelled, Stopped
 
-GOLDEN_FIRST_LOSSES = [1.0227093696594238, 0.8650068044662476, 1.10463285446167]
+GOLDEN_FIRST_LOSSES = [1.0204488039016724, 0.8671464920043945, 1.1051701307296753]
 
 
 def lines(path: Path) -> list[dict]:
@@ -69,7 +69,7 @@ def test_a_run_learns_and_writes_everything(job, make_trainer) -> None:
     assert set(gradients["kind"]) == {"gradient", "weight", "update", "activation"}
     # Norms by layer, on the logged steps: together they are the global norm.
     assert [step for step, norms in layers.items() if norms] == [0, 4, 8, 12, 16]
-    assert {"tower.0", "tower.3", "head", "wide.numbers"} < set(layers[4])
+    assert {"tower.0.linear", "tower.1.linear", "head", "wide.numbers"} < set(layers[4])
     assert math.hypot(*layers[4].values()) == pytest.approx(steps[4]["grad_norm"], rel=1e-5)
     assert "layer_norms" not in steps[4]
 
@@ -238,9 +238,9 @@ def test_an_infinite_gradient_stops_before_the_update_and_can_be_repeated(job, m
         calls.append(1)
         return gradient * math.inf if len(calls) == 8 else gradient
 
-    trainer.model.tower[3].weight.register_hook(spoil)
+    trainer.model.tower[1].linear.weight.register_hook(spoil)
     cause = assert_stopped_before_the_update(trainer, 7).cause
-    assert (cause.kind, cause.tensor) == ("gradient", "tower.3.weight")
+    assert (cause.kind, cause.tensor) == ("gradient", "tower.1.linear.weight")
     bundle = job.output / "failed_step"
     assert json.loads((bundle / "diagnosis.json").read_text()) == cause.to_dict()
     records = lines(bundle / "records.jsonl")
@@ -270,31 +270,31 @@ def test_a_parameter_that_became_infinite_is_found(job, make_trainer) -> None:
 
 def test_fp16_searches_its_scale_but_gives_up_in_the_end(job, make_trainer) -> None:
     trainer = make_trainer(moved(job, "fp16", precision="fp16", epochs=4))
-    trainer.model.tower[0].weight.register_hook(lambda gradient: gradient * math.inf)
+    trainer.model.tower[0].linear.weight.register_hook(lambda gradient: gradient * math.inf)
     with pytest.raises(Stopped) as caught:
         trainer.run(False)
     assert caught.value.health.numbers["scaler_skips"] == 20
-    assert caught.value.cause.tensor == "tower.0.weight"
+    assert caught.value.cause.tensor == "tower.0.linear.weight"
 
 
 def test_a_stopped_fp16_step_is_replayed_in_fp16(job, make_trainer) -> None:
     trainer = make_trainer(moved(job, "fp16", precision="fp16"))
     with torch.no_grad():
         # Above 65,504, the largest number of fp16, and far below the largest of fp32.
-        trainer.model.tower[0].weight.mul_(1e6)
+        trainer.model.tower[0].linear.weight.mul_(1e6)
     cause = assert_stopped_before_the_update(trainer, 0).cause
-    assert (cause.kind, cause.tensor) == ("activation", "tower.0")
+    assert (cause.kind, cause.tensor) == ("activation", "tower.0.linear")
 
 
 def test_a_stopped_step_is_replayed_with_its_own_dropout(job, make_trainer) -> None:
-    dropout = job.model.model_copy(update={"dropout": 0.5})
+    dropout = job.model.model_copy(update={"dropout": 0.5, "normalisation": "none"})
     trainer = make_trainer(moved(job, "dropout").model_copy(update={"model": dropout}))
     outputs, states, rows = [], [], []
-    trainer.model.tower[3].register_forward_hook(lambda *call: outputs.append(call[2].detach()))
+    trainer.model.tower[1].linear.register_forward_hook(lambda *call: outputs.append(call[2].detach()))
     trainer.model.head.register_forward_hook(lambda *_: states.append(torch.get_rng_state()))
     with torch.no_grad():
         # Infinite in those rows in which dropout keeps units that are large enough.
-        trainer.model.tower[3].weight.fill_(9e37)
+        trainer.model.tower[1].linear.weight.fill_(7e37)
     inner = trainer._train_step
 
     def watched(batch):
@@ -308,7 +308,7 @@ def test_a_stopped_step_is_replayed_with_its_own_dropout(job, make_trainer) -> N
     infinite = (~torch.isfinite(outputs[0])).any(dim=1)
     assert 0 < int(infinite.sum()) < 20
     first = int(infinite.nonzero()[0, 0])
-    assert (cause.kind, cause.tensor, cause.row) == ("activation", "tower.3", int(rows[0][first]))
+    assert (cause.kind, cause.tensor, cause.row) == ("activation", "tower.1.linear", int(rows[0][first]))
     assert len(outputs) == 2
     assert torch.equal(outputs[1], outputs[0])
     # The generator goes on from where the step left it.

@@ -26,23 +26,30 @@ ENCODINGS = {
 }
 
 
-@pytest.mark.parametrize("encoding", ENCODINGS)
-@pytest.mark.parametrize("interactions", [[], [{"kind": "factorisation_machine"}]], ids=["plain", "products"])
-def test_gradient_of_model_and_loss_by_finite_differences(
-    layout, make_rows, interactions: list[dict], encoding: str
-) -> None:
+MODELS = {
+    "plain": {},
+    "products": {"interactions": [{"kind": "factorisation_machine"}]},
+    "unnormalised": {"normalisation": "none"},
+    "residual": {"hidden": [16, 8, 8], "residual": True},
+}
+
+
+@pytest.mark.parametrize(
+    ("model", "encoding"), [*((name, "piecewise_linear") for name in MODELS), *(("plain", kind) for kind in ENCODINGS)]
+)
+def test_gradient_of_model_and_loss_by_finite_differences(layout, make_rows, model: str, encoding: str) -> None:
     """Along each tensor's own gradient; a step that flips a ReLU is no test of the gradient and is left out."""
-    if interactions:
+    if model == "products":
         layout = replace(layout, ids=tuple(replace(column, dim=4) for column in layout.ids))
     layout = replace(layout, numeric=(replace(layout.numeric[0], encoding=ENCODINGS[encoding]), layout.numeric[1]))
-    model = Model.model_validate({"embedding_dim": 4, "hidden": [16, 8], "interactions": interactions})
-    ranker = build_ranker(layout, model, 2).double()
+    section = Model.model_validate({"embedding_dim": 4, "hidden": [16, 8], **MODELS[model]})
+    ranker = build_ranker(layout, section, 2).double()
     rows = make_rows(64, 1)
     numeric, ids = torch.from_numpy(rows.numeric).double(), torch.from_numpy(rows.ids)
     labels, weights = torch.from_numpy(rows.labels), torch.from_numpy(rows.weights).double()
     signs: list[Tensor] = []
-    for layer in (ranker.tower[0], ranker.tower[3]):
-        layer.register_forward_hook(lambda *call: signs.append(call[2].detach() > 0))
+    for layer in ranker.tower:
+        layer.activation.register_forward_hook(lambda *call: signs.append(call[2].detach() > 0))
 
     def evaluate() -> tuple[Tensor, Tensor]:
         signs.clear()

@@ -13,9 +13,9 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
-from ctr_pipeline.ranker import RankerError, build_ranker, load_ranker, save_ranker
+from ctr_pipeline.ranker import Ranker, RankerError, build_ranker, load_ranker, save_ranker
 from ctr_pipeline.ranker.interactions import register_interaction
-from ctr_pipeline.ranker.shapes import FieldGroup, InputShape
+from ctr_pipeline.ranker.shapes import FieldGroup, InputShape, RankerInputs
 from ctr_pipeline.spec.extensions import load_extensions
 from ctr_pipeline.spec.interactions import InteractionSection
 from ctr_pipeline.spec.model import Model
@@ -29,7 +29,7 @@ class Everything(nn.Module):
     def __init__(self, shape: InputShape) -> None:
         super().__init__()
         self.shape = shape
-        self.out_width = shape.flat_width
+        self.out_width = shape.numbers + shape.embedded_width
         self.scale = nn.Parameter(torch.ones(self.out_width))
 
     def forward(self, numbers: Tensor, fields: tuple[Tensor, ...]) -> Tensor:
@@ -82,6 +82,10 @@ def model(*interactions: dict) -> Model:
     return Model.model_validate({"embedding_dim": 4, "hidden": [16, 8], "interactions": list(interactions)})
 
 
+def tower_of(ranker: Ranker, inputs: RankerInputs) -> Tensor:
+    return ranker.tower(inputs.numbers, inputs.embedded)
+
+
 def a_layout(numbers: int, dims: list[int]) -> Layout:
     return Layout(
         numeric=tuple(NumericColumn(f"n{i}", "dense", "none", 0.0, i % 2 == 0, 0.0, 1.0) for i in range(numbers)),
@@ -113,9 +117,9 @@ def test_an_interaction_receives_numbers_and_fields_apart(numbers: int, dims: li
     inputs = ranker.encode(*rows_of(layout, rows))
     assert inputs.numbers.shape == (rows, shape.numbers)
     assert [group.shape for group in inputs.fields] == [(rows, len(g.columns), g.width) for g in shape.groups]
-    assert inputs.flat.shape == (rows, shape.flat_width)
+    assert inputs.embedded.shape == (rows, shape.embedded_width)
     hidden = ranker.hidden(inputs)
-    assert torch.equal(hidden, torch.cat([ranker.tower(inputs.flat), inputs.flat], dim=1))
+    assert torch.equal(hidden, torch.cat([tower_of(ranker, inputs), inputs.numbers, inputs.embedded], dim=1))
     assert ranker(*rows_of(layout, rows)).shape == (rows, 1)
 
 
@@ -136,10 +140,12 @@ def test_without_interactions_the_ranker_is_what_it_was(layout: Layout, batch: t
         "numeric.fill", "numeric.mean", "numeric.std", "numeric.takes_log", "numeric.indicated",
         "embeddings.tables.width_2.table.weight", "embeddings.tables.width_4.table.weight",
         "wide.rows.table.weight", "wide.numbers.weight",
-        "tower.0.weight", "tower.0.bias", "tower.3.weight", "tower.3.bias", "head.weight", "head.bias",
+        "tower.0.linear.weight", "tower.0.linear.bias", "tower.0.norm.weight", "tower.0.norm.bias",
+        "tower.1.linear.weight", "tower.1.linear.bias", "tower.1.norm.weight", "tower.1.norm.bias",
+        "head.weight", "head.bias",
     ]  # fmt: skip
     inputs = plain.encode(*batch)
-    assert torch.equal(plain.hidden(inputs), plain.tower(inputs.flat))
+    assert torch.equal(plain.hidden(inputs), tower_of(plain, inputs))
     assert plain.head.in_features == 8
     # Neither do a job's identity, a spec's hash and a bundle know of them.
     assert "interactions" not in model().model_dump()
@@ -169,7 +175,7 @@ def test_heads_read_tower_and_interactions(batch: tuple[Tensor, Tensor]) -> None
     inputs = ranker.encode(numeric, ids)
     products = sum((inputs.fields[0][:, i] * inputs.fields[0][:, j]).sum(1) for i, j in ((0, 1), (0, 2), (1, 2)))
     expected = torch.cat(
-        [ranker.tower(inputs.flat), products[:, None], ranker.interactions["mixed_for_test_1"].mix(inputs.numbers)], 1
+        [tower_of(ranker, inputs), products[:, None], ranker.interactions["mixed_for_test_1"].mix(inputs.numbers)], 1
     )
     torch.testing.assert_close(ranker(numeric, ids), ranker.head(expected) + inputs.wide)
 
