@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.datasets.examples import build_examples, in_interval, rows_of, utc_day
 from ctr_pipeline.datasets.examples_contract import check_examples, weight_column
+from ctr_pipeline.datasets.label_ages import label_ages
 from ctr_pipeline.datasets.packed import (
     SPLITS,
     DatasetError,
@@ -24,6 +25,7 @@ from ctr_pipeline.datasets.packed import (
     create_split,
     release,
 )
+from ctr_pipeline.datasets.row_codes import cluster, code, key_column
 from ctr_pipeline.datasets.time_split import SplitBounds, iso
 from ctr_pipeline.engines.base import FEW_ROWS
 from ctr_pipeline.features import Group, Layout, embedding_rows, id_matrix, number_columns, numeric_matrix
@@ -148,7 +150,7 @@ class _Packer:
                 f"those days, or change the section `split`{self._few_keys()}."
             )
         labels = self._label_summary()
-        split = create_split(directory, self.name, rows, self.layout, grouped=self.spec.evaluation.group_by is not None)
+        split = create_split(directory, self.name, rows, self.layout, self._optional())
         at, rows_of = 0, dict(counts.iter_rows())
         for days in _together(rows_of):
             size = sum(rows_of[day] for day in days)
@@ -160,6 +162,9 @@ class _Packer:
         for column, task in enumerate(self.layout.tasks):
             states, own = labels["states"][task], split.labels[:, column]
             of, settled = sum(states.values()), int((own >= 0).sum())
+            awaiting[task] = of - settled - states["CENSORED"]
+            if split.elapsed is not None:
+                of += int(((own < 0) & np.isfinite(split.elapsed[:, column])).sum())
             positives = int((own == 1).sum())
             first, last = self.bounds.interval(self.name, task)
             by_task[task] = {
@@ -170,8 +175,12 @@ class _Packer:
                 "censored": of - settled,
                 "positives": positives,
             }
-            awaiting[task] = of - settled - states["CENSORED"]
         return split, {"rows": rows, **reach, "tasks": by_task, **labels, "awaiting_data": awaiting}
+
+    def _optional(self) -> list[str]:
+        """Arrays that this split has though not all datasets do."""
+        ages = ["elapsed", "delay"] if self.bounds.open_tasks and self.name == "train" else []
+        return [*(["group"] if self.spec.evaluation.group_by is not None else []), *ages]
 
     def _few_keys(self) -> str:
         drawn = self.bounds.drawn
@@ -256,11 +265,11 @@ class _Packer:
             "ids": embedding_rows(self.layout, self.vocabulary, _LOGGED),
         }
         group = self.spec.evaluation.group_by
-        encoded = shown.with_columns(cluster=_cluster(self.spec)).select(
+        encoded = shown.with_columns(cluster=cluster(self.spec)).select(
             pl.struct(sorted(keys)).alias("keys"),
             *(pl.struct(columns).alias(group) for group, columns in inputs.items() if columns),
-            _code("cluster").alias("user"),
-            *([_code(_key_column(group, "group_key")).alias("group")] if group is not None else []),
+            code("cluster").alias("user"),
+            *([code(key_column(group, "group_key")).alias("group")] if group is not None else []),
             pl.col("position").fill_null(0).clip(0, _LARGEST_POSITION),
             "traffic",
             *(["weight"] if self.spec.impression.weight is not None else []),
@@ -308,6 +317,16 @@ class _Packer:
                 split.weights[at, column] *= self.propensity.raw_weights(task, split.position[at], production)
             if self.quality is not None and self.quality.key is not None:
                 split.weights[at, column] *= self.quality.row_weights(self._chain(task), examples[self.quality.key])
+        if split.elapsed is not None and split.delay is not None:
+            shown = rows.lazy().select(pl.col("keys").struct.unnest()).with_row_index("row")
+            stored = in_interval(self.tables.labels, start, end).filter(today)
+            split.elapsed[at], split.delay[at] = np.nan, np.nan
+            for task in self.bounds.open_tasks:
+                column = self.layout.tasks.index(task)
+                delivered = min(self._as_of, (self.watermarks or {}).get(task, self._as_of))
+                settled = split.labels[at, column] >= 0
+                ages = label_ages(shown, stored, task, settled, self.bounds, delivered)
+                split.elapsed[at, column], split.delay[at, column] = ages
         self._check(examples, rows, numbers, split.weights[at])
 
     def _check(
@@ -329,24 +348,6 @@ class _Packer:
         """The task and the steps above it."""
         parent = self.spec.task(task).parent
         return [task] if parent is None else [task, *self._chain(parent)]
-
-
-def _key_column(key: str, stored: str) -> str:
-    """The column of the table `impressions` that holds a key which the spec names."""
-    return key if key in ("user", "session") else stored
-
-
-def _cluster(spec: Spec) -> pl.Expr:
-    """The declared key; without one the user or, where that is missing, the session."""
-    if spec.evaluation.cluster_by is not None:
-        return pl.col(_key_column(spec.evaluation.cluster_by, "cluster_key"))
-    return pl.coalesce(pl.col("user").cast(pl.String), pl.col("session").cast(pl.String))
-
-
-def _code(column: str) -> pl.Expr:
-    """Non-negative code of a text; -1 where it is missing."""
-    code: pl.Expr = plh.col(column).nchash.xxhash64(seed=0)
-    return (code & pl.lit(2**63 - 1, dtype=pl.UInt64)).cast(pl.Int64).fill_null(-1)
 
 
 def _scales(train: PackedSplit, layout: Layout) -> NDArray[np.float64]:

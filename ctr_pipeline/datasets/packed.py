@@ -2,7 +2,7 @@
 
 import json
 import mmap
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
@@ -26,8 +26,10 @@ _TYPES: dict[str, type[np.generic]] = {
     "position": np.int16,
     "random": np.bool_,
     "group": np.int64,
+    "elapsed": np.float32,
+    "delay": np.float32,
 }
-_OPTIONAL = {"group"}
+_OPTIONAL = {"group", "elapsed", "delay"}
 """Arrays that a dataset has only where the spec asks for them."""
 
 
@@ -57,6 +59,11 @@ class PackedSplit:
     """[N] whether the order was randomised."""
     group: NDArray[np.int64] | None = None
     """[N] code of the group within which the row is ranked against others, where the spec names one; -1 = none."""
+    elapsed: NDArray[np.float32] | None = None
+    """[N, T] seconds from the impression to the instant as of which its label is taken, or up to which outcomes had been
+    delivered; NaN where training does not look at the pair. Of the training rows, where a task learns from open labels."""
+    delay: NDArray[np.float32] | None = None
+    """[N, T] seconds from the impression until the outcome was known; NaN while none is. Where ``elapsed`` is."""
 
     def __post_init__(self) -> None:
         rows = {name: len(array) for name, array in self.arrays().items()}
@@ -104,16 +111,16 @@ class PackedDataset:
         return content
 
 
-def create_split(directory: Path, name: str, rows: int, layout: Layout, *, grouped: bool = False) -> PackedSplit:
+def create_split(directory: Path, name: str, rows: int, layout: Layout, optional: Collection[str] = ()) -> PackedSplit:
     """An empty split ``directory/name`` of ``rows`` rows: writable memory maps, to be filled piece by piece.
 
-    ``grouped`` rows have the code of a group.
+    ``optional`` names the arrays that it has though not all datasets do.
     """
     folder = directory / name
     folder.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {}
     for array, shape in _shapes(rows, layout).items():
-        if array in _OPTIONAL and not grouped:
+        if array in _OPTIONAL and array not in optional:
             continue
         arrays[array] = np.lib.format.open_memmap(folder / f"{array}.npy", mode="w+", dtype=_TYPES[array], shape=shape)
     return PackedSplit(**arrays)
@@ -181,5 +188,7 @@ def _shapes(rows: int, layout: Layout) -> dict[str, tuple[int, ...]]:
         "ids": (len(layout.id_columns),),
         "labels": (len(layout.tasks),),
         "weights": (len(layout.tasks),),
+        "elapsed": (len(layout.tasks),),
+        "delay": (len(layout.tasks),),
     }
     return {array: (rows, *widths.get(array, ())) for array in _TYPES}

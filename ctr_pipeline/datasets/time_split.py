@@ -81,6 +81,8 @@ class SplitBounds:
     test_end: int
     as_of: int
     """Instant as of which the test is labelled."""
+    open_tasks: tuple[str, ...] = ()
+    """Tasks whose open labels teach too: those of the rows between their calibration and the test."""
     drawn: DrawnParts | None = None
     """How rows are drawn at random; then all parts span the same time, and are labelled as of ``as_of``."""
 
@@ -100,6 +102,8 @@ class SplitBounds:
         found = {}
         for split in SPLITS:
             own = [self.interval(split, task) for task in self.tasks]
+            if split == "train":
+                own += [(self.tasks[task].settled_end, self.test_start) for task in self.open_tasks]
             found[split] = (min(start for start, _ in own), max(end for _, end in own))
         return MappingProxyType(found)
 
@@ -121,13 +125,18 @@ class SplitBounds:
 
     def rows_of(self, split: str) -> pl.Expr:
         """Whether a row of the table `impressions` belongs to ``split``, for one task at least."""
-        return pl.any_horizontal(self.task_rows_of(split, task) for task in self._differing)
+        rows = [self.task_rows_of(split, task) for task in self._differing]
+        return pl.any_horizontal([*rows, *(self.open_rows_of(task) for task in self.open_tasks if split == "train")])
 
     def task_rows_of(self, split: str, task: str) -> pl.Expr:
         """Whether a row of the table `impressions` belongs to ``split`` of ``task``."""
         start, end = self.interval(split, task)
         within = pl.col("ts").is_between(start, end, closed="left")
         return within if self.drawn is None else within & self.drawn.is_in(split)
+
+    def open_rows_of(self, task: str) -> pl.Expr:
+        """Whether the label of ``task`` of a row of the table `impressions` is open at the first instant of the test."""
+        return pl.col("ts").is_between(self.tasks[task].settled_end, self.test_start, closed="left")
 
     def rows_before_test(self) -> pl.Expr:
         """Whether a row of the table `impressions` may be looked at before the test is."""
@@ -143,6 +152,7 @@ class SplitBounds:
         return {
             "tasks": {task: asdict(parts) for task, parts in self.tasks.items()},
             **self._of_all_tasks(),
+            **({"open_tasks": list(self.open_tasks)} if self.open_tasks else {}),
             **({} if self.drawn is None else {"drawn": asdict(self.drawn)}),
         }
 
@@ -151,7 +161,15 @@ class SplitBounds:
         """The bounds in a dictionary made by :meth:`to_json`."""
         drawn = content.get("drawn")
         parts = {task: TaskBounds(**of) for task, of in content["tasks"].items()}
-        return cls(**{**content, "tasks": parts, "drawn": None if drawn is None else DrawnParts(**drawn)})
+        open_tasks = tuple(content.get("open_tasks", ()))
+        return cls(
+            **{
+                **content,
+                "tasks": parts,
+                "open_tasks": open_tasks,
+                "drawn": None if drawn is None else DrawnParts(**drawn),
+            }
+        )
 
     def describe(self) -> dict[str, Any]:
         """The bounds as :meth:`to_json` has them, the instants as ISO 8601 text, UTC."""
@@ -210,6 +228,7 @@ def split_bounds(spec: Spec, ts: NDArray[np.int64], as_of: int) -> SplitBounds:
         test_start=test_start,
         test_end=test_end,
         as_of=as_of,
+        open_tasks=tuple(task.name for task in spec.tasks if task.learns_from_open_labels),
     )
     for task in bounds.tasks:
         for name in SPLITS:

@@ -140,6 +140,21 @@ def join_labels(
     return result
 
 
+def join_known(impressions: IntoLazyFrameT, table: IntoLazyFrameT, name: str, as_of: int) -> IntoLazyFrameT:
+    """``impressions`` with the column ``known``: when the outcome of task ``name`` was known; null by ``as_of`` none was.
+
+    Args:
+        impressions: Rows of the impressions table.
+        table: Rows of the labels table for the same days, labelled as of ``as_of`` or later.
+        name: The task.
+        as_of: Microseconds since 1970-01-01 UTC.
+    """
+    facts = nw.from_native(facts_in(table)).filter(nw.col("task") == name, nw.col("known_ts") <= as_of)
+    known = facts.select(*_KEY, known=nw.col("known_ts"))
+    joined: IntoLazyFrameT = nw.from_native(impressions).join(known, on=_KEY, how="left").to_native()
+    return joined
+
+
 def label_state_counts(
     impressions: IntoLazyFrameT,
     table: IntoLazyFrameT,

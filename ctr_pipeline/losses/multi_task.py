@@ -2,15 +2,20 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from ctr_pipeline.losses.protocol import Objective
+from ctr_pipeline.losses.binary_objective import BinaryObjective
+from ctr_pipeline.losses.protocol import DelayedLoss, Delays, Objective
 from ctr_pipeline.losses.registry import build_objective
 from ctr_pipeline.spec.objectives import ObjectiveSection
+
+SettledDelays: TypeAlias = Sequence[NDArray[np.float64]]
+"""For each task the delays of its settled outcomes, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,26 +34,49 @@ class TaskObjectives:
 
     Args:
         sections: The objective of each task, in the order of the columns.
+        settled: How long the outcomes of settled labels took, for losses that learn from open ones too; without it
+            these see settled labels only.
 
     Raises:
         LossError: an objective or its loss is not registered in this process.
     """
 
-    def __init__(self, sections: Sequence[ObjectiveSection]) -> None:
+    def __init__(self, sections: Sequence[ObjectiveSection], settled: SettledDelays | None = None) -> None:
         distinct = [section for n, section in enumerate(sections) if section not in sections[:n]]
-        self._blocks = [
-            _Block(build_objective(section), tuple(n for n, other in enumerate(sections) if other == section))
-            for section in distinct
-        ]
+        self._blocks = []
+        for section in distinct:
+            columns = tuple(n for n, other in enumerate(sections) if other == section)
+            objective = build_objective(section)
+            if settled is not None and isinstance(objective.loss, DelayedLoss):
+                # Each task has its own delays.
+                self._blocks += [_Block(_fitted(build_objective(section), settled, n), (n,)) for n in columns]
+            else:
+                self._blocks.append(_Block(objective, columns))
         self._of_column = {column: block for block in self._blocks for column in block.columns}
 
-    def known_counts(self, labels: Tensor) -> Tensor:
-        """[T] number of known labels [B, T] of each task."""
-        return self._by_block(lambda objective, own: objective.known_counts(*own), labels)
+    def known_counts(self, labels: Tensor, delays: Delays | None = None) -> Tensor:
+        """[T] number of labels [B, T] of each task that its loss looks at."""
 
-    def task_sums(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
-        """[T] weighted sums of each task's training loss over its known labels."""
-        return self._by_block(lambda objective, own: objective.loss.task_sums(*own), logits, labels, weights)
+        def counts(objective: Objective, own: Sequence[Tensor]) -> Tensor:
+            known = objective.known_counts(own[0])
+            if len(own) == 1 or not isinstance(objective.loss, DelayedLoss):
+                return known
+            from ctr_pipeline.losses.delayed_feedback import open_labels
+
+            return known + open_labels(own[0], Delays(*own[1:])).sum(dim=0)
+
+        return self._by_block(counts, labels, *(delays or ()))
+
+    def task_sums(self, logits: Tensor, labels: Tensor, weights: Tensor, delays: Delays | None = None) -> Tensor:
+        """[T] weighted sums of each task's training loss over the labels that it looks at."""
+
+        def sums(objective: Objective, own: Sequence[Tensor]) -> Tensor:
+            logits, labels, weights = own[:3]
+            if len(own) > 3 and isinstance(objective.loss, DelayedLoss):
+                return objective.loss.task_sums(logits, labels, weights, Delays(*own[3:]))
+            return objective.loss.task_sums(logits, labels, weights)
+
+        return self._by_block(sums, logits, labels, weights, *(delays or ()))
 
     def logit_gradient(self, logits: Tensor, labels: Tensor, weights: Tensor) -> Tensor | None:
         """[B, T] derivative of the sums by the logits; 0 for tasks without a formula, None when no task has one."""
@@ -89,6 +117,21 @@ class TaskObjectives:
             values = function(block.objective, _own(block, tensors))
             columns |= {column: values[..., n] for n, column in enumerate(block.columns)}
         return torch.stack([columns[column] for column in range(len(columns))], dim=-1)
+
+
+def settled_delays(labels: NDArray[np.int8], delay: NDArray[np.float32]) -> SettledDelays:
+    """From the arrays [N, T] of the training rows, for each task how long the outcomes of its settled labels took."""
+    found = []
+    for task in range(labels.shape[1]):
+        known = delay[labels[:, task] == 1, task]
+        found.append(known[np.isfinite(known)].astype(np.float64))
+    return found
+
+
+def _fitted(objective: Objective, settled: SettledDelays, column: int) -> Objective:
+    if not (isinstance(objective, BinaryObjective) and isinstance(objective.loss, DelayedLoss)):
+        return objective
+    return BinaryObjective(objective.loss.fit(settled[column]))
 
 
 def multi_task_loss(sums: Tensor, counts: Tensor, loss_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -10,6 +10,19 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
+
+
+class Delays(NamedTuple):
+    """Ages of the labels of a batch, for losses that learn from open ones.
+
+    Attributes:
+        elapsed: [B, T] seconds from the impression to the instant as of which the labels are taken; NaN where the pair
+            of row and task is not looked at.
+        delay: [B, T] seconds from the impression until the outcome was known; NaN while none is.
+    """
+
+    elapsed: Tensor
+    delay: Tensor
 
 
 class Loss(Protocol):
@@ -35,6 +48,24 @@ class Loss(Protocol):
         The check of the loss gradient compares it with what autograd brought to the logits while training, so it must
         not be computed by autograd. None when there is no formula: then that check cannot be made.
         """
+
+
+@runtime_checkable
+class DelayedLoss(Protocol):
+    """A :class:`Loss` that learns from open labels too, once it has seen how long outcomes take."""
+
+    def fit(self, delays: NDArray[np.floating[Any]]) -> DelayedLoss:
+        """The loss of one task.
+
+        Args:
+            delays: [M] seconds from the impression until each outcome was known, of settled labels of training.
+        """
+
+    def task_sums(self, logits: Tensor, labels: Tensor, weights: Tensor, delays: Delays | None = None) -> Tensor:
+        """[T] weighted sums over settled labels and, with ``delays``, over open ones."""
+
+    def logit_gradient(self, logits: Tensor, labels: Tensor, weights: Tensor, delays: Delays | None = None) -> Tensor:
+        """[B, T] derivative of the sums by formula; 0 where a label is not looked at."""
 
 
 class Objective(Protocol):

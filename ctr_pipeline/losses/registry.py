@@ -5,7 +5,7 @@ from typing import TypeVar, overload
 
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.losses.protocol import Loss, Objective
-from ctr_pipeline.spec.losses import LOSSES, BinaryCrossEntropy, Focal, LossSection
+from ctr_pipeline.spec.losses import LOSSES, BinaryCrossEntropy, DfmDiscrete, DfmWeibull, Focal, Fsiw, LossSection
 from ctr_pipeline.spec.objectives import OBJECTIVES, Binary, ObjectiveSection
 from ctr_pipeline.spec.variants import Registry
 
@@ -88,6 +88,29 @@ def _focal(section: Focal) -> Loss:
     return FocalLoss(section.gamma, section.alpha)
 
 
+def _dfm_discrete(section: DfmDiscrete) -> Loss:
+    from ctr_pipeline.losses.delay_curves import DelayBuckets
+    from ctr_pipeline.losses.delayed_feedback import CureModelLoss
+
+    edges = [edge / 1e6 for edge in section.edges]
+    return CureModelLoss(lambda delays: DelayBuckets(delays, edges))
+
+
+def _dfm_weibull(_: DfmWeibull) -> Loss:
+    from ctr_pipeline.losses.delay_curves import WeibullDelays
+    from ctr_pipeline.losses.delayed_feedback import CureModelLoss
+
+    return CureModelLoss(WeibullDelays)
+
+
+def _fsiw(_: Fsiw) -> Loss:
+    from ctr_pipeline.losses.delay_curves import DelayBuckets
+    from ctr_pipeline.losses.delayed_feedback import ImportanceWeightedLoss
+
+    edges = [edge / 1e6 for edge in DfmDiscrete().edges]
+    return ImportanceWeightedLoss(lambda delays: DelayBuckets(delays, edges))
+
+
 def _binary(section: Binary) -> Objective:
     from ctr_pipeline.losses.binary_objective import BinaryObjective
 
@@ -96,4 +119,7 @@ def _binary(section: Binary) -> Objective:
 
 register_loss("binary_cross_entropy", _binary_cross_entropy, BinaryCrossEntropy)
 register_loss("focal", _focal, Focal)
+register_loss("dfm_discrete", _dfm_discrete, DfmDiscrete)
+register_loss("dfm_weibull", _dfm_weibull, DfmWeibull)
+register_loss("fsiw", _fsiw, Fsiw)
 register_objective("binary", _binary, Binary)

@@ -5,6 +5,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from ctr_pipeline.spec.fields import Column, Duration, Name, Section, added_field
+from ctr_pipeline.spec.losses import DelayedFeedback
 from ctr_pipeline.spec.objectives import AnyObjective, Binary
 
 
@@ -102,6 +103,20 @@ class Task(Section):
     label: Label = Field(description="Where the outcome is found.")
     loss_weight: float = Field(default=1.0, gt=0, description="Weight of the task in the training loss.")
     objective: AnyObjective = added_field(Binary(), "What is predicted, and the loss that training minimises for it.")
+
+    @model_validator(mode="after")
+    def _silence_means_not_yet(self) -> Self:
+        if self.learns_from_open_labels and self.label.needs_closing:
+            raise ValueError(
+                "a loss that learns from open labels takes silence for `not yet`, and the cases of this task are undecided "
+                "until they are closed: choose another `objective.loss`, such as binary_cross_entropy"
+            )
+        return self
+
+    @property
+    def learns_from_open_labels(self) -> bool:
+        """Whether training reads labels of this task that are not settled yet."""
+        return isinstance(self.objective, Binary) and isinstance(self.objective.loss, DelayedFeedback)
 
 
 def maturity(tasks: list[Task], name: str) -> int:

@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ctr_pipeline.datasets import PackedSplit
 from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.losses.multi_task import SettledDelays, settled_delays
 
 AHEAD = 2
 """Batches that are read before they are asked for."""
@@ -64,7 +65,14 @@ def gather(split: PackedSplit, rows: NDArray[np.int64]) -> BatchView:
         weights=torch.from_numpy(np.take(split.weights, rows, axis=0)),
         rows=torch.from_numpy(rows),
         position=torch.from_numpy(np.take(split.position, rows)),
+        elapsed=None if split.elapsed is None else torch.from_numpy(np.take(split.elapsed, rows, axis=0)),
+        delay=None if split.delay is None else torch.from_numpy(np.take(split.delay, rows, axis=0)),
     )
+
+
+def delays_of(split: PackedSplit) -> SettledDelays | None:
+    """How long the outcomes of the split's settled labels took; None where that was not packed."""
+    return None if split.delay is None else settled_delays(split.labels, split.delay)
 
 
 def to_device(batch: BatchView, device: torch.device) -> BatchView:
@@ -75,14 +83,7 @@ def to_device(batch: BatchView, device: torch.device) -> BatchView:
     def move(tensor: Tensor) -> Tensor:
         return tensor.pin_memory().to(device, non_blocking=True)
 
-    return BatchView(
-        numeric=move(batch.numeric),
-        ids=move(batch.ids),
-        labels=move(batch.labels),
-        weights=move(batch.weights),
-        rows=batch.rows,
-        position=move(batch.position),
-    )
+    return replace(batch.each(move), rows=batch.rows)
 
 
 class BatchLoader:

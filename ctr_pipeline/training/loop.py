@@ -29,7 +29,7 @@ from ctr_pipeline.training.checkpoint import (
     restore_random_state,
     save_checkpoint,
 )
-from ctr_pipeline.training.dataloader import BatchLoader, batch_bounds, batches_per_epoch, to_device
+from ctr_pipeline.training.dataloader import BatchLoader, batch_bounds, batches_per_epoch, delays_of, to_device
 from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.lr_schedule import learning_rate_factor, set_learning_rate
@@ -99,7 +99,8 @@ class Trainer:
         self.steps_per_epoch = batches_per_epoch(len(train), settings.batch_size)
         self.steps = self.steps_per_epoch * settings.epochs
         self.model = build_ranker(dataset.layout, job.model, job.seed)
-        self.objectives = TaskObjectives([job.objectives.get(task, Binary()) for task in dataset.layout.tasks])
+        sections = [job.objectives.get(task, Binary()) for task in dataset.layout.tasks]
+        self.objectives = TaskObjectives(sections, delays_of(train))
         self.model.start_from_rates(self.objectives.starting_rates(train.labels))
         self.model.to(group.device)
         named = list(self.model.named_parameters())
@@ -202,13 +203,13 @@ class Trainer:
         fault = input_fault(batch, self.dataset.layout, step)
         # A faulty batch must not reach the tables; this process then takes part with no rows.
         seen = to_device(batch if fault is None else batch.without_rows(), self.group.device)
-        counts = self.group.sum(self.objectives.known_counts(seen.labels))
+        counts = self.group.sum(self.objectives.known_counts(seen.labels, seen.delays))
         self.monitor.begin(step)
         with self.monitor.forward():
             logits = self._forward(seen)
         if self.monitor.is_probe(step):
             logits.retain_grad()
-        sums = self.objectives.task_sums(logits, seen.labels, seen.weights)
+        sums = self.objectives.task_sums(logits, seen.labels, seen.weights, seen.delays)
         loss, means = multi_task_loss(sums, counts, self.loss_weights)
         torch.autograd.backward(self.precision.scale(loss))
         loss_view = self._loss_view(logits, seen, counts)

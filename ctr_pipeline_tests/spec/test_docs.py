@@ -29,7 +29,7 @@ from ctr_pipeline.spec.features import (
 from ctr_pipeline.spec.fields import DAY_US, format_duration
 from ctr_pipeline.spec.interactions import FactorisationMachine
 from ctr_pipeline.spec.limits import Quality
-from ctr_pipeline.spec.losses import BinaryCrossEntropy, Focal
+from ctr_pipeline.spec.losses import BinaryCrossEntropy, DfmDiscrete, DfmWeibull, Focal, Fsiw
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.spec.position import AdditivePosition, Examination, NoPosition
@@ -106,7 +106,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Task: "tasks[]",
     Binary: "tasks[].objective",
     BinaryCrossEntropy: "tasks[].objective.loss",
-    Focal: "tasks[].objective.loss",
+    **dict.fromkeys((Focal, DfmDiscrete, DfmWeibull, Fsiw), "tasks[].objective.loss"),
     Label: "tasks[].label",
     Split: "split",
     Slice: "split.test",
@@ -176,6 +176,8 @@ def shown_default(name: str, field: FieldInfo) -> str:
         return "see below"
     if name in ("ingest_lag", "max_clock_skew", "max_early"):
         return f"`{format_duration(default)}`"
+    if name == "edges":
+        return f"`[{', '.join(map(format_duration, default))}]`"
     plain = list(default) if isinstance(default, tuple) else default
     return f"`{yaml.safe_dump(plain, default_flow_style=True).removesuffix('...' + chr(10)).strip()}`"
 

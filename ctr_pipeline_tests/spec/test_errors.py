@@ -225,13 +225,27 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("model.position", "additiv"),
         ("model.position: set `kind` to one of 'additive', 'examination', 'none'", "did you mean 'additive'?"),
     ),
+    "intervals of delay that do not rise": (
+        set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "dfm_discrete", "edges": ["2d", "1d"]}}),
+        ("tasks.0.objective: loss: edges: the ends of the intervals rise from above 0; found ['2d', '1d']",),
+    ),
+    "a delayed loss for cases that are undecided": (
+        lambda c: (
+            set_to("tasks.0.label", {"time_column": "a", "closed_by": ["b"]})(c),
+            set_to("tasks.0.objective", {"kind": "binary", "loss": "fsiw"})(c),
+        ),
+        ("tasks.0: a loss that learns from open labels takes silence for `not yet`", "binary_cross_entropy"),
+    ),
     "unknown objective": (
         set_to("tasks.0.objective", {"kind": "binray"}),
         ("tasks.0.objective: set `kind` to one of 'binary'", "found 'binray', did you mean 'binary'?"),
     ),
     "unknown loss": (
         set_to("tasks.1.objective", {"kind": "binary", "loss": {"kind": "focale"}}),
-        ("tasks.1.objective: loss: set `kind` to one of 'binary_cross_entropy', 'focal'", "did you mean 'focal'?"),
+        (
+            "tasks.1.objective: loss: set `kind` to one of 'binary_cross_entropy', 'dfm_discrete',",
+            "did you mean 'focal'?",
+        ),
     ),
     "loss without a kind": (
         set_to("tasks.0.objective", {"kind": "binary", "loss": ["focal"]}),

@@ -1,8 +1,11 @@
 """A batch of the packed arrays."""
 
-from dataclasses import dataclass, fields
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
 
 from torch import Tensor
+
+from ctr_pipeline.losses.protocol import Delays
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +19,8 @@ class BatchView:
         weights: [B, T] weights.
         rows: [B] rows of the training arrays.
         position: [B] positions, 0 = not logged.
+        elapsed: [B, T] age of each label in seconds, NaN where the pair is not looked at; None where no loss needs it.
+        delay: [B, T] seconds until the outcome was known, NaN while none is; None likewise.
     """
 
     numeric: Tensor
@@ -24,7 +29,19 @@ class BatchView:
     weights: Tensor
     rows: Tensor
     position: Tensor
+    elapsed: Tensor | None = None
+    delay: Tensor | None = None
+
+    @property
+    def delays(self) -> Delays | None:
+        """Ages of the labels, where they were packed."""
+        return None if self.elapsed is None or self.delay is None else Delays(self.elapsed, self.delay)
+
+    def each(self, change: Callable[[Tensor], Tensor]) -> "BatchView":
+        """The batch with ``change`` of each tensor."""
+        found = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(value) for name, value in found.items() if value is not None})
 
     def without_rows(self) -> "BatchView":
         """The batch with none of its rows."""
-        return BatchView(**{field.name: getattr(self, field.name)[:0] for field in fields(self)})
+        return self.each(lambda tensor: tensor[:0])

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,15 @@ def dump_failed_step(
         weights: States of the model, the optimizers and the loss scaler at the step's start; go into step.pt.
         records: The last steps' records, oldest first, as records.jsonl.
     """
-    tensors = {
-        "numeric": batch.numeric, "ids": batch.ids, "labels": batch.labels, "weights": batch.weights, "rows": batch.rows,
-        "position": batch.position,
-    }  # fmt: skip
+    tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "diagnosis.json").write_text(json.dumps(diagnosis.to_dict(), indent=1) + "\n", encoding="utf-8")
     (directory / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    torch.save({"batch": tensors, "random": dict(random_before), **weights}, directory / "step.pt")
+    torch.save(
+        {
+            "batch": {name: value for name, value in tensors.items() if value is not None},
+            "random": dict(random_before),
+            **weights,
+        },
+        directory / "step.pt",
+    )
