@@ -210,32 +210,6 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("model.interactions", [{"kind": "factorisation_machine", "width": 4}]),
         ("model.interactions.0: width: unknown key",),
     ),
-    "a position effect without a position": (
-        lambda c: (c["impression"].pop("position", None), set_to("model.position", "additive")(c)),
-        ("`model.position` is additive, and no column holds the position", "`impression.position`"),
-    ),
-    "a context that is no category": (
-        lambda c: (
-            set_to("impression.position", "slot")(c),
-            set_to("model.position", {"kind": "examination", "context": ["price"]})(c),
-        ),
-        ("`model.position.context` names 'price'", "categorical features of one value"),
-    ),
-    "unknown position effect": (
-        set_to("model.position", "additiv"),
-        ("model.position: set `kind` to one of 'additive', 'examination', 'none'", "did you mean 'additive'?"),
-    ),
-    "intervals of delay that do not rise": (
-        set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "dfm_discrete", "edges": ["2d", "1d"]}}),
-        ("tasks.0.objective: loss: edges: the ends of the intervals rise from above 0; found ['2d', '1d']",),
-    ),
-    "a delayed loss for cases that are undecided": (
-        lambda c: (
-            set_to("tasks.0.label", {"time_column": "a", "closed_by": ["b"]})(c),
-            set_to("tasks.0.objective", {"kind": "binary", "loss": "fsiw"})(c),
-        ),
-        ("tasks.0: a loss that learns from open labels takes silence for `not yet`", "binary_cross_entropy"),
-    ),
     "unknown objective": (
         set_to("tasks.0.objective", {"kind": "binray"}),
         ("tasks.0.objective: set `kind` to one of 'binary'", "found 'binray', did you mean 'binary'?"),
@@ -298,10 +272,6 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "slice of two lengths": (
         set_to("split.test", {"days": 3, "fraction": 0.1}),
         ("split.test: declare exactly one of `days`, `fraction` and `first`; found days and fraction",),
-    ),
-    "unknown maturity": (
-        set_to("split.maturity", "task"),
-        ("split.maturity", "by_task", "longest", "(found 'task')"),
     ),
     "slice of no length": (set_to("split.test", {}), ("split.test", "found none")),
     "a last day without a first": (
