@@ -13,9 +13,11 @@ from ctr_pipeline.evaluation.metrics import (
     log_loss,
     normalised_entropy,
     observed_expected,
+    poisson_ratio,
     recall_at,
     relative_information_gain,
     roc_auc,
+    with_error_of_slice,
 )
 
 
@@ -78,6 +80,23 @@ def test_degenerate_rows_give_none_and_a_reason(labels: list[int]) -> None:
 
 def test_why_undefined_says_nothing_of_two_classes() -> None:
     assert why_undefined(3, 1) is None
+
+
+def test_the_interval_holds_1_for_rates_that_a_slice_taught() -> None:
+    """A slice with some 100 positives teaches the rate; the test has 900. Without the slice's error 1 is missed too often."""
+    draw = np.random.default_rng(5)
+    held = []
+    for taught, observed in zip(draw.poisson(100, 4000), draw.poisson(900, 4000), strict=True):
+        alone = poisson_ratio(int(observed), 9 * float(taught))
+        whole = with_error_of_slice(alone, int(taught))
+        held.append((alone.low <= 1 <= alone.high, whole.low <= 1 <= whole.high))
+        assert whole.value == alone.value
+    alone_share, whole_share = np.mean(held, axis=0)
+    assert alone_share < 0.6
+    assert 0.935 < whole_share < 0.97
+    same = poisson_ratio(50, 40.0)
+    assert with_error_of_slice(same, 0) == same
+    assert with_error_of_slice(poisson_ratio(0, 3.0), 10) == poisson_ratio(0, 3.0)
 
 
 def test_observed_expected_has_the_exact_poisson_interval() -> None:

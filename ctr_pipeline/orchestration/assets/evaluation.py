@@ -161,7 +161,7 @@ def _measure(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetric
                 packed.user,
                 packed.group,
                 seed=spec.seed,
-                calibrated_on=0 if split == "calibration" else _fitted_on(fitted[task]),
+                calibrated_on=0 if split == "calibration" else fitted[task].positives,
             )
     return metrics
 
@@ -191,7 +191,8 @@ def _measure_otherwise(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, 
                 packed.user[rows],
                 group,
                 seed=spec.seed,
-                calibrated_on=_fitted_on(fitted[task]) if task in fitted else 0,
+                # Where the identity was chosen too, the slice could have seen an error of this size only.
+                calibrated_on=fitted[task].positives if task in fitted else 0,
             )
             for n, task in enumerate(tasks)
         }
@@ -205,13 +206,6 @@ def _measure_otherwise(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, 
         found["random_traffic"] = measure(served, fitted, packed.random)
         found["other_traffic"] = measure(served, fitted, ~packed.random)
     return found
-
-
-def _fitted_on(calibrator: "Calibrator") -> int:
-    """Positives that decided on the calibrator's rate; 0 for one that changes nothing."""
-    from ctr_pipeline.calibration import IdentityCalibrator
-
-    return 0 if isinstance(calibrator, IdentityCalibrator) else calibrator.positives
 
 
 def _plots(spec: Spec, paths: RetrainPaths, metrics: Metrics) -> dict[str, bytes]:
