@@ -73,7 +73,7 @@ class Ranker(nn.Module):
         self.chained = model.heads == "chain"
         self.columns = (len(layout.numeric), len(layout.id_columns))
         self.numeric = NumericEncoder(layout.numeric)
-        self.embeddings = Embeddings(layout.ids, model.embedding_dropout)
+        self.embeddings = Embeddings(layout.ids, model.embedding_dropout or 0.0)
         self.wide = WidePart(layout, self.numeric.width) if model.wide else None
         self.shape = InputShape(self.numeric.width, group_by_width(layout.ids))
         if not self.shape.numbers and not self.shape.groups:

@@ -74,7 +74,7 @@ class HiddenLayer(nn.Module):
         # The statistics are those of the row itself (Ba et al., 2016): a row scores the same in any batch.
         self.norm = nn.LayerNorm(linear.out_features) if model.normalisation == "layer" else nn.Identity()
         self.activation = nn.ReLU()
-        self.dropout = Dropout(model.dropout)
+        self.dropout = Dropout(model.dropout or 0.0)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """[B, out] of what the linear layer reads."""

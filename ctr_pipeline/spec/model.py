@@ -22,9 +22,17 @@ class Model(Section):
     residual: bool = added_field(
         False, "Add what a hidden layer reads to its output, where both are equally wide, from the second layer on."
     )
-    dropout: float = Field(default=0.0, ge=0, lt=1, description="Dropout after each hidden layer.")
-    embedding_dropout: float = Field(
-        default=0.0, ge=0, lt=1, description="Share of feature embeddings zeroed in training."
+    dropout: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Dropout after each hidden layer; chosen from the training rows when absent.",
+    )
+    embedding_dropout: float | None = Field(
+        default=None,
+        ge=0,
+        lt=1,
+        description="Share of feature embeddings zeroed in training; chosen from the training rows when absent.",
     )
     wide: bool = Field(default=True, description="Add a linear part over all inputs to the logits.")
     interactions: list[AnyInteraction] = added_field(

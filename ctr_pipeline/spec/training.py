@@ -1,4 +1,4 @@
-"""How the ranker is trained."""
+"""How the ranker is trained. What is absent is chosen from the training rows (:mod:`ctr_pipeline.training.plan`)."""
 
 from typing import Literal
 
@@ -10,11 +10,16 @@ from ctr_pipeline.spec.fields import Section, added_field
 class Training(Section):
     """The training loop."""
 
-    epochs: int = Field(default=1, gt=0, description="Passes over the training rows; the best on validation is kept.")
-    batch_size: int = Field(default=4096, gt=0, description="Rows a step over all processes.")
-    learning_rate: float = Field(default=1e-3, gt=0, description="Peak learning rate of AdamW on the dense parameters.")
-    embedding_learning_rate: float = Field(
-        default=0.02, gt=0, description="Peak learning rate of row-wise Adagrad on the embeddings."
+    epochs: int | None = Field(
+        default=None, gt=0, description="Most passes over the training rows; the best on validation is kept."
+    )
+    patience: int = added_field(2, "Epochs without a better validation after which training ends.", gt=0)
+    batch_size: int | None = Field(default=None, gt=0, description="Rows a step over all processes.")
+    learning_rate: float | None = Field(
+        default=None, gt=0, description="Peak learning rate of AdamW on the dense parameters."
+    )
+    embedding_learning_rate: float | None = Field(
+        default=None, gt=0, description="Peak learning rate of row-wise Adagrad on the embeddings."
     )
     weight_decay: float = Field(default=1e-5, ge=0, description="Decoupled weight decay on the dense weights.")
     embedding_l2: float = Field(default=0.0, ge=0, description="L2 penalty on the embedding rows that a batch touches.")

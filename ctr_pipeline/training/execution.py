@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -18,6 +18,7 @@ from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.pipes import pipes_report
+from ctr_pipeline.training.plan import known_outcomes, plan_training
 from ctr_pipeline.training.process import gpu_lock
 from ctr_pipeline.training.reporting import MlflowReport, ProgressLog
 from ctr_pipeline.training.stopping import Cancelled, Stopped
@@ -72,9 +73,12 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
     result |= {"device": _device_name(device), "precision": job.training.precision}
     dataset = PackedDataset.open(job.dataset)
     result["layout_sha256"] = layout_hash(dataset.layout)
-    callbacks, mlflow = _callbacks(job, process, stack)
+    train = dataset.splits["train"]
+    plan = plan_training(job.training, job.model, len(train), known_outcomes(train.labels))
+    result["plan"] = asdict(plan)
+    callbacks, mlflow = _callbacks(job, plan.epochs, process, stack)
     group = ProcessGroup(Shard(rank=process.rank, world=process.world), device)
-    trainer = Trainer(job, dataset, group, process.clock, process.cancelled, callbacks)
+    trainer = Trainer(job, dataset, plan, group, process.clock, process.cancelled, callbacks)
     if (warning := trainer.precision.warning()) is not None:
         result["warnings"].append(warning)
     started = process.clock()
@@ -104,15 +108,15 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
 
 
 def _callbacks(
-    job: TrainingJob, process: ProcessContext, stack: ExitStack
+    job: TrainingJob, epochs: int, process: ProcessContext, stack: ExitStack
 ) -> tuple[list[Callback], MlflowReport | None]:
     if process.rank:
         return [], None
     callbacks: list[Callback] = []
     if process.under_pipes:
-        callbacks.append(stack.enter_context(pipes_report(job.training.epochs, process.clock)))
+        callbacks.append(stack.enter_context(pipes_report(epochs, process.clock)))
     else:
-        callbacks.append(ProgressLog(job.training.epochs, process.clock))
+        callbacks.append(ProgressLog(epochs, process.clock))
     if job.mlflow is None:
         return callbacks, None
     mlflow = MlflowReport(job.mlflow, job.training.log_every, process.clock, process.milliseconds)

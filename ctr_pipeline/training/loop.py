@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -34,6 +34,7 @@ from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.lr_schedule import learning_rate_factor, set_learning_rate
 from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer
+from ctr_pipeline.training.plan import TrainingPlan
 from ctr_pipeline.training.precision import Precision
 from ctr_pipeline.training.scoring import validate, write_position_effect, write_scores
 from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause
@@ -72,6 +73,7 @@ class Trainer:
     Args:
         job: The job.
         dataset: The packed dataset.
+        plan: The settings that the job may leave open.
         group: The processes of the run.
         clock: Seconds from an arbitrary start, for the speed.
         cancelled: Asked after every batch; True stops the run with :class:`Cancelled`.
@@ -82,12 +84,13 @@ class Trainer:
         self,
         job: TrainingJob,
         dataset: PackedDataset,
+        plan: TrainingPlan,
         group: ProcessGroup,
         clock: Callable[[], float],
         cancelled: Callable[[], bool],
         callbacks: Sequence[Callback] = (),
     ) -> None:
-        self.job, self.dataset, self.group = job, dataset, group
+        self.job, self.dataset, self.plan, self.group = job, dataset, plan, group
         self._clock, self._cancelled, self._callbacks = clock, cancelled, callbacks
         train = dataset.splits["train"]
         for key, named_tasks in (("task_weights", job.task_weights), ("objectives", job.objectives)):
@@ -96,9 +99,10 @@ class Trainer:
         if len(train) == 0:
             raise TrainingError("the train split has no rows: give the run more days or shorten the other splits")
         settings = job.training
-        self.steps_per_epoch = batches_per_epoch(len(train), settings.batch_size)
-        self.steps = self.steps_per_epoch * settings.epochs
-        self.model = build_ranker(dataset.layout, job.model, job.seed)
+        self.steps_per_epoch = batches_per_epoch(len(train), plan.batch_size)
+        self.steps = self.steps_per_epoch * plan.epochs
+        dropout = {"dropout": plan.dropout, "embedding_dropout": plan.embedding_dropout}
+        self.model = build_ranker(dataset.layout, job.model.model_copy(update=dropout), job.seed)
         sections = [job.objectives.get(task, Binary()) for task in dataset.layout.tasks]
         self.objectives = TaskObjectives(sections, delays_of(train))
         self.model.start_from_rates(self.objectives.starting_rates(train.labels))
@@ -109,13 +113,13 @@ class Trainer:
         self.dense = [(name, parameter) for name, parameter in named if name not in tables]
         self.precision = Precision(settings.precision, group.device)
         self.optimizers: list[torch.optim.Optimizer] = [
-            dense_optimizer(self.dense, settings.learning_rate, settings.weight_decay)
+            dense_optimizer(self.dense, plan.learning_rate, settings.weight_decay)
         ]
-        self._peaks = [settings.learning_rate]
+        self._peaks = [plan.learning_rate]
         if tables:
             embeddings = [parameter for name, parameter in named if name in tables]
-            self.optimizers.append(RowwiseAdagrad(embeddings, settings.embedding_learning_rate, settings.embedding_l2))
-            self._peaks.append(settings.embedding_learning_rate)
+            self.optimizers.append(RowwiseAdagrad(embeddings, plan.embedding_learning_rate, settings.embedding_l2))
+            self._peaks.append(plan.embedding_learning_rate)
         self.monitor = GradientMonitor(self.model, settings.log_every)
         weights = [job.task_weights.get(task, 1.0) for task in dataset.layout.tasks]
         self.loss_weights = torch.tensor(weights, dtype=torch.float32, device=group.device)
@@ -149,7 +153,7 @@ class Trainer:
             steps_file = JsonLines(output / "steps.jsonl", self.step)
             validation_file = JsonLines(output / "validation.jsonl", self.epoch)
         try:
-            while self.epoch < self.job.training.epochs:
+            while self.epoch < self.plan.epochs and self.epoch - self.best_epoch <= self.job.training.patience:
                 started = self._clock()
                 rows += self._train_epoch(steps_file)
                 seconds += self._clock() - started
@@ -175,9 +179,8 @@ class Trainer:
     def _train_epoch(self, steps_file: JsonLines | None) -> int:
         self.model.train()
         rows = 0
-        settings = self.job.training
         train = self.dataset.splits["train"]
-        reader = BatchLoader(train, settings.batch_size, self.group.shard, self.job.seed, self.epoch, self.batch)
+        reader = BatchLoader(train, self.plan.batch_size, self.group.shard, self.job.seed, self.epoch, self.batch)
         with reader as batches:
             for batch in batches:
                 record = self._train_step(batch)
@@ -330,7 +333,7 @@ class Trainer:
             raise Cancelled
 
     def _rows_of(self, batch: int) -> int:
-        start, end = batch_bounds(len(self.dataset.splits["train"]), self.job.training.batch_size, batch)
+        start, end = batch_bounds(len(self.dataset.splits["train"]), self.plan.batch_size, batch)
         return end - start
 
     @property
@@ -342,6 +345,7 @@ class Trainer:
             "seed": self.job.seed,
             "model": self.job.model.model_dump_json(),
             "training": self.job.training.model_dump_json(),
+            "plan": asdict(self.plan),
             "task_weights": dict(sorted(self.job.task_weights.items())),
             **{f"objective of {task}": section.model_dump_json() for task, section in self.job.objectives.items()},
             "layout": layout_hash(self.dataset.layout),

@@ -78,7 +78,7 @@ def small_spec(tmp_path_factory: pytest.TempPathFactory, project: Path) -> Path:
         task["window"] = "2d"
     content["split"] = {"test": {"days": 2}, "calibration": {"days": 2}, "validation": {"days": 1}}
     # Enough to be surely better than the base rate in every task, which a champion has to be.
-    content["training"].update(epochs=2, batch_size=512, learning_rate=0.003)
+    content["training"] = {"epochs": 2, "batch_size": 512, "learning_rate": 0.003}
     text = yaml.safe_dump(content)
     folder = built_once(
         tmp_path_factory, "spec", lambda folder: (folder / "small.yaml").write_text(text, encoding="utf-8")

@@ -18,6 +18,7 @@ from ctr_pipeline.training.dataloader import Shard
 from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import TrainingJob
 from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.plan import known_outcomes, plan_training
 
 LAYOUT = Layout(
     numeric=(
@@ -109,9 +110,12 @@ def one_thread() -> None:
 def make_trainer() -> Callable[..., Trainer]:
     def make(job: TrainingJob, *, stop_after: int | None = None, callbacks: Sequence[Callback] = ()) -> Trainer:
         asked: Any = count()
+        dataset = PackedDataset.open(job.dataset)
+        train = dataset.splits["train"]
         return Trainer(
             job,
-            PackedDataset.open(job.dataset),
+            dataset,
+            plan_training(job.training, job.model, len(train), known_outcomes(train.labels)),
             ProcessGroup(Shard(), torch.device("cpu")),
             clock=lambda: 0.0,
             cancelled=lambda: stop_after is not None and next(asked) >= stop_after,

@@ -151,4 +151,4 @@ def test_a_loss_of_a_package_that_is_not_installed_is_refused(job: TrainingJob, 
     done = start(job, tmp_path, "")
     assert done.returncode == 2
     assert "objectives" in done.stderr
-    assert "set `kind` to one of 'binary_cross_entropy', 'focal'; found 'from_another_package'" in done.stderr
+    assert "'fsiw'; found 'from_another_package'" in done.stderr

@@ -159,7 +159,7 @@ def test_a_checkpoint_of_another_job_or_a_damaged_one_is_refused(job, make_train
 def test_overfits_one_batch(make_packed, job, make_trainer) -> None:
     dataset = make_packed("tiny", 32)
     model = job.model.model_copy(update={"dropout": 0.0, "embedding_dropout": 0.0, "hidden": [32, 16]})
-    job = moved(job, "tiny", epochs=150, batch_size=32, learning_rate=0.01, embedding_learning_rate=0.2)
+    job = moved(job, "tiny", epochs=150, patience=150, batch_size=32, learning_rate=0.01, embedding_learning_rate=0.2)
     job = job.model_copy(update={"dataset": dataset, "model": model, "checkpoint_every": 10_000})
     make_trainer(job).run(False)
     assert lines(job.output / "steps.jsonl")[-1]["loss"] < 0.02

@@ -78,6 +78,7 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 **run_metadata(run_id, tracking.url(run_id)),
                 "files": dg.MetadataValue.path(str(paths.training)),
                 **{key: cell(outcome.facts[key]) for key in SHOWN if outcome.facts.get(key) is not None},
+                **{name: cell(value) for name, value in _plan(outcome).items()},
                 "model_sha256": str(outcome.facts["model_sha256"])[:DIGEST_SHOWN],
                 "median_gradient_norm": cell(outcome.facts["health"]["median_norm"]),
                 **({"warnings": "; ".join(outcome.warnings)} if outcome.warnings else {}),
@@ -209,7 +210,12 @@ def _numbers(outcome: TrainingOutcome) -> dict[str, float]:
     facts = outcome.facts
     numbers = {key: facts[key] for key in LOGGED_NUMBERS if isinstance(facts.get(key), int | float)}
     health = {f"health/{k}": v for k, v in facts.get("health", {}).items() if isinstance(v, int | float)}
-    return {**numbers, **health}
+    return {**numbers, **health, **_plan(outcome)}
+
+
+def _plan(outcome: TrainingOutcome) -> dict[str, float]:
+    """The settings that the training ran with, those that the spec leaves open included."""
+    return {f"plan/{name}": value for name, value in outcome.facts.get("plan", {}).items()}
 
 
 def _artifacts(spec: Spec, paths: RetrainPaths) -> list[tuple[str, Path]]:

@@ -1,0 +1,78 @@
+"""What a spec leaves open of a training, chosen from the numbers of training rows and outcomes. Needs no torch."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.training import Training
+
+ROWS_A_BATCH = 1_000
+"""A batch is about this share of the rows: the noise of its gradient is what keeps small logs from being learnt by heart."""
+
+SMALLEST_BATCH, LARGEST_BATCH = 64, 4096
+
+STEPS = 1_500
+"""Steps that a training takes at least, where :data:`MOST_EPOCHS` allow it."""
+
+MANY_ROWS = 2_000_000
+"""From this many rows on, one epoch is enough."""
+
+EPOCHS, MOST_EPOCHS = 3, 30
+
+FEW_OUTCOMES = 50_000
+"""Below this number of outcomes, embeddings are learnt by heart unless some are left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainingPlan:
+    """The settings with which a training runs: those of the spec, and for what it leaves open the chosen ones."""
+
+    batch_size: int
+    epochs: int
+    learning_rate: float
+    embedding_learning_rate: float
+    dropout: float
+    embedding_dropout: float
+
+
+def plan_training(training: Training, model: Model, rows: int, outcomes: int) -> TrainingPlan:
+    """The plan for that many training rows; a value that the spec gives is kept.
+
+    - ``batch_size``: the power of two nearest to a thousandth of the rows (as a ratio), from 64 to 4,096.
+    - ``epochs``: as many as give 1,500 steps, at least 3, or 1 from 2 million rows on, and at most 30.
+    - ``learning_rate``: 0.001. ``embedding_learning_rate``: 0.02.
+    - ``dropout`` and ``embedding_dropout``: 0.1 and 0.2 below 50,000 outcomes, from there on 0 and 0.1.
+
+    Args:
+        training: The spec's section.
+        model: The spec's section.
+        rows: Training rows.
+        outcomes: Known labels of the rarer class, of the task that has most of them.
+    """
+    batch_size = training.batch_size or _power_of_two(rows / ROWS_A_BATCH)
+    steps = -(-rows // batch_size)
+    least = EPOCHS if rows < MANY_ROWS else 1
+    epochs = min(max(-(-STEPS // max(steps, 1)), least), MOST_EPOCHS)
+    few = outcomes < FEW_OUTCOMES
+    return TrainingPlan(
+        batch_size=batch_size,
+        epochs=epochs if training.epochs is None else training.epochs,
+        learning_rate=1e-3 if training.learning_rate is None else training.learning_rate,
+        embedding_learning_rate=0.02 if training.embedding_learning_rate is None else training.embedding_learning_rate,
+        dropout=(0.1 if few else 0.0) if model.dropout is None else model.dropout,
+        embedding_dropout=(0.2 if few else 0.1) if model.embedding_dropout is None else model.embedding_dropout,
+    )
+
+
+def known_outcomes(labels: NDArray[np.int8]) -> int:
+    """Labels of the rarer class, of the task that has most of them, in [N, T] labels of 1, 0 and -1."""
+    positives, negatives = (labels == 1).sum(axis=0), (labels == 0).sum(axis=0)
+    return int(np.minimum(positives, negatives).max(initial=0))
+
+
+def _power_of_two(value: float) -> int:
+    nearest = round(math.log2(value)) if value > 0 else 0
+    return min(max(1 << max(nearest, 0), SMALLEST_BATCH), LARGEST_BATCH)

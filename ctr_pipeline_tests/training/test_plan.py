@@ -1,0 +1,69 @@
+"""What is chosen for a training whose spec leaves its settings open, and when it ends."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.training import Training
+from ctr_pipeline.training.job_spec import TrainingJob
+from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.plan import known_outcomes, plan_training
+
+
+@pytest.mark.parametrize(
+    ("rows", "batch_size", "epochs"),
+    [
+        (1, 64, 30),
+        (6_000, 64, 16),
+        (60_000, 64, 3),
+        (560_000, 512, 3),
+        (1_900_000, 2048, 3),
+        (2_000_000, 2048, 2),
+        (60_000_000, 4096, 1),
+    ],
+)
+def test_batch_and_epochs_follow_from_the_rows(rows: int, batch_size: int, epochs: int) -> None:
+    plan = plan_training(Training(), Model(), rows, 100)
+    assert (plan.batch_size, plan.epochs) == (batch_size, epochs)
+    steps = -(-rows // plan.batch_size) * plan.epochs
+    assert steps >= 1_500 or plan.epochs == 30
+
+
+def test_dropouts_follow_from_the_outcomes() -> None:
+    few, many = (plan_training(Training(), Model(), 10**6, outcomes) for outcomes in (49_999, 50_000))
+    assert (few.dropout, few.embedding_dropout) == (0.1, 0.2)
+    assert (many.dropout, many.embedding_dropout) == (0.0, 0.1)
+
+
+def test_what_the_spec_says_is_kept() -> None:
+    training = Training(epochs=7, batch_size=33, learning_rate=0.5, embedding_learning_rate=0.25)
+    plan = plan_training(training, Model(dropout=0.0, embedding_dropout=0.0), 10**6, 10)
+    assert (plan.epochs, plan.batch_size, plan.learning_rate, plan.embedding_learning_rate) == (7, 33, 0.5, 0.25)
+    assert (plan.dropout, plan.embedding_dropout) == (0.0, 0.0)
+
+
+def test_outcomes_are_labels_of_the_rarer_class() -> None:
+    labels = np.array([[1, 1], [1, 0], [1, -1], [0, -1]], dtype=np.int8)
+    assert known_outcomes(labels) == 1
+    assert known_outcomes(np.zeros((0, 2), dtype=np.int8)) == 0
+
+
+@pytest.mark.parametrize(
+    ("scores", "epochs", "best"), [([5, 4, 3, 2, 1], 5, 4), ([5, 4, 6, 7, 1], 4, 1), ([3, 3, 3, 1, 0], 3, 0)]
+)
+def test_training_ends_when_validation_no_longer_gets_better(
+    scores: list[int],
+    epochs: int,
+    best: int,
+    make_trainer: Callable[..., Trainer],
+    job: TrainingJob,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a patience of 2, by what validation said after each of at most five epochs."""
+    said = iter(scores)
+    monkeypatch.setattr("ctr_pipeline.training.loop.validate", lambda *_: ([1.0, 1.0], [next(said), None]))
+    longer = job.model_copy(update={"training": Training(epochs=5, batch_size=256)})
+    result = make_trainer(longer).run(resume=False)
+    assert (result.epochs, result.best_epoch) == (epochs, best)
