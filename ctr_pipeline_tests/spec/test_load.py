@@ -58,7 +58,7 @@ def test_spec_survives_being_written_and_read(project: Path, name: str) -> None:
 def test_training_has_the_seed_of_the_spec_or_one_of_its_own(project: Path) -> None:
     content = content_of(project, "ads")
     spec = parse_spec(yaml.safe_dump(content), where="ads")
-    content["training"]["seed"] = 0
+    content["training"] = {"seed": 0}
     other = parse_spec(yaml.safe_dump(content), where="ads")
     assert (spec.training_seed, other.seed, other.training_seed) == (spec.seed, spec.seed, 0)
     # Without one, nothing of the spec and its hash tells that there could be one.
@@ -185,7 +185,7 @@ def test_hash_follows_content(project: Path, one: int, other: int) -> None:
 def test_hash_changes_with_any_section(project: Path, section: str | None, key: str, value: object) -> None:
     content = content_of(project, "ads")
     before = spec_hash(parse_spec(yaml.safe_dump(content), where="ads"))
-    (content if section is None else content[section])[key] = value
+    (content if section is None else content.setdefault(section, {}))[key] = value
     assert spec_hash(parse_spec(yaml.safe_dump(content), where="ads")) != before
 
 
