@@ -43,13 +43,15 @@ def base_rate_reasons(normalised_entropy: Mapping[str, Interval | None]) -> list
     """A sentence for each task that is not shown to be predicted better than by its base rate.
 
     Args:
-        normalised_entropy: By task, NE on the test rows; None where they have one class only. Below 1 is better than
+        normalised_entropy: By task, NE on the test rows; None where their labels are not of both classes. Below 1 is better than
             the base rate, and the whole 95 % interval has to be.
     """
     reasons = []
     for task, ne in normalised_entropy.items():
         if ne is None:
-            reasons.append(f"{task}: the test rows have one class only, so the model cannot be evaluated.")
+            reasons.append(
+                f"{task}: the test rows do not have labels of both classes, so the model cannot be evaluated."
+            )
         elif not ne.high < 1:
             found = f"{task}: NE {ne.value:.3f} (95 % interval {ne.low:.3f} to {ne.high:.3f})"
             worse = "is no better than the base rate" if ne.value >= 1 else "is not surely better than the base rate"
@@ -104,7 +106,7 @@ def compare_with_champion(
             challenger[:, column], champion[:, column], labels[:, column], clusters, seed=seed, replicates=replicates
         )
         if difference is None:
-            reasons.append(f"{task}: the test rows have one class only, so it does not count.")
+            reasons.append(f"{task}: the test rows do not have labels of both classes, so it does not count.")
             continue
         differences[task] = difference
         change = difference.relative

@@ -13,7 +13,7 @@ from ctr_pipeline.evaluation import Interval, base_rate_reasons, evaluate
         (Interval(0.99, 0.9, 1.2), "is not surely better than the base rate"),
         (Interval(1.1, 1.05, 1.15), "is no better than the base rate"),
         (Interval(0.5, -np.inf, np.inf), "is not surely better"),
-        (None, "click: the test rows have one class only"),
+        (None, "click: the test rows do not have labels of both classes"),
     ],
 )
 def test_the_whole_interval_has_to_lie_below_one(ne: Interval | None, words: str | None) -> None:

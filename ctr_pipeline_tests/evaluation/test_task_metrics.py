@@ -130,7 +130,7 @@ def test_a_challenger_stays_out_when_nothing_can_be_shown() -> None:
     found = decide(z, z, rare, user)
     assert not found.promote
     assert "nothing shows" in found.reasons[-1]
-    assert "one class only" in found.reasons[0]
+    assert "do not have labels of both classes" in found.reasons[0]
 
 
 def test_shapes_are_checked() -> None:

@@ -14,7 +14,7 @@ class EvaluationEvidence:
     """How the model predicts the test rows."""
 
     normalised_entropy: Mapping[str, float | None]
-    """By task, on the test rows; None where these have one class only."""
+    """By task, on the test rows; None where their labels are not of both classes."""
     not_better: Sequence[str]
     """A sentence for each task that is not shown to be predicted better than by its base rate."""
     observed_over_expected: Mapping[str, tuple[float, float, float]]
