@@ -197,7 +197,7 @@ class _Packer:
         for (start, end), tasks in together.items():
             shown = in_interval(self._shown(), start, end)
             facts = in_interval(self.tables.labels, start, end)
-            if self.bounds.drawn is not None:
+            if self.bounds.drawn is not None or (self.name == "train" and self.bounds.has_rows_held_out):
                 # The headers of days, which have no impression, are no facts.
                 facts = facts.join(shown.select("day", "impression_id"), on=["day", "impression_id"], how="semi")
             lag = self.spec.split.ingest_lag

@@ -126,13 +126,33 @@ class SplitBounds:
     def rows_of(self, split: str) -> pl.Expr:
         """Whether a row of the table `impressions` belongs to ``split``, for one task at least."""
         rows = [self.task_rows_of(split, task) for task in self._differing]
-        return pl.any_horizontal([*rows, *(self.open_rows_of(task) for task in self.open_tasks if split == "train")])
+        if split == "train":
+            rows += [self.open_rows_of(task) & ~self._held_out() for task in self.open_tasks]
+        return pl.any_horizontal(rows)
 
     def task_rows_of(self, split: str, task: str) -> pl.Expr:
-        """Whether a row of the table `impressions` belongs to ``split`` of ``task``."""
+        """Whether a row of the table `impressions` belongs to ``split`` of ``task``.
+
+        A row that validates or calibrates one task trains none: what is known of it for another, such as its click, would
+        make the purchase that it validates look better predicted than it is.
+        """
         start, end = self.interval(split, task)
         within = pl.col("ts").is_between(start, end, closed="left")
-        return within if self.drawn is None else within & self.drawn.is_in(split)
+        if self.drawn is not None:
+            return within & self.drawn.is_in(split)
+        return within & ~self._held_out() if split == "train" and self.has_rows_held_out else within
+
+    @property
+    def has_rows_held_out(self) -> bool:
+        """Whether some task validates or is calibrated on rows that lie among the training rows of another."""
+        return self.drawn is None and len(self._differing) > 1
+
+    def _held_out(self) -> pl.Expr:
+        """Whether a row validates or calibrates some task."""
+        parts = [self.tasks[task] for task in self._differing]
+        return pl.any_horizontal(
+            pl.col("ts").is_between(of.validation_start, of.settled_end, closed="left") for of in parts
+        )
 
     def open_rows_of(self, task: str) -> pl.Expr:
         """Whether the label of ``task`` of a row of the table `impressions` is open at the first instant of the test."""
