@@ -38,10 +38,7 @@ def packed(log: Log, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
 
 
 def expected_rows(log: Log, packed: PackedDataset, name: str) -> pl.DataFrame:
-    """The split's impressions with labels made from scratch as of its own instant, in order of time.
-
-    A label outside its task's part is -1, and a row without a part of any task is left out.
-    """
+    """The split's impressions with labels made from scratch as of its own instant; -1 outside the task's own part."""
     spec, bounds = a_spec(), log.bounds(a_spec())
     as_of = bounds.label_as_of(name)
     within = {task: pl.col("ts").is_between(*bounds.interval(name, task), closed="left") for task in TASKS}
