@@ -30,7 +30,7 @@ def test_an_interval_is_broken_before_its_bracket_alone() -> None:
 
 
 def test_the_test_rows_have_a_line_a_metric() -> None:
-    rows = rows_of_test({"click": {"validation": MEASURED, "test": MEASURED}})
+    rows = rows_of_test({"click": MEASURED})
     assert [tuple(str(value).replace("\u00a0", " ") for value in row.values()) for row in rows] == [
         ("click", "positives", "1058", "of 100,000 rows"),
         ("click", "AUC", "0.768", "0.751 – 0.784"),
