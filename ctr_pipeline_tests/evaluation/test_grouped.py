@@ -47,7 +47,8 @@ def test_it_agrees_with_a_plain_loop(seed: int, users: int, requests: int, slots
     try:
         mean, share, by_group, error = plain_loop(logits, labels, groups, clusters)
     except ZeroDivisionError:
-        assert found.auc is None
+        # No group has both classes, or those that do are of one cluster, which tells of no error.
+        assert found.auc is None or not np.isfinite(found.auc.low)
         return
     assert found.auc is not None
     assert found.auc.value == pytest.approx(mean, abs=1e-12)
