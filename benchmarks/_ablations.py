@@ -14,7 +14,6 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "numbers without bins": {"features.encoding": "standard"},
     "no position": {"model.position": "none"},
     "no normalisation": {"model.normalisation": "none"},
-    "no refit": {"training.refit": False},
     "no position weights": {"propensity.weighting": "none"},
     "position weights": {"propensity.weighting": "ips"},
     "settled labels alone": {"tasks.*.objective": "binary"},

@@ -15,8 +15,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 SLOPE_SD, OFFSET_SD = 0.15, 0.3
-"""How far a slope is from 1, and an offset from 0, before any row of the slice is seen: what trainings leave behind, and
-how much the rate of outcomes moves within some weeks."""
+"""How far a slope is taken to be from 1, and an offset from 0, before any row of the slice is seen."""
 
 _ROUNDING = 1e-14
 """Relative error of a mean log loss, at most."""

@@ -1,5 +1,6 @@
 """Losses that learn from labels which are still open: what is not known may still happen."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Protocol, Self, TypeAlias
 
@@ -30,7 +31,7 @@ class DelayCurve(Protocol):
 MakeCurve: TypeAlias = Callable[[NDArray[np.floating[Any]]], DelayCurve]
 
 
-class _OpenLabels:
+class _OpenLabels(ABC):
     """Cross-entropy of settled labels, and a term of their own for open ones.
 
     An open label is one that is not settled and has an age. Without ages, as in validation, it counts for nothing.
@@ -76,11 +77,13 @@ class _OpenLabels:
         share = curve.share(elapsed).to(like.dtype)
         return curve.is_known(delays.delay, elapsed), share, is_open & (share >= self.least_share)
 
+    @abstractmethod
     def _open_loss(self, logits: Tensor, known: Tensor, share: Tensor) -> Tensor:
-        raise NotImplementedError
+        """[B, T] loss of an open label: whether its outcome is known, and the share of those that are by its age."""
 
+    @abstractmethod
     def _open_gradient(self, logits: Tensor, known: Tensor, share: Tensor) -> Tensor:
-        raise NotImplementedError
+        """[B, T] derivative of :meth:`_open_loss` by the logits, by formula."""
 
 
 class CureModelLoss(_OpenLabels):

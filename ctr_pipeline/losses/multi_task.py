@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctr_pipeline.losses.binary_objective import BinaryObjective
+from ctr_pipeline.losses.delayed_feedback import open_labels
 from ctr_pipeline.losses.protocol import DelayedLoss, Delays, Objective
 from ctr_pipeline.losses.registry import build_objective
 from ctr_pipeline.spec.objectives import ObjectiveSection
@@ -49,7 +50,7 @@ class TaskObjectives:
             objective = build_objective(section)
             if settled is not None and isinstance(objective.loss, DelayedLoss):
                 # Each task has its own delays.
-                self._blocks += [_Block(_fitted(build_objective(section), settled, n), (n,)) for n in columns]
+                self._blocks += [_Block(BinaryObjective(objective.loss.fit(settled[n])), (n,)) for n in columns]
             else:
                 self._blocks.append(_Block(objective, columns))
         self._of_column = {column: block for block in self._blocks for column in block.columns}
@@ -61,8 +62,6 @@ class TaskObjectives:
             known = objective.known_counts(own[0])
             if len(own) == 1 or not isinstance(objective.loss, DelayedLoss):
                 return known
-            from ctr_pipeline.losses.delayed_feedback import open_labels
-
             return known + open_labels(own[0], Delays(*own[1:])).sum(dim=0)
 
         return self._by_block(counts, labels, *(delays or ()))
@@ -126,12 +125,6 @@ def settled_delays(labels: NDArray[np.int8], delay: NDArray[np.float32]) -> Sett
         known = delay[labels[:, task] == 1, task]
         found.append(known[np.isfinite(known)].astype(np.float64))
     return found
-
-
-def _fitted(objective: Objective, settled: SettledDelays, column: int) -> Objective:
-    if not (isinstance(objective, BinaryObjective) and isinstance(objective.loss, DelayedLoss)):
-        return objective
-    return BinaryObjective(objective.loss.fit(settled[column]))
 
 
 def multi_task_loss(sums: Tensor, counts: Tensor, loss_weights: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """What the position of an impression does to its logit: learnt from the log, left out when scoring."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -21,7 +22,7 @@ _CERTAIN = 30.0
 """Logit of an examination that is taken to be certain."""
 
 
-class PositionEffect(nn.Module):
+class PositionEffect(nn.Module, ABC):
     """A number for each position and task, which differs by the values of the context.
 
     Deeper positions than the layout has share the number of its last.
@@ -77,9 +78,13 @@ class PositionEffect(nn.Module):
         found = torch.gather(numbers.expand(rows, places, effects), 1, wanted).squeeze(1)
         return torch.where((position > 0).unsqueeze(1), found, unknown)
 
+    @abstractmethod
+    def forward(self, conditional: Tensor, ids: Tensor, position: Tensor | None) -> Tensor:
+        """Logits [B, T] with the effect, from ``conditional`` [B, T]; ``position`` [B] may be unknown."""
+
+    @abstractmethod
     def relative(self, ids: Tensor) -> Tensor:
         """[P, A] mean over the rows of ``ids`` of how likely an outcome is at each position, position 1 being 1."""
-        raise NotImplementedError
 
 
 class AdditiveEffect(PositionEffect):

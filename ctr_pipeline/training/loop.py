@@ -318,13 +318,7 @@ class Trainer:
         self.group.barrier()
         best = load_ranker(self.job.output / "model.pt", self.dataset.layout, self.job.model).to(self.group.device)
         for name in SCORED:
-            split, scores = self.dataset.splits[name], self.job.output / "scores"
-            write_scores(scores / f"{name}.npy", best, split, self.group, self._check, at_position=False)
-            logged = scores / f"{name}_logged_position.npy"
-            if best.position is not None:
-                write_scores(logged, best, split, self.group, self._check, at_position=True)
-            elif self.group.is_first:
-                logged.unlink(missing_ok=True)
+            write_scores(self.job.output / "scores", name, best, self.dataset.splits[name], self.group, self._check)
         if self.group.is_first:
             write_position_effect(self.job.output / "position.json", best, self.dataset.splits["train"])
 

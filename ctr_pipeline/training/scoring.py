@@ -1,7 +1,8 @@
 """Scores of a whole split, and the validation metric that chooses the epoch."""
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,11 +21,12 @@ ROWS = 16384
 
 
 def _scored(
-    model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None], *, at_position: bool
-) -> Iterator[tuple[NDArray[np.int64], Tensor, Tensor]]:
+    model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None], at_position: Sequence[bool]
+) -> Iterator[tuple[NDArray[np.int64], list[Tensor], Tensor]]:
     """Row numbers, logits and labels of this process's share of ``split``, in float32 and evaluation mode.
 
-    ``at_position``: with the logged position; else as the model is served, where it is unknown.
+    ``at_position``: for each of the logits whether they are with the logged position; else as the model is served, where
+    it is unknown.
     """
     first, end = group.shard.interval(len(split))
     was_training = model.training
@@ -35,8 +37,10 @@ def _scored(
             rows = np.arange(start, min(end, start + ROWS))
             batch = to_device(gather(split, rows), group.device)
             with torch.no_grad():
-                position = batch.position if at_position else None
-                yield rows, model(batch.numeric, batch.ids, position), batch.labels
+                inputs = model.encode(batch.numeric, batch.ids)
+                hidden = model.hidden(inputs)
+                positions = (batch.position if logged else None for logged in at_position)
+                yield rows, [model.score(hidden, replace(inputs, position=at)) for at in positions], batch.labels
     finally:
         model.train(was_training)
 
@@ -60,43 +64,41 @@ def validate(
     empty = torch.zeros((0, len(model.tasks)), device=group.device)
     # A process without rows takes part too: no rows give sums of the right shape.
     sums = objectives.validation_sums(empty, empty.to(torch.int8))
-    for _, logits, labels in _scored(model, split, group, check, at_position=True):
+    for _, [logits], labels in _scored(model, split, group, check, [True]):
         sums = [total + part for total, part in zip(sums, objectives.validation_sums(logits, labels), strict=True)]
     metrics = objectives.validation_metrics([group.sum(total) for total in sums])
     return [loss for loss, _ in metrics], [relative for _, relative in metrics]
 
 
 def write_scores(
-    path: Path,
-    model: Ranker,
-    split: PackedSplit,
-    group: ProcessGroup,
-    check: Callable[[], None],
-    *,
-    at_position: bool,
+    folder: Path, name: str, model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]
 ) -> None:
-    """Write float32 logits [N, T] of ``split`` to ``path``, rows in the order of the split's arrays.
+    """Write float32 logits [N, T] of ``split`` into ``folder``, rows in the order of the split's arrays.
 
-    Args:
-        path: The file.
-        model: The ranker.
-        split: Rows to score.
-        group: The processes; each scores a share of the rows.
-        check: Called between batches; raises to stop.
-        at_position: With the logged position; else as the model is served, where it is unknown.
+    ``<name>.npy`` as the model is served, and ``<name>_logged_position.npy`` with the logged position; without an effect of
+    the position there is no such file.
     """
+    modes = {folder / f"{name}.npy": False}
+    logged = folder / f"{name}_logged_position.npy"
+    if model.position is not None:
+        modes[logged] = True
+    elif group.is_first:
+        logged.unlink(missing_ok=True)
     shape = (len(split), len(model.tasks))
     if group.is_first:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        np.save(path, np.zeros((0, shape[1]), dtype=np.float32))
-        if shape[0]:
-            np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
+        folder.mkdir(parents=True, exist_ok=True)
+        for path in modes:
+            np.save(path, np.zeros((0, shape[1]), dtype=np.float32))
+            if shape[0]:
+                np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape).flush()
     group.barrier()
     if shape[0]:
-        scores = np.lib.format.open_memmap(path, mode="r+")
-        for rows, logits, _ in _scored(model, split, group, check, at_position=at_position):
-            scores[rows[0] : rows[-1] + 1] = logits.cpu().numpy()
-        scores.flush()
+        files = [np.lib.format.open_memmap(path, mode="r+") for path in modes]
+        for rows, found, _ in _scored(model, split, group, check, list(modes.values())):
+            for scores, logits in zip(files, found, strict=True):
+                scores[rows[0] : rows[-1] + 1] = logits.cpu().numpy()
+        for scores in files:
+            scores.flush()
     group.barrier()
 
 

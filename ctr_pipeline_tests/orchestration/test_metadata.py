@@ -4,7 +4,7 @@ import dagster as dg
 import pytest
 
 from ctr_pipeline.labels import LabelState
-from ctr_pipeline.orchestration.assets.evaluation import split_rows
+from ctr_pipeline.orchestration.assets.evaluation import other_rows, split_rows
 from ctr_pipeline.orchestration.assets.evaluation import test_rows as rows_of_test
 from ctr_pipeline.orchestration.metadata import STATE_COLUMNS, cell, interval, run_metadata, state_rows, table
 
@@ -37,6 +37,20 @@ def test_the_test_rows_have_a_line_a_metric() -> None:
         ("click", "AP", "–", "–"),
         ("click", "NE", "0.861", "–"),
         ("click", "O/E", "1.074", "0.998 – 1.156"),
+    ]
+
+
+def test_other_ways_to_look_at_the_test_have_a_line_a_task() -> None:
+    assert other_rows({"logged_position": {"click": MEASURED}}) == [
+        {
+            "test": "logged position",
+            "task": "click",
+            "positives": 1058,
+            "AUC": "0.768",
+            "AP": "–",
+            "NE": "0.861",
+            "O/E": "1.074",
+        }
     ]
 
 

@@ -164,8 +164,13 @@ def _parts_by_task(view: ExamplesView) -> Iterator[dict[str, str]]:
 
     for task in view.bounds.tasks:
         for split in SPLITS:
-            start, end = (iso(instant) for instant in view.bounds.interval(split, task))
+            start, end = (_minute(iso(instant)) for instant in view.bounds.interval(split, task))
             yield {"task": task, "split": split, "from": start, "before": end}
+
+
+def _minute(instant: str) -> str:
+    """ISO 8601 text to the minute, as short as a cell needs it."""
+    return instant[:16].replace("T", " ")
 
 
 def _pack(spec: Spec, paths: RetrainPaths, view: ExamplesView, tables: "Tables") -> "PackedDataset":
@@ -194,12 +199,12 @@ def _dataset_metadata(dataset: "PackedDataset", paths: RetrainPaths) -> dict[str
             {
                 "split": name,
                 "rows": found["rows"],
-                **{end: found[end][:16].replace("T", " ") for end in ("first", "last")},
+                **{end: _minute(found[end]) for end in ("first", "last")},
             }
             for name, found in splits.items()
         ),
         "tasks": table(
-            {"split": name, "task": task, **counts}
+            {"split": name, "task": task, **counts, "start": _minute(counts["start"]), "end": _minute(counts["end"])}
             for name, found in splits.items()
             for task, counts in found["tasks"].items()
         ),

@@ -115,7 +115,7 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         yield dg.MaterializeResult(
             metadata={
                 "test": table(test_rows({task: of["test"] for task, of in content.items()})),
-                **{f"test_{how}": table(test_rows(of)) for how, of in others_content.items()},
+                "test_otherwise": table(other_rows(others_content)),
                 "splits": table(split_rows(content)),
                 **{
                     f"{name}/{task}": cell(value)
@@ -261,6 +261,20 @@ def test_rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
             bounds = "–" if low is None or high is None else f"{low:.3f}{NO_BREAK}–{NO_BREAK}{high:.3f}"
             rows.append({"task": task, "metric": title, "value": _three(metric.get("value")), RANGE: bounds})
     return rows
+
+
+def other_rows(content: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each other way to look at the test and each task, from the metrics by way and task."""
+    return [
+        {
+            "test": how.replace("_", " "),
+            "task": task,
+            "positives": found["positives"],
+            **{title: _three((found[name] or {}).get("value")) for title, name in TITLES.items()},
+        }
+        for how, of in content.items()
+        for task, found in of.items()
+    ]
 
 
 def split_rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
