@@ -45,7 +45,6 @@ def test_other_ways_to_look_at_the_test_have_a_line_a_task() -> None:
         {
             "test": "logged position",
             "task": "click",
-            "positives": 1058,
             "AUC": "0.768",
             "AP": "–",
             "NE": "0.861",

@@ -269,7 +269,6 @@ def other_rows(content: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> list[d
         {
             "test": how.replace("_", " "),
             "task": task,
-            "positives": found["positives"],
             **{title: _three((found[name] or {}).get("value")) for title, name in TITLES.items()},
         }
         for how, of in content.items()
