@@ -13,6 +13,7 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "one maturity for all tasks": {"split.maturity": "longest"},
     "numbers without bins": {"features.encoding": "standard"},
     "no position": {"model.position": "none"},
+    "no second fit": {"training.refit": False},
     "no normalisation": {"model.normalisation": "none"},
     "no position weights": {"propensity.weighting": "none"},
     "position weights": {"propensity.weighting": "ips"},

@@ -70,7 +70,7 @@ class SideJob:
     position: bool = False
     """Whether the logged position is among the inputs."""
     refit: bool = False
-    """Whether the trees are grown once more, as many of them, on training and validation rows together."""
+    """Whether the trees are grown once more, as many of them, on the rows that the product is fitted on in the end."""
     seed: int = 0
     threads: int = 2
 
@@ -125,7 +125,9 @@ def _trees(job: SideJob, dataset: "PackedDataset", task: int) -> dict[str, NDArr
         **TREES[job.kind],
     }  # fmt: skip
     counts = _counts(dataset)
-    rows = {name: _settled(dataset.splits[name], task) for name in ("train", "validation")}
+    # What the product is fitted on in the end, where it is fitted twice.
+    again = ["refit"] if "refit" in dataset.splits else ["train", "validation"]
+    rows = {name: _settled(dataset.splits[name], task) for name in {"train", "validation", *again}}
     matrices, categories = {}, list[int]()
     for name in (*rows, *SCORED):
         split = dataset.splits[name]
@@ -148,7 +150,7 @@ def _trees(job: SideJob, dataset: "PackedDataset", task: int) -> dict[str, NDArr
     else:
         model, trees = lgb.train(settings, fitting, TREES_WITHOUT_VALIDATION), TREES_WITHOUT_VALIDATION
     if job.refit:
-        model = lgb.train(settings, data("train", "validation"), trees)
+        model = lgb.train(settings, data(*again), trees)
     return {name: np.asarray(model.predict(matrices[name], raw_score=True, num_iteration=trees)) for name in SCORED}
 
 

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from ctr_pipeline.datasets.examples import build_examples, fit_propensity, fit_vocabulary
     from ctr_pipeline.datasets.pack import Tables, pack_dataset
     from ctr_pipeline.datasets.quality_counts import fit_label_quality
-    from ctr_pipeline.datasets.time_split import SplitBounds, TaskBounds, split_bounds, split_watermarks
+    from ctr_pipeline.datasets.split_parts import SplitBounds, TaskBounds
+    from ctr_pipeline.datasets.time_split import split_bounds, split_watermarks
 
 __all__ = [
     "SPLITS",
@@ -31,9 +32,9 @@ __all__ = [
 ]
 
 _FROM_TABLES = {
-    "SplitBounds": "time_split",
+    "SplitBounds": "split_parts",
     "Tables": "pack",
-    "TaskBounds": "time_split",
+    "TaskBounds": "split_parts",
     "build_examples": "examples",
     "fit_label_quality": "quality_counts",
     "fit_propensity": "examples",

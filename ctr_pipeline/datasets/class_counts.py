@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ctr_pipeline.datasets.packed import PackedDataset
-from ctr_pipeline.datasets.time_split import iso
+from ctr_pipeline.datasets.packed import SPLITS, PackedDataset
+from ctr_pipeline.datasets.split_parts import iso
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,7 +59,7 @@ def class_counts(dataset: PackedDataset, tasks: Sequence[str]) -> list[ClassCoun
             last=iso(int(split.ts.max())) if len(split) else None,
         )
         for column, task in enumerate(tasks)
-        for part, split in dataset.splits.items()
+        for part, split in ((name, dataset.splits[name]) for name in SPLITS)
     ]
 
 

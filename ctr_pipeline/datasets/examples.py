@@ -7,7 +7,7 @@ import narwhals.stable.v2 as nw
 import polars as pl
 from narwhals.stable.v2.typing import IntoLazyFrameT
 
-from ctr_pipeline.datasets.time_split import SplitBounds
+from ctr_pipeline.datasets.split_parts import SplitBounds
 from ctr_pipeline.features import Layout, fit_layout, join_history
 from ctr_pipeline.labels import join_labels, label_column
 from ctr_pipeline.propensity import PropensityTable, position_propensity

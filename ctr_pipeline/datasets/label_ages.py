@@ -4,7 +4,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ctr_pipeline.datasets.time_split import SplitBounds
+from ctr_pipeline.datasets.split_parts import SplitBounds
 from ctr_pipeline.labels import join_known
 
 

@@ -17,7 +17,6 @@ from ctr_pipeline.datasets.examples import build_examples, in_interval, rows_of,
 from ctr_pipeline.datasets.examples_contract import check_examples, weight_column
 from ctr_pipeline.datasets.label_ages import label_ages
 from ctr_pipeline.datasets.packed import (
-    SPLITS,
     DatasetError,
     PackedDataset,
     PackedSplit,
@@ -26,7 +25,7 @@ from ctr_pipeline.datasets.packed import (
     release,
 )
 from ctr_pipeline.datasets.row_codes import cluster, code, key_column
-from ctr_pipeline.datasets.time_split import SplitBounds, iso
+from ctr_pipeline.datasets.split_parts import LEARNT, SplitBounds, iso
 from ctr_pipeline.engines.base import FEW_ROWS
 from ctr_pipeline.features import Group, Layout, embedding_rows, id_matrix, number_columns, numeric_matrix
 from ctr_pipeline.labels import QualityTable, label_column, label_days, label_maturity, label_state_counts
@@ -62,7 +61,7 @@ def pack_dataset(
     quality: QualityTable | None = None,
     watermarks: Mapping[str, Mapping[str, int]] | None = None,
 ) -> PackedDataset:
-    """Writes the examples of all four splits to ``directory`` and opens them.
+    """Writes the examples of all parts to ``directory`` and opens them.
 
     Training rows are shuffled within each day by a hash of the impression id and the seed; the others are in order of
     time and id. One day is in memory at a time, or several with few rows. The directory must be new or empty.
@@ -90,7 +89,7 @@ def pack_dataset(
     scales = np.ones(len(layout.tasks))
     weighting = spec.label_quality.weighting if spec.label_quality is not None and quality is not None else "none"
     doubts = quality if weighting == "down_weight" else None
-    for name in SPLITS:
+    for name in bounds.splits:
         packer = _Packer(
             spec, bounds, tables, layout, vocabulary, propensity, doubts, name, (watermarks or {}).get(name)
         )
@@ -179,7 +178,7 @@ class _Packer:
 
     def _optional(self) -> list[str]:
         """Arrays that this split has though not all datasets do."""
-        ages = ["elapsed", "delay"] if self.bounds.open_tasks and self.name == "train" else []
+        ages = ["elapsed", "delay"] if self.bounds.open_tasks and self.name in LEARNT else []
         return [*(["group"] if self.spec.evaluation.group_by is not None else []), *ages]
 
     def _few_keys(self) -> str:
@@ -197,7 +196,7 @@ class _Packer:
         for (start, end), tasks in together.items():
             shown = in_interval(self._shown(), start, end)
             facts = in_interval(self.tables.labels, start, end)
-            if self.bounds.drawn is not None or (self.name == "train" and self.bounds.has_rows_held_out):
+            if self.bounds.drawn is not None or (self.name in LEARNT and self.bounds.has_rows_held_out):
                 # The headers of days, which have no impression, are no facts.
                 facts = facts.join(shown.select("day", "impression_id"), on=["day", "impression_id"], how="semi")
             lag = self.spec.split.ingest_lag
@@ -273,7 +272,7 @@ class _Packer:
             pl.col("position").fill_null(0).clip(0, _LARGEST_POSITION),
             "traffic",
             *(["weight"] if self.spec.impression.weight is not None else []),
-            order=shuffle if self.name == "train" else pl.col("ts"),
+            order=shuffle if self.name in LEARNT else pl.col("ts"),
         )
         key = pl.col("keys").struct
         rows = encoded.sort(key.field("day"), "order", key.field("impression_id")).collect()

@@ -14,7 +14,10 @@ from ctr_pipeline.errors import UserError
 from ctr_pipeline.features.layout import Layout
 
 SPLITS = ("train", "validation", "calibration", "test")
-"""The parts of a dataset, in time order."""
+"""The parts of every dataset, in time order."""
+
+REFIT = "refit"
+"""What is learnt once the epochs are chosen, where a model is fitted again: training, validation, early calibration."""
 
 _TYPES: dict[str, type[np.generic]] = {
     "numeric": np.float32,
@@ -89,7 +92,7 @@ class PackedDataset:
     layout: Layout
     """Meaning of their columns."""
     splits: Mapping[str, PackedSplit]
-    """Train, validation, calibration, test."""
+    """Train, validation, calibration, test; and refit where the model is fitted again."""
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -102,7 +105,7 @@ class PackedDataset:
         if not layout_file.is_file():
             raise DatasetError(f"{directory}: no packed dataset here (layout.json is absent). Pack it first.")
         layout = Layout.from_json(layout_file.read_text(encoding="utf-8"))
-        splits = {name: _open_split(directory / name, layout) for name in SPLITS}
+        splits = {name: _open_split(directory / name, layout) for name in _splits_of(directory)}
         return cls(directory=directory, layout=layout, splits=splits)
 
     def manifest(self) -> dict[str, Any]:
@@ -153,11 +156,15 @@ def write_split(directory: Path, name: str, split: PackedSplit) -> None:
 
 def array_files(directory: Path) -> Iterator[Path]:
     """Every array file of the dataset in ``directory``, in a fixed order."""
-    for name in SPLITS:
+    for name in _splits_of(directory):
         for array in _TYPES:
             path = directory / name / f"{array}.npy"
             if array not in _OPTIONAL or path.exists():
                 yield path
+
+
+def _splits_of(directory: Path) -> tuple[str, ...]:
+    return (*SPLITS, REFIT) if (directory / REFIT).is_dir() else SPLITS
 
 
 def _open_split(folder: Path, layout: Layout) -> PackedSplit:

@@ -6,7 +6,7 @@ import polars as pl
 
 from ctr_pipeline.datasets.examples import in_interval, rows_before_test, settled_labels
 from ctr_pipeline.datasets.packed import DatasetError
-from ctr_pipeline.datasets.time_split import SplitBounds
+from ctr_pipeline.datasets.split_parts import SplitBounds
 from ctr_pipeline.labels import facts_in, join_labels, label_column
 from ctr_pipeline.labels.quality import QualityTable, label_quality
 from ctr_pipeline.spec import Spec

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.datasets.examples import build_examples, in_interval, rows_of
 from ctr_pipeline.datasets.pack import Tables
-from ctr_pipeline.datasets.time_split import SplitBounds
+from ctr_pipeline.datasets.split_parts import SplitBounds
 from ctr_pipeline.engines.base import FEW_ROWS
 from ctr_pipeline.features import Layout, encode_ids, number_columns, numeric_matrix
 from ctr_pipeline.lake import Lake

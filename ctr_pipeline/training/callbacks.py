@@ -19,6 +19,9 @@ class Callback(Protocol):
     def on_epoch(self, metrics: Mapping[str, Any]) -> None:
         """An epoch was validated."""
 
+    def on_refit(self, epochs: int) -> None:
+        """A second fit begins, of that many epochs and without validation; its steps are counted from 0."""
+
 
 class JsonLines:
     """A file with one JSON object a line, flushed line by line, so that a reader or a crash finds all of them.

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 
 from ctr_pipeline.datasets import DatasetError, PackedDataset
-from ctr_pipeline.gradients import HealthReport
+from ctr_pipeline.datasets.packed import REFIT
 from ctr_pipeline.losses import LossError
 from ctr_pipeline.ranker import RankerError, layout_hash
 from ctr_pipeline.training.callbacks import Callback
@@ -18,10 +18,12 @@ from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.pipes import pipes_report
-from ctr_pipeline.training.plan import known_outcomes, plan_training
+from ctr_pipeline.training.plan import TrainingPlan, known_outcomes, plan_training
 from ctr_pipeline.training.process import gpu_lock
 from ctr_pipeline.training.reporting import MlflowReport, ProgressLog
+from ctr_pipeline.training.run_files import RunFiles
 from ctr_pipeline.training.stopping import Cancelled, Stopped
+from ctr_pipeline.training.training_result import TrainingResult, health_content, result_content
 
 FINISHED, FAILED, STOPPED = 0, 1, 3
 
@@ -78,33 +80,57 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
     result["plan"] = asdict(plan)
     callbacks, mlflow = _callbacks(job, plan.epochs, process, stack)
     group = ProcessGroup(Shard(rank=process.rank, world=process.world), device)
-    trainer = Trainer(job, dataset, plan, group, process.clock, process.cancelled, callbacks)
-    if (warning := trainer.precision.warning()) is not None:
-        result["warnings"].append(warning)
     started = process.clock()
     try:
-        done = trainer.run(resume)
+        fits = _fit(job, dataset, plan, group, process, callbacks, resume, result["warnings"])
     except Stopped as stopped:
         result.update(status="stopped", cause=stopped.cause.to_dict(), steps=stopped.health.steps)
-        result |= _health(stopped.health)
+        result |= health_content(stopped.health)
         return STOPPED
     finally:
         result["wall_seconds"] = round(process.clock() - started, 3)
-        if mlflow is not None and mlflow.warning is not None:
-            result["warnings"].append(mlflow.warning)
-    result.update(
-        status="finished",
-        best_epoch=done.best_epoch,
-        best_validation_ne=done.best_validation,
-        epochs=done.epochs,
-        steps=done.steps,
-        rows=done.rows,
-        seconds=round(done.seconds, 3),
-        rows_per_second=round(done.rows / done.seconds, 1) if done.seconds > 0 else None,
-        model_sha256=done.model_sha256,
-    )
-    result |= _health(done.health)
+        if mlflow is not None:
+            mlflow.close()
+            if mlflow.warning is not None:
+                result["warnings"].append(mlflow.warning)
+    result |= {"status": "finished", **result_content(*fits)}
     return FINISHED
+
+
+def _fit(
+    job: TrainingJob,
+    dataset: PackedDataset,
+    plan: TrainingPlan,
+    group: ProcessGroup,
+    process: ProcessContext,
+    callbacks: list[Callback],
+    resume: bool,
+    warnings: list[str],
+) -> tuple[TrainingResult, TrainingResult | None]:
+    """The fit that chooses the epochs; and where the dataset has a part for it, one on the later rows too.
+
+    Raises:
+        Stopped: One of them met a value that is not finite.
+    """
+    again = REFIT in dataset.splits
+    first, second = RunFiles.of(job.output), RunFiles.of_refit(job.output)
+    if again:
+        first = RunFiles.before_refit(job.output)
+    if group.is_first and not (resume and first.checkpoint.is_file()):
+        second.remove_earlier_run()
+        (job.output / "result.json").unlink(missing_ok=True)
+    trainer = Trainer(job, dataset, plan, group, process.clock, process.cancelled, callbacks, first)
+    if (warning := trainer.precision.warning()) is not None:
+        warnings.append(warning)
+    chosen = trainer.run(resume)
+    if not again:
+        return chosen, None
+    # With the learning rate of the first fit up to its best epoch: to lower it to 0 by then is to learn more by heart.
+    epochs = chosen.best_epoch + 1
+    for callback in callbacks:
+        callback.on_refit(epochs)
+    trainer = Trainer(job, dataset, plan, group, process.clock, process.cancelled, callbacks, second, REFIT, epochs)
+    return chosen, trainer.run(resume)
 
 
 def _callbacks(
@@ -121,10 +147,6 @@ def _callbacks(
         return callbacks, None
     mlflow = MlflowReport(job.mlflow, job.training.log_every, process.clock, process.milliseconds)
     return [*callbacks, mlflow], mlflow
-
-
-def _health(report: HealthReport) -> dict[str, Any]:
-    return {"health": report.numbers, "findings": [found.to_dict() for found in report.findings]}
 
 
 def _device(job: TrainingJob, local_rank: int) -> tuple[torch.device, str | None]:

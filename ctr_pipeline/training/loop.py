@@ -2,15 +2,14 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
 
 from ctr_pipeline.datasets import PackedDataset
-from ctr_pipeline.gradients import Diagnosis, HealthReport, LossView, StepRecord
+from ctr_pipeline.gradients import Diagnosis, LossView, StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.inputs import input_fault
 from ctr_pipeline.gradients.core.monitor import GradientMonitor
@@ -36,39 +35,14 @@ from ctr_pipeline.training.lr_schedule import learning_rate_factor, set_learning
 from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer
 from ctr_pipeline.training.plan import TrainingPlan
 from ctr_pipeline.training.precision import Precision
+from ctr_pipeline.training.run_files import RunFiles
 from ctr_pipeline.training.scoring import validate, write_position_effect, write_scores
 from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause
-
-SCORED = ("validation", "calibration", "test")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrainingResult:
-    """Outcome of a finished run.
-
-    Attributes:
-        best_epoch: Epoch (from 0) whose weights model.pt holds.
-        best_validation: Mean normalised entropy of that epoch; None when the validation split could not tell.
-        epochs: Epochs trained.
-        steps: Steps taken, those before a resumed checkpoint included.
-        rows: Rows trained on by this process start.
-        seconds: Time spent in training steps by this process start.
-        health: Gradient health of the whole run.
-        model_sha256: Digest of model.pt.
-    """
-
-    best_epoch: int
-    best_validation: float | None
-    epochs: int
-    steps: int
-    rows: int
-    seconds: float
-    health: HealthReport
-    model_sha256: str
+from ctr_pipeline.training.training_result import TrainingResult
 
 
 class Trainer:
-    """Trains one ranker. Build it, then :meth:`run` once.
+    """Fits one ranker. Build it, then :meth:`run` once.
 
     Args:
         job: The job.
@@ -78,6 +52,9 @@ class Trainer:
         clock: Seconds from an arbitrary start, for the speed.
         cancelled: Asked after every batch; True stops the run with :class:`Cancelled`.
         callbacks: Called after steps and epochs, by the first process only.
+        files: What it writes; ``RunFiles.of(job.output)`` when absent.
+        split: Part of the dataset to learn from. ``refit`` is learnt without validation.
+        stop_after: Epochs that are learnt, of those of the plan that the learning rate follows; all when absent.
     """
 
     def __init__(
@@ -89,10 +66,15 @@ class Trainer:
         clock: Callable[[], float],
         cancelled: Callable[[], bool],
         callbacks: Sequence[Callback] = (),
+        files: RunFiles | None = None,
+        split: str = "train",
+        stop_after: int | None = None,
     ) -> None:
         self.job, self.dataset, self.plan, self.group = job, dataset, plan, group
         self._clock, self._cancelled, self._callbacks = clock, cancelled, callbacks
-        train = dataset.splits["train"]
+        self.files = files or RunFiles.of(job.output)
+        self.train = train = dataset.splits[split]
+        self._validation = dataset.splits["validation"] if split == "train" else None
         for key, named_tasks in (("task_weights", job.task_weights), ("objectives", job.objectives)):
             if unknown := set(named_tasks) - set(dataset.layout.tasks):
                 raise TrainingError(f"{key} names {', '.join(sorted(unknown))}; tasks: {dataset.layout.tasks}")
@@ -101,6 +83,7 @@ class Trainer:
         settings = job.training
         self.steps_per_epoch = batches_per_epoch(len(train), plan.batch_size)
         self.steps = self.steps_per_epoch * plan.epochs
+        self._epochs = stop_after or plan.epochs
         dropout = {"dropout": plan.dropout, "embedding_dropout": plan.embedding_dropout}
         self.model = build_ranker(dataset.layout, job.model.model_copy(update=dropout), job.seed)
         sections = [job.objectives.get(task, Binary()) for task in dataset.layout.tasks]
@@ -130,7 +113,7 @@ class Trainer:
         torch.manual_seed((job.seed * 1_000_003 + group.shard.rank) % 2**63)
 
     def run(self, resume: bool) -> TrainingResult:
-        """Train, choose the best epoch, score, and write everything but result.json to the job's output directory.
+        """Train, choose the best epoch, score, and write :attr:`files`.
 
         Args:
             resume: Continue from checkpoint.pt where there is one.
@@ -140,20 +123,20 @@ class Trainer:
             Cancelled: ``cancelled`` said so.
             TrainingError: The checkpoint does not belong to this job.
         """
-        output = self.job.output
-        output.mkdir(parents=True, exist_ok=True)
-        if resume and self._checkpoint_file.is_file():
+        self.files.steps.parent.mkdir(parents=True, exist_ok=True)
+        if resume and self.files.checkpoint.is_file():
             self._resume()
         elif self.group.is_first:
-            self._remove_earlier_run()
+            self.files.remove_earlier_run()
         self.group.barrier()
         rows, seconds = 0, 0.0
         steps_file = validation_file = None
         if self.group.is_first:
-            steps_file = JsonLines(output / "steps.jsonl", self.step)
-            validation_file = JsonLines(output / "validation.jsonl", self.epoch)
+            steps_file = JsonLines(self.files.steps, self.step)
+            if self._validation is not None:
+                validation_file = JsonLines(self.files.validation, self.epoch)
         try:
-            while self.epoch < self.plan.epochs and self.epoch - self.best_epoch <= self.job.training.patience:
+            while self.epoch < self._epochs and self.epoch - self.best_epoch <= self.job.training.patience:
                 started = self._clock()
                 rows += self._train_epoch(steps_file)
                 seconds += self._clock() - started
@@ -163,7 +146,7 @@ class Trainer:
                 if file is not None:
                     file.close()
             if self.group.is_first:
-                write_gradients(output / "gradients.parquet", self.monitor.rows)
+                write_gradients(self.files.gradients, self.monitor.rows)
         self._score()
         return TrainingResult(
             best_epoch=self.best_epoch,
@@ -179,8 +162,7 @@ class Trainer:
     def _train_epoch(self, steps_file: JsonLines | None) -> int:
         self.model.train()
         rows = 0
-        train = self.dataset.splits["train"]
-        reader = BatchLoader(train, self.plan.batch_size, self.group.shard, self.job.seed, self.epoch, self.batch)
+        reader = BatchLoader(self.train, self.plan.batch_size, self.group.shard, self.job.seed, self.epoch, self.batch)
         with reader as batches:
             for batch in batches:
                 record = self._train_step(batch)
@@ -287,20 +269,21 @@ class Trainer:
         own = fault or diagnose(self.model, seen, self.dataset.layout, self.step, losses, norms, replay)
         rank, cause = first_cause(self.group.gather_objects(own))
         if rank == self.group.shard.rank:
-            dump_failed_step(self.job.output / "failed_step", cause, batch, before, self._weights(), self.monitor.ring)
+            dump_failed_step(self.files.failed_step, cause, batch, before, self._weights(), self.monitor.ring)
         self.group.barrier()
         raise Stopped(cause, self.monitor.report())
 
     def _finish_epoch(self, validation_file: JsonLines | None) -> None:
-        split = self.dataset.splits["validation"]
-        losses, entropies = validate(self.model, self.objectives, split, self.group, self._check)
+        if self._validation is None:
+            self._finish_epoch_of_refit()
+            return
+        losses, entropies = validate(self.model, self.objectives, self._validation, self.group, self._check)
         known = [value for value in entropies if value is not None]
         score = sum(known) / len(known) if known else math.inf
         # Without a usable validation split the last epoch counts as the best.
         if score < self.best_validation or not known or self.best_epoch < 0:
             self.best_epoch, self.best_validation = self.epoch, score
-            if self.group.is_first:
-                self.model_sha256 = save_ranker(self.job.output / "model.pt", self.model, self.dataset.layout)
+            self._save_model()
         if self.group.is_first:
             metrics: dict[str, Any] = {"epoch": self.epoch, "steps": self.step}
             metrics["ne"] = score if known else None
@@ -314,36 +297,43 @@ class Trainer:
         self.epoch, self.batch = self.epoch + 1, 0
         self._save_checkpoint()
 
+    def _finish_epoch_of_refit(self) -> None:
+        self.best_epoch = self.epoch
+        self.epoch, self.batch = self.epoch + 1, 0
+        if self.epoch == self._epochs:
+            self._save_model()
+        self._save_checkpoint()
+
     def _score(self) -> None:
         self.group.barrier()
-        best = load_ranker(self.job.output / "model.pt", self.dataset.layout, self.job.model).to(self.group.device)
-        for name in SCORED:
-            write_scores(self.job.output / "scores", name, best, self.dataset.splits[name], self.group, self._check)
+        best = load_ranker(self.files.model, self.dataset.layout, self.job.model).to(self.group.device)
+        for name in self.files.scored:
+            write_scores(self.files.scores, name, best, self.dataset.splits[name], self.group, self._check)
+        if self.group.is_first and self.files.position is not None:
+            write_position_effect(self.files.position, best, self.train)
+
+    def _save_model(self) -> None:
         if self.group.is_first:
-            write_position_effect(self.job.output / "position.json", best, self.dataset.splits["train"])
+            self.model_sha256 = save_ranker(self.files.model, self.model, self.dataset.layout)
 
     def _check(self) -> None:
         if self._cancelled():
             raise Cancelled
 
     def _rows_of(self, batch: int) -> int:
-        start, end = batch_bounds(len(self.dataset.splits["train"]), self.plan.batch_size, batch)
+        start, end = batch_bounds(len(self.train), self.plan.batch_size, batch)
         return end - start
-
-    @property
-    def _checkpoint_file(self) -> Path:
-        return self.job.output / "checkpoint.pt"
 
     def _identity_of_job(self) -> dict[str, Any]:
         return {
             "seed": self.job.seed,
             "model": self.job.model.model_dump_json(),
             "training": self.job.training.model_dump_json(),
-            "plan": asdict(self.plan),
+            "plan": asdict(self.plan) | {"stop_after": self._epochs},
             "task_weights": dict(sorted(self.job.task_weights.items())),
             **{f"objective of {task}": section.model_dump_json() for task, section in self.job.objectives.items()},
             "layout": layout_hash(self.dataset.layout),
-            "rows": len(self.dataset.splits["train"]),
+            "rows": len(self.train),
             "processes": self.group.shard.world,
             "detectors": self.monitor.detectors,
         }
@@ -361,7 +351,7 @@ class Trainer:
             position = {"epoch": self.epoch, "batch": self.batch, "step": self.step}
             best = {"epoch": self.best_epoch, "validation": self.best_validation, "sha256": self.model_sha256}
             save_checkpoint(
-                self._checkpoint_file,
+                self.files.checkpoint,
                 {
                     "job": self._identity_of_job(), "position": position, "best": best, "random": states,
                     "monitor": self.monitor.state_dict(), **self._weights(),
@@ -370,7 +360,7 @@ class Trainer:
         self.group.barrier()
 
     def _resume(self) -> None:
-        state = load_checkpoint(self._checkpoint_file)
+        state = load_checkpoint(self.files.checkpoint)
         expected = self._identity_of_job()
         found = state["job"]
         differing = [key for key in sorted({*expected, *found}) if found.get(key) != expected.get(key)]
@@ -388,7 +378,3 @@ class Trainer:
         best = state["best"]
         self.best_epoch, self.best_validation, self.model_sha256 = best["epoch"], best["validation"], best["sha256"]
         restore_random_state(state["random"][self.group.shard.rank], self.group.device)
-
-    def _remove_earlier_run(self) -> None:
-        for name in ("checkpoint.pt", "checkpoint.pt.sha256", "model.pt", "result.json"):
-            (self.job.output / name).unlink(missing_ok=True)

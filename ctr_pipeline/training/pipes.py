@@ -52,3 +52,7 @@ class PipesReport:
         """Report the validation as a log line and as a message that code can read."""
         self._progress.on_epoch(metrics)
         self._pipes.report_custom_message({"kind": "epoch", **metrics})
+
+    def on_refit(self, epochs: int) -> None:
+        """Log that a second fit begins."""
+        self._progress.on_refit(epochs)

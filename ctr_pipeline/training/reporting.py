@@ -36,7 +36,7 @@ class ProgressLog:
 
     def __init__(self, epochs: int, clock: Callable[[], float], write: Callable[[str], None] = _log.info) -> None:
         self._epochs, self._clock, self._write = epochs, clock, write
-        self._last, self._rows = clock(), 0
+        self._last, self._rows, self._fit = clock(), 0, ""
 
     def on_step(self, record: StepRecord, steps: int) -> None:
         """Log the position, the loss and the speed, when two seconds have passed."""
@@ -46,7 +46,7 @@ class ProgressLog:
             return
         speed = self._rows / (now - self._last)
         self._write(
-            f"epoch {record.epoch + 1}/{self._epochs}, step {record.step + 1}/{steps}: loss {record.loss:.4f}, "
+            f"{self._fit}epoch {record.epoch + 1}/{self._epochs}, step {record.step + 1}/{steps}: loss {record.loss:.4f}, "
             f"gradient norm {record.grad_norm:.3g}, {speed:,.0f} rows/s"
         )
         self._last, self._rows = now, 0
@@ -54,6 +54,11 @@ class ProgressLog:
     def on_epoch(self, metrics: Mapping[str, Any]) -> None:
         """Log the validation metrics."""
         self._write(describe_epoch(metrics))
+
+    def on_refit(self, epochs: int) -> None:
+        """Log that a second fit begins."""
+        self._epochs, self._fit = epochs, "refit, "
+        self._write(f"refit on the validation and the earlier calibration too, for {epochs} epochs")
 
 
 class MlflowReport:
@@ -77,6 +82,7 @@ class MlflowReport:
         self._target, self._every, self._clock, self._now = target, every, clock, now
         self._waiting: list[Any] = []
         self._last = clock()
+        self._fit = ""
         self.warning: str | None = None
 
     def on_step(self, record: StepRecord, steps: int) -> None:  # noqa: ARG002
@@ -101,9 +107,18 @@ class MlflowReport:
         self._queue(values, int(metrics["steps"]))
         self._send()
 
+    def on_refit(self, epochs: int) -> None:  # noqa: ARG002
+        """Send what waits; names of the second fit's metrics begin with ``refit_``."""
+        self._send()
+        self._fit = "refit_"
+
+    def close(self) -> None:
+        """Send what waits."""
+        self._send()
+
     def _queue(self, values: Mapping[str, float], step: int) -> None:
         now = self._now()
-        self._waiting += [self._metric(name, value, now, step) for name, value in values.items()]
+        self._waiting += [self._metric(f"{self._fit}{name}", value, now, step) for name, value in values.items()]
 
     def _send(self) -> None:
         from mlflow.exceptions import MlflowException

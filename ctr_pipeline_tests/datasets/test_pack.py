@@ -42,9 +42,9 @@ def expected_rows(log: Log, packed: PackedDataset, name: str) -> pl.DataFrame:
     spec, bounds = a_spec(), log.bounds(a_spec())
     as_of = bounds.label_as_of(name)
     within = {task: pl.col("ts").is_between(*bounds.interval(name, task), closed="left") for task in TASKS}
-    if name == "train":
-        parts = bounds.tasks.values()
-        held = [pl.col("ts").is_between(of.validation_start, of.settled_end, closed="left") for of in parts]
+    if name in ("train", "refit"):
+        ends = {task: bounds.interval(name, task)[1] for task in TASKS}
+        held = [pl.col("ts").is_between(ends[t], of.settled_end, closed="left") for t, of in bounds.tasks.items()]
         within = {task: own & ~pl.any_horizontal(held) for task, own in within.items()}
     rows = log.impressions.filter(pl.any_horizontal(within.values()), pl.col("ingest_ts") <= as_of)
     frames = log.impressions.lazy(), log.events.lazy()
@@ -56,7 +56,7 @@ def expected_rows(log: Log, packed: PackedDataset, name: str) -> pl.DataFrame:
     return joined.with_columns(pl.when(own).then(task).otherwise(-1).alias(task) for task, own in within.items())
 
 
-@pytest.mark.parametrize("name", SPLITS)
+@pytest.mark.parametrize("name", [*SPLITS, "refit"])
 def test_arrays_hold_what_the_tables_say(log: Log, packed: PackedDataset, name: str) -> None:
     split, expected = packed.splits[name], expected_rows(log, packed, name)
     order = np.argsort(split.ts, kind="stable")
@@ -82,7 +82,8 @@ def test_late_clicks_make_the_label_of_the_split_differ_from_the_final_one(log: 
 def test_a_pair_of_a_row_and_a_task_lies_in_one_part(log: Log, packed: PackedDataset) -> None:
     shown = log.impressions.height
     for column in range(len(TASKS)):
-        times = [split.ts[split.labels[:, column] >= 0] for split in packed.splits.values()]
+        parts = [packed.splits[name] for name in SPLITS]
+        times = [split.ts[split.labels[:, column] >= 0] for split in parts]
         assert len(np.unique(np.concatenate(times))) == sum(map(len, times)) < shown
     # What validates or calibrates the purchase, days before the click does, does not teach the click.
     held = [packed.splits[name].ts for name in ("validation", "calibration")]
@@ -111,7 +112,7 @@ def test_early_outcomes_of_rows_that_are_not_settled_count_nowhere(log: Log, tmp
     assert early.height > 5
     without = replace(log, events=log.events.join(early, on=["impression_id", "event"], how="anti"))
     both = [pack(tmp_path / name, made, spec) for name, made in (("with", log), ("without", without))]
-    for name in ("train", "validation", "calibration"):
+    for name in ("train", "validation", "calibration", "refit"):
         one, other = (dataset.splits[name] for dataset in both)
         np.testing.assert_array_equal(one.labels, other.labels)
         np.testing.assert_array_equal(one.weights, other.weights)
@@ -120,7 +121,7 @@ def test_early_outcomes_of_rows_that_are_not_settled_count_nowhere(log: Log, tmp
 def test_train_is_shuffled_within_days_and_the_rest_is_in_order(log: Log, packed: PackedDataset) -> None:
     for name, split in packed.splits.items():
         in_order = bool((np.diff(split.ts) >= 0).all())
-        assert in_order == (name != "train")
+        assert in_order == (name not in ("train", "refit"))
         assert (np.diff(split.ts // DAY) >= 0).all()
 
 
@@ -231,7 +232,7 @@ def test_manifest_says_what_was_packed(log: Log, packed: PackedDataset) -> None:
             assert counts["rows"] == sum(states.values()) == counts["settled"] + counts["censored"]
     for file, digest in manifest["sha256"].items():
         assert hashlib.sha256((packed.directory / file).read_bytes()).hexdigest() == digest
-    assert len(manifest["sha256"]) == 4 * 8
+    assert len(manifest["sha256"]) == 5 * 8
 
 
 def test_the_same_tables_make_the_same_bytes(log: Log, packed: PackedDataset, tmp_path: Path) -> None:
@@ -241,7 +242,7 @@ def test_the_same_tables_make_the_same_bytes(log: Log, packed: PackedDataset, tm
     )
     again = pack(tmp_path / "d", log, a_spec(), turned)
     files = sorted(path.relative_to(packed.directory) for path in packed.directory.rglob("*") if path.is_file())
-    assert len(files) == 4 * 8 + 3
+    assert len(files) == 5 * 8 + 3
     for file in files:
         assert (packed.directory / file).read_bytes() == (again.directory / file).read_bytes(), file
 
@@ -259,7 +260,7 @@ def test_nothing_after_the_test_began_reaches_training(log: Log, packed: PackedD
     )
     changed = pack(tmp_path / "d", other, a_spec())
     assert changed.layout == packed.layout
-    for name in ("train", "validation", "calibration"):
+    for name in ("train", "validation", "calibration", "refit"):
         for array, values in packed.splits[name].arrays().items():
             np.testing.assert_array_equal(values, changed.splits[name].arrays()[array], err_msg=f"{name} {array}")
     assert not np.array_equal(packed.splits["test"].labels, changed.splits["test"].labels)
@@ -351,7 +352,7 @@ def test_negatives_that_a_stopped_log_may_have_missed_are_no_labels(log: Log, tm
     events = events.filter(~in_shop | (pl.col("ingest_ts") < stop) | (pl.col("ingest_ts") >= bounds.test_start))
     stopped = replace(log, events=events)
     watermarks = split_watermarks(spec, bounds, events.lazy())
-    assert set(watermarks) == set(SPLITS)
+    assert set(watermarks) == {*SPLITS, "refit"}
     assert watermarks["test"] == {"click": bounds.as_of, "buy": bounds.as_of}
     # Up to a usual silence after its last arrival.
     assert watermarks["train"]["click"] == bounds.test_start
@@ -361,7 +362,7 @@ def test_negatives_that_a_stopped_log_may_have_missed_are_no_labels(log: Log, tm
     blind = pack(tmp_path / "blind", stopped, spec, tables)
     packed = pack(tmp_path / "packed", stopped, spec, tables, watermarks)
     missed = 0
-    for name in SPLITS:
+    for name in watermarks:
         beyond = packed.splits[name].ts + 36 * HOUR > watermarks[name]["buy"]
         before, after = blind.splits[name].labels, packed.splits[name].labels
         np.testing.assert_array_equal(before[:, 0], after[:, 0])

@@ -18,6 +18,7 @@ impression: {{id: i, time: t}}
 features: {{dense: [{{name: price}}]}}
 tasks: [{{name: click, window: {window}, label: {{event: click}}}}]
 split: {{test: {test}, calibration: {calibration}, validation: {validation}, ingest_lag: {lag}{more}}}
+training: {{refit: false}}
 """
 
 

@@ -138,7 +138,7 @@ def tables_of(deployment: Deployment, lake: "Lake", day: str) -> "Tables":
 def _view(spec: Spec, lake: "Lake", first: date, last: date) -> tuple[ExamplesView, int]:
     """The view of the tables as of the end of ``last``, and the number of its impressions."""
     from ctr_pipeline.datasets import split_bounds, split_watermarks
-    from ctr_pipeline.datasets.time_split import iso
+    from ctr_pipeline.datasets.split_parts import iso
     from ctr_pipeline.datasets.view import scan_for_uses
     from ctr_pipeline.labels import log_watermarks
 
@@ -159,11 +159,10 @@ def _view(spec: Spec, lake: "Lake", first: date, last: date) -> tuple[ExamplesVi
 
 
 def _parts_by_task(view: ExamplesView) -> Iterator[dict[str, str]]:
-    from ctr_pipeline.datasets.packed import SPLITS
-    from ctr_pipeline.datasets.time_split import iso
+    from ctr_pipeline.datasets.split_parts import iso
 
     for task in view.bounds.tasks:
-        for split in SPLITS:
+        for split in view.bounds.splits:
             start, end = (_minute(iso(instant)) for instant in view.bounds.interval(split, task))
             yield {"task": task, "split": split, "from": start, "before": end}
 

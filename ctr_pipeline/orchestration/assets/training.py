@@ -49,7 +49,7 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         pool="gpu",
         group_name="model",
         kinds={"pytorch", "mlflow"},
-        description="Multi-task ranker trained in a process of its own; best epoch by validation.",
+        description="Multi-task ranker trained in a process of its own; best epoch by validation, then fitted on later rows too.",
     )
     def ranker(
         context: dg.AssetExecutionContext, trainer: TrainerResource, tracking: TrackingResource, lake: LakeResource
@@ -78,7 +78,7 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 **run_metadata(run_id, tracking.url(run_id)),
                 "files": dg.MetadataValue.path(str(paths.training)),
                 **{key: cell(outcome.facts[key]) for key in SHOWN if outcome.facts.get(key) is not None},
-                **{name: cell(value) for name, value in _plan(outcome).items()},
+                **{name: cell(value) for name, value in (_plan(outcome) | _refit(outcome)).items()},
                 "model_sha256": str(outcome.facts["model_sha256"])[:DIGEST_SHOWN],
                 "median_gradient_norm": cell(outcome.facts["health"]["median_norm"]),
                 **({"warnings": "; ".join(outcome.warnings)} if outcome.warnings else {}),
@@ -210,7 +210,7 @@ def _numbers(outcome: TrainingOutcome) -> dict[str, float]:
     facts = outcome.facts
     numbers = {key: facts[key] for key in LOGGED_NUMBERS if isinstance(facts.get(key), int | float)}
     health = {f"health/{k}": v for k, v in facts.get("health", {}).items() if isinstance(v, int | float)}
-    return {**numbers, **health, **_plan(outcome)}
+    return {**numbers, **health, **_plan(outcome), **_refit(outcome)}
 
 
 def _plan(outcome: TrainingOutcome) -> dict[str, float]:
@@ -218,14 +218,25 @@ def _plan(outcome: TrainingOutcome) -> dict[str, float]:
     return {f"plan/{name}": value for name, value in outcome.facts.get("plan", {}).items()}
 
 
+def _refit(outcome: TrainingOutcome) -> dict[str, float]:
+    """The work of the second fit, where there was one."""
+    of = outcome.facts.get("refit", {})
+    return {f"refit/{name}": of[name] for name in ("epochs", "steps", "rows", "seconds") if name in of}
+
+
 def _artifacts(spec: Spec, paths: RetrainPaths) -> list[tuple[str, Path]]:
     """Folder among the run's artifacts, and what goes there; files that the trainer did not write are left out."""
     own = ("steps.jsonl", "validation.jsonl", "gradients.parquet")
+    refit = [paths.training / "refit" / name for name in own]
     files = [paths.training / name for name in own]
     files += [paths.result, paths.spec, paths.provenance]
     if spec.label_quality is not None:
         files.append(paths.advertiser_quality)
-    return [("plots", paths.plots), *(("", path) for path in files if path.is_file())]
+    return [
+        ("plots", paths.plots),
+        *(("", path) for path in files if path.is_file()),
+        *(("refit", path) for path in refit if path.is_file()),
+    ]
 
 
 def _plots(spec: Spec, paths: RetrainPaths) -> Mapping[str, bytes]:
