@@ -10,17 +10,23 @@ from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.training import Training
 
 ROWS_A_BATCH = 1_000
-"""A batch is about this share of the rows: the noise of its gradient is what keeps small logs from being learnt by heart."""
+"""A batch is about this share of the rows: the noise of its gradient keeps middle-sized logs from being learnt by heart."""
 
-SMALLEST_BATCH, LARGEST_BATCH = 64, 4096
+SMALLEST_BATCH, LARGEST_BATCH = 256, 4096
 
-STEPS = 1_500
+STEPS = 180
 """Steps that a training takes at least, where :data:`MOST_EPOCHS` allow it."""
 
 MANY_ROWS = 2_000_000
 """From this many rows on, one epoch is enough."""
 
 EPOCHS, MOST_EPOCHS = 3, 30
+
+TABLE_STEPS = 500
+"""With this many steps embeddings take 0.02. Row-wise Adagrad moves a row by the rate times the root of the steps that
+touched it, so that the rate falls with the root of their number: else the rows of a long training learn by heart."""
+
+SLOWEST_TABLE, FASTEST_TABLE = 0.005, 0.03
 
 FEW_OUTCOMES = 50_000
 """Below this number of outcomes, embeddings are learnt by heart unless some are left out."""
@@ -41,10 +47,11 @@ class TrainingPlan:
 def plan_training(training: Training, model: Model, rows: int, outcomes: int) -> TrainingPlan:
     """The plan for that many training rows; a value that the spec gives is kept.
 
-    - ``batch_size``: the power of two nearest to a thousandth of the rows (as a ratio), from 64 to 4,096.
-    - ``epochs``: as many as give 1,500 steps, at least 3, or 1 from 2 million rows on, and at most 30.
-    - ``learning_rate``: 0.001. ``embedding_learning_rate``: 0.02.
-    - ``dropout`` and ``embedding_dropout``: 0.1 and 0.2 below 50,000 outcomes, from there on 0 and 0.1.
+    - ``batch_size``: the power of two nearest to a thousandth of the rows (as a ratio), from 256 to 4,096.
+    - ``epochs``: 3, or 1 from 2 million rows on; more where they give fewer than 180 steps, and at most 30.
+    - ``learning_rate``: 0.001.
+    - ``embedding_learning_rate``: 0.02 · √(500 / steps), from 0.005 to 0.03.
+    - ``dropout`` and ``embedding_dropout``: 0.2 and 0.3 below 50,000 outcomes, from there on 0 and 0.1.
 
     Args:
         training: The spec's section.
@@ -56,14 +63,17 @@ def plan_training(training: Training, model: Model, rows: int, outcomes: int) ->
     steps = -(-rows // batch_size)
     least = EPOCHS if rows < MANY_ROWS else 1
     epochs = min(max(-(-STEPS // max(steps, 1)), least), MOST_EPOCHS)
+    epochs = epochs if training.epochs is None else training.epochs
+    table_rate = 0.02 * math.sqrt(TABLE_STEPS / max(steps * epochs, 1))
     few = outcomes < FEW_OUTCOMES
     return TrainingPlan(
         batch_size=batch_size,
-        epochs=epochs if training.epochs is None else training.epochs,
+        epochs=epochs,
         learning_rate=1e-3 if training.learning_rate is None else training.learning_rate,
-        embedding_learning_rate=0.02 if training.embedding_learning_rate is None else training.embedding_learning_rate,
-        dropout=(0.1 if few else 0.0) if model.dropout is None else model.dropout,
-        embedding_dropout=(0.2 if few else 0.1) if model.embedding_dropout is None else model.embedding_dropout,
+        embedding_learning_rate=training.embedding_learning_rate
+        or round(min(max(table_rate, SLOWEST_TABLE), FASTEST_TABLE), 6),
+        dropout=(0.2 if few else 0.0) if model.dropout is None else model.dropout,
+        embedding_dropout=(0.3 if few else 0.1) if model.embedding_dropout is None else model.embedding_dropout,
     )
 
 

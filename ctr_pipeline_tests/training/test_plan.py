@@ -15,12 +15,13 @@ from ctr_pipeline.training.plan import known_outcomes, plan_training
 @pytest.mark.parametrize(
     ("rows", "batch_size", "epochs"),
     [
-        (1, 64, 30),
-        (6_000, 64, 16),
-        (60_000, 64, 3),
+        (1, 256, 30),
+        (6_000, 256, 8),
+        (12_000, 256, 4),
+        (60_000, 256, 3),
         (560_000, 512, 3),
         (1_900_000, 2048, 3),
-        (2_000_000, 2048, 2),
+        (2_000_000, 2048, 1),
         (60_000_000, 4096, 1),
     ],
 )
@@ -28,12 +29,27 @@ def test_batch_and_epochs_follow_from_the_rows(rows: int, batch_size: int, epoch
     plan = plan_training(Training(), Model(), rows, 100)
     assert (plan.batch_size, plan.epochs) == (batch_size, epochs)
     steps = -(-rows // plan.batch_size) * plan.epochs
-    assert steps >= 1_500 or plan.epochs == 30
+    assert steps >= 180 or plan.epochs == 30
+
+
+@pytest.mark.parametrize(
+    ("rows", "given", "expected"),
+    [
+        (6_000, {}, 0.03),
+        (128_000, {}, 0.011547),
+        (560_000, {}, 0.007806),
+        (60_000_000, {}, 0.005),
+        (6_000, {"epochs": 100}, 0.009129),
+        (6_000, {"embedding_learning_rate": 0.5}, 0.5),
+    ],
+)
+def test_the_more_steps_the_slower_the_embeddings(rows: int, given: dict[str, float], expected: float) -> None:
+    assert plan_training(Training(**given), Model(), rows, 100).embedding_learning_rate == expected
 
 
 def test_dropouts_follow_from_the_outcomes() -> None:
     few, many = (plan_training(Training(), Model(), 10**6, outcomes) for outcomes in (49_999, 50_000))
-    assert (few.dropout, few.embedding_dropout) == (0.1, 0.2)
+    assert (few.dropout, few.embedding_dropout) == (0.2, 0.3)
     assert (many.dropout, many.embedding_dropout) == (0.0, 0.1)
 
 
