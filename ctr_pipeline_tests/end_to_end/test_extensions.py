@@ -184,6 +184,7 @@ def extended(finished: Finished, config_home: Path, tmp_path_factory: pytest.Tem
     return Extended(data_root, spec, json.loads(out.read_text(encoding="utf-8")), variables)
 
 
+@pytest.mark.nightly
 def test_the_report_has_the_checks_of_detector_and_definition(extended: Extended) -> None:
     checks = {(check["asset"], check["check"]): check for check in extended.report["checks"]}
     assert checks["ranker", "enough_steps"]["passed"]
@@ -196,6 +197,7 @@ def test_the_report_has_the_checks_of_detector_and_definition(extended: Extended
     assert checks["serving_bundle", "export_parity"]["passed"]
 
 
+@pytest.mark.nightly
 def test_the_model_has_the_parts_and_was_promoted_by_comparison(extended: Extended, finished: Finished) -> None:
     [training] = (extended.data_root / "training").iterdir()
     job = json.loads((training / "job.json").read_text(encoding="utf-8"))
@@ -207,6 +209,7 @@ def test_the_model_has_the_parts_and_was_promoted_by_comparison(extended: Extend
     assert extended.report["metrics"]["click"]["test"]["auc"]["value"] > 0.5
 
 
+@pytest.mark.nightly
 def test_the_bundle_opens_where_the_package_is_and_names_it_where_it_is_not(extended: Extended) -> None:
     [bundle] = extended.data_root.glob("training/*/bundle")
     with_parts = subprocess.run(
@@ -222,6 +225,7 @@ def test_the_bundle_opens_where_the_package_is_and_names_it_where_it_is_not(exte
     assert "'isotonic', 'platt'; found 'shift'" in " ".join(refused.stderr.split())
 
 
+@pytest.mark.nightly
 def test_an_edited_extension_trains_again(extended: Extended, tmp_path: Path) -> None:
     command = [str(CTR), "run", "--spec", str(extended.spec), "--data-root", str(extended.data_root)]
     same = subprocess.run(command, env=extended.variables, capture_output=True, text=True, check=True)

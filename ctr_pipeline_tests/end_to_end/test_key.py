@@ -43,6 +43,7 @@ def run(config_home: Path) -> Run:
     return run
 
 
+@pytest.mark.nightly
 def test_a_new_key_reads_all_days_again_and_forgotten_users_have_to_be_named_again(
     run: Run, spec: Path, tmp_path: Path
 ) -> None:

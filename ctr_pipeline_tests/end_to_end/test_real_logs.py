@@ -25,6 +25,7 @@ def test_display_ads_without_a_clock(real_run: Runs) -> None:
     assert report["metrics"]["click"]["test"]["auc"]["value"] >= 0.71
 
 
+@pytest.mark.nightly
 def test_the_loan_funnel_leaves_undecided_cases_out(real_run: Runs) -> None:
     report = real_run("loan_funnel", "loan_funnel.parquet").report
     tasks = ["preaccepted", "accepted", "papers_returned", "approved"]

@@ -88,7 +88,7 @@ def refuse_backwards(shop: Shop, good: pl.DataFrame, runs: int) -> None:
 
 
 def test_a_model_that_ranks_backwards_is_not_promoted(ctr: Ctr, tmp_path: Path) -> None:
-    refuse_backwards(Shop(ctr, tmp_path), log(), runs=2)
+    refuse_backwards(Shop(ctr, tmp_path), log(), runs=1)
 
 
 @pytest.mark.nightly

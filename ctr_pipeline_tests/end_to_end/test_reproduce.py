@@ -56,6 +56,7 @@ def everything(root: Path) -> dict[str, str]:
     return files
 
 
+@pytest.mark.nightly
 def test_the_first_run_is_repeated_bit_for_bit_after_the_log_was_revised(
     revised: Revised, ctr: Ctr, tmp_path: Path
 ) -> None:
@@ -78,6 +79,7 @@ def test_the_first_run_is_repeated_bit_for_bit_after_the_log_was_revised(
     assert everything(revised.data_root) == before
 
 
+@pytest.mark.nightly
 def test_a_difference_is_named_and_is_no_success(revised: Revised, ctr: Ctr, tmp_path: Path) -> None:
     """The record of the second run is changed to name the labels of the first: its arrays are then not the same."""
     root = copy_root(revised.data_root, tmp_path / "run")
@@ -98,6 +100,7 @@ def test_a_difference_is_named_and_is_no_success(revised: Revised, ctr: Ctr, tmp
     assert not (root / "reproduction").exists()
 
 
+@pytest.mark.nightly
 def test_a_version_that_is_gone_is_said_plainly(revised: Revised, ctr: Ctr, tmp_path: Path) -> None:
     root = copy_root(revised.data_root, tmp_path / "run")
     lake = Lake(root / "lake")

@@ -51,7 +51,10 @@ def test_the_splits_are_a_simulated_deployment(finished: Finished) -> None:
     for task, settled_end in (("click", "2026-01-11"), ("add_to_cart", "2026-01-09"), ("checkout", "2026-01-09")):
         parts = [split[name]["tasks"][task] for name in ("train", "validation", "calibration", "test")]
         ends, starts = [part["end"] for part in parts], [part["start"] for part in parts]
-        assert ends[:2] == starts[1:3]
+        # The second fit ends where the calibration begins, in the middle of its two days.
+        refit = split["refit"]["tasks"][task]
+        assert (ends[0], refit["end"], refit["start"]) == (starts[1], starts[2], starts[0])
+        assert ends[1] < refit["end"]
         assert (ends[2][:10], starts[3][:10]) == (settled_end, "2026-01-12")
         assert all(part["rows"] == part["settled"] > part["positives"] > 0 == part["censored"] for part in parts)
     for part in split.values():
@@ -137,7 +140,7 @@ def test_each_advertiser_is_counted_and_judged_before_the_gap(finished: Finished
         assert counts == (task["trials"], task["positives"], task["keys"])
         # Each settled row whose parent step happened is a trial of somebody; the parent of a first step settles earlier.
         before = {
-            step: sum(split[name]["tasks"][step]["positives"] for name in ("train", "validation", "calibration"))
+            step: sum(split[name]["tasks"][step]["positives"] for name in ("refit", "calibration"))
             for step in (task["task"], task["parent"])
         }
         assert task["positives"] == before[task["task"]]
