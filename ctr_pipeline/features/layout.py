@@ -102,6 +102,19 @@ class FromTime:
 
 
 @dataclass(frozen=True, slots=True)
+class Frequency:
+    """How the frequency of a category becomes a number: (log(rank) - mean) / std, and 0 where the value is missing.
+
+    The most frequent value has rank 1. An unknown or rare one has the rank after the last of the vocabulary.
+    """
+
+    mean: float
+    """Mean of log(rank) over the training rows with a value."""
+    std: float
+    """Population standard deviation of log(rank) over the training rows with a value; 1 for a constant."""
+
+
+@dataclass(frozen=True, slots=True)
 class IdColumn:
     """One embedded category, or a list of them."""
 
@@ -117,6 +130,8 @@ class IdColumn:
     """Set for a list. A missing list is the row of a missing value; an empty one has no row."""
     from_time: FromTime | None = None
     """Set for a category that a request need not hold where it holds its time."""
+    frequency: Frequency | None = None
+    """Set for a category whose frequency is an input too."""
 
     @property
     def places(self) -> int:
@@ -171,6 +186,8 @@ class Layout:
                 )
             if id_column.places < 1:
                 raise LayoutError(f"layout: {id_column.name}: a list has at least one place, found {id_column.places}")
+            if id_column.frequency is not None:
+                _check_frequency(id_column, id_column.frequency)
 
     @property
     def number_places(self) -> dict[str, slice]:
@@ -218,7 +235,7 @@ class Layout:
             del content["positions"]
         for column in content["ids"]:
             # These too came later: a layout without one has the text, and so the hash, that it always had.
-            for name in ("pooled", "from_time"):
+            for name in ("pooled", "from_time", "frequency"):
                 if column[name] is None:
                     del column[name]
         return json.dumps(content, indent=1) + "\n"
@@ -256,6 +273,16 @@ def _check_encoding(name: str, encoding: Encoding) -> None:
         raise LayoutError(f"layout: {name}: a period is a finite number above 0, found {encoding.period}")
 
 
+def _check_frequency(column: IdColumn, frequency: Frequency) -> None:
+    numbers = (frequency.mean, frequency.std)
+    if not all(map(math.isfinite, numbers)) or frequency.std <= 0:
+        raise LayoutError(
+            f"layout: {column.name}: mean and a positive std of its frequency must be finite, found {numbers}"
+        )
+    if column.pooled is not None:
+        raise LayoutError(f"layout: {column.name}: the frequency is that of one value, found a list")
+
+
 def _numeric_column(encoding: dict[str, Any] | None = None, **fields: Any) -> NumericColumn:
     if encoding is None:
         return NumericColumn(**fields)
@@ -264,10 +291,14 @@ def _numeric_column(encoding: dict[str, Any] | None = None, **fields: Any) -> Nu
 
 
 def _id_column(
-    pooled: dict[str, Any] | None = None, from_time: dict[str, Any] | None = None, **fields: Any
+    pooled: dict[str, Any] | None = None,
+    from_time: dict[str, Any] | None = None,
+    frequency: dict[str, Any] | None = None,
+    **fields: Any,
 ) -> IdColumn:
     return IdColumn(
         pooled=None if pooled is None else Pooled(**pooled),
         from_time=None if from_time is None else FromTime(**from_time),
+        frequency=None if frequency is None else Frequency(**frequency),
         **fields,
     )

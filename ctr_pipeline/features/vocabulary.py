@@ -13,6 +13,7 @@ from ctr_pipeline.features.layout import (
     MISSING_ROW,
     PADDING,
     UNKNOWN_ROW,
+    Frequency,
     FromTime,
     Group,
     IdColumn,
@@ -60,7 +61,7 @@ def fit_layout(
     A value enters the vocabulary of its feature with ``min_count`` training rows, or occurrences in the lists. Rows 0 and 1 are those of missing
     and of unknown or rare values; from row 2 on, the values are in order of falling count, then of their text.
     Mean and standard deviation are those of float32 values after fill and transform; edges of bins are values of the rows. One number is in memory at a
-    time, some 8 bytes a row, and of a vector a few.
+    time, some 8 bytes a row, and of a vector a few. The frequencies that are inputs are those of the training rows too.
 
     Args:
         spec: Features, tasks and embedding widths.
@@ -79,6 +80,7 @@ def fit_layout(
     counts = [_counts(training, feature).collect(engine="streaming") for feature in spec.features.embedded]
     counts += [_counts(rows_with(source.name), feature).collect(engine="streaming") for feature, source in made]
     vocabulary = pl.concat([pl.DataFrame(schema=VOCABULARY_SCHEMA), *counts])
+    frequencies = _frequencies(spec, training, counts)
     numeric: list[NumericColumn] = []
     for group, numbers, source in _numeric_sources(spec):
         rows = rows_with(source.name) if group == "history" else training
@@ -100,6 +102,7 @@ def fit_layout(
             dim=feature.embedding_dim or spec.model.embedding_dim,
             pooled=_pooled(feature),
             from_time=FromTime(feature.time, spec.time_part_zone(feature)) if feature.time else None,
+            frequency=frequencies.get(feature.name),
         )
         for (group, feature), frame in zip(categories, counts, strict=True)
     )
@@ -250,8 +253,6 @@ def _fit_numeric(
     present = values[: values.size - int(np.isnan(values).sum())]
     fill = _fill(missing, present)
     mean, std = _moments(values, lambda raw: _transformed(raw, fill, transform))
-    # A constant's spread is rounding error at most; dividing by it would blow up the first other value.
-    constant = std <= 1e-6 * max(1.0, abs(mean))
     return NumericColumn(
         name=name,
         group=group,
@@ -260,9 +261,15 @@ def _fit_numeric(
         # A vector is missing as a whole: one input says so.
         indicator=missing.indicator and first,
         mean=mean,
-        std=1.0 if constant else std,
+        std=_divisor(mean, std),
         encoding=fit_encoding(section, present),
     )
+
+
+def _divisor(mean: float, std: float) -> float:
+    """What standardising divides by."""
+    # A constant's spread is rounding error at most; dividing by it would blow up the first other value.
+    return 1.0 if std <= 1e-6 * max(1.0, abs(mean)) else std
 
 
 def _transformed(raw: NDArray[np.float32], fill: float, transform: str) -> NDArray[np.float64]:
@@ -313,6 +320,35 @@ def _counts(training: pl.LazyFrame, feature: CategoricalFeature) -> pl.LazyFrame
     return counted.select(
         pl.lit(feature.name).alias("feature"), "key", pl.col("row").cast(pl.Int64), "count", "first_day", "last_day"
     )
+
+
+def _frequencies(spec: Spec, training: pl.LazyFrame, counts: list[pl.DataFrame]) -> dict[str, Frequency]:
+    """For each feature whose frequency is an input, how it is standardised.
+
+    Args:
+        spec: The features.
+        training: The training rows.
+        counts: The vocabularies of the embedded features of the log, in their order; others may follow.
+    """
+    wanted = [n for n, feature in enumerate(spec.features.embedded) if feature.frequency]
+    if not wanted:
+        return {}
+    names = [spec.features.embedded[n].name for n in wanted]
+    present = training.select(pl.col(names).count()).collect(engine="streaming")
+    return {
+        name: _frequency(counts[n]["count"].to_numpy().astype(np.float64), present.item(0, name))
+        for n, name in zip(wanted, names, strict=True)
+    }
+
+
+def _frequency(known: NDArray[np.float64], present: int) -> Frequency:
+    """Mean and deviation of log(rank), of the rows of each value of the vocabulary and of all rows with a value."""
+    if not present:
+        return Frequency(0.0, 1.0)
+    rows = np.append(known, present - known.sum())
+    logs = np.log(np.arange(1, rows.size + 1))
+    mean = float(rows @ logs) / present
+    return Frequency(mean, _divisor(mean, math.sqrt(float(rows @ np.square(logs - mean)) / present)))
 
 
 def _to_array(column: pl.Series) -> NDArray[np.float32]:

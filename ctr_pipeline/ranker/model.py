@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.ranker.embeddings import Embeddings, FusedTable
 from ctr_pipeline.ranker.errors import RankerError
+from ctr_pipeline.ranker.frequency import FrequencyEncoder
 from ctr_pipeline.ranker.heads import chain_logits
 from ctr_pipeline.ranker.initialisation import (
     initialise_head,
@@ -73,9 +74,12 @@ class Ranker(nn.Module):
         self.chained = model.heads == "chain"
         self.columns = (len(layout.numeric), len(layout.id_columns))
         self.numeric = NumericEncoder(layout.numeric)
+        # None, not a module of no width: the exported graph of a model without it stays what it was.
+        self.frequency = FrequencyEncoder(layout) if any(column.frequency for column in layout.ids) else None
         self.embeddings = Embeddings(layout.ids, model.embedding_dropout or 0.0)
-        self.wide = WidePart(layout, self.numeric.width) if model.wide else None
-        self.shape = InputShape(self.numeric.width, group_by_width(layout.ids))
+        numbers = self.numeric.width + (0 if self.frequency is None else self.frequency.width)
+        self.wide = WidePart(layout, numbers) if model.wide else None
+        self.shape = InputShape(numbers, group_by_width(layout.ids))
         if not self.shape.numbers and not self.shape.groups:
             raise RankerError("the layout has neither numeric nor id columns: declare at least one feature")
         self.tower = Tower(self.shape.numbers, self.shape.embedded_width, model)
@@ -116,6 +120,8 @@ class Ranker(nn.Module):
         check_shape("numbers of the batch", numeric, self.columns[0])
         check_shape("ids of the batch", ids, self.columns[1])
         numbers = self.numeric(numeric)
+        if self.frequency is not None:
+            numbers = torch.cat([numbers, self.frequency(ids)], dim=1)
         fields = self.embeddings(ids)
         wide = 0.0 if self.wide is None else self.wide(numbers, ids)
         return RankerInputs(numbers, fields.groups, fields.flat.to(numbers.dtype), wide, ids, position)

@@ -32,7 +32,8 @@ class InputShape:
     """What a module of the ranker can count on when it is built.
 
     Attributes:
-        numbers: Width D of the encoded numbers: standardised values, 0/1 columns for missing values, bins.
+        numbers: Width D of the encoded numbers: standardised values, 0/1 columns for missing values, bins, frequencies
+            of ids.
         groups: The id features by the width of their embeddings, narrowest first; empty without id features.
     """
 

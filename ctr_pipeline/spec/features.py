@@ -120,6 +120,9 @@ class CategoricalFeature(Section):
     time_zone: TimeZone | None = added_field(
         None, "With `time`: the zone of that local time; by default that of the impression log, or of the spec."
     )
+    frequency: bool = added_field(
+        False, "Beside its embedding, a number: how frequent the value is among the training rows."
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -128,6 +131,16 @@ class CategoricalFeature(Section):
         if self.time is not None and (self.column is not None or self.list is not None):
             other = "column" if self.column is not None else "list"
             raise ValueError(f"a feature is made of the `time` or of a column: remove `time` or `{other}`")
+        return self
+
+    @model_validator(mode="after")
+    def _frequency_of_one_value(self) -> Self:
+        if self.frequency and self.list is not None:
+            raise ValueError(
+                "`frequency` is that of one value, and this feature has a `list` of them: remove one of both"
+            )
+        if self.frequency and self.time is not None:
+            raise ValueError("how frequent a part of the `time` is says nothing of the impression: remove `frequency`")
         return self
 
     @property
@@ -318,7 +331,7 @@ class Features(Section):
         return tuple(
             (
                 declared[feature.item].model_copy(
-                    update={"name": name, "column": None, "time": None, "time_zone": None}
+                    update={"name": name, "column": None, "time": None, "time_zone": None, "frequency": False}
                 ),
                 feature,
             )

@@ -3,6 +3,7 @@ from dataclasses import replace
 import pytest
 
 from ctr_pipeline.features import Encoding, IdColumn, Layout, LayoutError, NumericColumn
+from ctr_pipeline.features.layout import Frequency, Pooled
 
 PRICE = NumericColumn(
     name="price", group="dense", transform="signed_log1p", fill=0.1, indicator=True, mean=1 / 3, std=2.0
@@ -25,6 +26,9 @@ def test_json_round_trip_is_exact() -> None:
     assert Layout.from_json(encoded.to_json()) == encoded
     declared = layout(null_values={"price": ("-1",)})
     assert Layout.from_json(declared.to_json()) == declared
+    frequent = layout(ids=(replace(AD, frequency=Frequency(1 / 3, 0.7)), replace(AD, name="other")))
+    assert Layout.from_json(frequent.to_json()) == frequent
+    assert (layout().to_json().count("frequency"), frequent.to_json().count("frequency")) == (0, 1)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +57,9 @@ def test_text_that_is_no_layout_is_refused(text: str) -> None:
         {"numeric": (replace(PRICE, encoding=Encoding("cyclic", period=0.0)),)},
         {"ids": (IdColumn("x", "categorical", 1, 4),)},
         {"ids": (IdColumn("x", "categorical", 2, 0),)},
+        {"ids": (replace(AD, frequency=Frequency(float("nan"), 1.0)),)},
+        {"ids": (replace(AD, frequency=Frequency(0.0, 0.0)),)},
+        {"ids": (replace(AD, frequency=Frequency(0.0, 1.0), pooled=Pooled(3, "mean", "last")),)},
     ],
 )
 def test_contradictions_are_refused(changes: dict[str, object]) -> None:

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ import polars as pl
 import pytest
 
 from ctr_pipeline.features import encode_ids, fit_layout, numeric_matrix
+from ctr_pipeline.features.layout import Frequency
 from ctr_pipeline.spec import Spec, load_spec, parse_spec
 
 SPEC = """
@@ -103,6 +105,59 @@ def test_vocabulary_is_ordered_by_count_and_key() -> None:
     ]
     ties = fit_layout(a_spec(), rows(ad=["z", "z", "y", "y", None]).lazy())[1]
     assert ties.filter(pl.col("feature") == "ad")["key"].to_list() == ["y", "z"]
+
+
+def with_frequency(of: str = "ad, min_count: 2") -> Spec:
+    text = SPEC.replace(f"name: {of}", f"name: {of}, frequency: true")
+    assert text != SPEC
+    return parse_spec(text.format(missing="{}"), "small.yaml")
+
+
+def test_frequency_by_hand() -> None:
+    """Of ad twice b, which has rank 1, and once each a and c, which are rare and so have rank 2; a missing one not at all."""
+    plain, vocabulary = fit_layout(a_spec(), rows().lazy())
+    layout, same = fit_layout(with_frequency(), rows().lazy())
+    ad, hour = layout.ids
+    assert ad.frequency is not None
+    assert ad.frequency.mean == pytest.approx(np.log(2) / 2, rel=1e-12)
+    assert ad.frequency.std == pytest.approx(np.log(2) / 2, rel=1e-12)
+    assert replace(ad, frequency=None) == plain.ids[0]
+    assert (hour, layout.numeric) == (plain.ids[1], plain.numeric)
+    assert vocabulary.equals(same)
+    assert [column.frequency for column in plain.ids] == [None, None]
+    # All rows with a value have one rank; no row has a value.
+    for ads, mean in ((["b"] * 4 + [None], 0.0), (["p", "q", "r", None, "s"], 0.0), ([None] * 5, 0.0)):
+        found = fit_layout(with_frequency(), rows(ad=pl.Series(ads, dtype=pl.String)).lazy())[0].ids[0].frequency  # type: ignore[arg-type]
+        assert found == Frequency(mean, 1.0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_frequency_is_that_of_the_rows(seed: int) -> None:
+    """Beside a loop over the rows: each value's rank among the values by count, those below min_count one beyond them."""
+    draw = np.random.default_rng(seed)
+    ads = [None if row % 9 == 0 else f"a{draw.zipf(1.4) % 50}" for row in range(400)]
+    frame = pl.concat([rows()] * 80).with_columns(ad=pl.Series(ads))
+    layout, _ = fit_layout(with_frequency(), frame.sample(fraction=1, shuffle=True, seed=seed).lazy())
+    counts: dict[str, int] = {}
+    for ad in ads:
+        if ad is not None:
+            counts[ad] = counts.get(ad, 0) + 1
+    kept = sorted((ad for ad in counts if counts[ad] >= 2), key=lambda ad: (-counts[ad], ad))
+    rank = {ad: place for place, ad in enumerate(kept, start=1)}
+    logs = [np.log(rank.get(ad, len(kept) + 1)) for ad in ads if ad is not None]
+    assert len(kept) < len(counts)
+    found = layout.ids[0].frequency
+    assert found is not None
+    assert (found.mean, found.std) == (pytest.approx(np.mean(logs), rel=1e-12), pytest.approx(np.std(logs), rel=1e-12))
+
+
+def test_what_the_past_lists_has_no_frequency() -> None:
+    """The item of a sequence is that of another impression; only the feature itself has it."""
+    text = SPEC.replace("min_count: 2", "min_count: 2, frequency: true")
+    text = text.replace("{{name: seen,", "{{name: last, kind: sequence, key: ad, item: ad, length: 1}}, {{name: seen,")
+    with_past = rows(last_1=["b", None, "b", None, None], last_1_age=[1.0, None, 2.0, None, None])
+    layout, _ = fit_layout(parse_spec(text.format(missing="{}"), "small.yaml"), with_past.lazy())
+    assert {column.name: column.frequency is not None for column in layout.ids} == {"ad": True, "hour": False, "last_1": False}  # fmt: skip
 
 
 def test_layout_holds_the_values_that_mean_a_missing_one() -> None:

@@ -1,9 +1,9 @@
-"""What a user reads when encodings of numbers or hidden layers are wrong, and what a short form means."""
+"""What a user reads when encodings of numbers, frequencies of ids or hidden layers are wrong, and what a short form means."""
 
 import pytest
 
 from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear
-from ctr_pipeline.spec.features import Features, NumericFeature
+from ctr_pipeline.spec.features import CategoricalFeature, Features, NumericFeature
 from ctr_pipeline_tests.spec.changes import Change, require_message, set_to
 
 CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
@@ -39,6 +39,22 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ),
         ("features.dense.0: `encoding: cyclic` is of the value itself: remove `transform: signed_log1p`",),
     ),
+    "frequency of a list": (
+        set_to("features.categorical.0", {"name": "ad_id", "list": {}, "frequency": True}),
+        ("features.categorical.0: `frequency` is that of one value", "has a `list` of them: remove one of both"),
+    ),
+    "frequency of a time": (
+        set_to("features.contextual.0", {"name": "hour", "type": "categorical", "time": "hour", "frequency": True}),
+        ("features.contextual.0", "how frequent a part of the `time` is", "remove `frequency`"),
+    ),
+    "frequency of a number": (
+        set_to("features.dense.0.frequency", True),
+        ("features.dense.0.frequency: unknown key",),
+    ),
+    "frequency in words": (
+        set_to("features.categorical.0.frequency", "often"),
+        ("features.categorical.0.frequency", "boolean", "(found 'often')"),
+    ),
     "too few bins": (
         set_to("features.dense.0.encoding", {"kind": "piecewise_linear", "bins": 1}),
         ("features.dense.0.encoding: bins: ", "greater than or equal to 2", "(found 1)"),
@@ -61,3 +77,4 @@ def test_a_kind_alone_is_short_for_its_section() -> None:
     assert (features.encoding, "encoding" in str(features.model_dump())) == (PiecewiseLinear(), False)
     shown = Features.model_validate({"dense": [{"name": "x", "encoding": "bucket"}], "encoding": "standard"})
     assert Features.model_validate(shown.model_dump(mode="json")) == shown
+    assert "frequency" not in CategoricalFeature(name="ad").model_dump()

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from ctr_pipeline.features.layout import Encoding
+from ctr_pipeline.features.layout import Encoding, Frequency
 from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
 from ctr_pipeline.losses.masking import known_counts
 from ctr_pipeline.losses.multi_task import multi_task_loss
@@ -31,6 +31,7 @@ MODELS = {
     "products": {"interactions": [{"kind": "factorisation_machine"}]},
     "unnormalised": {"normalisation": "none"},
     "residual": {"hidden": [16, 8, 8], "residual": True},
+    "frequency": {},
 }
 
 
@@ -41,6 +42,8 @@ def test_gradient_of_model_and_loss_by_finite_differences(layout, make_rows, mod
     """Along each tensor's own gradient; a step that flips a ReLU is no test of the gradient and is left out."""
     if model == "products":
         layout = replace(layout, ids=tuple(replace(column, dim=4) for column in layout.ids))
+    if model == "frequency":
+        layout = replace(layout, ids=(replace(layout.ids[0], frequency=Frequency(2.5, 0.7)), *layout.ids[1:]))
     layout = replace(layout, numeric=(replace(layout.numeric[0], encoding=ENCODINGS[encoding]), layout.numeric[1]))
     section = Model.model_validate({"embedding_dim": 4, "hidden": [16, 8], **MODELS[model]})
     ranker = build_ranker(layout, section, 2).double()
