@@ -11,9 +11,10 @@ from torch import Tensor
 
 from ctr_pipeline.losses.binary_objective import BinaryObjective
 from ctr_pipeline.losses.delayed_feedback import open_labels
+from ctr_pipeline.losses.label_smoothing import SmoothedBinaryCrossEntropy
 from ctr_pipeline.losses.protocol import DelayedLoss, Delays, Objective
 from ctr_pipeline.losses.registry import build_objective
-from ctr_pipeline.spec.objectives import ObjectiveSection
+from ctr_pipeline.spec.objectives import Binary, ObjectiveSection
 
 SettledDelays: TypeAlias = Sequence[NDArray[np.float64]]
 """For each task the delays of its settled outcomes, in seconds."""
@@ -37,18 +38,29 @@ class TaskObjectives:
         sections: The objective of each task, in the order of the columns.
         settled: How long the outcomes of settled labels took, for losses that learn from open ones too; without it
             these see settled labels only.
+        smoothing: How far the labels of tasks with the binary cross-entropy are drawn towards their base rate; below 1/2.
+        rates: [T] the base rates; needed with ``smoothing`` only.
 
     Raises:
         LossError: an objective or its loss is not registered in this process.
     """
 
-    def __init__(self, sections: Sequence[ObjectiveSection], settled: SettledDelays | None = None) -> None:
+    def __init__(
+        self,
+        sections: Sequence[ObjectiveSection],
+        settled: SettledDelays | None = None,
+        smoothing: float = 0.0,
+        rates: Sequence[float] = (),
+    ) -> None:
         distinct = [section for n, section in enumerate(sections) if section not in sections[:n]]
         self._blocks = []
         for section in distinct:
             columns = tuple(n for n, other in enumerate(sections) if other == section)
             objective = build_objective(section)
-            if settled is not None and isinstance(objective.loss, DelayedLoss):
+            if smoothing and section == Binary():
+                own = SmoothedBinaryCrossEntropy(smoothing, [rates[n] for n in columns])
+                self._blocks.append(_Block(BinaryObjective(own), columns))
+            elif settled is not None and isinstance(objective.loss, DelayedLoss):
                 # Each task has its own delays.
                 self._blocks += [_Block(BinaryObjective(objective.loss.fit(settled[n])), (n,)) for n in columns]
             else:

@@ -30,7 +30,7 @@ from ctr_pipeline.spec.source import ImpressionColumns, LogFiles, SideTable, Sou
 from ctr_pipeline.spec.split import Split
 from ctr_pipeline.spec.tasks import Task, maturity
 from ctr_pipeline.spec.time_formats import require_time_columns
-from ctr_pipeline.spec.training import Training
+from ctr_pipeline.spec.training import Training, refuse_wrong_smoothing
 from ctr_pipeline.spec.weighting import LabelQuality, Propensity
 
 
@@ -133,6 +133,7 @@ class Spec(Section):
                     )
         refuse_absent_keys(self.split, self.evaluation, self.impression)
         refuse_wrong_position(self.model.position, self.impression.position, self.features.single)
+        refuse_wrong_smoothing(self.training, self.tasks)
         self.split.require_gap(self.longest_maturity)
         return self
 

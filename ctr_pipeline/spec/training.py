@@ -1,10 +1,13 @@
 """How the ranker is trained. What is absent is chosen from the training rows (:mod:`ctr_pipeline.training.plan`)."""
 
+from collections.abc import Sequence
 from typing import Literal
 
 from pydantic import Field
 
 from ctr_pipeline.spec.fields import Section, added_field
+from ctr_pipeline.spec.objectives import Binary
+from ctr_pipeline.spec.tasks import Task
 
 
 class Training(Section):
@@ -44,3 +47,19 @@ class Training(Section):
         ge=0,
         lt=2**31,
     )
+    label_smoothing: float = added_field(
+        0.0,
+        "Share of each settled training label that is the task's base rate in place of the outcome.",
+        ge=0,
+        lt=0.5,
+    )
+
+
+def refuse_wrong_smoothing(training: Training, tasks: Sequence[Task]) -> None:
+    """Raises ValueError where labels are smoothed and a task learns from something else than the cross-entropy."""
+    others = [task.name for task in tasks if task.objective != Binary()]
+    if training.label_smoothing and others:
+        raise ValueError(
+            "`training.label_smoothing` is of the binary cross-entropy, and another `objective` or `objective.loss` trains "
+            f"{', '.join(others)}: remove one of both"
+        )

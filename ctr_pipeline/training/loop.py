@@ -17,6 +17,7 @@ from ctr_pipeline.gradients.core.norms import GradientNorms, clip_gradients, gra
 from ctr_pipeline.gradients.triage.diagnose import diagnose
 from ctr_pipeline.gradients.triage.failed_step import dump_failed_step
 from ctr_pipeline.gradients.triage.replay import Replay
+from ctr_pipeline.losses.label_smoothing import base_rates
 from ctr_pipeline.losses.multi_task import TaskObjectives, multi_task_loss
 from ctr_pipeline.ranker import build_ranker, layout_hash, load_ranker, save_ranker
 from ctr_pipeline.spec.objectives import Binary
@@ -87,7 +88,8 @@ class Trainer:
         dropout = {"dropout": plan.dropout, "embedding_dropout": plan.embedding_dropout}
         self.model = build_ranker(dataset.layout, job.model.model_copy(update=dropout), job.seed)
         sections = [job.objectives.get(task, Binary()) for task in dataset.layout.tasks]
-        self.objectives = TaskObjectives(sections, delays_of(train))
+        rates = base_rates(train.labels, train.weights) if settings.label_smoothing else ()
+        self.objectives = TaskObjectives(sections, delays_of(train), settings.label_smoothing, rates)
         self.model.start_from_rates(self.objectives.starting_rates(train.labels))
         self.model.to(group.device)
         named = list(self.model.named_parameters())

@@ -7,9 +7,11 @@ from torch import Tensor
 from ctr_pipeline.losses import Loss
 from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
 from ctr_pipeline.losses.focal import FocalLoss
+from ctr_pipeline.losses.label_smoothing import SmoothedBinaryCrossEntropy
 
 LOSSES: dict[str, Loss] = {
     "binary_cross_entropy": WeightedBinaryCrossEntropy(),
+    "binary_cross_entropy, smoothed": SmoothedBinaryCrossEntropy(0.1, [0.02, 0.4]),
     "focal": FocalLoss(2.0),
     "focal, balanced": FocalLoss(2.0, 0.25),
     "focal, below one": FocalLoss(0.5),

@@ -28,6 +28,22 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "dfm_discrete", "edges": ["2d", "1d"]}}),
         ("tasks.0.objective: loss: edges: the ends of the intervals rise from above 0; found ['2d', '1d']",),
     ),
+    "labels that are more than half smoothed": (
+        set_to("training.label_smoothing", 0.5),
+        ("training.label_smoothing", "less than 0.5", "(found 0.5)"),
+    ),
+    "negative smoothing": (
+        set_to("training.label_smoothing", -0.1),
+        ("training.label_smoothing", "greater than or equal to 0", "(found -0.1)"),
+    ),
+    "smoothing in words": (set_to("training.label_smoothing", "some"), ("training.label_smoothing", "(found 'some')")),
+    "smoothing of another loss": (
+        lambda c: (
+            set_to("training.label_smoothing", 0.1)(c),
+            set_to("tasks.1.objective", {"kind": "binary", "loss": "dfm_weibull"})(c),
+        ),
+        ("`training.label_smoothing` is of the binary cross-entropy", "trains order: remove one of both"),
+    ),
     "a delayed loss for cases that are undecided": (
         lambda c: (
             set_to("tasks.0.label", {"time_column": "a", "closed_by": ["b"]})(c),

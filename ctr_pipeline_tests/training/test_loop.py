@@ -313,3 +313,19 @@ def test_a_stopped_step_is_replayed_with_its_own_dropout(job, make_trainer) -> N
     assert torch.equal(outputs[1], outputs[0])
     # The generator goes on from where the step left it.
     assert torch.equal(torch.get_rng_state(), states[0])
+
+
+def test_smoothed_labels_are_drawn_to_the_rate_of_the_weighted_rows(job, make_trainer) -> None:
+    smoothed = moved(job, "smoothed", label_smoothing=0.3)
+    train = PackedDataset.open(job.dataset).splits["train"]
+    logits = torch.randn((len(train), 2), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+    expected = []
+    for task in range(2):
+        y, weight = train.labels[:, task], train.weights[:, task].astype(np.float64)
+        rate = weight[y == 1].sum() / weight[y >= 0].sum()
+        target, z = 0.7 * y + 0.3 * rate, logits[:, task].numpy()
+        expected.append((weight * (np.log1p(np.exp(z)) - target * z))[y >= 0].sum())
+    trainer = make_trainer(smoothed)
+    batch = (torch.from_numpy(np.array(train.labels)), torch.from_numpy(np.array(train.weights)).double())
+    assert trainer.objectives.task_sums(logits, *batch).tolist() == pytest.approx(expected, rel=1e-9)
+    assert trainer.run(False).health.numbers["loss_gradient_error"] < 1e-3
