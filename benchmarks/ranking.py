@@ -167,10 +167,14 @@ class Bench:
                         )
                     )  # fmt: skip
                     scores = {split: np.load(output / f"{split}.npy") for split in SCORED}
-                    fitted = fit_calibrators(world.spec.calibration, names, scores["calibration"], calibration)
+                    fitted = fit_calibrators(
+                        world.spec.calibration, names, scores["calibration"], calibration,
+                        layout=world.dataset.layout, ids=world.dataset.splits["calibration"].ids,
+                    )  # fmt: skip
                     logits = np.full(world.labels.shape, np.nan)
                     none = [-1] * len(tasks)
-                    logits[:, tasks] = calibrated_logits([fitted[name] for name in names], none, scores["test"])
+                    ids = world.dataset.splits["test"].ids
+                    logits[:, tasks] = calibrated_logits([fitted[name] for name in names], none, scores["test"], ids)
                     yield Run(
                         side=side, position=LOGGED if logged else NEUTRAL, logits=logits,
                         calibrated_on={task: fitted[name].positives for task, name in zip(tasks, names, strict=True)},
@@ -204,8 +208,9 @@ def _product_runs(world: World, files: RetrainFiles, side: str, seconds: float, 
 
 
 def _calibrators(world: World, files: RetrainFiles, logged: bool) -> dict[str, Calibrator]:
-    labels, tasks = world.dataset.splits["calibration"].labels, world.dataset.layout.tasks
-    return fit_calibrators(world.spec.calibration, tasks, files.scores("calibration", logged_position=logged), labels)
+    split, layout = world.dataset.splits["calibration"], world.dataset.layout
+    scores = files.scores("calibration", logged_position=logged)
+    return fit_calibrators(world.spec.calibration, layout.tasks, scores, split.labels, layout=layout, ids=split.ids)
 
 
 def _truth(deployment: Deployment, environment: Mapping[str, str]) -> pl.DataFrame | None:

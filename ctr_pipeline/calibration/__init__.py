@@ -6,10 +6,11 @@ from ctr_pipeline.calibration.calibrator import (
     Calibrator,
     calibrator_from_json,
     calibrator_to_json,
-    fit_calibrators,
     register_calibrator,
 )
 from ctr_pipeline.calibration.cross_validated import fit_best
+from ctr_pipeline.calibration.field_offsets import OffsetCalibrator, fit_offsets
+from ctr_pipeline.calibration.fitting import fit_calibrators
 from ctr_pipeline.calibration.funnel import calibrated_logits
 from ctr_pipeline.calibration.identity import IdentityCalibrator
 from ctr_pipeline.calibration.isotonic import IsotonicCalibrator, fit_isotonic
@@ -22,6 +23,7 @@ __all__ = [
     "Calibrator",
     "IdentityCalibrator",
     "IsotonicCalibrator",
+    "OffsetCalibrator",
     "PlattCalibrator",
     "ScoreError",
     "calibrated_logits",
@@ -31,6 +33,7 @@ __all__ = [
     "fit_beta",
     "fit_calibrators",
     "fit_isotonic",
+    "fit_offsets",
     "fit_platt",
     "register_calibrator",
 ]

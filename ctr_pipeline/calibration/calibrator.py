@@ -3,8 +3,6 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-import numpy as np
-
 from ctr_pipeline.calibration.labelled import Float64s, Integers, Reals
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.spec.calibration import CALIBRATORS, CalibratorSection
@@ -107,43 +105,19 @@ def register_choice(kind: str, choose: Callable[..., Calibrator], section: type[
     _KINDS.add(kind, choose, section)
 
 
+def register_wrapper(kind: str, calibrator: type[Calibrator]) -> None:
+    """Makes a calibrator that holds another one readable from JSON under ``kind``; no spec names it so."""
+    _CLASSES[kind] = calibrator
+
+
 def fit_calibrator(section: CalibratorSection, logits: Reals, labels: Integers) -> Calibrator:
     """The calibrator that a section describes, fitted on ``logits`` [N] and ``labels`` [N].
 
     Raises:
-        ScoreError: as for :func:`fit_calibrators`.
+        ScoreError: a label is none of 0, 1, -1, or a labelled row's logit is not finite.
         CalibrationError: nothing is registered under the section's kind.
     """
     return _KINDS.build(section, logits, labels)
-
-
-def fit_calibrators(
-    section: CalibratorSection, tasks: Sequence[str], logits: Reals, labels: Integers
-) -> dict[str, Calibrator]:
-    """A calibrator for each task, of the kind that the spec names.
-
-    Args:
-        section: Section ``calibration`` of the spec.
-        tasks: [T] names of the tasks.
-        logits: [N, T] uncalibrated.
-        labels: [N, T] in {0, 1, -1}; rows with -1 are left out.
-
-    Raises:
-        ScoreError: a label is none of 0, 1, -1, or a labelled row's logit is not finite.
-        CalibrationError: nothing is registered under the kind, or the calibrator that it fitted turns the order of
-            the rows around.
-    """
-    fitted = {}
-    for column, task in enumerate(tasks):
-        fitted[task] = fit_calibrator(section, logits[:, column], labels[:, column])
-        known = np.unique(logits[labels[:, column] >= 0, column])
-        calibrated = fitted[task].apply(known)
-        if not (np.isfinite(calibrated).all() and np.all(np.diff(calibrated) >= 0)):
-            raise CalibrationError(
-                f"calibrator {section.kind!r}, fitted for task {task!r}, does not keep the order of the rows or gives "
-                "values that are not finite. Correct it, or choose another `kind` in the section `calibration`."
-            )
-    return fitted
 
 
 def calibrator_to_json(calibrator: Calibrator) -> dict[str, Any]:

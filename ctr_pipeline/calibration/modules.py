@@ -1,9 +1,46 @@
 """Calibrators as torch modules, for the exported graph. Imported only where torch is needed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
+
+from ctr_pipeline.calibration.calibrator import Calibrator
+
+
+def curves(calibrators: Sequence[Calibrator]) -> nn.Module:
+    """The calibrators of all tasks as one module, whether they are of one kind or of several; without their offsets."""
+    kinds = {type(calibrator) for calibrator in calibrators}
+    if len(kinds) == 1:
+        return kinds.pop().module(calibrators)
+    return ByTask([type(calibrator).module([calibrator]) for calibrator in calibrators])
+
+
+class FieldOffsets(nn.Module):
+    """The offset of each row's value for each task.
+
+    A table with a row for each embedding row up to the last that has an offset, and one of zeros for all after it.
+
+    Args:
+        columns: For each of T tasks, the column of the ids that holds its field.
+        offsets: For each task, the offsets by embedding row; of other rows it is 0.
+    """
+
+    columns: Tensor
+    table: Tensor
+
+    def __init__(self, columns: Sequence[int], offsets: Sequence[Mapping[int, float]]) -> None:
+        super().__init__()
+        table = torch.zeros(2 + max((max(of, default=-1) for of in offsets), default=-1), len(offsets))
+        for task, of in enumerate(offsets):
+            table[list(of), task] = torch.tensor(list(of.values()), dtype=torch.float32)
+        self.register_buffer("columns", torch.tensor(columns))
+        self.register_buffer("table", table)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Offsets [B, T] of ids [B, F]."""
+        rows = torch.clamp(ids.index_select(1, self.columns), 0, len(self.table) - 1)
+        return torch.gather(self.table, 0, rows)
 
 
 class Affine(nn.Module):

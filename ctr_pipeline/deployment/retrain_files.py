@@ -196,10 +196,12 @@ class RetrainFiles:
     def calibrated(self, split: str, tasks: Sequence[str], *, logged_position: bool = False) -> "NDArray[np.float64]":
         """Calibrated logits [N, T] of a split."""
         from ctr_pipeline.calibration import calibrated_logits
+        from ctr_pipeline.datasets import PackedDataset
 
         fitted = self.calibrators(logged_position=logged_position)
         logits = self.scores(split, logged_position=logged_position)
-        return calibrated_logits([fitted[task] for task in tasks], self.layout().parents, logits)
+        ids = PackedDataset.open(self.paths.packed).splits[split].ids
+        return calibrated_logits([fitted[task] for task in tasks], self.layout().parents, logits, ids)
 
     def evaluation(self) -> dict[str, dict[str, dict[str, Any]]]:
         """Metrics by task and split, of the model as it is served."""

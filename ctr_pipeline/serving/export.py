@@ -20,8 +20,9 @@ from scipy import special
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from ctr_pipeline.calibration import Calibrator, calibrator_to_json
-from ctr_pipeline.calibration.modules import ByTask
+from ctr_pipeline.calibration import Calibrator, OffsetCalibrator, calibrated_logits, calibrator_to_json
+from ctr_pipeline.calibration.field_offsets import offsets_module
+from ctr_pipeline.calibration.modules import curves
 from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, Layout
 from ctr_pipeline.ranker import Ranker
 from ctr_pipeline.serving.bundle import FILES, MANIFEST, MAX_PROBABILITY_DIFFERENCE, Bundle, Scores, write_manifest
@@ -46,25 +47,24 @@ class CalibratedRanker(nn.Module):
     def __init__(self, ranker: Ranker, calibrators: Sequence[Calibrator]) -> None:
         super().__init__()
         self.ranker = ranker
-        kinds = {type(calibrator) for calibrator in calibrators}
-        each = (type(calibrator).module([calibrator]) for calibrator in calibrators)
-        self._calibration = (kinds.pop().module(calibrators) if len(kinds) == 1 else ByTask(list(each)),)
+        self._calibration = (curves(calibrators),)
         # Buffers of this module, so that they have the names and the place in the file that earlier bundles gave them.
         self._own: dict[str, str] = {}
         for name, values in self._calibration[0].state_dict().items():
             self._own[name] = name.replace(".", "_")
             self.register_buffer(self._own[name], values)
+        self.field_offsets = offsets_module(calibrators)
 
     def forward(self, numeric: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
         """Logits [N, T] and calibrated probabilities [N, T] of numeric [N, D] and ids [N, F]."""
         logits = self.ranker(numeric, ids)
-        return logits, torch.sigmoid(self._along_the_funnel(self.calibrate(logits)))
+        return logits, torch.sigmoid(self._along_the_funnel(self.calibrate(logits, ids)))
 
-    def calibrate(self, logits: Tensor) -> Tensor:
-        """Calibrated logits [N, T] of logits [N, T], each task's by itself."""
+    def calibrate(self, logits: Tensor, ids: Tensor) -> Tensor:
+        """Calibrated logits [N, T] of logits [N, T] and ids [N, F], each task's by itself."""
         values = {name: self.get_buffer(own) for name, own in self._own.items()}
         calibrated: Tensor = functional_call(self._calibration[0], values, (logits,))
-        return calibrated
+        return calibrated if self.field_offsets is None else calibrated + self.field_offsets(ids)
 
     def _along_the_funnel(self, calibrated: Tensor) -> Tensor:
         """As :func:`~ctr_pipeline.calibration.funnel.calibrated_logits`: no task likelier than its parent."""
@@ -164,14 +164,20 @@ def _calibrated(ranker: Ranker, calibrators: Mapping[str, Calibrator], layout: L
 def _check_calibration(module: CalibratedRanker, calibrators: Mapping[str, Calibrator], layout: Layout) -> None:
     """Refuses calibrators that evaluate one way in numpy, where they were measured, and another in the graph."""
     logits = np.linspace(-30, 30, 1201, dtype=np.float32)
+    of_all = np.repeat(logits[:, None], len(layout.tasks), axis=1)
+    lowest, highest = layout.id_rows
+    ids = lowest + np.arange(len(logits))[:, None] % (highest - lowest + 1)
     with _evaluating(module), torch.inference_mode():
-        found = torch.sigmoid(module.calibrate(torch.from_numpy(logits)[:, None].expand(-1, len(layout.tasks)))).numpy()
+        found = torch.sigmoid(module.calibrate(torch.from_numpy(of_all), torch.from_numpy(ids))).numpy()
+    alone = [-1] * len(layout.tasks)
+    expected = special.expit(calibrated_logits([calibrators[task] for task in layout.tasks], alone, of_all, ids))
     for column, task in enumerate(layout.tasks):
-        expected = special.expit(calibrators[task].apply(logits))
-        difference = np.max(np.abs(found[:, column] - expected))
+        difference = np.max(np.abs(found[:, column] - expected[:, column]))
         if not difference <= MAX_PROBABILITY_DIFFERENCE:
+            own = calibrators[task]
+            curve = own.curve if isinstance(own, OffsetCalibrator) else own
             raise BundleError(
-                f"export: the calibrator of task {task!r} ({type(calibrators[task]).__name__}) gives probabilities that "
+                f"export: the calibrator of task {task!r} ({type(curve).__name__}) gives probabilities that "
                 f"differ by up to {difference:.3g} between `apply` and `module` (limit {MAX_PROBABILITY_DIFFERENCE:g}). "
                 "Make both compute the same."
             )

@@ -2,14 +2,21 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, field_validator
 
-from ctr_pipeline.spec.fields import added_field
+from ctr_pipeline.spec.features import Features
+from ctr_pipeline.spec.fields import Name, added_field
+from ctr_pipeline.spec.source import ImpressionColumns, Source
 from ctr_pipeline.spec.variants import Variant, Variants
 
 
 class CalibratorSection(Variant):
     """Base of the sections that name a calibrator."""
+
+    offsets_by: Name | None = added_field(
+        None,
+        "Categorical feature of one value, such as the advertiser: each of its values gets an offset of its own after the calibrator, drawn towards 0.",
+    )
 
 
 class Identity(CalibratorSection):
@@ -63,6 +70,19 @@ class CrossValidated(CalibratorSection):
         """The calibrators to choose from, simple ones first."""
         return self.candidates or [Identity(), Platt(), Beta(), Isotonic()]
 
+    @field_validator("candidates")
+    @classmethod
+    def _offsets_of_the_chosen_one(
+        cls, candidates: "list[CalibratorSection] | None"
+    ) -> "list[CalibratorSection] | None":
+        inside = next((candidate for candidate in candidates or () if candidate.offsets_by is not None), None)
+        if inside is not None:
+            raise ValueError(
+                f"{inside.kind!r} has `offsets_by`, and offsets are fitted after the choice: move it out of `candidates`, "
+                "beside it"
+            )
+        return candidates
+
 
 CALIBRATORS: Variants[CalibratorSection] = Variants(CalibratorSection, CrossValidated, Identity, Platt, Beta, Isotonic)
 """The kinds of calibrator; ``ctr_pipeline.calibration.register_calibrator`` adds to them."""
@@ -71,3 +91,37 @@ AnyCalibrator = Annotated[SerializeAsAny[CalibratorSection], BeforeValidator(CAL
 """Type of a field that holds one of :data:`CALIBRATORS`."""
 
 CrossValidated.model_rebuild()
+
+
+def refuse_wrong_offsets(
+    section: CalibratorSection, source: Source, declared: ImpressionColumns, features: Features
+) -> None:
+    """Raises ValueError where offsets are declared by what is no category of one value, or identifies a person or a row."""
+    name = section.offsets_by
+    if name is None:
+        return
+    ids = {column: field for field in ("id", "user", "session") if (column := getattr(declared, field)) is not None}
+    # The key of a side table is the id that it is joined by, under another name.
+    ids |= {f"{table.name}.{table.key}": ids[table.joined_by] for table in source.tables if table.joined_by in ids}
+    read_by = {feature.name: feature.source_column for feature in features.embedded}
+    choices = [one for one in features.single if read_by[one] not in ids]
+    remedy = f"use one of {', '.join(choices)}" if choices else "declare one under `features.categorical`"
+    if (column := read_by.get(name)) in ids:
+        raise ValueError(
+            f"`calibration.offsets_by` names {name!r}, which reads column {column!r}, an id (`impression.{ids[column]}`): "
+            f"offsets belong to groups of impressions, not to one person or row; {remedy}"
+        )
+    if name in features.single:
+        return
+    past = {one.name for one in features.history} | {part for one in features.sequences for part in one.items}
+    if name in read_by:
+        found = "which holds lists: an impression has several of its values"
+    elif name == "user":
+        found = "the key of a person: offsets belong to groups of impressions"
+    elif name in past:
+        found = "which is made of the past: its values are not those of the impression"
+    elif name in {number.name for number in features.numeric}:
+        found = "which is a number"
+    else:
+        found = "which is no feature"
+    raise ValueError(f"`calibration.offsets_by` names {name!r}, {found}; {remedy}")

@@ -6,7 +6,7 @@ from typing import Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from ctr_pipeline.spec.calibration import AnyCalibrator, CrossValidated
+from ctr_pipeline.spec.calibration import AnyCalibrator, CrossValidated, refuse_wrong_offsets
 from ctr_pipeline.spec.evaluation import Evaluation
 from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
@@ -134,6 +134,7 @@ class Spec(Section):
         refuse_absent_keys(self.split, self.evaluation, self.impression)
         refuse_wrong_position(self.model.position, self.impression.position, self.features.single)
         refuse_wrong_smoothing(self.training, self.tasks)
+        refuse_wrong_offsets(self.calibration, self.source, self.impression, self.features)
         self.split.require_gap(self.longest_maturity)
         return self
 

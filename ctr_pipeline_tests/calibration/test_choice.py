@@ -135,6 +135,7 @@ def test_every_kind_is_read_back(section: Platt) -> None:
 def test_a_step_is_never_likelier_than_the_one_before_it() -> None:
     logits = np.array([[-2.0, -3.0, -3.5], [-2.0, -1.0, -3.0], [-2.0, -2.5, 1.0]])
     calibrators = [PlattCalibrator(), PlattCalibrator(b=0.5), IdentityCalibrator()]
-    found = calibrated_logits(calibrators, (-1, 0, 1), logits)
+    ids = np.zeros((3, 0), dtype=np.int64)
+    found = calibrated_logits(calibrators, (-1, 0, 1), logits, ids)
     assert found.tolist() == [[-2.0, -2.5, -3.5], [-2.0, -2.0, -3.0], [-2.0, -2.0, -2.0]]
-    assert calibrated_logits(calibrators, (-1, -1, -1), logits)[1].tolist() == [-2.0, -0.5, -3.0]
+    assert calibrated_logits(calibrators, (-1, -1, -1), logits, ids)[1].tolist() == [-2.0, -0.5, -3.0]

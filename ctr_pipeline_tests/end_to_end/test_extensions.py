@@ -171,7 +171,7 @@ def extended(finished: Finished, config_home: Path, tmp_path_factory: pytest.Tem
     content = yaml.safe_load(finished.spec.read_text(encoding="utf-8"))
     for task in content["tasks"]:
         task["objective"] = {"kind": "binary", "loss": {"kind": "doubled"}}
-    content["calibration"] = {"kind": "shift"}
+    content["calibration"] = {"kind": "shift", "offsets_by": "advertiser_id"}
     content["model"]["interactions"] = [{"kind": "products"}]
     spec, out = folder / "extended.yaml", folder / "report.json"
     spec.write_text(yaml.safe_dump(content), encoding="utf-8")
@@ -204,7 +204,9 @@ def test_the_model_has_the_parts_and_was_promoted_by_comparison(extended: Extend
     assert {objective["loss"]["kind"] for objective in job["objectives"].values()} == {"doubled"}
     assert job["model"]["interactions"] == [{"kind": "products"}]
     calibration = json.loads((training / "calibration.json").read_text(encoding="utf-8"))
-    assert {found["kind"] for found in calibration.values()} == {"shift"}
+    assert {(found["curve"]["kind"], found["feature"]) for found in calibration.values()} == {
+        ("shift", "advertiser_id")
+    }
     assert extended.report["model"]["sha256"] != finished.report["model"]["sha256"]
     assert extended.report["metrics"]["click"]["test"]["auc"]["value"] > 0.5
 

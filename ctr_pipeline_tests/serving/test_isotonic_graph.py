@@ -34,9 +34,10 @@ def test_the_graph_holds_the_lines_of_all_tasks(shop: Shop, tmp_path: Path) -> N
     parity = check_parity(bundle, isotonic.ranker, fitted, *shop.rows(300, seed=1))
     assert parity.passed, parity
     assert bundle.calibrators() == fitted
-    found = bundle.score(*shop.rows(500, seed=2))
+    numeric, ids = shop.rows(500, seed=2)
+    found = bundle.score(numeric, ids)
     own = [fitted[task] for task in shop.layout.tasks]
-    expected_of_all = special.expit(calibrated_logits(own, shop.layout.parents, found.logits))
+    expected_of_all = special.expit(calibrated_logits(own, shop.layout.parents, found.logits, ids))
     for column in range(len(own)):
         expected = expected_of_all[:, column]
         assert found.probabilities[:, column] == pytest.approx(expected, abs=2e-6)
@@ -54,9 +55,10 @@ def test_calibrators_of_several_kinds_and_no_step_likelier_than_the_one_before(s
     parity = check_parity(bundle, mixed.ranker, mixed.calibrators, *shop.rows(300, seed=1))
     assert parity.passed, parity
     assert bundle.calibrators() == mixed.calibrators
-    found = bundle.score(*shop.rows(500, seed=2))
+    numeric, ids = shop.rows(500, seed=2)
+    found = bundle.score(numeric, ids)
     alone = special.expit(np.column_stack([own.apply(found.logits[:, n]) for n, own in enumerate(kinds)]))
-    together = special.expit(calibrated_logits(kinds, shop.layout.parents, found.logits))
+    together = special.expit(calibrated_logits(kinds, shop.layout.parents, found.logits, ids))
     np.testing.assert_allclose(found.probabilities, together, atol=1e-6)
     for task, parent in enumerate(shop.layout.parents):
         if parent >= 0:

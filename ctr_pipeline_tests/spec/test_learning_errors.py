@@ -1,8 +1,12 @@
-"""What a user reads when what a task learns from, or what the position does, is declared wrongly."""
+"""What a user reads when what a task learns from, what the position does, or how scores are calibrated, is declared wrongly."""
+
+import copy
 
 import pytest
+import yaml
 
-from ctr_pipeline_tests.spec.changes import Change, require_message, set_to
+from ctr_pipeline.spec import parse_spec
+from ctr_pipeline_tests.spec.changes import GOOD, Change, require_message, set_to
 
 CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "unknown maturity": (
@@ -51,9 +55,95 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ),
         ("tasks.0: a loss that learns from open labels takes silence for `not yet`", "binary_cross_entropy"),
     ),
+    "offsets by no feature": (
+        set_to("calibration", {"kind": "platt", "offsets_by": "advertiser"}),
+        ("`calibration.offsets_by` names 'advertiser', which is no feature; use one of ad_id, hour",),
+    ),
+    "offsets by a number": (
+        set_to("calibration", {"kind": "platt", "offsets_by": "price"}),
+        ("`calibration.offsets_by` names 'price', which is a number; use one of ad_id, hour",),
+    ),
+    "offsets by a user": (
+        lambda c: (
+            c["features"]["categorical"].append({"name": "who", "column": "user_id"}),
+            set_to("calibration", {"kind": "cross_validated", "offsets_by": "who"})(c),
+        ),
+        ("'who', which reads column 'user_id', an id (`impression.user`)", "one person or row; use one of ad_id, hour"),
+    ),
+    "offsets by an impression": (
+        lambda c: (
+            set_to("features.categorical.0.column", "impression_id")(c),
+            set_to("calibration", {"kind": "platt", "offsets_by": "ad_id"})(c),
+        ),
+        ("'ad_id', which reads column 'impression_id', an id (`impression.id`)", "use one of hour"),
+    ),
+    "offsets by a user of a side table": (
+        lambda c: (
+            set_to(
+                "source.tables",
+                [
+                    {
+                        "name": "people",
+                        "paths": ["people.csv"],
+                        "key": "who",
+                        "impression_column": "user_id",
+                        "valid_from": None,
+                    }
+                ],
+            )(c),
+            c["features"]["categorical"].append({"name": "person", "column": "people.who"}),
+            set_to("calibration", {"kind": "platt", "offsets_by": "person"})(c),
+        ),
+        ("'person', which reads column 'people.who', an id (`impression.user`)",),
+    ),
+    "offsets by the key of a history": (
+        set_to("calibration", {"kind": "platt", "offsets_by": "user"}),
+        ("names 'user', the key of a person", "use one of ad_id, hour"),
+    ),
+    "offsets by what is made of the past": (
+        set_to("calibration", {"kind": "platt", "offsets_by": "ctr_7d"}),
+        ("names 'ctr_7d', which is made of the past",),
+    ),
+    "offsets by a place of a sequence": (
+        lambda c: (
+            c["features"]["history"].append(
+                {"name": "seen", "kind": "sequence", "key": "user", "item": "ad_id", "days": 7, "length": 2}
+            ),
+            set_to("calibration", {"kind": "platt", "offsets_by": "seen_1"})(c),
+        ),
+        ("names 'seen_1', which is made of the past",),
+    ),
+    "offsets by a list": (
+        lambda c: (
+            c["features"]["categorical"].append({"name": "tags", "list": {}}),
+            set_to("calibration", {"kind": "platt", "offsets_by": "tags"})(c),
+        ),
+        ("names 'tags', which holds lists: an impression has several of its values; use one of ad_id, hour",),
+    ),
+    "offsets of a candidate": (
+        set_to("calibration", {"kind": "cross_validated", "candidates": [{"kind": "platt", "offsets_by": "ad_id"}]}),
+        ("calibration: candidates: 'platt' has `offsets_by`", "move it out of `candidates`, beside it"),
+    ),
+    "offsets without a category": (
+        lambda c: (
+            set_to("features", {"dense": [{"name": "price"}]})(c),
+            set_to("calibration", {"kind": "identity", "offsets_by": "price"})(c),
+        ),
+        ("names 'price', which is a number; declare one under `features.categorical`",),
+    ),
 }
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_message_names_field_value_and_remedy(case: str) -> None:
     require_message(*CASES[case])
+
+
+def test_offsets_by_a_category_are_read_and_stay_out_of_specs_without_them() -> None:
+    content = copy.deepcopy(GOOD)
+    for name in ("ad_id", "hour"):
+        content["calibration"] = {"kind": "cross_validated", "candidates": ["platt", "beta"], "offsets_by": name}
+        assert parse_spec(yaml.safe_dump(content), "shop.yaml").calibration.offsets_by == name
+    content["calibration"] = "isotonic"
+    dumped = parse_spec(yaml.safe_dump(content), "shop.yaml").model_dump(mode="json")["calibration"]
+    assert dumped == {"kind": "isotonic", "min_positives": 200}

@@ -61,10 +61,11 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             scores = {logged: files.scores("calibration", logged_position=logged) for logged in files.position_modes}
             if (reason := TrainingOutcome.read(paths.result).blocking_reason(blocking_findings())) is not None:
                 raise dg.Failure(reason, allow_retries=False)
-            split = PackedDataset.open(paths.packed).splits["calibration"]
+            dataset = PackedDataset.open(paths.packed)
+            split, layout = dataset.splits["calibration"], dataset.layout
             tasks = [task.name for task in spec.tasks]
             by_mode = {
-                logged: fit_calibrators(spec.calibration, tasks, logits, split.labels)
+                logged: fit_calibrators(spec.calibration, tasks, logits, split.labels, layout=layout, ids=split.ids)
                 for logged, logits in scores.items()
             }
         for logged, fitted in by_mode.items():
@@ -72,7 +73,7 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         return dg.MaterializeResult(
             metadata={
                 "calibrators": table(
-                    {"task": task, "position": POSITION[logged], **_plain(found)}
+                    {"task": task, "position": POSITION[logged], **calibrator_cells(found)}
                     for logged, fitted in by_mode.items()
                     for task, found in fitted.items()
                 )
@@ -135,10 +136,18 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     return [calibrated_ranker, evaluation]
 
 
-def _plain(calibrator: "Calibrator") -> dict[str, Any]:
-    """A calibrator as the cells of a row, the same ones for every kind."""
-    from ctr_pipeline.calibration import calibrator_to_json
+def calibrator_cells(calibrator: "Calibrator") -> dict[str, Any]:
+    """A calibrator as the cells of a row, the same ones for every kind; with offsets, their size beside it, but no value."""
+    from ctr_pipeline.calibration import OffsetCalibrator, calibrator_to_json
 
+    if isinstance(calibrator, OffsetCalibrator):
+        largest = max(map(abs, calibrator.offsets), default=0.0)
+        return calibrator_cells(calibrator.curve) | {
+            "offsets by": calibrator.feature,
+            "k": "no offsets" if calibrator.k is None else f"{calibrator.k:.1f}",
+            "values with an offset": len(calibrator.values),
+            "largest offset": largest,
+        }
     content = calibrator_to_json(calibrator)
     values = ", ".join(f"{name} {value:.4f}" for name, value in content.items() if isinstance(value, float))
     counts = {"rows": calibrator.rows, "positives": calibrator.positives}

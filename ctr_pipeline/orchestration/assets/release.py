@@ -266,7 +266,7 @@ def _champion_logits(
     except KeyError as error:
         return None, f"The champion (version {held.version}) needs feature {error}, which the spec no longer has."
     logits = bundle.score(numeric, ids).logits
-    return calibrated_logits([fitted[task] for task in tasks], bundle.layout.parents, logits), None
+    return calibrated_logits([fitted[task] for task in tasks], bundle.layout.parents, logits, ids), None
 
 
 def _champion_bundle(tracking: TrackingResource, name: str, held: ModelVersion) -> "Bundle":
