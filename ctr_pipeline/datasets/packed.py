@@ -17,7 +17,7 @@ SPLITS = ("train", "validation", "calibration", "test")
 """The parts of every dataset, in time order."""
 
 REFIT = "refit"
-"""What is learnt once the epochs are chosen, where a model is fitted again: training, validation, early calibration."""
+"""What is learnt once the epochs are chosen, where a model is fitted again: training and validation."""
 
 _TYPES: dict[str, type[np.generic]] = {
     "numeric": np.float32,

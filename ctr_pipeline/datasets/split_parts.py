@@ -61,8 +61,6 @@ class TaskBounds:
     calibration_start: int
     settled_end: int
     """End of the calibration: the label of every earlier row is settled at the first instant of the test."""
-    refit_end: int | None = None
-    """End of what is learnt again once the epochs are chosen; the calibration begins there, not at its own start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,14 +80,15 @@ class SplitBounds:
     """Instant as of which the test is labelled."""
     open_tasks: tuple[str, ...] = ()
     """Tasks whose open labels teach too: those of the rows between their calibration and the test."""
+    refit: bool = False
+    """Whether there is a part ``refit`` too: training and validation, learnt together once the epochs are chosen."""
     drawn: DrawnParts | None = None
     """How rows are drawn at random; then all parts span the same time, and are labelled as of ``as_of``."""
 
     @property
     def splits(self) -> tuple[str, ...]:
         """The parts of the dataset: those of every dataset, and ``refit`` where a model is fitted again."""
-        refit = any(parts.refit_end is not None for parts in self.tasks.values())
-        return (*SPLITS, REFIT) if refit else SPLITS
+        return (*SPLITS, REFIT) if self.refit else SPLITS
 
     @property
     def train_start(self) -> int:
@@ -117,13 +116,12 @@ class SplitBounds:
         if self.drawn is not None:
             return self.train_start, self.test_end
         parts = self.tasks[task]
-        calibrated = parts.calibration_start if parts.refit_end is None else parts.refit_end
         return {
             "train": (parts.train_start, parts.validation_start),
             "validation": (parts.validation_start, parts.calibration_start),
-            "calibration": (calibrated, parts.settled_end),
+            "calibration": (parts.calibration_start, parts.settled_end),
             "test": (self.test_start, self.test_end),
-            REFIT: (parts.train_start, calibrated),
+            REFIT: (parts.train_start, parts.calibration_start),
         }[split]
 
     def label_as_of(self, split: str) -> int:
@@ -155,7 +153,7 @@ class SplitBounds:
         return self.drawn is None and len(self._differing) > 1
 
     def _held_out(self, split: str) -> pl.Expr:
-        """Whether a row validates or calibrates some task, or for the part ``refit`` is left to its calibrators."""
+        """Whether a row validates or calibrates some task, or for the part ``refit`` calibrates one."""
         held_out = []
         for task in self._differing:
             _, learnt = self.interval(split, task)
@@ -178,9 +176,10 @@ class SplitBounds:
     def to_json(self) -> dict[str, Any]:
         """The bounds as a dictionary; read back by :meth:`from_json`."""
         return {
-            "tasks": {task: _instants(parts) for task, parts in self.tasks.items()},
+            "tasks": {task: asdict(parts) for task, parts in self.tasks.items()},
             **self._of_all_tasks(),
             **({"open_tasks": list(self.open_tasks)} if self.open_tasks else {}),
+            **({"refit": True} if self.refit else {}),
             **({} if self.drawn is None else {"drawn": asdict(self.drawn)}),
         }
 
@@ -201,7 +200,7 @@ class SplitBounds:
 
     def describe(self) -> dict[str, Any]:
         """The bounds as :meth:`to_json` has them, the instants as ISO 8601 text, UTC."""
-        parts = {task: {name: iso(at) for name, at in _instants(of).items()} for task, of in self.tasks.items()}
+        parts = {task: {name: iso(at) for name, at in asdict(of).items()} for task, of in self.tasks.items()}
         return {"tasks": parts, **{name: iso(instant) for name, instant in self._of_all_tasks().items()}}
 
     @property
@@ -214,10 +213,6 @@ class SplitBounds:
 
     def _of_all_tasks(self) -> dict[str, int]:
         return {"test_start": self.test_start, "test_end": self.test_end, "as_of": self.as_of}
-
-
-def _instants(parts: TaskBounds) -> dict[str, int]:
-    return {name: instant for name, instant in asdict(parts).items() if instant is not None}
 
 
 def instant_of(moment: datetime) -> int:

@@ -15,7 +15,7 @@ from ctr_pipeline.spec.fields import DAY_US, format_duration
 from ctr_pipeline.spec.split import Slice
 
 REFIT_ROWS = 5_000_000
-"""Fewer training rows than this are learnt a second time, with the later ones, where the spec does not say: it costs as
+"""Fewer training rows than this are learnt a second time, with those of the validation, where the spec does not say: it costs as
 much as the first time."""
 
 
@@ -28,9 +28,9 @@ def split_bounds(spec: Spec, ts: NDArray[np.int64], as_of: int) -> SplitBounds:
     Slices in fractions are shares of the rows that are W old at ``as_of``, to the row (rows with one and the same time
     stay together). Parts that are drawn at random are shares of those rows.
 
-    With ``training.refit`` (by default below :data:`REFIT_ROWS` training rows) there is a part ``refit`` as well: what is
-    learnt once the epochs are chosen. It ends within the calibration, where half of its rows have passed, or at the
-    midnight nearest to that of slices in days; the later half is left for the calibrators.
+    With ``training.refit`` (by default below :data:`REFIT_ROWS` training rows) there is a part ``refit`` as well: training
+    and validation, learnt together once the epochs are chosen. It ends where the calibration begins: with half of a slice
+    that is short as it is, calibrators lose more than the model gains.
 
     Args:
         spec: Slices, tasks and ingest lag.
@@ -77,22 +77,12 @@ def split_bounds(spec: Spec, ts: NDArray[np.int64], as_of: int) -> SplitBounds:
     last = max(of.validation_start for of in parts.values())
     if not _refits(spec, int(np.diff(np.searchsorted(ordered, (bounds.train_start, last)))[0])):
         return bounds
-    ends = {of: _refit_end(of, ordered, by_day=by_day) for of in parts.values()}
-    return replace(bounds, tasks={task: replace(of, refit_end=ends[of]) for task, of in bounds.tasks.items()})
+    return replace(bounds, refit=True)
 
 
 def _refits(spec: Spec, rows: int) -> bool:
     """Whether the model is fitted again, where that many rows train it first."""
     return rows < REFIT_ROWS if spec.training.refit is None else spec.training.refit
-
-
-def _refit_end(of: TaskBounds, ordered: NDArray[np.int64], *, by_day: bool) -> int:
-    """Instant within the calibration up to which a task is learnt once its epochs are chosen."""
-    first, end = np.searchsorted(ordered, (of.calibration_start, of.settled_end))
-    middle = int(ordered[(first + end) // 2])
-    midnight = _midnight(middle + DAY_US // 2)
-    whole_days = by_day and of.calibration_start < midnight < of.settled_end
-    return midnight if whole_days and np.searchsorted(ordered, midnight) < end else middle
 
 
 def _gaps(spec: Spec) -> dict[str, int]:
@@ -131,13 +121,13 @@ def _drawn(spec: Spec, by: str, start: int, end: int, mature: int, as_of: int) -
         validation_start=start,
         calibration_start=start,
         settled_end=end,
-        refit_end=end if _refits(spec, round(learnt * mature)) else None,
     )
     return SplitBounds(
         tasks={task.name: parts for task in spec.tasks},
         test_start=start,
         test_end=end,
         as_of=as_of,
+        refit=_refits(spec, round(learnt * mature)),
         drawn=DrawnParts(
             by=by,
             seed=spec.seed,

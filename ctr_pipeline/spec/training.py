@@ -18,8 +18,8 @@ class Training(Section):
     )
     refit: bool | None = added_field(
         None,
-        "Whether the ranker is trained again, once its epochs are chosen, on the validation and the earlier half of the "
-        "calibration too; when absent, below 5 million training rows.",
+        "Whether the ranker is trained again, once its epochs are chosen, on the validation too; when absent, below "
+        "5 million training rows.",
     )
     patience: int = added_field(2, "Epochs without a better validation after which training ends.", gt=0)
     batch_size: int | None = Field(default=None, gt=0, description="Rows a step over all processes.")

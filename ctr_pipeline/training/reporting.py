@@ -58,7 +58,7 @@ class ProgressLog:
     def on_refit(self, epochs: int) -> None:
         """Log that a second fit begins."""
         self._epochs, self._fit = epochs, "refit, "
-        self._write(f"refit on the validation and the earlier calibration too, for {epochs} epochs")
+        self._write(f"refit on the validation too, for {epochs} epochs")
 
 
 class MlflowReport:

@@ -213,8 +213,6 @@ def scores(dataset: PackedDataset) -> dict[tuple[str, str, str], float]:
     return {
         (name, column.name, task): z_of_auc(split.numeric[:, number], split.labels[:, place])
         for name, split in dataset.splits.items()
-        # Of the calibration, half is learnt by the refit, and what is left has too few outcomes.
-        if name != "calibration"
         for number, column in enumerate(dataset.layout.numeric)
         if column.group == "history"
         for place, task in enumerate(dataset.layout.tasks)
@@ -229,7 +227,7 @@ def test_shuffled_labels_cannot_be_predicted(tmp_path: Path, monkeypatch: pytest
     assert true["train", "ad_rate", "click"] > 5
     assert true["test", "ad_rate", "click"] > 3
     found = scores(packed(tmp_path / "shuffled", canary, CANARY, bounds, bounds, bounds))
-    assert len(found) == 4 * 10 * 2
+    assert len(found) == 5 * 10 * 2
     assert max(map(abs, found.values())) < 3, found
     # History of four days ahead has the row's own outcome in it.
     planted = packed(tmp_path / "planted", canary, CANARY, bounds, bounds, bounds, days_ahead=4)

@@ -1,4 +1,4 @@
-"""What is learnt once the epochs are chosen: where it ends, and what it holds."""
+"""What is learnt once the epochs are chosen."""
 
 from datetime import UTC, datetime
 from pathlib import Path
@@ -8,7 +8,7 @@ import pytest
 
 from ctr_pipeline.datasets import SPLITS, PackedDataset, SplitBounds, split_bounds
 from ctr_pipeline.datasets.time_split import REFIT_ROWS
-from ctr_pipeline_tests.datasets.logs import DAY, HOUR, SPEC, START, Log, a_log, a_spec, pack
+from ctr_pipeline_tests.datasets.logs import HOUR, SPEC, START, Log, a_log, a_spec, pack
 
 DRAWN = """split:
   by: row
@@ -29,40 +29,16 @@ def packed(log: Log, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
     return pack(tmp_path_factory.mktemp("packed") / "dataset", log, a_spec())
 
 
-def hours(calibration: str, skewed: bool = False) -> tuple[float, float, float]:
-    """Start, end and refit end of the calibration of the click, in days; every hour has a row, or late hours a hundred."""
-    spec = a_spec(SPEC.replace("calibration: {days: 1}", f"calibration: {calibration}"))
-    ts = START + np.arange(14 * 24) * HOUR
-    if skewed:
-        ts = np.repeat(ts, np.where(np.arange(len(ts)) % 24 >= 20, 100, 1))
-    of = split_bounds(spec, ts, START + 14 * DAY).tasks["click"]
-    assert of.refit_end is not None
-    start, end, refit_end = ((at - START) / DAY for at in (of.calibration_start, of.settled_end, of.refit_end))
-    return start, end, refit_end
-
-
-@pytest.mark.parametrize(("days", "learnt"), [(2, 1.0), (4, 2.0), (3, 2.0)])
-def test_the_half_of_a_calibration_in_days_ends_at_a_midnight(days: int, learnt: float) -> None:
-    start, end, refit_end = hours(f"{{days: {days}}}")
-    assert (end - start, refit_end - start) == (days, learnt)
-
-
-def test_of_one_day_half_of_the_rows_are_learnt() -> None:
-    assert hours("{days: 1}") == (8.0, 9.0, 8.5)
-    start, _, refit_end = hours("{days: 1}", skewed=True)
-    assert (refit_end - start) * 24 == 21
-
-
 @pytest.mark.parametrize("name", ["click", "buy"])
-def test_it_holds_all_that_is_known_but_what_is_left_to_calibrators(log: Log, packed: PackedDataset, name: str) -> None:
+def test_it_holds_all_that_is_known_but_what_calibrates_and_tests(log: Log, packed: PackedDataset, name: str) -> None:
     bounds, column = log.bounds(a_spec()), packed.layout.tasks.index(name)
     refit, own = packed.splits["refit"], bounds.tasks[name]
     learnt = refit.labels[:, column] >= 0
-    assert own.refit_end is not None
-    assert own.refit_end > own.calibration_start
-    assert refit.ts[learnt].max() >= own.calibration_start
+    assert refit.ts[learnt].max() < own.calibration_start
     left = np.concatenate([packed.splits[part].ts for part in ("calibration", "test")])
     assert not np.isin(refit.ts, left).any()
+    # The purchase is calibrated on rows that would validate the click.
+    assert (refit.ts[learnt].max() >= own.validation_start) == (name == "buy")
     for part in ("train", "validation"):
         known = packed.splits[part].ts[packed.splits[part].labels[:, column] >= 0]
         assert np.isin(known[~np.isin(known, left)], refit.ts[learnt]).all()
