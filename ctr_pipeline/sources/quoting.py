@@ -90,7 +90,7 @@ class QuoteGuard:
                 "where it is part of a text."
             )
         row = self._swallowed()
-        if row is not None:
+        if row is not None and not self._encloses_all():
             raise SourceError(
                 f"{self._file.path}: near row {row}, a quote is opened that encloses whole rows up to the next quote "
                 f"({records - headers} rows were found in {lines - headers} lines). {remedy} Otherwise close the quote, or double it "
@@ -110,6 +110,28 @@ class QuoteGuard:
                     f"{self._file.path}: near row {number}, a quoted text goes on after a quote with a backslash before it, "
                     f"and a quote within a text is expected to be written twice. {_DECLARE_ESCAPE}"
                 )
+
+    def _encloses_all(self) -> bool:
+        """Whether all fields are empty or enclosed in quotes, but for the header's.
+
+        A quote that is part of a text cannot enclose rows there: they would have quotes of their own.
+        """
+        if self._file.escape:
+            return False
+        quote = re.escape(self._quote)
+        enclosed = re.compile(rb"%b[^%b]*+%b" % (quote, quote, quote))
+        rest, in_header = b"", self.headers > 0
+        for block in _whole_lines(self._file):
+            block = rest + block
+            if in_header and (header := _LINE_END.search(block)) is not None:
+                block, in_header = block[header.end() :], False
+            outside = enclosed.sub(b"", block)
+            # What an odd quote opens goes on in the next block; what is before it is all that is known.
+            outside, opened, inside = outside.partition(self._quote)
+            if outside.translate(None, self._separator + b"\r\n"):
+                return False
+            rest = opened + inside
+        return not rest
 
     def _swallowed(self) -> int | None:
         """About which row (1 for the first) has further rows in one of its texts; looks at all columns."""

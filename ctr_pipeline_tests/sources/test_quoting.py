@@ -133,3 +133,14 @@ def test_logs_of_events_quote_in_their_own_way(tmp_path: Path) -> None:
     (file,) = open_log(EventLog(paths=["x"], separator="|", quote="'"), [path])
     (batch, _) = csv_batches(file, csv_header(file))
     assert batch.frame["event_type"].to_list() == ["x|y"]
+
+
+def test_texts_that_look_like_rows_are_texts_where_all_are_quoted(tmp_path: Path) -> None:
+    """A quote that is part of a text would enclose rows with quotes of their own there."""
+    content = '"id","text","number"\n"i0","a\ri1,b,2","1"\n"i2","b\ri1,c,5\n","3"\n"i3",,"4"\n'
+    (tmp_path / "a.csv").write_text(content, newline="")
+    rows = [("i0", "a\ri1,b,2", "1"), ("i2", "b\ri1,c,5\n", "3"), ("i3", None, "4")]
+    assert read(tmp_path / "a.csv") == (rows, [])
+    (tmp_path / "b.csv").write_text(content.replace('"4"', "4"), newline="")
+    with pytest.raises(SourceError, match=r"near row 2, a quote is opened that encloses whole rows"):
+        read(tmp_path / "b.csv")
