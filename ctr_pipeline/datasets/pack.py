@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import polars_hash as plh
+import polars_hash  # noqa: F401  (registers the expression namespace `nchash`)
 from numpy.typing import NDArray
 
 from ctr_pipeline.datasets.examples import build_examples, in_interval, rows_of, utc_day
@@ -63,7 +63,8 @@ def pack_dataset(
 ) -> PackedDataset:
     """Writes the examples of all parts to ``directory`` and opens them.
 
-    Training rows are shuffled within each day by a hash of the impression id and the seed; the others are in order of
+    Training rows are shuffled within each day by a hash of time, position and seed, so that another key of the hashes of
+    ids makes the same order; rows that are alike in these are in order of their id; the others are in order of
     time and id. One day is in memory at a time, or several with few rows. The directory must be new or empty.
 
     Args:
@@ -257,7 +258,8 @@ class _Packer:
         if self.quality is not None and self.quality.key is not None:
             keys.add(self.quality.key)
         # Shuffled once here, so that the trainer may read neighbours without reading rows of one hour only.
-        shuffle = plh.col("impression_id").nchash.xxhash64(seed=self.spec.seed)
+        moment = pl.format("{}:{}", "ts", pl.col("position").fill_null(0))
+        shuffle: pl.Expr = moment.nchash.xxhash64(seed=self.spec.seed)  # type: ignore[attr-defined]
         # Encoded before they are sorted: numbers move faster than texts.
         inputs = {
             "numbers": [column for f in features.numeric for column in number_columns(f)],

@@ -59,7 +59,8 @@ def fit_layout(
     """Layout and vocabulary of the training rows ``training``; nothing else may be in it.
 
     A value enters the vocabulary of its feature with ``min_count`` training rows, or occurrences in the lists. Rows 0 and 1 are those of missing
-    and of unknown or rare values; from row 2 on, the values are in order of falling count, then of their text.
+    and of unknown or rare values; from row 2 on, the values are in order of falling count, then of their first time,
+    then of their text.
     Mean and standard deviation are those of float32 values after fill and transform; edges of bins are values of the rows. One number is in memory at a
     time, some 8 bytes a row, and of a vector a few. The frequencies that are inputs are those of the training rows too.
 
@@ -306,15 +307,21 @@ def _counts(training: pl.LazyFrame, feature: CategoricalFeature) -> pl.LazyFrame
     """The vocabulary of one feature."""
     pooled = _pooled(feature)
     if pooled is None:
-        rows = training.select(key=pl.col(feature.name).cast(pl.String), day=pl.col("day"))
+        rows = training.select("ts", "day", key=pl.col(feature.name).cast(pl.String))
     else:
-        rows = training.select(key=_read_values(pl.col(feature.name), pooled), day=pl.col("day")).explode("key")
+        rows = training.select("ts", "day", key=_read_values(pl.col(feature.name), pooled)).explode("key")
     counted = (
         rows.drop_nulls("key")
         .group_by("key")
-        .agg(count=pl.len().cast(pl.Int64), first_day=pl.col("day").min(), last_day=pl.col("day").max())
+        .agg(
+            count=pl.len().cast(pl.Int64),
+            first_day=pl.col("day").min(),
+            last_day=pl.col("day").max(),
+            first=pl.col("ts").min(),
+        )
         .filter(pl.col("count") >= feature.min_count)
-        .sort(["count", "key"], descending=[True, False])
+        # By the text last: that of a user is a hash, and another key of the hashes is to make the same model.
+        .sort("count", "first", "key", descending=[True, False, False])
         .with_row_index("row", offset=FIRST_VOCABULARY_ROW)
     )
     return counted.select(

@@ -47,6 +47,7 @@ def a_spec(values: str = "{}", missing: str = "{}") -> Spec:
 def rows() -> pl.DataFrame:
     columns: dict[str, Any] = {
         "day": [DAY] * 5,
+        "ts": [0] * 5,
         "v": pl.Series(VECTORS, dtype=pl.List(pl.Float64)),
         "price": [1.0, 2.0, None, 4.0, 5.0],
         "past": pl.Series(PAST, dtype=pl.List(pl.String)),

@@ -95,7 +95,7 @@ def rows() -> pl.DataFrame:
     numbers = {name: generator.exponential(size=200) for name in ("price", "seen", "rate", "last_1_age", "last_2_age")}
     return pl.DataFrame(
         {
-            "day": [date(2026, 1, 1)] * 200, "ad": ["a"] * 200, "last_1": ["a"] * 200, "last_2": ["a"] * 200,
+            "day": [date(2026, 1, 1)] * 200, "ts": [0] * 200, "ad": ["a"] * 200, "last_1": ["a"] * 200, "last_2": ["a"] * 200,
             "hour": hours, "v": pl.Series(generator.normal(size=(200, 2)).tolist(), dtype=pl.List(pl.Float64)), **numbers,
         }
     ).with_columns(price=pl.when(pl.int_range(200) % 5 == 0).then(None).otherwise("price"))  # fmt: skip

@@ -40,6 +40,7 @@ def a_spec(missing: str = "{}") -> Spec:
 def rows(**columns: list[Any]) -> pl.DataFrame:
     base: dict[str, list[Any]] = {
         "day": [DAY_2, DAY_1, DAY_1, DAY_1, DAY_2],
+        "ts": [0] * 5,
         "price": [0.0, 1.0, None, 7.0, -3.0],
         "stock": [None, 1.0, 2.0, 6.0, None],
         "ad": ["b", "b", "c", None, "a"],
@@ -96,7 +97,7 @@ def test_a_column_without_values_is_harmless() -> None:
     assert [(c.fill, c.mean, c.std) for c in layout.numeric[:2]] == [(0.0, 0.0, 1.0)] * 2
 
 
-def test_vocabulary_is_ordered_by_count_and_key() -> None:
+def test_vocabulary_is_ordered_by_count_first_time_and_key() -> None:
     _, vocabulary = fit_layout(a_spec(), rows().lazy())
     assert vocabulary.rows() == [
         ("ad", "b", 2, 2, DAY_1, DAY_2),
@@ -105,6 +106,9 @@ def test_vocabulary_is_ordered_by_count_and_key() -> None:
     ]
     ties = fit_layout(a_spec(), rows(ad=["z", "z", "y", "y", None]).lazy())[1]
     assert ties.filter(pl.col("feature") == "ad")["key"].to_list() == ["y", "z"]
+    # The time of the first row decides before the text, which is a hash where it is an id.
+    ties = fit_layout(a_spec(), rows(ad=["z", "z", "y", "y", None], ts=[9, 1, 2, 3, 4]).lazy())[1]
+    assert ties.filter(pl.col("feature") == "ad")["key"].to_list() == ["z", "y"]
 
 
 def with_frequency(of: str = "ad, min_count: 2") -> Spec:
@@ -205,7 +209,7 @@ def test_real_display_ads(shared_data: Path, project: Path) -> None:
     log = pl.read_parquet(shared_data / "criteo_display_16k.parquet").sort("row_order").head(8_000)
     numbers = [pl.col(f.source_column).cast(pl.Float64).alias(f.name) for f in spec.features.numeric]
     texts = [pl.col(f.source_column).alias(f.name) for f in spec.features.embedded]
-    training = log.select(pl.lit(DAY_1).alias("day"), *numbers, *texts)
+    training = log.select(pl.lit(DAY_1).alias("day"), pl.lit(0).alias("ts"), *numbers, *texts)
     layout, vocabulary = fit_layout(spec, training.lazy())
     matrix, ids = numeric_matrix(layout, training), encode_ids(layout, vocabulary, training)
     for number, column in enumerate(layout.numeric):
