@@ -70,14 +70,12 @@ class QuoteGuard:
         if not self._quote:
             return
         quotes, lines, backslashes, headers = 0, 0, False, self.headers
-        escape = self._file.escape.encode()
-        # An escape may precede an escape: then the quote after both is one that closes.
-        escaped = re.compile(re.escape(escape) + b".", re.DOTALL)
+        escape = self._file.escape
         for block in _whole_lines(self._file):
             if not escape and b"\\" + self._quote in block:
                 backslashes = True
                 self._check_escapes(block, lines + 1 - headers)
-            quotes += (escaped.sub(b"", block) if escape else block).count(self._quote)
+            quotes += self._without_escapes(block).count(self._quote)
             lines += len(_LINE.findall(block))
         if lines <= records:
             return
@@ -96,6 +94,11 @@ class QuoteGuard:
                 f"({records - headers} rows were found in {lines - headers} lines). {remedy} Otherwise close the quote, or double it "
                 "where it is part of a text."
             )
+
+    def _without_escapes(self, block: bytes) -> bytes:
+        """``block`` without what is escaped: an escape may precede an escape, then a quote after both is one that closes."""
+        escape = re.escape(self._file.escape.encode())
+        return re.sub(escape + b".", b"", block, flags=re.DOTALL) if escape else block
 
     def _check_escapes(self, block: bytes, before: int) -> None:
         r"""Refuses quoted texts that go on after ``\"``: in a file without escapes, that quote ends the text."""
@@ -116,13 +119,11 @@ class QuoteGuard:
 
         A quote that is part of a text cannot enclose rows there: they would have quotes of their own.
         """
-        if self._file.escape:
-            return False
         quote = re.escape(self._quote)
         enclosed = re.compile(rb"%b[^%b]*+%b" % (quote, quote, quote))
         rest, in_header = b"", self.headers > 0
         for block in _whole_lines(self._file):
-            block = rest + block
+            block = rest + self._without_escapes(block)
             if in_header and (header := _LINE_END.search(block)) is not None:
                 block, in_header = block[header.end() :], False
             outside = enclosed.sub(b"", block)

@@ -141,6 +141,9 @@ def test_texts_that_look_like_rows_are_texts_where_all_are_quoted(tmp_path: Path
     (tmp_path / "a.csv").write_text(content, newline="")
     rows = [("i0", "a\ri1,b,2", "1"), ("i2", "b\ri1,c,5\n", "3"), ("i3", None, "4")]
     assert read(tmp_path / "a.csv") == (rows, [])
+    (tmp_path / "c.csv").write_text(content.replace('"3"', '"\\"3\\\\"'), newline="")
+    escaped = [("i2", "b\ri1,c,5\n", '"3\\') if row[0] == "i2" else row for row in rows]
+    assert read(tmp_path / "c.csv", escape="\\") == (escaped, [])
     (tmp_path / "b.csv").write_text(content.replace('"4"', "4"), newline="")
     with pytest.raises(SourceError, match=r"near row 2, a quote is opened that encloses whole rows"):
         read(tmp_path / "b.csv")
