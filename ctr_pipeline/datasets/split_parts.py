@@ -34,7 +34,7 @@ class DrawnParts:
     def is_in(self, split: str) -> pl.Expr:
         """Whether a row of the table `impressions` belongs to ``split``; a row without a key is one of its own."""
         key = pl.coalesce(pl.col(_KEYS.get(self.by, "split_key")).cast(pl.String), pl.col("impression_id"))
-        # With a prefix of its own, so that the order of rows, which is a hash of the id, depends on it in no way.
+        # With a prefix of its own, so that no other hash of the same text decides on the part.
         hashed: pl.Expr = pl.format("split:{}", key).nchash.xxhash64(seed=self.seed)  # type: ignore[attr-defined]
         place = hashed.cast(pl.Float64) / 2.0**64
         after_test, after_calibration = self.test, self.test + self.calibration

@@ -15,8 +15,8 @@ from ctr_pipeline.spec.fields import DAY_US, format_duration
 from ctr_pipeline.spec.split import Slice
 
 REFIT_ROWS = 5_000_000
-"""Fewer training rows than this are learnt a second time, with those of the validation, where the spec does not say: it costs as
-much as the first time."""
+"""Fewer training rows than this are learnt a second time, with those of the validation, where the spec does not say: it
+costs as much as the first time."""
 
 
 def split_bounds(spec: Spec, ts: NDArray[np.int64], as_of: int) -> SplitBounds:
@@ -114,20 +114,14 @@ def _parts(spec: Spec, gap: int, ordered: NDArray[np.int64], test_start: int, ma
 def _drawn(spec: Spec, by: str, start: int, end: int, mature: int, as_of: int) -> SplitBounds:
     """One interval for all parts: the mature rows, which are drawn at random."""
     split = spec.split
-    # All parts span the same time: the last one has all mature rows before its end.
-    learnt = 1 - sum(part.fraction or 0.0 for part in (split.test, split.calibration, split.validation))
-    parts = TaskBounds(
-        train_start=start,
-        validation_start=start,
-        calibration_start=start,
-        settled_end=end,
-    )
+    share = 1 - sum(part.fraction or 0.0 for part in (split.test, split.calibration, split.validation))
+    parts = TaskBounds(train_start=start, validation_start=start, calibration_start=start, settled_end=end)
     return SplitBounds(
         tasks={task.name: parts for task in spec.tasks},
         test_start=start,
         test_end=end,
         as_of=as_of,
-        refit=_refits(spec, round(learnt * mature)),
+        refit=_refits(spec, round(share * mature)),
         drawn=DrawnParts(
             by=by,
             seed=spec.seed,

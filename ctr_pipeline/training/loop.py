@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor
 
-from ctr_pipeline.datasets import PackedDataset
+from ctr_pipeline.datasets import PackedDataset, PackedSplit
 from ctr_pipeline.gradients import Diagnosis, LossView, StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.inputs import input_fault
@@ -277,9 +277,16 @@ class Trainer:
 
     def _finish_epoch(self, validation_file: JsonLines | None) -> None:
         if self._validation is None:
-            self._finish_epoch_of_refit()
-            return
-        losses, entropies = validate(self.model, self.objectives, self._validation, self.group, self._check)
+            self.best_epoch = self.epoch
+            if self.epoch + 1 == self._epochs:
+                self._save_model()
+        else:
+            self._validate_epoch(self._validation, validation_file)
+        self.epoch, self.batch = self.epoch + 1, 0
+        self._save_checkpoint()
+
+    def _validate_epoch(self, split: PackedSplit, validation_file: JsonLines | None) -> None:
+        losses, entropies = validate(self.model, self.objectives, split, self.group, self._check)
         known = [value for value in entropies if value is not None]
         score = sum(known) / len(known) if known else math.inf
         # Without a usable validation split the last epoch counts as the best.
@@ -296,15 +303,6 @@ class Trainer:
                 validation_file.write(metrics)
             for callback in self._callbacks:
                 callback.on_epoch(metrics)
-        self.epoch, self.batch = self.epoch + 1, 0
-        self._save_checkpoint()
-
-    def _finish_epoch_of_refit(self) -> None:
-        self.best_epoch = self.epoch
-        self.epoch, self.batch = self.epoch + 1, 0
-        if self.epoch == self._epochs:
-            self._save_model()
-        self._save_checkpoint()
 
     def _score(self) -> None:
         self.group.barrier()

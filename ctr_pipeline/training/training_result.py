@@ -49,11 +49,11 @@ def result_content(chosen: TrainingResult, refit: TrainingResult | None) -> dict
     if refit is None:
         return content
     again = health_content(refit.health)
-    worse = {found["name"]: found for found in again["findings"]}
+    later = {found["name"]: found for found in again["findings"]}
     return content | {
         "model_sha256": refit.model_sha256,
         "refit": {**_work(refit), "health": again["health"]},
-        "findings": [_worse(found, worse.get(found["name"], found)) for found in content["findings"]],
+        "findings": [_worse(found, later[found["name"]]) for found in content["findings"]],
     }
 
 

@@ -11,18 +11,13 @@ from ctr_pipeline.datasets import PackedDataset, SplitBounds
 from ctr_pipeline.labels import label_impressions
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.training.dataloader import delays_of, gather
-from ctr_pipeline_tests.datasets.logs import SPEC, Log, a_log, a_spec, pack
+from ctr_pipeline_tests.datasets.logs import SPEC, Log, a_spec, pack
 
 
 def an_open_spec(text: str = SPEC) -> Spec:
     return a_spec(
         text.replace("label: {event: buy}}", "label: {event: buy}, objective: {kind: binary, loss: dfm_discrete}}")
     )
-
-
-@pytest.fixture(scope="module")
-def log() -> Log:
-    return a_log()
 
 
 @pytest.fixture(scope="module")

@@ -27,16 +27,6 @@ from ctr_pipeline_tests.datasets.logs import DAY, FIRST, HOUR, SPEC, START, Log,
 TASKS = ("click", "buy")
 
 
-@pytest.fixture(scope="module")
-def log() -> Log:
-    return a_log()
-
-
-@pytest.fixture(scope="module")
-def packed(log: Log, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
-    return pack(tmp_path_factory.mktemp("packed") / "dataset", log, a_spec())
-
-
 def expected_rows(log: Log, packed: PackedDataset, name: str) -> pl.DataFrame:
     """The split's impressions with labels made from scratch as of its own instant; -1 outside the task's own part."""
     spec, bounds = a_spec(), log.bounds(a_spec())

@@ -8,7 +8,7 @@ import pytest
 
 from ctr_pipeline.datasets import SPLITS, PackedDataset, SplitBounds, split_bounds
 from ctr_pipeline.datasets.time_split import REFIT_ROWS
-from ctr_pipeline_tests.datasets.logs import HOUR, SPEC, START, Log, a_log, a_spec, pack
+from ctr_pipeline_tests.datasets.logs import HOUR, SPEC, START, Log, a_spec, pack
 
 DRAWN = """split:
   by: row
@@ -17,16 +17,6 @@ DRAWN = """split:
   validation: {fraction: 0.1}
 """
 IN_TIME = "split:\n  test: {days: 2}\n  calibration: {days: 1}\n  validation: {days: 1}\n"
-
-
-@pytest.fixture(scope="module")
-def log() -> Log:
-    return a_log()
-
-
-@pytest.fixture(scope="module")
-def packed(log: Log, tmp_path_factory: pytest.TempPathFactory) -> PackedDataset:
-    return pack(tmp_path_factory.mktemp("packed") / "dataset", log, a_spec())
 
 
 @pytest.mark.parametrize("name", ["click", "buy"])

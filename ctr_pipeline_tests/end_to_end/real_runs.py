@@ -14,7 +14,7 @@ from ctr_pipeline_tests.built_once import built_once
 Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
 
 REAL_LOG_KEY = "0123456789abcdef0123"
-"""Key of the hashes of real logs: training rows are shuffled by their hashed ids, so each key trains another model."""
+"""Key of the hashes of real logs: it orders rows of one time and position, so that with another the figures differ a little."""
 
 
 EXIT_CODES = {"loan_funnel": 3, "open_bandit": 3}

@@ -1,6 +1,5 @@
 """The second fit: on the later rows too, for the epochs that were best, and continued where it was stopped."""
 
-import json
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -11,6 +10,8 @@ import pytest
 import torch
 
 from ctr_pipeline.datasets import PackedDataset, PackedSplit, write_split
+from ctr_pipeline.gradients import HealthReport
+from ctr_pipeline.gradients.core.findings import Finding, NamedFinding, Severity
 from ctr_pipeline.ranker import load_ranker
 from ctr_pipeline.training.dataloader import Shard
 from ctr_pipeline.training.distributed import ProcessGroup
@@ -18,6 +19,7 @@ from ctr_pipeline.training.execution import FAILED, FINISHED, STOPPED, ProcessCo
 from ctr_pipeline.training.job_spec import TrainingJob
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.plan import plan_training
+from ctr_pipeline.training.training_result import TrainingResult, result_content
 
 
 def joined(dataset: PackedDataset) -> PackedSplit:
@@ -128,10 +130,27 @@ def test_a_value_that_is_not_finite_stops_the_second_fit_too(refitting: Training
     assert not (refitting.output / "scores" / "test.npy").exists()
 
 
-def test_a_finding_of_the_second_fit_counts(refitting: TrainingJob) -> None:
-    code, result = run(refitting)
-    assert code == FINISHED
-    names = [found["name"] for found in result["findings"]]
-    assert len(names) == len(set(names)) > 3
-    assert set(result["refit"]["health"]) >= {"steps", "median_norm"}
-    assert json.dumps(result["refit"]["health"])
+def fitted(*severities: Severity, digest: str) -> TrainingResult:
+    findings = tuple(
+        NamedFinding(name=f"detector{n}", finding=Finding(severity, f"{digest} {severity}"))
+        for n, severity in enumerate(severities)
+    )
+    return TrainingResult(
+        best_epoch=1, best_validation=0.8, epochs=3, steps=9, rows=90, seconds=2.0,
+        health=HealthReport(steps=9, findings=findings), model_sha256=digest,
+    )  # fmt: skip
+
+
+def test_a_finding_is_that_of_the_fit_in_which_it_is_worse() -> None:
+    first, second = fitted("ok", "ok", "error", "warn", digest="a"), fitted("ok", "error", "warn", "warn", digest="b")
+    alone = result_content(first, None)
+    assert alone["model_sha256"] == "a"
+    assert "refit" not in alone
+    both = result_content(first, second)
+    assert (both["model_sha256"], both["best_epoch"], both["refit"]["steps"]) == ("b", 1, 9)
+    assert [(found["severity"], found["message"]) for found in both["findings"]] == [
+        ("ok", "a ok"),
+        ("error", "in the refit, b error"),
+        ("error", "a error"),
+        ("warn", "a warn"),
+    ]
