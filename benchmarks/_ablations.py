@@ -12,6 +12,7 @@ from ctr_pipeline.spec import SpecError, parse_spec
 ABLATIONS: dict[str, dict[str, Any]] = {
     "one maturity for all tasks": {"split.maturity": "longest"},
     "numbers without bins": {"features.encoding": "standard"},
+    "equal weights of all tasks": {"tasks.*.loss_weight": 1.0},
     "no position": {"model.position": "none"},
     "no second fit": {"training.refit": False},
     "no normalisation": {"model.normalisation": "none"},

@@ -142,15 +142,23 @@ class Bench:
             # Further seeds are calibrated below as the run calibrated its own: by the same rule, to the same figures.
             if _calibrators(world, files, logged) != files.calibrators(logged_position=logged):
                 sys.exit("the run's calibrators are not those of `_calibrators`: the pipeline has another rule now")
-        job = TrainingJob.load(paths.job)
         for seed in further:
-            again = replace(paths, training=self.folder / "trained" / str(seed))
-            job.model_copy(update={"seed": seed, "output": again.training, "mlflow": None}).save(again.job)
-            cost = self._train(SideJob(kind=PRODUCT, output=str(again.training), trainer_job=str(again.job)))
-            files = RetrainFiles(again)
-            for logged in files.position_modes:
-                files.write_calibrators(_calibrators(world, files, logged), logged_position=logged)
-            yield from _product_runs(world, files, side, cost.seconds, cost.peak_mib)
+            yield from self.trained(world, paths, seed, side)
+
+    def trained(
+        self, world: World, paths: RetrainPaths, seed: int, side: str, labels: Path | None = None
+    ) -> Iterator[Run]:
+        """The run's job with another seed; or with ``labels``, on those packed arrays and without its objectives."""
+        job = TrainingJob.load(paths.job)
+        again = replace(paths, training=self.folder / "trained" / f"{side}-{seed}".replace(" ", "_"))
+        changed: dict[str, Any] = {"seed": seed, "output": again.training, "mlflow": None}
+        changed |= {"dataset": labels, "objectives": {}} if labels is not None else {}
+        job.model_copy(update=changed).save(again.job)
+        cost = self._train(SideJob(kind=PRODUCT, output=str(again.training), trainer_job=str(again.job)))
+        files = RetrainFiles(again)
+        for logged in files.position_modes:
+            files.write_calibrators(_calibrators(world, files, logged), logged_position=logged)
+        yield from _product_runs(world, files, side, cost.seconds, cost.peak_mib)
 
     def peers(self, world: World, tasks: Sequence[int]) -> Iterator[Run]:
         """The other sides, without the logged position and with it."""

@@ -86,6 +86,10 @@ class Label(Section):
         )
 
 
+LATER_STEP_WEIGHT = 0.1
+"""Loss weight of a task with a parent, where the spec gives none."""
+
+
 class Task(Section):
     """One outcome to predict on the entire space of impressions."""
 
@@ -101,7 +105,11 @@ class Task(Section):
         description="Where the window starts: `impression`, or a task earlier in the funnel (then that task's outcome).",
     )
     label: Label = Field(description="Where the outcome is found.")
-    loss_weight: float = Field(default=1.0, gt=0, description="Weight of the task in the training loss.")
+    loss_weight: float | None = Field(
+        default=None,
+        gt=0,
+        description="Weight of the task in the training loss; when absent 1, and 0.1 for a task with a `parent`.",
+    )
     objective: AnyObjective = added_field(Binary(), "What is predicted, and the loss that training minimises for it.")
 
     @model_validator(mode="after")
@@ -112,6 +120,13 @@ class Task(Section):
                 "until they are closed: choose another `objective.loss`, such as binary_cross_entropy"
             )
         return self
+
+    @property
+    def weight_in_loss(self) -> float:
+        """:attr:`loss_weight`, or its default: the loss of a later step of a funnel is of P(parent) too, of which the
+        parent's own loss knows more. At equal weights each step pulls at the same click with fewer and older outcomes.
+        """
+        return self.loss_weight or (1.0 if self.parent is None else LATER_STEP_WEIGHT)
 
     @property
     def learns_from_open_labels(self) -> bool:

@@ -195,3 +195,10 @@ def test_a_default_written_out_changes_nothing(project: Path) -> None:
     content["time_zone"] = "UTC"
     content["tasks"][0]["window"] = "1d"
     assert spec_hash(parse_spec(yaml.safe_dump(content), where="ads")) == before
+
+
+def test_later_steps_of_a_funnel_count_a_tenth_in_the_loss_unless_the_spec_gives_their_weight(project: Path) -> None:
+    content = content_of(project, "credit")
+    content["tasks"][2]["loss_weight"] = 3
+    spec = parse_spec(yaml.safe_dump(content), where="credit")
+    assert [task.weight_in_loss for task in spec.tasks] == [1.0, 0.1, 3.0, 0.1]

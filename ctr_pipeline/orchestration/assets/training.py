@@ -134,7 +134,7 @@ def _prepare(
         seed=spec.training_seed,
         model=spec.model,
         training=spec.training,
-        task_weights={task.name: task.loss_weight for task in spec.tasks},
+        task_weights={task.name: task.weight_in_loss for task in spec.tasks},
         objectives={task.name: task.objective for task in spec.tasks if task.objective != Binary()},
         mlflow=MlflowTarget(tracking_uri=uri, run_id=run_id),
     ).save(paths.job)
