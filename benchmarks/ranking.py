@@ -10,6 +10,7 @@ Run from the checkout, with the extra ``benchmark`` installed::
 
     python benchmarks/ranking.py [--spec specs/ads.yaml] [--input PATH] [--training-seeds 7 8 9] [--world-seeds 7 8]
         [--keys a b] [--tasks click checkout] [--set source.simulator.sessions_per_day=30000] [--ablate [NAME ...]]
+        [--peers SIDE ... | --no-peers] [--logged-position-only]
 
 ``--world-seeds`` are seeds of the spec, from which the simulated world follows; ``--keys`` are other keys of the hashes of
 the ids. ``--ablate`` runs the spec once more for each part of the product that can be turned off. The product learns all
@@ -164,8 +165,13 @@ class Bench:
         """The other sides, without the logged position and with it."""
         calibration = world.dataset.splits["calibration"].labels[:, tasks]
         names = [world.dataset.layout.tasks[task] for task in tasks]
+        positions = (False, True) if world.positioned else (False,)
+        if self.options.logged_position_only and world.positioned:
+            positions = (True,)
         for side, (kind, refit) in PEERS.items():
-            for logged in (False, True) if world.positioned else (False,):
+            if self.options.peers and side not in self.options.peers:
+                continue
+            for logged in positions:
                 for seed in self.options.training_seeds if kind == "regularised" else self.options.training_seeds[:1]:
                     output = self.folder / "peers" / f"{kind}-{logged}-{seed}"
                     cost = self._train(
@@ -322,6 +328,10 @@ def main() -> None:
     parser.add_argument("--set", nargs="+", default=[], metavar="PATH=VALUE", help="changes of the spec")
     parser.add_argument("--ablate", nargs="*", choices=tuple(ABLATIONS), help="parts to turn off; all without a name")
     parser.add_argument("--no-peers", action="store_true", help="the product alone")
+    parser.add_argument("--peers", nargs="+", choices=tuple(PEERS), help="sides beside the product; by default all")
+    parser.add_argument(
+        "--logged-position-only", action="store_true", help="no side without the position but the product"
+    )
     parser.add_argument("--replicates", type=int, default=200)
     parser.add_argument("--keep", type=Path, help="folder for the files; else they are removed")
     options = parser.parse_args()
