@@ -2,7 +2,6 @@
 
 from ctr_pipeline.evaluation.intervals import PairedDifference, paired_difference
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
-from ctr_pipeline.evaluation.position_only import position_only_logits, position_only_reasons
 from ctr_pipeline.evaluation.promotion import PromotionDecision, base_rate_reasons, compare_with_champion
 from ctr_pipeline.evaluation.reliability import ReliabilityBin, reliability
 from ctr_pipeline.evaluation.slices import SliceMetrics, grouped_auc, slice_metrics, standard_slices
@@ -21,8 +20,6 @@ __all__ = [
     "evaluate",
     "grouped_auc",
     "paired_difference",
-    "position_only_logits",
-    "position_only_reasons",
     "reliability",
     "slice_metrics",
     "standard_slices",

@@ -145,7 +145,6 @@ def _broken(spec: Spec, paths: RetrainPaths, instance: dg.DagsterInstance) -> li
     entropy = {task: found[task]["test"]["ne"] for task in tasks}
     reasons = one_class_parts(PackedDataset.open(paths.packed), tasks)
     reasons += base_rate_reasons({task: Interval.from_json(ne) if ne else None for task, ne in entropy.items()})
-    reasons += _no_better_than_positions(spec, paths, tasks)
     own = ("champion.", "training_dataset.both_classes", "evaluation.better_than_base_rate")
     errors = [check for check in newest_checks(instance) if not check["passed"] and check["severity"] == "ERROR"]
     named = {f"{check['asset']}.{check['check']}": check["description"] for check in errors}
@@ -154,18 +153,6 @@ def _broken(spec: Spec, paths: RetrainPaths, instance: dg.DagsterInstance) -> li
         for name, text in named.items()
         if not name.startswith(own)
     ]
-
-
-def _no_better_than_positions(spec: Spec, paths: RetrainPaths, tasks: list[str]) -> list[str]:
-    """A sentence for each task that the rates by logged position predict as well."""
-    from ctr_pipeline.datasets import PackedDataset
-    from ctr_pipeline.evaluation import position_only_logits, position_only_reasons
-
-    files, splits = RetrainFiles(paths), PackedDataset.open(paths.packed).splits
-    train, test = splits["train"], splits["test"]
-    alone = [position_only_logits(train.position, train.labels[:, n], test.position) for n in range(len(tasks))]
-    model = files.calibrated("test", tasks, logged_position=files.position_modes[-1])
-    return position_only_reasons(tasks, model, test.labels, test.user, alone, seed=spec.seed)
 
 
 def key_reasons(held: ModelVersion | None, fingerprint: str) -> list[str]:

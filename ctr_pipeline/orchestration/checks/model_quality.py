@@ -117,7 +117,7 @@ register(
     CheckDefinition(
         asset="champion",
         name="promotion_floor",
-        question="Every task has both classes in every part and is better than base rate and position alone; no check has an error.",
+        question="Every task has both classes in every part and is better than its base rate, and no check has an error.",
         evaluate=check_floor,
         blocking=True,
     ),
