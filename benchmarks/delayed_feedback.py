@@ -100,9 +100,7 @@ def naive_dataset(dataset: PackedDataset, target: Path) -> None:
         split = dataset.splits.get(part)
         if split is None or split.elapsed is None or split.delay is None:
             continue
-        looked_at, happened = np.isfinite(split.elapsed), np.isfinite(split.delay)
-        labels = np.where(looked_at & (split.labels < 0), happened, split.labels).astype(np.int8)
-        np.save(target / part / "labels.npy", labels)
+        np.save(target / part / "labels.npy", naive_labels(split.labels, split.elapsed, split.delay))
 
 
 def truth_of(deployment: Deployment, environment: Mapping[str, str]) -> Truth:
@@ -134,6 +132,21 @@ def truth_of(deployment: Deployment, environment: Mapping[str, str]) -> Truth:
     )
 
 
+def excess_ne(p: NDArray[np.float64], logits: NDArray[np.float64]) -> float:
+    """E[KL(p ‖ q)] / h(mean p), with q as logits [N]."""
+    # KL = p log p/q + (1 - p) log (1 - p)/(1 - q), with log q and log (1 - q) from the logit.
+    cross = p * np.logaddexp(0.0, -logits) + (1 - p) * np.logaddexp(0.0, logits)
+    return float((cross - special.entr(p) - special.entr(1 - p)).mean() / entropy(float(p.mean())))
+
+
+def naive_labels(
+    labels: NDArray[np.int8], elapsed: NDArray[np.float32], delay: NDArray[np.float32]
+) -> NDArray[np.int8]:
+    """[N, T] labels in which a pair that is looked at, and has no settled label, is what is known of it so far."""
+    known = np.where(np.isfinite(delay), 1, 0)
+    return np.where(np.isfinite(elapsed) & (labels < 0), known, labels).astype(np.int8)
+
+
 def points(
     side: str, world: int, runs: Iterator[Run], tasks: Sequence[str], found: World, truth: Truth
 ) -> Iterator[Point]:
@@ -142,16 +155,13 @@ def points(
         if found.positioned and run.position != LOGGED:
             continue
         for number, task in enumerate(tasks):
-            p, z = truth.probability[truth.truthful, number], run.logits[truth.truthful, number]
-            # KL(p, q) = p log p/q + (1 - p) log (1 - p)/(1 - q), with log q and log (1 - q) from the logit.
-            cross = p * np.logaddexp(0.0, -z) + (1 - p) * np.logaddexp(0.0, z)
-            excess = (cross - special.entr(p) - special.entr(1 - p)).mean() / entropy(p.mean())
+            excess = excess_ne(truth.probability[truth.truthful, number], run.logits[truth.truthful, number])
             rows = labelled(run.logits[:, number], found.labels[:, number])
             positive = rows.positive.astype(np.float64)
             loss = np.logaddexp(0.0, rows.logits) - positive * rows.logits
             rate = positive.mean()
             yield Point(
-                side=side, world=world, task=task, excess=float(excess), ne=float(loss.mean() / entropy(rate)),
+                side=side, world=world, task=task, excess=excess, ne=float(loss.mean() / entropy(rate)),
                 ratio=float(rate / special.expit(rows.logits).mean()),
             )  # fmt: skip
 
