@@ -1,0 +1,58 @@
+"""No sample's logit depends on another sample's input."""
+
+import torch
+
+from ctr_pipeline.gradients.contracts.batch_tensors import select_rows
+from ctr_pipeline.gradients.contracts.kept_state import fixed_random, kept_model
+from ctr_pipeline.gradients.contracts.outcome import Outcome
+from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
+
+NAME = "cross_sample"
+LIMIT = 1e-5
+"""Largest change relative to the size of the logits: rounding only, of a sum in another order."""
+
+
+def check_cross_sample(
+    setup: TrainingSetup, *, training: bool | None = None, limit: float = LIMIT, kept: int = 2
+) -> Outcome:
+    """The logits of some samples stay as they are when the inputs of all others are exchanged.
+
+    Exchanged, not differentiated: ids have no gradient. The samples stay in their places, so that dropout is the same.
+
+    Args:
+        setup: What is tested.
+        training: Mode of the model; its own by default. Batch normalisation mixes samples in training by design: test such
+            a model with False.
+        limit: Largest change, relative to the largest logit, or 1.
+        kept: Every how many samples one is kept.
+    """
+    model, batch = setup.model, setup.batch
+    with kept_model(model), torch.no_grad():
+        if training is not None:
+            model.train(training)
+        with fixed_random(model):
+            logits = setup.forward(model, batch)
+        samples = logits.shape[0]
+        if samples < 2:
+            return Outcome(name=NAME, verdict="not_measured", message="the batch has one sample: give it more")
+        order = torch.arange(samples)
+        stay = order % kept == 0
+        others = order[~stay]
+        # Half of the others receive the inputs of one of them, the rest those of the samples that stay.
+        order[~stay] = torch.where(others % 4 < 2, others.roll(1), others - 1)
+        with fixed_random(model):
+            changed = setup.forward(model, select_rows(batch, order, samples))
+    stay = stay.to(logits.device)
+    difference = (changed[stay] - logits[stay]).abs().double()
+    scale = float(logits.abs().max().clamp_min(1.0))
+    measured = float(difference.max()) / scale
+    if measured <= limit:
+        message = f"logits depend on their own sample alone (largest change {measured:.2g})"
+        return Outcome(name=NAME, verdict="passed", message=message, measured=measured, limit=limit)
+    share = float((difference.reshape(difference.shape[0], -1).amax(dim=1) > limit * scale).double().mean())
+    message = (
+        f"when the inputs of other samples are exchanged, {share:.0%} of the logits change, by up to {measured:.3g} "
+        f"(limit {limit:g}): something reduces or normalises over the batch; look for dim=0, a softmax over the wrong "
+        "axis, a view that mixes rows, or batch normalisation"
+    )
+    return Outcome(name=NAME, verdict="failed", message=message, measured=measured, limit=limit)
