@@ -12,6 +12,7 @@ from ctr_pipeline.datasets import PackedDataset, PackedSplit
 from ctr_pipeline.gradients import Diagnosis, LossView, StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.inputs import input_fault
+from ctr_pipeline.gradients.adapters.ranker_contracts import BrokenContract
 from ctr_pipeline.gradients.core.monitor import GradientMonitor
 from ctr_pipeline.gradients.core.norms import GradientNorms, clip_gradients, gradient_norms
 from ctr_pipeline.gradients.triage.diagnose import diagnose
@@ -36,6 +37,7 @@ from ctr_pipeline.training.lr_schedule import learning_rate_factor, set_learning
 from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer
 from ctr_pipeline.training.plan import TrainingPlan
 from ctr_pipeline.training.precision import Precision
+from ctr_pipeline.training.preflight import Preflight
 from ctr_pipeline.training.run_files import RunFiles
 from ctr_pipeline.training.scoring import validate, write_position_effect, write_scores
 from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause
@@ -89,6 +91,7 @@ class Trainer:
         self.model = build_ranker(dataset.layout, job.model.model_copy(update=dropout), job.seed)
         sections = [job.objectives.get(task, Binary()) for task in dataset.layout.tasks]
         rates = base_rates(train.labels, train.weights) if settings.label_smoothing else ()
+        self._sections, self._base_rates = sections, rates
         self.objectives = TaskObjectives(sections, delays_of(train), settings.label_smoothing, rates)
         self.model.start_from_rates(self.objectives.starting_rates(train.labels))
         self.model.to(group.device)
@@ -108,6 +111,7 @@ class Trainer:
         self.monitor = GradientMonitor(self.model, settings.log_every)
         weights = [job.task_weights.get(task, 1.0) for task in dataset.layout.tasks]
         self.loss_weights = torch.tensor(weights, dtype=torch.float32, device=group.device)
+        self._preflight: Preflight | None = None
         self.epoch, self.batch, self.step = 0, 0, 0
         self.best_epoch, self.best_validation = -1, math.inf
         self.model_sha256 = ""
@@ -164,10 +168,14 @@ class Trainer:
     def _train_epoch(self, steps_file: JsonLines | None) -> int:
         self.model.train()
         rows = 0
+        if self._preflight is None:
+            self._preflight = self._new_preflight()
         reader = BatchLoader(self.train, self.plan.batch_size, self.group.shard, self.job.seed, self.epoch, self.batch)
         with reader as batches:
             for batch in batches:
+                self._refuse(self._preflight.before(batch, self.step))
                 record = self._train_step(batch)
+                self._refuse(self._preflight.after(record))
                 rows += record.rows
                 if self.group.is_first:
                     if steps_file is not None:
@@ -179,6 +187,18 @@ class Trainer:
                 if self.step % self.job.checkpoint_every == 0 and self.batch < self.steps_per_epoch:
                     self._save_checkpoint()
         return rows
+
+    def _new_preflight(self) -> Preflight:
+        return Preflight(
+            model=self.model, layout=self.dataset.layout, optimizers=self.optimizers, objectives=self.objectives,
+            sections=self._sections, loss_weights=self.loss_weights, smoothing=self.job.training.label_smoothing,
+            base_rates=self._base_rates, forward=self._forward, precision=self.precision, group=self.group,
+            rows=self.train, fresh=self.step == 0, file=self.files.steps.with_name("contracts.json"),
+        )  # fmt: skip
+
+    def _refuse(self, broken: BrokenContract | None) -> None:
+        if broken is not None:
+            raise Stopped(broken, self.monitor.report())
 
     def _train_step(self, batch: BatchView) -> StepRecord:
         step = self.step

@@ -43,19 +43,19 @@ def compare_clipped(
     raw = [gradient_values(parameter).clone() for parameter in parameters]
     clip(parameters)
     clipped = [gradient_values(parameter) for parameter in parameters]
-    cosine, norm = _cosine(raw, clipped), float(_norm(clipped))
-    if cosine < LEAST_COSINE or cosine != cosine:
+    found, norm = cosine(raw, clipped), float(_norm(clipped))
+    if not found >= LEAST_COSINE:
         message = (
-            f"the cosine between the gradient before and after clipping is {cosine:.4f} (at least {LEAST_COSINE} expected): "
+            f"the cosine between the gradient before and after clipping is {found:.4f} (at least {LEAST_COSINE} expected): "
             "clip the norm of all parameters together, once (clip_grad_norm_ over model.parameters()), not tensor by tensor "
             "and not value by value"
         )
-        return Outcome(name=NAME, verdict="failed", message=message, measured=cosine, limit=LEAST_COSINE)
+        return Outcome(name=NAME, verdict="failed", message=message, measured=found, limit=LEAST_COSINE)
     if max_norm is not None and norm > max_norm * 1.001:
         message = f"after clipping the gradient norm is {norm:.4g}, and at most {max_norm:g} is expected"
         return Outcome(name=NAME, verdict="failed", message=message, measured=norm, limit=max_norm)
-    message = f"clipping leaves the direction of the gradient (cosine {cosine:.6f})"
-    return Outcome(name=NAME, verdict="passed", message=message, measured=cosine, limit=LEAST_COSINE)
+    message = f"clipping leaves the direction of the gradient (cosine {found:.6f})"
+    return Outcome(name=NAME, verdict="passed", message=message, measured=found, limit=LEAST_COSINE)
 
 
 def gradient_values(parameter: nn.Parameter) -> Tensor:
@@ -72,7 +72,8 @@ def _norm(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.double().norm() for value in values]).norm() if values else torch.zeros(())
 
 
-def _cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+def cosine(first: Sequence[Tensor], second: Sequence[Tensor]) -> float:
+    """Cosine of the angle between two lists of tensors, each as one vector; 1 where one of them is 0."""
     product = sum(float((a.double() * b.double()).sum()) for a, b in zip(first, second, strict=True))
     scale = float(_norm(first)) * float(_norm(second))
     return product / scale if scale > 0 else 1.0

@@ -19,6 +19,7 @@ class Outcome:
         limit: What it was compared with.
         where: Name of the worst tensor, module or task; empty where there is none.
         feature: Feature of an input or of an embedding row, where it is known.
+        hard: Whether a training must not begin, or go on, where it failed; else it is a warning.
     """
 
     name: str
@@ -28,6 +29,7 @@ class Outcome:
     limit: float | None = None
     where: str = ""
     feature: str | None = None
+    hard: bool = True
 
     @property
     def failed(self) -> bool:

@@ -3,9 +3,18 @@
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-Kind = Literal["input", "parameter", "activation", "loss", "gradient", "overflow", "scaler"]
+Kind = Literal["input", "parameter", "activation", "loss", "gradient", "overflow", "scaler", "contract"]
 
-CAUSE_ORDER: tuple[Kind, ...] = ("input", "parameter", "activation", "loss", "gradient", "overflow", "scaler")
+CAUSE_ORDER: tuple[Kind, ...] = (
+    "input",
+    "parameter",
+    "activation",
+    "loss",
+    "gradient",
+    "overflow",
+    "scaler",
+    "contract",
+)
 """Causes in the order of the computation: what comes first explains what follows."""
 
 

@@ -1,0 +1,232 @@
+"""Contracts of the ranker's training: before its first step, and in its first few."""
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from ctr_pipeline.datasets import PackedSplit
+from ctr_pipeline.features.layout import FIRST_VOCABULARY_ROW, Layout
+from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.gradients.adapters.inputs import input_fault
+from ctr_pipeline.gradients.adapters.rehearsal import (
+    BuiltTraining,
+    empty_mask_outcome,
+    kept_buffers,
+    rehearse,
+)
+from ctr_pipeline.gradients.contracts.feature_profile import (
+    RowSample,
+    funnel_outcome,
+    row_shift_outcome,
+    scale_outcome,
+    single_feature_outcome,
+)
+from ctr_pipeline.gradients.contracts.first_steps import FirstSteps
+from ctr_pipeline.gradients.contracts.id_profile import id_outcome
+from ctr_pipeline.gradients.contracts.kept_state import kept_generators
+from ctr_pipeline.gradients.contracts.optimizer_coverage import coverage_outcome
+from ctr_pipeline.gradients.contracts.outcome import Outcome
+from ctr_pipeline.gradients.contracts.sample_independence import check_cross_sample
+from ctr_pipeline.gradients.contracts.starting_prediction import starting_prediction_outcome
+from ctr_pipeline.gradients.contracts.training_mode import mode_outcome
+from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
+from ctr_pipeline.gradients.core.diagnosis import Diagnosis
+from ctr_pipeline.gradients.core.step_view import StepRecord
+
+SAMPLED_ROWS = 20_000
+CONSECUTIVE_ROWS = 10_000
+INDEPENDENT_ROWS = 256
+"""Rows of the batch whose independence of each other is looked at."""
+
+FIRST_LOSS_LIMIT = 1e-3
+HALF_LIMIT = 2e-2
+"""Largest relative difference of the first loss from the rehearsed one, where the step computes in float32; in 16 bits."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BrokenContract(Diagnosis):
+    """A contract that stopped a training.
+
+    Attributes:
+        contract: Its name.
+        measured: The number that was compared, where there is one.
+        limit: What it was compared with.
+    """
+
+    contract: str
+    measured: float | None
+    limit: float | None
+
+
+class RankerContracts:
+    """Checks a built training on its first batch, and watches its first updates. It changes nothing of the training.
+
+    Args:
+        built: The training.
+        rows: The rows that it learns from.
+        fresh: Whether the model is untrained; one that continues from a checkpoint need not predict the base rate.
+    """
+
+    def __init__(self, built: BuiltTraining, rows: PackedSplit, fresh: bool) -> None:
+        self._built, self._rows, self._fresh = built, rows, fresh
+        self._watch: FirstSteps | None = None
+        self._own: list[Outcome] = []
+        self._expected_loss: float | None = None
+        self._digest = ""
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """All outcomes so far."""
+        return [*self._own, *(self._watch.outcomes if self._watch is not None else ())]
+
+    @property
+    def done(self) -> bool:
+        """Whether nothing more is to be checked."""
+        return self._watch is not None and self._watch.done
+
+    def before(self, batch: BatchView, step: int) -> BrokenContract | None:
+        """Call before each step with its batch, on the model's device, until :attr:`done`; the contract that is broken."""
+        if input_fault(batch, self._built.layout, step) is not None:
+            # The step refuses it, and names row and feature.
+            return None
+        digest = _digest(batch)
+        found = self._before_first(batch) if self._watch is None else []
+        if digest and digest == self._digest:
+            found.append(_repeated())
+        self._digest = digest
+        self._own += found
+        return self._first_broken(found, step)
+
+    def after(self, record: StepRecord) -> BrokenContract | None:
+        """Call after each step until :attr:`done`; the contract that is broken."""
+        if self._watch is None:
+            return None
+        found = [] if self._expected_loss is None else [self._first_loss(record.loss, self._expected_loss)]
+        self._expected_loss = None
+        self._watch.expect({})
+        self._own += found
+        watched = self._watch.broken()
+        return self._first_broken([*found, *([watched] if watched is not None else [])], record.step)
+
+    def _before_first(self, batch: BatchView) -> list[Outcome]:
+        built = self._built
+        model = built.model
+        found = [coverage_outcome(model, built.optimizers), mode_outcome(model), *profile(self._rows, built.layout)]
+        started = next(module for name, module in model.named_modules() if name == "head")
+        self._watch = FirstSteps(model, built.optimizers, started)
+        if len(batch.labels) < 2 or any(outcome.failed and outcome.hard for outcome in found):
+            return found
+        rehearsal = rehearse(built, batch)
+        if not bool(torch.isfinite(rehearsal.logits).all()):
+            # The step stops, and names the first value that is not finite.
+            return found
+        self._expected_loss = rehearsal.loss
+        self._watch.expect(rehearsal.gradients)
+        found += [*rehearsal.outcomes, empty_mask_outcome(built, rehearsal.logits, batch)]
+        few = batch.each(lambda tensor: tensor[:INDEPENDENT_ROWS])
+        with kept_generators(model), kept_buffers(model), torch.no_grad():
+            setup = TrainingSetup(
+                model=model, batch=few, forward=lambda _, batch: built.forward(batch), loss=lambda z, _: z.sum()
+            )
+            limit = 1e-5 if few.numeric.device.type == "cpu" and not built.half else 1e-3
+            found.append(check_cross_sample(setup, limit=limit))
+            if self._fresh:
+                model.eval()
+                found.append(starting_prediction_outcome(built.forward(few), built.rates, built.layout.tasks))
+        return found
+
+    def _first_loss(self, loss: float, expected: float) -> Outcome:
+        limit = HALF_LIMIT if self._built.half else FIRST_LOSS_LIMIT
+        error = abs(loss - expected) / max(abs(expected), 1e-6)
+        error = error if error == error else math.inf
+        message = f"the first step's loss is {loss:.6g}, and {expected:.6g} by its formula"
+        if error > limit:
+            message += (
+                f" (largest difference {limit:g} of it): the step computes another loss than its objectives define, or draws "
+                "other random numbers"
+            )
+        return Outcome(
+            name="first_loss",
+            verdict="failed" if error > limit else "passed",
+            message=message,
+            measured=error,
+            limit=limit,
+            where="loss",
+        )
+
+    def _first_broken(self, found: Sequence[Outcome], step: int) -> BrokenContract | None:
+        broken = next((outcome for outcome in found if outcome.failed and outcome.hard), None)
+        if broken is None:
+            return None
+        if self._watch is not None:
+            self._watch.close()
+        return BrokenContract(
+            kind="contract", tensor=broken.where or broken.name, feature=broken.feature, row=None, step=step,
+            message=f"step {step}: contract {broken.name}: {broken.message}",
+            contract=broken.name, measured=broken.measured, limit=broken.limit,
+        )  # fmt: skip
+
+
+def profile(rows: PackedSplit, layout: Layout) -> list[Outcome]:
+    """What a sample of the training rows says of their features and labels."""
+    count = len(rows)
+    spread = np.unique(np.linspace(0, count - 1, min(count, SAMPLED_ROWS)).astype(np.int64))
+    middle = max(0, (count - CONSECUTIVE_ROWS) // 2)
+    sample, neighbours = (
+        _sample(rows, layout, chosen) for chosen in (spread, np.arange(middle, min(count, middle + CONSECUTIVE_ROWS)))
+    )
+    columns = [np.take(rows.ids[:, place], spread, axis=0).ravel() for place in layout.id_places]
+    return [
+        scale_outcome(sample),
+        id_outcome(
+            columns,
+            [column.name for column in layout.ids],
+            [column.rows for column in layout.ids],
+            FIRST_VOCABULARY_ROW,
+        ),
+        single_feature_outcome(sample),
+        row_shift_outcome(neighbours),
+        funnel_outcome(sample.labels, layout.tasks, layout.parents),
+    ]
+
+
+def _sample(rows: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) -> RowSample:
+    numbers = np.take(rows.numeric, chosen, axis=0).astype(np.float64)
+    for at, column in enumerate(layout.numeric):
+        # Filled, as the statistics were: of a column that is mostly missing, the values that are there lie far out.
+        raw = np.where(np.isnan(numbers[:, at]), column.fill, numbers[:, at])
+        if column.transform == "signed_log1p":
+            raw = np.sign(raw) * np.log1p(np.abs(raw))
+        numbers[:, at] = (raw - column.mean) / column.std
+    # Of a list, the first place: one column a feature.
+    single = [place.start for place in layout.id_places]
+    return RowSample(
+        names=[*(column.name for column in layout.numeric), *(column.name for column in layout.ids)],
+        numbers=numbers,
+        ids=np.take(rows.ids, chosen, axis=0)[:, single],
+        labels=np.take(rows.labels, chosen, axis=0),
+        tasks=layout.tasks,
+    )
+
+
+def _digest(batch: BatchView) -> str:
+    """Digest of the inputs and labels; empty for a batch whose rows are all alike, which may well come again."""
+    content = torch.cat([batch.ids.double(), batch.numeric.double().nan_to_num(1e300), batch.labels.double()], dim=1)
+    if len(content) < 2 or bool((content == content[:1]).all()):
+        return ""
+    return hashlib.sha256(content.cpu().numpy().tobytes()).hexdigest()
+
+
+def _repeated() -> Outcome:
+    message = (
+        "two batches in a row are the same rows: the loader does not move on, or hands out a buffer that it reuses"
+    )
+    return Outcome(name="repeated_batch", verdict="failed", message=message, measured=1.0, limit=0.0, where="batch")
+
+
+__all__ = ["BrokenContract", "BuiltTraining", "RankerContracts", "profile"]
