@@ -8,7 +8,7 @@ from ctr_pipeline.gradients import detectors as _built_in  # noqa: F401 - regist
 from ctr_pipeline.gradients.core.detector import Detector
 from ctr_pipeline.gradients.core.detector_registry import register_detector, registered_detectors, unregister_detector
 from ctr_pipeline.gradients.core.diagnosis import CAUSE_ORDER, Diagnosis
-from ctr_pipeline.gradients.core.findings import Finding, HealthReport, NamedFinding, grade
+from ctr_pipeline.gradients.core.findings import Finding, HealthReport, NamedFinding, exceeds, grade, strongest
 from ctr_pipeline.gradients.core.step_view import LossView, Probe, StepRecord, StepStart, StepView, Update
 
 __all__ = [
@@ -24,8 +24,10 @@ __all__ = [
     "StepStart",
     "StepView",
     "Update",
+    "exceeds",
     "grade",
     "register_detector",
     "registered_detectors",
+    "strongest",
     "unregister_detector",
 ]

@@ -1,11 +1,9 @@
 """Callbacks of the training loop, and the files that grow during a run."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
-
-import polars as pl
 
 from ctr_pipeline.gradients import StepRecord
 
@@ -45,9 +43,3 @@ class JsonLines:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
-
-
-def write_gradients(path: Path, rows: Iterable[tuple[int, str, str, str, float]]) -> None:
-    """Write the detailed records in long form: step, tensor, kind, stat, value."""
-    schema = {"step": pl.Int64, "tensor": pl.String, "kind": pl.String, "stat": pl.String, "value": pl.Float64}
-    pl.DataFrame(list(rows), schema=schema, orient="row").write_parquet(path)

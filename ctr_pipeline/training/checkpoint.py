@@ -2,7 +2,7 @@
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,44 @@ import numpy as np
 import torch
 
 from ctr_pipeline.training.job_spec import TrainingError
+
+CHECKPOINTS = 20
+"""Checkpoints of a run whose job does not say how many: what a killed process loses is a twentieth of the work."""
+
+MOST_STEPS = 1000
+"""Most steps between two of them."""
+
+SHARE_OF_TIME = 0.05
+"""Of the time of a run, checkpoints between the ends of epochs take no more than this."""
+
+
+class CheckpointSchedule:
+    """When a checkpoint is due.
+
+    Args:
+        every: Steps between checkpoints; None where the number of steps decides.
+        steps: Steps of the run.
+        clock: Seconds from an arbitrary start.
+    """
+
+    def __init__(self, every: int | None, steps: int, clock: Callable[[], float]) -> None:
+        self._given = every is not None
+        self.every = every or min(max(steps // CHECKPOINTS, 1), MOST_STEPS)
+        self._clock = clock
+        self._ended, self._took = clock(), 0.0
+
+    def is_due(self, step: int) -> bool:
+        """Whether one is due behind that many steps."""
+        return step % self.every == 0
+
+    def is_worth_its_time(self) -> bool:
+        """Whether enough time has passed for what the last one took; always where the job says how many."""
+        return self._given or (self._clock() - self._ended) * SHARE_OF_TIME >= self._took
+
+    def written(self, started: float) -> None:
+        """Note one that was begun at ``started`` and is written."""
+        self._ended = self._clock()
+        self._took = self._ended - started
 
 
 def save_checkpoint(path: Path, state: Mapping[str, Any]) -> None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ctr_pipeline.datasets import PackedSplit
 from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.gradients.adapters.inputs import InputCheck
 from ctr_pipeline.losses.multi_task import SettledDelays, settled_delays
 
 AHEAD = 2
@@ -96,9 +97,20 @@ class BatchLoader:
         seed: Seed of the run.
         epoch: Epoch, from 0.
         first: Batches to leave out, those before a resumed position.
+        inputs: Looks at each batch in the thread that reads it, where its values lie in the cache.
     """
 
-    def __init__(self, split: PackedSplit, batch_size: int, shard: Shard, seed: int, epoch: int, first: int) -> None:
+    def __init__(
+        self,
+        split: PackedSplit,
+        batch_size: int,
+        shard: Shard,
+        seed: int,
+        epoch: int,
+        first: int,
+        inputs: InputCheck | None = None,
+    ) -> None:
+        self._inputs = inputs
         self._split = split
         self._batch_size = batch_size
         self._shard = shard
@@ -134,7 +146,10 @@ class BatchLoader:
                 if self._stopped.is_set():
                     return
                 start, end = batch_bounds(len(order), self._batch_size, batch)
-                self._queue.put(gather(self._split, self._shard.of(order[start:end])))
+                read = gather(self._split, self._shard.of(order[start:end]))
+                if self._inputs is not None:
+                    read = replace(read, faulty=self._inputs.is_faulty(read))
+                self._queue.put(read)
             self._queue.put(None)
         except BaseException as error:  # handed to the consumer, which raises it
             self._queue.put(error)

@@ -83,7 +83,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         code = execute(job, options.resume, process, result)
         if result["status"] == "stopped":
-            _log.error("stopped before the update: %s", result["cause"]["message"])
+            _log.error("stopped: %s", result["cause"]["message"])
     except TrainingError as error:
         _log.error("%s", error)
         result.update(status="failed", cause={"message": str(error)})

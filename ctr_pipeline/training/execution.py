@@ -85,6 +85,8 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
         fits = _fit(job, dataset, plan, group, process, callbacks, resume, result["warnings"])
     except Stopped as stopped:
         result.update(status="stopped", cause=stopped.cause.to_dict(), steps=stopped.health.steps)
+        if stopped.bundle is not None:
+            result["failed_step"] = str(stopped.bundle.relative_to(job.output))
         result |= health_content(stopped.health)
         return STOPPED
     finally:

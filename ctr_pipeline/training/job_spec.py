@@ -38,8 +38,11 @@ class TrainingJob(Section):
         {}, "Objective of each task; binary with its cross-entropy for tasks not named here."
     )
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto` takes a GPU when there is one.")
-    checkpoint_every: int = Field(
-        default=1000, gt=0, description="Steps between checkpoints; one is also written after each epoch."
+    checkpoint_every: int | None = Field(
+        default=None,
+        gt=0,
+        description="Steps between checkpoints; one is also written after each epoch. When absent, a twentieth of all "
+        "steps, at most 1000, and fewer checkpoints where writing one takes long.",
     )
     mlflow: MlflowTarget | None = Field(default=None, description="Where metrics go while training runs.")
 

@@ -1,4 +1,4 @@
-"""The training loop. One step: forward, loss, backward, sum over processes, check, and only then update."""
+"""The training loop: epochs of steps (:mod:`ctr_pipeline.training.step`), validation, checkpoints, and what is written."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -6,41 +6,37 @@ from dataclasses import asdict
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from ctr_pipeline.datasets import PackedDataset, PackedSplit
-from ctr_pipeline.gradients import Diagnosis, LossView, StepRecord
+from ctr_pipeline.gradients import Diagnosis, StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
-from ctr_pipeline.gradients.adapters.inputs import input_fault
 from ctr_pipeline.gradients.adapters.ranker_contracts import BrokenContract
-from ctr_pipeline.gradients.core.monitor import GradientMonitor
-from ctr_pipeline.gradients.core.norms import GradientNorms, clip_gradients, gradient_norms
-from ctr_pipeline.gradients.triage.diagnose import diagnose
+from ctr_pipeline.gradients.detectors import Divergence
 from ctr_pipeline.gradients.triage.failed_step import dump_failed_step
-from ctr_pipeline.gradients.triage.replay import Replay
 from ctr_pipeline.losses.label_smoothing import base_rates
-from ctr_pipeline.losses.multi_task import TaskObjectives, multi_task_loss
-from ctr_pipeline.ranker import build_ranker, layout_hash, load_ranker, save_ranker
+from ctr_pipeline.ranker import layout_hash, load_ranker, save_ranker
 from ctr_pipeline.spec.objectives import Binary
-from ctr_pipeline.training.callbacks import Callback, JsonLines, write_gradients
+from ctr_pipeline.training.assembly import build_objectives, build_state
+from ctr_pipeline.training.callbacks import Callback, JsonLines
 from ctr_pipeline.training.checkpoint import (
-    generator_state,
+    CheckpointSchedule,
     load_checkpoint,
     random_state,
     restore_random_state,
     save_checkpoint,
 )
-from ctr_pipeline.training.dataloader import BatchLoader, batch_bounds, batches_per_epoch, delays_of, to_device
+from ctr_pipeline.training.dataloader import BatchLoader, batch_bounds, batches_per_epoch, delays_of
 from ctr_pipeline.training.distributed import ProcessGroup
+from ctr_pipeline.training.gradient_record import GradientRecord
 from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
-from ctr_pipeline.training.lr_schedule import learning_rate_factor, set_learning_rate
-from ctr_pipeline.training.optimizers import RowwiseAdagrad, dense_optimizer
+from ctr_pipeline.training.lr_schedule import learning_rate_factor
 from ctr_pipeline.training.plan import TrainingPlan
-from ctr_pipeline.training.precision import Precision
 from ctr_pipeline.training.preflight import Preflight
 from ctr_pipeline.training.run_files import RunFiles
 from ctr_pipeline.training.scoring import validate, write_position_effect, write_scores
-from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause
+from ctr_pipeline.training.step import StepPosition, TakenStep, take_step, update
+from ctr_pipeline.training.step_bundle import own_part, step_content
+from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause, with_leading_finding
 from ctr_pipeline.training.training_result import TrainingResult
 
 
@@ -78,40 +74,20 @@ class Trainer:
         self.files = files or RunFiles.of(job.output)
         self.train = train = dataset.splits[split]
         self._validation = dataset.splits["validation"] if split == "train" else None
-        for key, named_tasks in (("task_weights", job.task_weights), ("objectives", job.objectives)):
-            if unknown := set(named_tasks) - set(dataset.layout.tasks):
-                raise TrainingError(f"{key} names {', '.join(sorted(unknown))}; tasks: {dataset.layout.tasks}")
         if len(train) == 0:
             raise TrainingError("the train split has no rows: give the run more days or shorten the other splits")
-        settings = job.training
         self.steps_per_epoch = batches_per_epoch(len(train), plan.batch_size)
         self.steps = self.steps_per_epoch * plan.epochs
         self._epochs = stop_after or plan.epochs
-        dropout = {"dropout": plan.dropout, "embedding_dropout": plan.embedding_dropout}
-        self.model = build_ranker(dataset.layout, job.model.model_copy(update=dropout), job.seed)
-        sections = [job.objectives.get(task, Binary()) for task in dataset.layout.tasks]
-        rates = base_rates(train.labels, train.weights) if settings.label_smoothing else ()
-        self._sections, self._base_rates = sections, rates
-        self.objectives = TaskObjectives(sections, delays_of(train), settings.label_smoothing, rates)
-        self.model.start_from_rates(self.objectives.starting_rates(train.labels))
-        self.model.to(group.device)
-        named = list(self.model.named_parameters())
-        tables = {f"{name}.weight" for name, m in self.model.named_modules() if getattr(m, "sparse", False)}
-        self.named = named
-        self.dense = [(name, parameter) for name, parameter in named if name not in tables]
-        self.precision = Precision(settings.precision, group.device)
-        self.optimizers: list[torch.optim.Optimizer] = [
-            dense_optimizer(self.dense, plan.learning_rate, settings.weight_decay)
-        ]
-        self._peaks = [plan.learning_rate]
-        if tables:
-            embeddings = [parameter for name, parameter in named if name in tables]
-            self.optimizers.append(RowwiseAdagrad(embeddings, plan.embedding_learning_rate, settings.embedding_l2))
-            self._peaks.append(plan.embedding_learning_rate)
-        self.monitor = GradientMonitor(self.model, settings.log_every)
-        weights = [job.task_weights.get(task, 1.0) for task in dataset.layout.tasks]
-        self.loss_weights = torch.tensor(weights, dtype=torch.float32, device=group.device)
+        self._rates = base_rates(train.labels, train.weights) if job.training.label_smoothing else ()
+        self.objectives = build_objectives(job, dataset.layout, delays_of(train), self._rates)
+        starting_rates = self.objectives.starting_rates(train.labels)
+        self.state = build_state(job, dataset.layout, plan, group, self.objectives, starting_rates)
+        self.model, self.optimizers = self.state.model, self.state.optimizers
+        self.precision, self.monitor = self.state.precision, self.state.monitor
         self._preflight: Preflight | None = None
+        self._record = GradientRecord(self.files.gradients)
+        self._checkpoints = CheckpointSchedule(job.checkpoint_every, self.steps, clock)
         self.epoch, self.batch, self.step = 0, 0, 0
         self.best_epoch, self.best_validation = -1, math.inf
         self.model_sha256 = ""
@@ -125,7 +101,8 @@ class Trainer:
             resume: Continue from checkpoint.pt where there is one.
 
         Raises:
-            Stopped: A loss, gradient or input is not finite; the parameters are those before the step.
+            Stopped: A value is not finite, a check is broken or a detector stops the run: the parameters are those before
+                the step. Or the best validation is far worse than a constant.
             Cancelled: ``cancelled`` said so.
             TrainingError: The checkpoint does not belong to this job.
         """
@@ -134,6 +111,7 @@ class Trainer:
             self._resume()
         elif self.group.is_first:
             self.files.remove_earlier_run()
+            self._record.start()
         self.group.barrier()
         rows, seconds = 0, 0.0
         steps_file = validation_file = None
@@ -141,18 +119,21 @@ class Trainer:
             steps_file = JsonLines(self.files.steps, self.step)
             if self._validation is not None:
                 validation_file = JsonLines(self.files.validation, self.epoch)
+        finished = False
         try:
             while self.epoch < self._epochs and self.epoch - self.best_epoch <= self.job.training.patience:
                 started = self._clock()
                 rows += self._train_epoch(steps_file)
                 seconds += self._clock() - started
                 self._finish_epoch(validation_file)
+            finished = True
         finally:
             for file in (steps_file, validation_file):
                 if file is not None:
                     file.close()
             if self.group.is_first:
-                write_gradients(self.files.gradients, self.monitor.rows)
+                self._record.close(self.monitor.rows, finished=finished)
+        self._refuse_divergence()
         self._score()
         return TrainingResult(
             best_epoch=self.best_epoch,
@@ -170,12 +151,15 @@ class Trainer:
         rows = 0
         if self._preflight is None:
             self._preflight = self._new_preflight()
-        reader = BatchLoader(self.train, self.plan.batch_size, self.group.shard, self.job.seed, self.epoch, self.batch)
+        where = self.job.seed, self.epoch, self.batch, self.state.inputs
+        reader = BatchLoader(self.train, self.plan.batch_size, self.group.shard, *where)
         with reader as batches:
             for batch in batches:
                 self._refuse(self._preflight.before(batch, self.step))
+                # What a contract finds wrong in an update is taken back.
+                self.state.last_good.always = self._preflight.active
                 record = self._train_step(batch)
-                self._refuse(self._preflight.after(record))
+                self._refuse(self._preflight.after(record), taken_back=not record.skipped)
                 rows += record.rows
                 if self.group.is_first:
                     if steps_file is not None:
@@ -184,116 +168,53 @@ class Trainer:
                         callback.on_step(record, self.steps)
                 self.step += 1
                 self.batch += 1
-                if self.step % self.job.checkpoint_every == 0 and self.batch < self.steps_per_epoch:
+                self._write_measurements(all_of_them=False)
+                due = self._checkpoints.is_due(self.step) and self.batch < self.steps_per_epoch
+                # The clock of the first process decides for all.
+                if due and self.group.gather_objects(self._checkpoints.is_worth_its_time())[0]:
                     self._save_checkpoint()
         return rows
 
     def _new_preflight(self) -> Preflight:
         return Preflight(
             model=self.model, layout=self.dataset.layout, optimizers=self.optimizers, objectives=self.objectives,
-            sections=self._sections, loss_weights=self.loss_weights, smoothing=self.job.training.label_smoothing,
-            base_rates=self._base_rates, forward=self._forward, precision=self.precision, group=self.group,
-            rows=self.train, fresh=self.step == 0, file=self.files.steps.with_name("contracts.json"),
+            sections=[self.job.objectives.get(task, Binary()) for task in self.dataset.layout.tasks],
+            loss_weights=self.state.loss_weights, smoothing=self.job.training.label_smoothing, base_rates=self._rates,
+            forward=self.state.forward, precision=self.precision, group=self.group, rows=self.train,
+            fresh=self.step == 0, file=self.files.steps.with_name("contracts.json"),
         )  # fmt: skip
 
-    def _refuse(self, broken: BrokenContract | None) -> None:
-        if broken is not None:
-            raise Stopped(broken, self.monitor.report())
+    def _refuse(self, broken: BrokenContract | None, *, taken_back: bool = False) -> None:
+        if broken is None:
+            return
+        if taken_back:
+            self.state.last_good.restore()
+        raise Stopped(broken, self.monitor.report())
 
     def _train_step(self, batch: BatchView) -> StepRecord:
-        step = self.step
-        before = generator_state(self.group.device)
-        factor = learning_rate_factor(step, self.steps, self.job.training.warmup_fraction)
-        for optimizer, peak in zip(self.optimizers, self._peaks, strict=True):
-            set_learning_rate(optimizer, peak * factor)
-            optimizer.zero_grad(set_to_none=True)
-        fault = input_fault(batch, self.dataset.layout, step)
-        # A faulty batch must not reach the tables; this process then takes part with no rows.
-        seen = to_device(batch if fault is None else batch.without_rows(), self.group.device)
-        counts = self.group.sum(self.objectives.known_counts(seen.labels, seen.delays))
-        self.monitor.begin(step)
-        with self.monitor.forward():
-            logits = self._forward(seen)
-        if self.monitor.is_probe(step):
-            logits.retain_grad()
-        sums = self.objectives.task_sums(logits, seen.labels, seen.weights, seen.delays)
-        loss, means = multi_task_loss(sums, counts, self.loss_weights)
-        torch.autograd.backward(self.precision.scale(loss))
-        loss_view = self._loss_view(logits, seen, counts)
-        flags = torch.tensor([float(self._cancelled()), float(fault is not None)], device=loss.device)
-        extra = torch.cat([means.detach(), loss.detach().reshape(1), flags])
-        extra = self.group.sum_gradients([parameter for _, parameter in self.named], extra)
-        self.precision.unscale(self.optimizers)
-        norms = gradient_norms(self.named)
-        # The step's only wait for the device: every number that the host needs, in one tensor.
-        host = torch.cat([extra, norms.total.reshape(1), norms.each]).tolist()
-        tasks = len(self.dataset.layout.tasks)
-        losses, (total_loss, stop, faults, norm), each = host[:tasks], host[tasks : tasks + 4], host[tasks + 4 :]
-        if stop:
+        taken = take_step(self.state, batch, self._position(), self._cancelled())
+        if taken.cancelled:
             raise Cancelled
-        bad = faults > 0 or not math.isfinite(total_loss)
-        skipped = not bad and not math.isfinite(norm) and self.precision.may_skip()
-        bad = bad or (not math.isfinite(norm) and not skipped)
-        clipped = not bad and not skipped and clip_gradients(norms, norm, self.job.training.clip_norm)
-        record = StepRecord(
-            step=step,
-            epoch=self.epoch,
-            loss=total_loss,
-            task_losses=dict(zip(self.dataset.layout.tasks, losses, strict=True)),
-            grad_norm=norm,
-            norm_ratio=self.monitor.norm_ratio(norm) if math.isfinite(norm) else None,
-            clipped=clipped,
-            skipped=skipped,
-            learning_rate=self._peaks[0] * factor,
-            rows=self._rows_of(self.batch),
-            layer_norms=self.monitor.layer_norms(norms.names, each),
-        )
-        if bad:
-            self._stop(record, batch, seen, fault, norms, before)
-        self.monitor.before_update(self.dense)
-        self.precision.step(self.optimizers, skipped)
-        self.monitor.after_update(record, norms.names, each, loss_view)
-        return record
+        cause = update(self.state, taken)
+        if cause is not None:
+            self._stop(taken, cause)
+        return taken.record
 
-    def _forward(self, batch: BatchView) -> Tensor:
-        """[B, T] logits: tower and interactions at the run's precision, what is before and after them in fp32."""
-        inputs = self.model.encode(batch.numeric, batch.ids, batch.position)
-        with self.precision.autocast():
-            hidden = self.model.hidden(inputs)
-        return self.model.score(hidden.float(), inputs)
+    def _position(self) -> StepPosition:
+        factor = learning_rate_factor(self.step, self.steps, self.job.training.warmup_fraction)
+        return StepPosition(step=self.step, epoch=self.epoch, rows=self._rows_of(self.batch), rate_factor=factor)
 
-    def _loss_view(self, logits: Tensor, batch: BatchView, counts: Tensor) -> LossView | None:
-        """The loss for the detectors, on steps that are measured in detail."""
-        if not self.monitor.is_probe(self.step) or logits.grad is None or not logits.shape[0]:
-            return None
-        return LossView(
-            logits=logits.detach(),
-            labels=batch.labels,
-            weights=batch.weights,
-            gradient=logits.grad / self.precision.factor,
-            counts=counts,
-            loss_weights=self.loss_weights,
-            formula=self.objectives,
-        )
-
-    def _stop(
-        self,
-        record: StepRecord,
-        batch: BatchView,
-        seen: BatchView,
-        fault: Diagnosis | None,
-        norms: GradientNorms,
-        before: dict[str, Any],
-    ) -> NoReturn:
-        self.monitor.stop(record)
-        losses = list(record.task_losses.values())
-        replay = Replay(lambda: self._forward(seen), before, self.group.device)
-        own = fault or diagnose(self.model, seen, self.dataset.layout, self.step, losses, norms, replay)
-        rank, cause = first_cause(self.group.gather_objects(own))
-        if rank == self.group.shard.rank:
-            dump_failed_step(self.files.failed_step, cause, batch, before, self._weights(), self.monitor.ring)
+    def _stop(self, taken: TakenStep, own: Diagnosis) -> NoReturn:
+        _, cause = first_cause(self.group.gather_objects(own))
+        health = self.monitor.report()
+        cause = with_leading_finding(cause, health)
+        parts = self.group.gather_objects(own_part(taken))
+        bundle = None
+        if self.group.is_first:
+            given = self.job, self.plan, self.state, self._position(), parts, delays_of(self.train), self._rates
+            bundle = dump_failed_step(self.files.failed_step, cause, step_content(*given), self.monitor.ring)
         self.group.barrier()
-        raise Stopped(cause, self.monitor.report())
+        raise Stopped(cause, health, bundle)
 
     def _finish_epoch(self, validation_file: JsonLines | None) -> None:
         if self._validation is None:
@@ -309,6 +230,8 @@ class Trainer:
         losses, entropies = validate(self.model, self.objectives, split, self.group, self._check)
         known = [value for value in entropies if value is not None]
         score = sum(known) / len(known) if known else math.inf
+        score = math.inf if math.isnan(score) else score
+        self.monitor.validated(self.step, dict(zip(self.dataset.layout.tasks, entropies, strict=True)))
         # Without a usable validation split the last epoch counts as the best.
         if score < self.best_validation or not known or self.best_epoch < 0:
             self.best_epoch, self.best_validation = self.epoch, score
@@ -323,6 +246,22 @@ class Trainer:
                 validation_file.write(metrics)
             for callback in self._callbacks:
                 callback.on_epoch(metrics)
+
+    def _refuse_divergence(self) -> None:
+        """A model that predicts far worse than a constant is not scored: its logits are beyond what an export can keep."""
+        health = self.monitor.report()
+        finding = health.finding(Divergence.name) if Divergence.name in self.monitor.detectors else None
+        if finding is None or finding.severity != "error":
+            return
+        cause = Diagnosis(
+            kind="divergence",
+            tensor=finding.tensor or "",
+            feature=None,
+            row=None,
+            step=self.step,
+            message=finding.message,
+        )
+        raise Stopped(with_leading_finding(cause, health), health)
 
     def _score(self) -> None:
         self.group.barrier()
@@ -365,7 +304,16 @@ class Trainer:
             "scaler": self.precision.state_dict(),
         }
 
+    def _write_measurements(self, *, all_of_them: bool) -> None:
+        """Move what was measured in detail out of memory; the other processes measure the same."""
+        if self.group.is_first:
+            self._record.write(self.monitor.rows, all_of_them=all_of_them)
+        else:
+            self.monitor.rows.clear()
+
     def _save_checkpoint(self) -> None:
+        started = self._clock()
+        self._write_measurements(all_of_them=True)
         states = self.group.gather_objects(random_state(self.group.device))
         if self.group.is_first:
             position = {"epoch": self.epoch, "batch": self.batch, "step": self.step}
@@ -374,10 +322,11 @@ class Trainer:
                 self.files.checkpoint,
                 {
                     "job": self._identity_of_job(), "position": position, "best": best, "random": states,
-                    "monitor": self.monitor.state_dict(), **self._weights(),
+                    "monitor": self.monitor.state_dict(), "parts": self._record.parts, **self._weights(),
                 },
             )  # fmt: skip
         self.group.barrier()
+        self._checkpoints.written(started)
 
     def _resume(self) -> None:
         state = load_checkpoint(self.files.checkpoint)
@@ -394,6 +343,8 @@ class Trainer:
             optimizer.load_state_dict(saved)
         self.precision.load_state_dict(state["scaler"])
         self.monitor.load_state_dict(state["monitor"])
+        if self.group.is_first:
+            self._record.start(state["parts"])
         self.epoch, self.batch, self.step = (state["position"][key] for key in ("epoch", "batch", "step"))
         best = state["best"]
         self.best_epoch, self.best_validation, self.model_sha256 = best["epoch"], best["validation"], best["sha256"]

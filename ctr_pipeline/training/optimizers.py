@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 EPSILON = 1e-8
 
+SMALLEST_EPSILON, LARGEST = 1e-12, 1e6
+
 
 class RowwiseAdagrad(torch.optim.Optimizer):
     """Adagrad with one accumulator a row, for sparse gradients (Duchi et al., JMLR 2011; one value a row as in DLRM).
@@ -52,6 +54,24 @@ class RowwiseAdagrad(torch.optim.Optimizer):
         accumulated.index_add_(0, rows, values.square().mean(dim=1))
         scale = accumulated.index_select(0, rows).sqrt_().add_(EPSILON).reciprocal_()
         table.index_add_(0, rows, values * scale.unsqueeze(1), alpha=-learning_rate)
+
+
+def writes_finite_values(optimizer: torch.optim.Optimizer) -> bool:
+    """Whether the optimizer's settings rule out that it turns finite weights, gradients and states into others.
+
+    A gradient whose norm is finite in single precision is below 2·10¹⁹, and so is its running mean. Divided by an epsilon
+    of at least 10⁻¹² and multiplied by a finite learning rate this is far from the largest number; a second moment that
+    overflows only makes the update 0. Of other optimizers than those of this module nothing is known.
+    """
+    if type(optimizer) is RowwiseAdagrad:
+        needed = [(EPSILON, group["lr"], group["l2"]) for group in optimizer.param_groups]
+    elif type(optimizer) is torch.optim.AdamW:
+        needed = [(group["eps"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    else:
+        return False
+    return all(
+        epsilon >= SMALLEST_EPSILON and abs(rate) < LARGEST and abs(decay) < LARGEST for epsilon, rate, decay in needed
+    )
 
 
 def dense_optimizer(

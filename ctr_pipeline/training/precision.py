@@ -57,12 +57,14 @@ class Precision:
         """Whether a non-finite gradient is the scaler's search for a factor and no fault."""
         return self._scaler.is_enabled() and self._skips < MAX_SKIPS
 
-    def step(self, optimizers: Sequence[torch.optim.Optimizer], skip: bool) -> None:
-        """Let the optimizers step, unless ``skip``; then adapt the factor."""
-        if not skip:
-            for optimizer in optimizers:
-                self._scaler.step(optimizer)
-        self._skips = self._skips + 1 if skip else 0
+    def step(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+        """Let the optimizers step; the factor stays until :meth:`adapt`."""
+        for optimizer in optimizers:
+            self._scaler.step(optimizer)
+
+    def adapt(self, skipped: bool) -> None:
+        """Adapt the factor to a step that was taken or ``skipped``."""
+        self._skips = self._skips + 1 if skipped else 0
         self._scaler.update()
 
     def state_dict(self) -> dict[str, Any]:

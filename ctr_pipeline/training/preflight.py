@@ -76,6 +76,11 @@ class Preflight:
         self._group, self._file = group, file
         self._contracts: RankerContracts | None = RankerContracts(built, rows, fresh)
 
+    @property
+    def active(self) -> bool:
+        """Whether there is still something to check."""
+        return self._contracts is not None
+
     def before(self, batch: BatchView, step: int) -> BrokenContract | None:
         """Call before each step; the contract that any process found broken."""
         if self._contracts is None:

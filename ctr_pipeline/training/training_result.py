@@ -50,16 +50,22 @@ def result_content(chosen: TrainingResult, refit: TrainingResult | None) -> dict
         return content
     again = health_content(refit.health)
     later = {found["name"]: found for found in again["findings"]}
+    later_strongest = [name for name in again["strongest"] if name not in content["strongest"]]
     return content | {
         "model_sha256": refit.model_sha256,
         "refit": {**_work(refit), "health": again["health"]},
         "findings": [_worse(found, later[found["name"]]) for found in content["findings"]],
+        "strongest": [*content["strongest"], *later_strongest],
     }
 
 
 def health_content(report: HealthReport) -> dict[str, Any]:
-    """The gradient health as it is in result.json."""
-    return {"health": report.numbers, "findings": [found.to_dict() for found in report.findings]}
+    """The gradient health as it is in result.json; ``strongest`` names the findings that are not ok, the leading one first."""
+    return {
+        "health": report.numbers,
+        "findings": [found.to_dict() for found in report.findings],
+        "strongest": [found.name for found in report.strongest],
+    }
 
 
 def _work(done: TrainingResult) -> dict[str, Any]:

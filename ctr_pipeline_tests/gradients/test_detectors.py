@@ -23,10 +23,20 @@ from ctr_pipeline.ranker import build_ranker
 from ctr_pipeline.spec.model import Model
 
 
-def observe(detector, *, stopped: bool = False, clipped: bool = False, ratio: float = 1.0, **probed) -> None:
+def observe(
+    detector,
+    *,
+    stopped: bool = False,
+    clipped: bool = False,
+    ratio: float = 1.0,
+    norm: float = 1.0,
+    rows: int = 4096,
+    step: int = 0,
+    **probed,
+) -> None:
     record = StepRecord(
-        step=0, epoch=0, loss=0.5, task_losses={"click": 0.5}, grad_norm=1.0, norm_ratio=ratio, clipped=clipped,
-        skipped=False, learning_rate=1e-3, rows=12,
+        step=step, epoch=0, loss=0.5, task_losses={"click": 0.5}, grad_norm=norm, norm_ratio=ratio, clipped=clipped,
+        skipped=False, learning_rate=1e-3, rows=rows,
     )  # fmt: skip
     parts = {"loss": None, "activations": (), "updates": (), **probed}
     detector.observe(
@@ -86,10 +96,20 @@ def shares(*dead: float) -> dict:
         ("norm_ratio", {"ratio": 5.1}, "warn"),
         ("norm_ratio", {"ratio": 9.9}, "warn"),
         ("norm_ratio", {"ratio": 10.1}, "error"),
+        ("norm_ratio", {"ratio": math.nan}, "error"),
+        ("norm_ratio", {"norm": math.nan, "ratio": None}, "error"),
+        # The noise of a mean over 64 rows is four times that of one over 1024.
+        ("norm_ratio", {"ratio": 19.9, "rows": 64}, "ok"),
+        ("norm_ratio", {"ratio": 39.9, "rows": 64}, "warn"),
+        ("norm_ratio", {"ratio": 40.1, "rows": 64}, "error"),
         ("update_ratio", moved(0.49), "ok"),
         ("update_ratio", moved(0.51), "warn"),
+        ("update_ratio", moved(9.9), "warn"),
+        ("update_ratio", moved(10.1), "error"),
+        ("update_ratio", moved(math.nan), "error"),
         ("dead_units", shares(0.1, 0.5), "ok"),
         ("dead_units", shares(0.51, 0.1), "warn"),
+        ("dead_units", shares(0.51, 1.0), "error"),
         ("dead_units", {}, "warn"),
         ("clipped_steps", {"clipped": False}, "ok"),
         ("clipped_steps", {"clipped": True}, "warn"),
@@ -109,8 +129,9 @@ def test_each_limit(name: str, step: dict, severity: str) -> None:
     finding = detector.finding()
     assert finding.severity == severity, finding
     again.load_state_dict(detector.state_dict())
-    assert again.finding() == finding
-    assert again.state_dict() == detector.state_dict()
+    # As texts: NaN is not equal to itself.
+    assert str(again.finding()) == str(finding)
+    assert str(again.state_dict()) == str(detector.state_dict())
 
 
 def test_half_of_the_steps_may_be_clipped() -> None:
@@ -182,7 +203,7 @@ def test_dead_units_of_any_activation_are_counted(case) -> None:
         case.model.tower[0].linear.weight.zero_()
         case.model.tower[0].linear.bias.fill_(-20.0)
     finding = forward(GradientMonitor(case.model, 1, [DeadUnits()]), case, 0)
-    assert finding.severity == "warn"
+    assert finding.severity == "error"
     assert "100.0% of the units of tower.0.activation" in finding.message
 
 

@@ -4,7 +4,7 @@ from typing import Any
 import pytest
 import torch
 
-from ctr_pipeline.gradients import Finding, StepRecord, StepStart, StepView
+from ctr_pipeline.gradients import Finding, StepRecord, StepStart, StepView, Update
 from ctr_pipeline.gradients.core.monitor import GradientMonitor
 
 
@@ -43,11 +43,11 @@ def test_skipped_steps_are_no_history(case) -> None:
 def test_update_ratio_is_measured_on_the_weights(case) -> None:
     monitor = GradientMonitor(case.model, 1)
     monitor.begin(0)
-    dense = [(n, p) for n, p in case.model.named_parameters() if "table" not in n]
-    monitor.before_update(dense)
+    dense = [(n, p, p.detach().clone()) for n, p in case.model.named_parameters() if p.ndim == 2 and "table" not in n]
     with torch.no_grad():
         case.model.head.weight.mul_(1.25)
-    monitor.after_update(record(0, 1.0), [], [], None)
+    updates = [Update(name, before, parameter.detach()) for name, parameter, before in dense]
+    monitor.after_update(record(0, 1.0), [], [], None, updates)
     finding = monitor.report().finding("update_ratio")
     assert finding.numbers["max_update_ratio"] == pytest.approx(0.25, rel=1e-5)
     assert finding.numbers["max_update_tensor"] == "head.weight"

@@ -18,6 +18,7 @@ from ctr_pipeline.losses import register_loss
 from ctr_pipeline.losses.masking import binary_target, keep_known, sum_known
 from ctr_pipeline.spec import parse_spec
 from ctr_pipeline.training.job_spec import TrainingJob
+from ctr_pipeline.training.stopping import Stopped
 
 
 class Brier:
@@ -80,8 +81,14 @@ def test_it_trains_without_a_formula(job: TrainingJob, project: Path, make_train
 def test_a_gradient_that_its_formula_does_not_give_is_an_error(
     job: TrainingJob, project: Path, make_trainer: Callable[..., Any]
 ) -> None:
-    wrong = make_trainer(with_loss(job, project, "focal", "brier_with_a_wrong_formula")).run(False)
-    assert wrong.health.finding("loss_gradient").severity == "error"
+    with pytest.raises(Stopped) as caught:
+        make_trainer(with_loss(job, project, "focal", "brier_with_a_wrong_formula")).run(False)
+    assert (caught.value.cause.kind, caught.value.cause.step, caught.value.cause.leading) == (
+        "health",
+        0,
+        "loss_gradient",
+    )
+    assert caught.value.health.finding("loss_gradient").severity == "error"
     kinds = ("brier_without_a_formula", "brier_without_a_formula")
     without = make_trainer(with_loss(job, project, *kinds)).run(False).health.finding("loss_gradient")
     assert (without.severity, without.message) == ("ok", "not checked: the loss gives no analytic gradient")

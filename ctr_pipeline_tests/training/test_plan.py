@@ -79,7 +79,7 @@ def test_training_ends_when_validation_no_longer_gets_better(
 ) -> None:
     """With a patience of 2, by what validation said after each of at most five epochs."""
     said = iter(scores)
-    monkeypatch.setattr("ctr_pipeline.training.loop.validate", lambda *_: ([1.0, 1.0], [next(said), None]))
+    monkeypatch.setattr("ctr_pipeline.training.loop.validate", lambda *_: ([1.0, 1.0], [next(said) / 10, None]))
     longer = job.model_copy(update={"training": Training(epochs=5, batch_size=256)})
     result = make_trainer(longer).run(resume=False)
     assert (result.epochs, result.best_epoch) == (epochs, best)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from typing import Any
 
 from torch import Tensor
 
@@ -21,6 +22,7 @@ class BatchView:
         position: [B] positions, 0 = not logged.
         elapsed: [B, T] age of each label in seconds, NaN where the pair is not looked at; None where no loss needs it.
         delay: [B, T] seconds until the outcome was known, NaN while none is; None likewise.
+        faulty: Whether it has a value that no model may see; None where nobody has looked.
     """
 
     numeric: Tensor
@@ -31,6 +33,7 @@ class BatchView:
     position: Tensor
     elapsed: Tensor | None = None
     delay: Tensor | None = None
+    faulty: bool | None = None
 
     @property
     def delays(self) -> Delays | None:
@@ -39,8 +42,13 @@ class BatchView:
 
     def each(self, change: Callable[[Tensor], Tensor]) -> "BatchView":
         """The batch with ``change`` of each tensor."""
+        changed: dict[str, Any] = {name: change(value) for name, value in self.tensors().items()}
+        return replace(self, **changed)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Its tensors by name, those that are there."""
         found = {field.name: getattr(self, field.name) for field in fields(self)}
-        return replace(self, **{name: change(value) for name, value in found.items() if value is not None})
+        return {name: value for name, value in found.items() if isinstance(value, Tensor)}
 
     def without_rows(self) -> "BatchView":
         """The batch with none of its rows."""

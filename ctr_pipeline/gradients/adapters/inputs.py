@@ -1,5 +1,6 @@
 """Values of a batch that no model may see."""
 
+import numpy as np
 import torch
 
 from ctr_pipeline.features.layout import Layout
@@ -7,8 +8,35 @@ from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.core.diagnosis import Diagnosis
 
 
+class InputCheck:
+    """Looks for a value of a batch that no model may see: an infinite number, a row outside a table, a bad weight.
+
+    Args:
+        layout: The packed layout.
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+        self._lowest, self._highest = (rows.astype(np.int32) for rows in layout.id_rows)
+
+    def fault(self, batch: BatchView, step: int) -> Diagnosis | None:
+        """The first such value; None where there is none."""
+        faulty = self.is_faulty(batch) if batch.faulty is None else batch.faulty
+        return input_fault(batch, self._layout, step) if faulty else None
+
+    def is_faulty(self, batch: BatchView) -> bool:
+        """Whether there is one; for the thread that reads batches ahead. By numpy, which is several times as fast as torch on a batch of some hundred rows."""
+        numeric, ids, weights = (tensor.numpy(force=True) for tensor in (batch.numeric, batch.ids, batch.weights))
+        return bool(
+            (numeric.size and np.isinf(numeric).any())
+            or (ids.size and ((ids < self._lowest).any() or (ids > self._highest).any()))
+            # Written so that NaN, which no comparison holds for, is found.
+            or (weights.size and not (weights.min() >= 0 and weights.max() < np.inf))
+        )
+
+
 def input_fault(batch: BatchView, layout: Layout, step: int) -> Diagnosis | None:
-    """The first value of ``batch`` that no model may see: an infinite number, a row outside a table, a bad weight."""
+    """The first value of ``batch`` that no model may see, with its feature and row; :class:`InputCheck` is faster."""
     infinite = torch.isinf(batch.numeric)
     if bool(infinite.any()):
         at, column = (int(v) for v in infinite.nonzero()[0])

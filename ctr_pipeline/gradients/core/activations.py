@@ -58,6 +58,65 @@ def observed_activations(model: nn.Module) -> Iterator[list[Activation]]:
         yield found
 
 
+class ActivationObserver:
+    """Observes the activations of one model again and again.
+
+    The first time every function that the forward pass calls is looked at. Where all activations were found in modules of
+    torch that are nothing else, only these are hooked from then on, at a tenth of the cost.
+
+    Args:
+        model: The model.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self._model = model
+        self._known: list[tuple[str, nn.Module]] | None = None
+        self._searched = False
+
+    @contextmanager
+    def observe(self) -> Iterator[list[Activation]]:
+        """As :func:`observed_activations`."""
+        if self._known is None:
+            with observed_activations(self._model) as found:
+                yield found
+            if not self._searched:
+                self._searched, self._known = True, self._own_modules(found)
+            return
+        noted: list[Activation] = []
+        handles = [module.register_forward_pre_hook(_note_slope(name, noted)) for name, module in self._known]
+        try:
+            yield noted
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def _own_modules(self, found: Sequence[Activation]) -> list[tuple[str, nn.Module]] | None:
+        modules = dict(self._model.named_modules())
+        known = [(one.name, modules.get(one.name)) for one in found]
+        own = [(name, module) for name, module in known if type(module).__module__ == "torch.nn.modules.activation"]
+        return (
+            [(name, module) for name, module in own if module is not None] if found and len(own) == len(known) else None
+        )
+
+
+def _note_slope(name: str, noted: list[Activation]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
+    def note(module: nn.Module, given: tuple[Any, ...]) -> None:
+        entered = given[0].detach()
+        if not entered.numel():
+            return
+        if type(module) is nn.ReLU:
+            noted.append(Activation(name, (entered > 0).to(entered.dtype)))
+            return
+        with torch.enable_grad():
+            leaf = entered.clone().requires_grad_()
+            # Not by calling the module: that would run its hooks, this one among them. In place, it writes into the copy.
+            output = module.forward(leaf.clone())
+            (slope,) = torch.autograd.grad(output.sum(), leaf)
+        noted.append(Activation(name, slope))
+
+    return note
+
+
 class _Observer(TorchFunctionMode):
     def __init__(self, path: Sequence[str], found: list[Activation]) -> None:
         super().__init__()

@@ -21,6 +21,14 @@ class Detector(Protocol):
         name: Stable name, in snake case: that of the check in Dagster and of the finding in result.json.
         question: What the check asserts, in a person's words; its description in Dagster.
         blocking: Whether a model must not be used when the finding is an error.
+
+    A class may also have:
+        stops: ClassVar[bool]; True where an error ends the training at once. The update of the step is then taken back. It
+            is asked on the steps that are measured in detail.
+        consequence: ClassVar[bool]; True where an error says that something broke and not what broke it: other findings
+            are then named before it.
+        validated(step, relative): called after each validation with the steps taken and each task's loss relative to the
+            best constant, None where the labels cannot tell.
     """
 
     name: ClassVar[str]

@@ -1,18 +1,18 @@
 """Follows a run step by step: norms at every step, tensors every N steps, and whatever the detectors observe."""
 
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from statistics import median
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ctr_pipeline.gradients.core.activations import Activation, observed_activations
+from ctr_pipeline.gradients.core.activations import Activation, ActivationObserver
 from ctr_pipeline.gradients.core.detector import Detector
 from ctr_pipeline.gradients.core.detector_registry import registered_detectors
-from ctr_pipeline.gradients.core.findings import HealthReport, NamedFinding
+from ctr_pipeline.gradients.core.findings import HealthReport, NamedFinding, strongest
 from ctr_pipeline.gradients.core.layers import layer_norms
 from ctr_pipeline.gradients.core.step_view import LossView, Probe, StepRecord, StepStart, StepView, TensorRow, Update
 
@@ -26,8 +26,8 @@ MIN_HISTORY = 20
 class GradientMonitor:
     """Keeps the running statistics of a run, small enough to go into every checkpoint.
 
-    Call :meth:`begin`, run the forward pass inside :meth:`forward`, then :meth:`before_update` and
-    :meth:`after_update` around the update, or :meth:`stop` instead of both.
+    Call :meth:`begin`, run the forward pass inside :meth:`forward`, then :meth:`after_update` behind the update, or
+    :meth:`stop` instead of it.
 
     Args:
         model: The model; its hidden activations are observed.
@@ -36,13 +36,13 @@ class GradientMonitor:
     """
 
     def __init__(self, model: nn.Module, every: int, detectors: Sequence[Detector] | None = None) -> None:
-        self._model, self._every = model, every
+        self._observer, self._every = ActivationObserver(model), every
         self._detectors = [made() for made in registered_detectors()] if detectors is None else list(detectors)
         self._probing = False
         self._activations: list[Activation] = []
-        self._before: list[tuple[str, nn.Parameter, Tensor]] = []
         self._steps = 0
         self._norms: deque[float] = deque(maxlen=RING)
+        self._sorted: list[float] = []
         self.ring: deque[dict[str, Any]] = deque(maxlen=RING)
         self.rows: list[TensorRow] = []
 
@@ -59,7 +59,6 @@ class GradientMonitor:
         """Call before the forward pass: arms the detailed record where one is due."""
         self._probing = self.is_probe(step)
         self._activations = []
-        self._before.clear()
         for detector in self._detectors:
             detector.begin(StepStart(step=step, probed=self._probing))
 
@@ -69,28 +68,36 @@ class GradientMonitor:
         if not self._probing:
             yield
             return
-        with observed_activations(self._model) as found:
+        with self._observer.observe() as found:
             yield
         self._activations = found
+
+    def _note_norm(self, norm: float) -> None:
+        if len(self._norms) == RING:
+            del self._sorted[bisect_left(self._sorted, self._norms[0])]
+        self._norms.append(norm)
+        insort(self._sorted, norm)
 
     def norm_ratio(self, total: float) -> float | None:
         """``total`` relative to the median of the last norms; None while there are fewer than 20."""
         if len(self._norms) < MIN_HISTORY:
             return None
-        typical = median(self._norms)
+        typical = self._sorted[len(self._sorted) // 2]
+        if len(self._sorted) % 2 == 0:
+            typical = (self._sorted[len(self._sorted) // 2 - 1] + typical) / 2
         return total / typical if typical > 0 else None
 
     def layer_norms(self, names: Sequence[str], norms: Sequence[float]) -> dict[str, float]:
         """Gradient norm of each layer, on a step with a detailed record; else empty."""
         return layer_norms(dict(zip(names, norms, strict=True))) if self._probing else {}
 
-    def before_update(self, dense: Sequence[tuple[str, nn.Parameter]]) -> None:
-        """Call before the optimizers step: keeps the weight matrices of ``dense``."""
-        if self._probing:
-            self._before = [(name, p, p.detach().clone()) for name, p in dense if p.ndim >= 2]
-
     def after_update(
-        self, record: StepRecord, names: Sequence[str], norms: Sequence[float], loss: LossView | None
+        self,
+        record: StepRecord,
+        names: Sequence[str],
+        norms: Sequence[float],
+        loss: LossView | None,
+        updates: Sequence[Update] = (),
     ) -> None:
         """Call after the optimizers stepped.
 
@@ -99,21 +106,21 @@ class GradientMonitor:
             names: Parameters with a gradient.
             norms: Norm of each of their gradients.
             loss: Logits and their gradient; only looked at on steps with a detailed record.
+            updates: The weights before and after the update; likewise.
         """
         if not record.skipped:
-            self._norms.append(record.grad_norm)
+            self._note_norm(record.grad_norm)
         probe = None
         if self._probing:
             self.rows += [(record.step, name, "gradient", "norm", n) for name, n in zip(names, norms, strict=True)]
-            updates = [Update(name, before, parameter.detach()) for name, parameter, before in self._before]
             probe = Probe(loss=loss, activations=self._activations, updates=updates)
         self._observe(record, False, names, norms, probe)
         self._activations = []
-        self._before.clear()
 
-    def stop(self, record: StepRecord) -> None:
-        """Note the step that is about to stop the run."""
-        self._observe(record, True, (), (), None)
+    def stop(self, record: StepRecord, loss: LossView | None = None) -> None:
+        """Note the step that is about to stop the run, with its ``loss`` where it is measured in detail."""
+        probe = Probe(loss=loss, activations=self._activations, updates=()) if self._probing else None
+        self._observe(record, True, (), (), probe)
 
     def _observe(
         self, record: StepRecord, stopped: bool, names: Sequence[str], norms: Sequence[float], probe: Probe | None
@@ -141,10 +148,26 @@ class GradientMonitor:
             receive(host[: values.numel()])
             host = host[values.numel() :]
 
+    def validated(self, step: int, relative: Mapping[str, float | None]) -> None:
+        """Call after a validation.
+
+        Args:
+            step: Steps taken.
+            relative: Each task's loss relative to that of the best constant; None where the labels cannot tell.
+        """
+        for detector in self._detectors:
+            if (receive := getattr(detector, "validated", None)) is not None:
+                receive(step, relative)
+
+    def broken(self) -> NamedFinding | None:
+        """The strongest error of a detector that stops the run; None where there is none."""
+        stopping = [detector for detector in self._detectors if getattr(detector, "stops", False)]
+        errors = [found for found in map(_named, stopping) if found.finding.severity == "error"]
+        return next(iter(strongest(errors)), None)
+
     def report(self) -> HealthReport:
         """The run so far."""
-        findings = [NamedFinding(name=detector.name, finding=detector.finding()) for detector in self._detectors]
-        return HealthReport(steps=self._steps, findings=tuple(findings))
+        return HealthReport(steps=self._steps, findings=tuple(_named(detector) for detector in self._detectors))
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values that :meth:`load_state_dict` takes."""
@@ -165,6 +188,12 @@ class GradientMonitor:
         self.ring = deque(state["ring"], maxlen=RING)
         self.rows = [(row[0], row[1], row[2], row[3], row[4]) for row in state["rows"]]
         self._norms = deque(state["norms"], maxlen=RING)
+        self._sorted = sorted(self._norms)
         self._steps = state["steps"]
         for detector in self._detectors:
             detector.load_state_dict(state["detectors"][detector.name])
+
+
+def _named(detector: Detector) -> NamedFinding:
+    consequence = getattr(detector, "consequence", False)
+    return NamedFinding(name=detector.name, finding=detector.finding(), consequence=consequence)

@@ -3,6 +3,7 @@
 from ctr_pipeline.gradients.core.detector_registry import register_detector
 from ctr_pipeline.gradients.detectors.clipped_steps import ClippedSteps
 from ctr_pipeline.gradients.detectors.dead_units import DeadUnits
+from ctr_pipeline.gradients.detectors.divergence import Divergence
 from ctr_pipeline.gradients.detectors.loss_gradient import LossGradient
 from ctr_pipeline.gradients.detectors.nonfinite import Nonfinite
 from ctr_pipeline.gradients.detectors.norm_ratio import NormRatio
@@ -14,5 +15,6 @@ register_detector(UpdateRatio)
 register_detector(DeadUnits)
 register_detector(ClippedSteps)
 register_detector(LossGradient)
+register_detector(Divergence)
 
-__all__ = ["ClippedSteps", "DeadUnits", "LossGradient", "Nonfinite", "NormRatio", "UpdateRatio"]
+__all__ = ["ClippedSteps", "DeadUnits", "Divergence", "LossGradient", "Nonfinite", "NormRatio", "UpdateRatio"]

@@ -15,6 +15,7 @@ class ClippedSteps:
     name: ClassVar[str] = "clipped_steps"
     question: ClassVar[str] = "Clipping stayed the exception."
     blocking: ClassVar[bool] = False
+    consequence: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._steps, self._clipped = 0, 0
@@ -35,6 +36,8 @@ class ClippedSteps:
             f"{share:.1%} of the steps were clipped (warning above {WARN_SHARE:.0%}: "
             "the clip hides a gradient that is too large)",
             {"clipped_share": share},
+            value=share,
+            limit=WARN_SHARE,
         )
 
     def state_dict(self) -> dict[str, Any]:

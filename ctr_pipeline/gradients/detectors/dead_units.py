@@ -1,5 +1,6 @@
 """Hidden units that learn nothing."""
 
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -7,6 +8,9 @@ from ctr_pipeline.gradients.core.findings import Finding, grade
 from ctr_pipeline.gradients.core.step_view import StepStart, StepView
 
 WARN_SHARE = 0.5
+
+MAX_SHARE = 0.99
+"""Above it a layer passes nothing on: what is before it learns nothing, whatever the batch."""
 
 
 class DeadUnits:
@@ -23,6 +27,7 @@ class DeadUnits:
 
     def __init__(self) -> None:
         self._shares: dict[str, float] = {}
+        self._at: int | None = None
 
     def begin(self, start: StepStart) -> None:
         """Nothing to prepare."""
@@ -38,7 +43,7 @@ class DeadUnits:
         names = [activation.name for activation in step.probe.activations]
 
         def receive(values: list[float]) -> None:
-            self._shares = dict(zip(names, values, strict=True))
+            self._shares, self._at = dict(zip(names, values, strict=True)), step.record.step
             for name, share in self._shares.items():
                 step.note(name, "activation", "dead_share", share)
 
@@ -53,18 +58,23 @@ class DeadUnits:
                 "expected only of a model without hidden layers"
             )
             return Finding("warn", message, numbers)
-        layer, dead = max(self._shares.items(), key=lambda item: item[1])
+        layer, dead = max(self._shares.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
         return Finding(
-            grade(dead, WARN_SHARE),
+            grade(dead, WARN_SHARE, MAX_SHARE),
             f"{dead:.1%} of the units of {layer} let no gradient through on a whole batch "
-            f"(warning above {WARN_SHARE:.0%}); layers observed: {len(self._shares)}",
+            f"(warning above {WARN_SHARE:.0%}, error above {MAX_SHARE:.0%}); layers observed: {len(self._shares)}",
             numbers,
+            step=self._at,
+            tensor=layer,
+            value=dead,
+            limit=WARN_SHARE,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The shares by layer."""
-        return {"shares": dict(self._shares)}
+        return {"shares": dict(self._shares), "at": self._at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._shares = dict(state["shares"])
+        self._at = state["at"]

@@ -4,8 +4,8 @@ import math
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ctr_pipeline.gradients.core.findings import Finding, grade
-from ctr_pipeline.gradients.core.step_view import StepStart, StepView
+from ctr_pipeline.gradients.core.findings import Finding, exceeds, grade
+from ctr_pipeline.gradients.core.step_view import LossView, StepStart, StepView
 
 MAX_ERROR = 1e-3
 
@@ -13,57 +13,89 @@ MAX_ERROR = 1e-3
 class LossGradient:
     """Compares the gradient that reached the logits with the loss's own formula, on steps measured in detail.
 
-    See :func:`~ctr_pipeline.gradients.core.loss_gradient_check.logit_gradient_ratio`: the ratio r of the two is 1.
+    See :func:`~ctr_pipeline.gradients.core.loss_gradient_check.compare_loss_gradient`: the ratio r of the two is 1, and
+    unknown labels have no gradient. What a wrong ratio means is named by
+    :func:`~ctr_pipeline.gradients.core.loss_faults.name_loss_fault`.
     """
 
     name: ClassVar[str] = "loss_gradient"
     question: ClassVar[str] = "The gradient of the loss is the one that its formula gives."
     blocking: ClassVar[bool] = True
+    stops: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._error, self._compared, self._without = 0.0, 0, False
+        self._fault, self._meaning = "", ""
+        self._at: int | None = None
 
     def begin(self, start: StepStart) -> None:
         """Nothing to prepare."""
 
     def observe(self, step: StepView) -> None:
-        """Measures the largest |r − 1| over the labels that are known."""
+        """Measures the largest |r − 1| over the labels that are known, and the gradient of those that are not."""
         if step.probe is None or step.probe.loss is None:
             return
-        import torch
+        from ctr_pipeline.gradients.core.loss_gradient_check import loss_gradient_error
 
-        from ctr_pipeline.gradients.core.loss_gradient_check import logit_gradient_ratio
+        loss, at = step.probe.loss, step.record.step
+        errors = loss_gradient_error(loss)
+        self._without = errors is None
+        if errors is not None:
+            step.read(errors, lambda values: self._receive(values, loss, at))
 
-        ratio = logit_gradient_ratio(step.probe.loss)
-        self._without = ratio is None
-        if ratio is not None and len(ratio):
-            step.read(torch.stack([(ratio - 1).abs().max(), ratio.new_tensor(len(ratio))]), self._receive)
-
-    def _receive(self, values: list[float]) -> None:
-        error, compared = values
-        # A formula that gives no number is wrong too; max() would pass over NaN.
-        self._error = max(self._error, math.inf if math.isnan(error) else error)
+    def _receive(self, values: list[float], loss: LossView, step: int) -> None:
+        known, unknown, compared = values
+        if not compared:
+            return
         self._compared += int(compared)
+        # `max` would pass over NaN, which is as wrong as a number can be.
+        error = unknown if exceeds(unknown, known) else known
+        if not exceeds(error, self._error):
+            return
+        self._error, self._at = error, step
+        if exceeds(known, MAX_ERROR):
+            self._name_fault(loss)
+        elif exceeds(unknown, MAX_ERROR):
+            self._fault, self._meaning = "unknown_labels", "labels that are not known have a gradient: mask them"
+
+    def _name_fault(self, loss: LossView) -> None:
+        from ctr_pipeline.gradients.core.loss_faults import name_loss_fault
+        from ctr_pipeline.gradients.core.loss_gradient_check import compare_loss_gradient
+
+        compared = compare_loss_gradient(loss)
+        assert compared is not None, "its error was measured"
+        counts, weights = loss.counts.tolist(), loss.loss_weights.tolist()
+        fault = name_loss_fault(compared, counts, weights, loss.logits.shape[0])
+        self._fault, self._meaning = fault.name, fault.message
 
     def finding(self) -> Finding:
-        """Error when the gradients differ; where nothing was compared, why."""
-        numbers = {"loss_gradient_error": self._error}
+        """Error when the gradients differ, with the fault of that shape; where nothing was compared, why."""
+        # JSON has no NaN, and a formula that gives no number is wrong without bound.
+        error = math.inf if math.isnan(self._error) else self._error
+        numbers: dict[str, Any] = {"loss_gradient_error": error}
         if self._without:
             return Finding("ok", "not checked: the loss gives no analytic gradient", numbers)
         if not self._compared:
             message = "not checked: no recorded step had a known label with a weight and a gradient above 0.001"
             return Finding("warn", message, numbers)
-        return Finding(
-            grade(self._error, MAX_ERROR, MAX_ERROR),
-            f"the gradient at the logits differed from the loss's formula by {self._error:.2g} of it at most "
-            f"(error above {MAX_ERROR:g}: the loss, its sum or its weights do not follow the formula)",
-            numbers,
+        severity = grade(self._error, MAX_ERROR, MAX_ERROR)
+        message = (
+            f"the gradient at the logits differed from the loss's formula by {error:.2g} of it at most "
+            f"(error above {MAX_ERROR:g})"
         )
+        if severity == "error":
+            message += f" at step {self._at}: {self._meaning}"
+            numbers["loss_fault"] = self._fault
+        return Finding(severity, message, numbers, step=self._at, value=error, limit=MAX_ERROR)
 
     def state_dict(self) -> dict[str, Any]:
         """The largest error and what was compared."""
-        return {"error": self._error, "compared": self._compared, "without": self._without}
+        return {
+            "error": self._error, "compared": self._compared, "without": self._without, "fault": self._fault,
+            "meaning": self._meaning, "at": self._at,
+        }  # fmt: skip
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._error, self._compared, self._without = state["error"], state["compared"], state["without"]
+        self._fault, self._meaning, self._at = state["fault"], state["meaning"], state["at"]

@@ -13,9 +13,11 @@ class Nonfinite:
     name: ClassVar[str] = "nonfinite"
     question: ClassVar[str] = "Loss, gradients and parameters stayed finite."
     blocking: ClassVar[bool] = True
+    consequence: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._steps, self._nonfinite, self._skips = 0, 0, 0
+        self._at: int | None = None
 
     def begin(self, start: StepStart) -> None:
         """Nothing to prepare."""
@@ -24,20 +26,26 @@ class Nonfinite:
         """Counts."""
         self._steps += 1
         self._nonfinite += step.stopped
+        if step.stopped and self._at is None:
+            self._at = step.record.step
         self._skips += step.record.skipped
 
     def finding(self) -> Finding:
         """Error when there was any."""
         return Finding(
             "error" if self._nonfinite else "ok",
-            f"{self._nonfinite} of {self._steps} steps had a loss or gradient that was not finite",
+            f"{self._nonfinite} of {self._steps} steps had a loss, gradient or update that was not finite",
             {"nonfinite": self._nonfinite, "scaler_skips": self._skips},
+            step=self._at,
+            value=float(self._nonfinite),
+            limit=0.0,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The counts."""
-        return {"steps": self._steps, "nonfinite": self._nonfinite, "skips": self._skips}
+        return {"steps": self._steps, "nonfinite": self._nonfinite, "skips": self._skips, "at": self._at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._steps, self._nonfinite, self._skips = state["steps"], state["nonfinite"], state["skips"]
+        self._at = state["at"]

@@ -3,58 +3,81 @@
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from ctr_pipeline.gradients.core.findings import Finding, grade
+from ctr_pipeline.gradients.core.findings import Finding, exceeds, grade
 from ctr_pipeline.gradients.core.step_view import StepStart, StepView
 
 WARN_RATIO = 0.5
 
+MAX_RATIO = 10.0
+"""An update of ten times the weights leaves nothing of what was learnt."""
+
+SMALLEST_WEIGHT, SMALLEST_EMBEDDING = 0.01, 0.2
+"""Weights count as at least this large (root mean square): parts that begin with zeros are moved by more than they are.
+Row-wise Adagrad moves a row by its whole learning rate when it meets it for the first time."""
+
 
 class UpdateRatio:
-    """Compares ‖update‖ with ‖weights‖ of each dense matrix, on the steps that are measured in detail."""
+    """Compares ‖update‖ with ‖weights‖ of each weight matrix, on the steps that are measured in detail.
+
+    Of an embedding table the rows that the batch touched are compared.
+    """
 
     name: ClassVar[str] = "update_ratio"
     question: ClassVar[str] = "Updates stayed small against the weights."
     blocking: ClassVar[bool] = False
+    stops: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._ratio, self._tensor = 0.0, ""
+        self._at: int | None = None
 
     def begin(self, start: StepStart) -> None:
         """Nothing to prepare."""
 
     def observe(self, step: StepView) -> None:
         """Measures the norms of all matrices and of their updates."""
-        if step.probe is None or not step.probe.updates:
+        updates = [] if step.probe is None else [update for update in step.probe.updates if update.before.numel()]
+        if not updates:
             return
         import torch
 
-        before = [update.before for update in step.probe.updates]
-        moved = torch._foreach_norm(torch._foreach_sub([update.after for update in step.probe.updates], before))
-        names = [update.name for update in step.probe.updates]
+        before = [update.before for update in updates]
+        moved = torch._foreach_norm(torch._foreach_sub([update.after for update in updates], before))
+        floors = [
+            (SMALLEST_WEIGHT if update.rows is None else SMALLEST_EMBEDDING) * update.before.numel() ** 0.5
+            for update in updates
+        ]
+        names = [update.name for update in updates]
 
         def receive(values: list[float]) -> None:
-            for name, update, weight in zip(names, values[: len(names)], values[len(names) :], strict=True):
-                ratio = update / weight if weight > 0 else 0.0
+            sizes = values[len(names) :]
+            for name, update, weight, floor in zip(names, values[: len(names)], sizes, floors, strict=True):
+                ratio = update / max(weight, floor)
                 step.note(name, "weight", "norm", weight)
                 step.note(name, "update", "ratio", ratio)
-                if ratio > self._ratio:
-                    self._ratio, self._tensor = ratio, name
+                if exceeds(ratio, self._ratio):
+                    self._ratio, self._tensor, self._at = ratio, name, step.record.step
 
         step.read(torch.stack([*moved, *torch._foreach_norm(before)]), receive)
 
     def finding(self) -> Finding:
-        """A rule of thumb from healthy runs."""
+        """Rules of thumb from healthy runs."""
+        at = "one update" if self._at is None else f"the update of step {self._at}"
         return Finding(
-            grade(self._ratio, WARN_RATIO),
-            f"one update moved {self._tensor or 'a weight matrix'} by {self._ratio:.3g} of its own norm "
-            f"(warning above {WARN_RATIO:g}: the learning rate may be too high)",
+            grade(self._ratio, WARN_RATIO, MAX_RATIO),
+            f"{at} moved {self._tensor or 'a weight matrix'} by {self._ratio:.3g} of its own norm "
+            f"(warning above {WARN_RATIO:g}, error above {MAX_RATIO:g}: the learning rate may be too high)",
             {"max_update_ratio": self._ratio, "max_update_tensor": self._tensor},
+            step=self._at,
+            tensor=self._tensor or None,
+            value=self._ratio,
+            limit=WARN_RATIO,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The largest ratio and its matrix."""
-        return {"ratio": self._ratio, "tensor": self._tensor}
+        return {"ratio": self._ratio, "tensor": self._tensor, "at": self._at}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
-        self._ratio, self._tensor = state["ratio"], state["tensor"]
+        self._ratio, self._tensor, self._at = state["ratio"], state["tensor"], state["at"]

@@ -2,43 +2,34 @@
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.core.diagnosis import Diagnosis
 
 
 def dump_failed_step(
-    directory: Path,
-    diagnosis: Diagnosis,
-    batch: BatchView,
-    random_before: Mapping[str, Any],
-    weights: Mapping[str, Any],
-    records: Iterable[Mapping[str, Any]],
-) -> None:
-    """Write a stopped step: with these weights, this batch and this random state it repeats.
+    directory: Path, diagnosis: Diagnosis, content: Mapping[str, Any], records: Iterable[Mapping[str, Any]]
+) -> Path:
+    """Write a stopped step; one that was written before stays.
 
     Args:
-        directory: Made when absent.
+        directory: Made when absent. Where it holds a step already, this one goes into a folder in it with the next number.
         diagnosis: The cause, as diagnosis.json.
-        batch: The step's batch; goes into step.pt.
-        random_before: State of the generators at the step's start; goes into step.pt.
-        weights: States of the model, the optimizers and the loss scaler at the step's start; go into step.pt.
+        content: What the step repeats from, plain values and tensors, as step.pt.
         records: The last steps' records, oldest first, as records.jsonl.
+
+    Returns:
+        The folder.
     """
-    tensors = {field.name: getattr(batch, field.name) for field in fields(batch)}
-    directory.mkdir(parents=True, exist_ok=True)
-    (directory / "diagnosis.json").write_text(json.dumps(diagnosis.to_dict(), indent=1) + "\n", encoding="utf-8")
-    (directory / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
-    torch.save(
-        {
-            "batch": {name: value for name, value in tensors.items() if value is not None},
-            "random": dict(random_before),
-            **weights,
-        },
-        directory / "step.pt",
-    )
+    folder, number = directory, 1
+    while (folder / "diagnosis.json").exists():
+        number += 1
+        folder = directory / str(number)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.save(dict(content), folder / "step.pt")
+    (folder / "records.jsonl").write_text("".join(json.dumps(r) + "\n" for r in records), encoding="utf-8")
+    (folder / "diagnosis.json").write_text(json.dumps(diagnosis.to_dict(), indent=1) + "\n", encoding="utf-8")
+    return folder

@@ -18,16 +18,23 @@ class Replay:
             each part.
         random: State of torch's generators when the step began: ``torch``, and ``cuda`` (None on a CPU).
         device: Where the model computes.
+        loss: Computes the scalar from which backward started, likewise; None where only the forward pass is known.
     """
 
     forward: Callable[[], Tensor]
     random: Mapping[str, Any]
     device: torch.device
+    loss: Callable[[], Tensor] | None = None
 
-    def run(self) -> Tensor:
-        """The step's logits again, without gradients; generators are left as they were before the call."""
-        with _generators_at(self.random, self.device), torch.no_grad():
-            return self.forward()
+    @contextmanager
+    def generators(self) -> Iterator[None]:
+        """The generators as they were when the step began; afterwards as they were before the block."""
+        with _generators_at(self.random, self.device):
+            yield
+
+    def value(self) -> Tensor:
+        """The scalar from which backward starts: the loss, or where it is not known the sum of the logits."""
+        return self.forward().sum() if self.loss is None else self.loss()
 
 
 @contextmanager
