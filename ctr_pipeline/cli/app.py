@@ -4,7 +4,7 @@ import signal
 
 import typer
 
-from ctr_pipeline.cli import data, models, project, specs
+from ctr_pipeline.cli import data, drills, models, project, specs
 from ctr_pipeline.cli.options import user_errors
 from ctr_pipeline.spec.extensions import load_extensions
 
@@ -21,6 +21,7 @@ app.command()(models.reproduce)
 app.command()(data.forget)
 app.command()(data.simulate)
 app.command()(models.oracle)
+app.command()(drills.drill)
 spec_app.command("check")(specs.check)
 # Their names before.
 app.command("repeat", hidden=True)(models.reproduce)

@@ -31,3 +31,16 @@ def test_former_names_still_work_and_are_hidden(before: str, now: str) -> None:
     assert texts[0] == texts[1]
     assert before not in visible()
     assert now in visible()
+
+
+def test_drills_are_listed_and_run(tmp_path: Path) -> None:
+    found = CliRunner().invoke(app, ["drill"])
+    assert found.exit_code == 0
+    assert "missing_zero_grad" in found.output
+    run = ["drill", "--fault", "frozen_tower", "--seed", "2", "--output", str(tmp_path)]
+    found = CliRunner().invoke(app, run)
+    assert found.exit_code == 0, found.output
+    assert "noticed by optimizer_coverage, after 0 steps" in found.output.replace("\n", " ")
+    assert (tmp_path / "drill-frozen_tower-2.tar.gz").is_file()
+    found = CliRunner().invoke(app, ["drill", "--fault", "nothing"])
+    assert found.exit_code != 0

@@ -126,6 +126,10 @@ def evaluation_mode(trainer: Trainer) -> None:
 def large_embedding(trainer: Trainer) -> None:
     with torch.no_grad():
         trainer.model.embeddings.tables["width_4"].table.weight.normal_(0, 5)
+
+
+def large_head(trainer: Trainer) -> None:
+    with torch.no_grad():
         trainer.model.head.weight.mul_(100)
 
 
@@ -179,7 +183,8 @@ def moved_untouched_rows(trainer: Trainer) -> None:
         (frozen, "optimizer_coverage", 0),
         (detached, "weights_move", 2),
         (evaluation_mode, "training_mode", 0),
-        (large_embedding, "starting_prediction", 0),
+        (large_embedding, "table_scale", 0),
+        (large_head, "starting_prediction", 0),
         (no_base_rate, "starting_prediction", 0),
         (wrong_offsets, "own_rows", 0),
         (mixed_samples, "cross_sample", 0),

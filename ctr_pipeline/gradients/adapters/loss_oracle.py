@@ -38,6 +38,12 @@ def oracle_means(
     return found
 
 
+def has_formula(section: ObjectiveSection) -> bool:
+    """Whether the loss of an objective is one that this module knows."""
+    known = BinaryCrossEntropy | DelayedFeedback | Focal
+    return isinstance(section, Binary) and isinstance(section.loss, known)
+
+
 def _each(section: ObjectiveSection, z: Tensor, y: Tensor, smoothing: float, rate: float) -> Tensor | None:
     if not isinstance(section, Binary):
         return None

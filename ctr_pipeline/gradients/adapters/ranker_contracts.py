@@ -16,7 +16,9 @@ from ctr_pipeline.gradients.adapters.inputs import input_fault
 from ctr_pipeline.gradients.adapters.rehearsal import (
     BuiltTraining,
     empty_mask_outcome,
+    initial_tables,
     kept_buffers,
+    loss_range_outcome,
     rehearse,
 )
 from ctr_pipeline.gradients.contracts.feature_profile import (
@@ -28,6 +30,12 @@ from ctr_pipeline.gradients.contracts.feature_profile import (
 )
 from ctr_pipeline.gradients.contracts.first_steps import FirstSteps
 from ctr_pipeline.gradients.contracts.id_profile import id_outcome
+from ctr_pipeline.gradients.contracts.initial_state import (
+    differing_units_outcome,
+    live_units_outcome,
+    table_scale_outcome,
+    weight_outcome,
+)
 from ctr_pipeline.gradients.contracts.kept_state import kept_generators
 from ctr_pipeline.gradients.contracts.optimizer_coverage import coverage_outcome
 from ctr_pipeline.gradients.contracts.outcome import Outcome
@@ -35,6 +43,7 @@ from ctr_pipeline.gradients.contracts.sample_independence import check_cross_sam
 from ctr_pipeline.gradients.contracts.starting_prediction import starting_prediction_outcome
 from ctr_pipeline.gradients.contracts.training_mode import mode_outcome
 from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
+from ctr_pipeline.gradients.core.activations import observed_activations
 from ctr_pipeline.gradients.core.diagnosis import Diagnosis
 from ctr_pipeline.gradients.core.step_view import StepRecord
 
@@ -127,7 +136,11 @@ class RankerContracts:
             return found
         self._expected_loss = rehearsal.loss
         self._watch.expect(rehearsal.gradients)
-        found += [*rehearsal.outcomes, empty_mask_outcome(built, rehearsal.logits, batch)]
+        found += [
+            *rehearsal.outcomes,
+            empty_mask_outcome(built, rehearsal.logits, batch),
+            loss_range_outcome(built, batch),
+        ]
         few = batch.each(lambda tensor: tensor[:INDEPENDENT_ROWS])
         with kept_generators(model), kept_buffers(model), torch.no_grad():
             setup = TrainingSetup(
@@ -137,6 +150,13 @@ class RankerContracts:
             found.append(check_cross_sample(setup, limit=limit))
             if self._fresh:
                 model.eval()
+                with observed_activations(model) as activations:
+                    built.forward(few)
+                found += [
+                    differing_units_outcome(model),
+                    live_units_outcome(activations),
+                    table_scale_outcome(*initial_tables(model, built.layout)),
+                ]
                 found.append(starting_prediction_outcome(built.forward(few), built.rates, built.layout.tasks))
         return found
 
@@ -192,6 +212,9 @@ def profile(rows: PackedSplit, layout: Layout) -> list[Outcome]:
         single_feature_outcome(sample),
         row_shift_outcome(neighbours),
         funnel_outcome(sample.labels, layout.tasks, layout.parents),
+        weight_outcome(
+            torch.from_numpy(np.take(rows.weights, spread, axis=0)), torch.from_numpy(sample.labels), layout.tasks
+        ),
     ]
 
 

@@ -10,14 +10,16 @@ from torch import Tensor, nn
 
 from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.gradients.adapters.batch import BatchView
-from ctr_pipeline.gradients.adapters.loss_oracle import oracle_means
+from ctr_pipeline.gradients.adapters.loss_oracle import has_formula, oracle_means
 from ctr_pipeline.gradients.contracts.clip_direction import compare_clipped, gradient_values
 from ctr_pipeline.gradients.contracts.kept_state import kept_generators
+from ctr_pipeline.gradients.contracts.loss_values import FAR
 from ctr_pipeline.gradients.contracts.outcome import Outcome
 from ctr_pipeline.gradients.contracts.table_lookups import Lookup, lookup_outcome, observed_lookups
 from ctr_pipeline.gradients.core.norms import clip_gradients, gradient_norms
 from ctr_pipeline.losses.multi_task import TaskObjectives, multi_task_loss
 from ctr_pipeline.ranker.embeddings import FusedTable
+from ctr_pipeline.ranker.initialisation import EMBEDDING_LENGTH
 from ctr_pipeline.ranker.model import Ranker
 from ctr_pipeline.spec.objectives import ObjectiveSection
 
@@ -196,6 +198,53 @@ def empty_mask_outcome(built: BuiltTraining, logits: Tensor, batch: BatchView) -
     return Outcome(
         name=name, verdict="passed", message="tasks without a known label contribute 0", measured=0.0, limit=0.0
     )
+
+
+def loss_range_outcome(built: BuiltTraining, batch: BatchView) -> Outcome:
+    """The loss and its gradient are finite at logits far from 0, and each wrong prediction there is corrected.
+
+    The latter of the losses with a formula here: one of an extension may well be bounded.
+    """
+    name = "loss_range"
+    corrects = torch.tensor([has_formula(section) for section in built.sections], device=batch.labels.device)
+    known = (batch.labels >= 0) & corrects
+    for size in FAR:
+        for value in (size, -size):
+            logits = torch.full_like(batch.weights, value, requires_grad=True)
+            counts = built.objectives.known_counts(batch.labels)
+            sums = built.objectives.task_sums(logits, batch.labels, batch.weights)
+            loss, means = multi_task_loss(sums, counts, built.loss_weights)
+            (gradient,) = torch.autograd.grad(loss, logits)
+            wrong = known & (batch.labels == (0 if value > 0 else 1)) & (batch.weights * built.loss_weights > 0)
+            finite = torch.isfinite(means) & torch.isfinite(gradient).all(dim=0)
+            bad = ~finite | ((gradient == 0) & wrong).any(dim=0)
+            if bool(bad.any()):
+                task = int(bad.nonzero()[0])
+                message = (
+                    f"at logits of {value:g} the loss of task {built.layout.tasks[task]} is {means[task].item():g}, or has no "
+                    "gradient where the prediction is wrong: compute it from logits (softplus, logsigmoid), not from "
+                    "probabilities"
+                )
+                return Outcome(
+                    name=name, verdict="failed", message=message, measured=value, limit=max(FAR),
+                    where=built.layout.tasks[task],
+                )  # fmt: skip
+    message = f"losses and their gradients are finite for logits up to {max(FAR):g}"
+    return Outcome(name=name, verdict="passed", message=message, measured=max(FAR), limit=max(FAR))
+
+
+def initial_tables(model: Ranker, layout: Layout) -> tuple[dict[str, tuple[Tensor, float]], dict[str, str]]:
+    """By feature a sample of its embeddings with the root mean square that they start with; and the name of its table."""
+    found: dict[str, tuple[Tensor, float]] = {}
+    names: dict[str, str] = {}
+    for name, table in model.embeddings.tables.items():
+        assert isinstance(table, FusedTable)
+        for index, start in table.owned():
+            column = layout.ids[index]
+            rows = table.table.weight.detach()[start : start + column.rows]
+            found[column.name] = rows[:: max(1, column.rows // 1000)], EMBEDDING_LENGTH / math.sqrt(table.width)
+            names[column.name] = f"embeddings.tables.{name}.table.weight"
+    return found, names
 
 
 @contextmanager

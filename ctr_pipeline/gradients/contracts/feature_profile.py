@@ -101,6 +101,20 @@ def single_feature_outcome(sample: RowSample) -> Outcome:
             name=name, verdict="failed", message=message, measured=best, limit=LEAK_AUC, where=where, feature=where,
             hard=best > LEAK_AUC,
         )  # fmt: skip
+    if best - 0.5 < 4 * _noise(sample):
+        message = (
+            f"the strongest single feature, {where}, has an AUC of {best:.3f} for task {task}, which chance gives too: labels "
+            "may stand beside rows that are not theirs"
+        )
+        return Outcome(
+            name=name,
+            verdict="failed",
+            message=message,
+            measured=best,
+            limit=0.5 + 4 * _noise(sample),
+            where=where,
+            hard=False,
+        )
     message = f"the strongest single feature is {where} with an AUC of {best:.3f} for task {task}"
     return Outcome(name=name, verdict="passed", message=message, measured=best, limit=LEAK_AUC, where=where)
 

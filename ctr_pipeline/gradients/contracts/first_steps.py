@@ -15,6 +15,9 @@ from ctr_pipeline.gradients.contracts.weight_movement import movement_outcome, n
 UPDATES = 3
 """Updates that are watched."""
 
+MOST_LOST = 0.01
+"""Share of the gradients that may be 0 in the step and not in its rehearsal."""
+
 SAMPLED = 1 << 20
 """Elements of a tensor that are compared; of a larger one, evenly spread rows."""
 
@@ -168,6 +171,13 @@ def received_outcome(model: nn.Module, expected: Mapping[str, Tensor]) -> Outcom
     pairs = [(expected[name], received.get(name, torch.zeros_like(expected[name]))) for name in expected]
     same = all(a.shape == b.shape for a, b in pairs)
     found = cosine([a for a, _ in pairs], [b for _, b in pairs]) if same else 0.0
+    lost = _lost(pairs) if same else 0.0
+    if found >= LEAST_COSINE and lost > MOST_LOST:
+        message = (
+            f"{lost:.1%} of the gradients are exactly 0 where those of the loss are not (at most {MOST_LOST:.0%} expected): they "
+            "fell below what 16 bits hold; scale the loss (GradScaler), or use bf16"
+        )
+        return Outcome(name="first_gradient", verdict="failed", message=message, measured=lost, limit=MOST_LOST)
     if found >= LEAST_COSINE:
         message = f"the first update follows the gradient of the loss (cosine {found:.6f})"
         return Outcome(name="first_gradient", verdict="passed", message=message, measured=found, limit=LEAST_COSINE)
@@ -187,6 +197,13 @@ def received_outcome(model: nn.Module, expected: Mapping[str, Tensor]) -> Outcom
     return Outcome(
         name="first_gradient", verdict="failed", message=message, measured=found, limit=LEAST_COSINE, where=where
     )
+
+
+def _lost(pairs: Sequence[tuple[Tensor, Tensor]]) -> float:
+    """Share of the elements that are expected to differ from 0 and do not."""
+    wanted = sum(int((expected != 0).sum()) for expected, _ in pairs)
+    zeros = sum(int(((expected != 0) & (found == 0)).sum()) for expected, found in pairs)
+    return zeros / wanted if wanted else 0.0
 
 
 def _compared_rows(parameter: nn.Parameter) -> Tensor | None:

@@ -1,0 +1,11 @@
+"""Faults as data: each is a name, a family, and what it does to a built training of the ranker."""
+
+from ctr_pipeline.gradients.drills import (  # noqa: F401 - registers their faults
+    incident,
+    row_faults,
+    step_faults,
+    weight_faults,
+)
+from ctr_pipeline.gradients.drills.fault import Fault, fault_named, registered_faults
+
+__all__ = ["Fault", "fault_named", "registered_faults"]

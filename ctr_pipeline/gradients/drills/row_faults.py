@@ -1,0 +1,95 @@
+"""Faults of the training rows."""
+
+from dataclasses import replace
+
+import numpy as np
+
+from ctr_pipeline.datasets import PackedSplit
+from ctr_pipeline.gradients.drills.fault import Fault, register_fault
+
+
+def _permuted(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
+    return replace(rows, labels=rows.labels[rng.permutation(len(rows))])
+
+
+def _shifted(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
+    return replace(rows, labels=np.roll(rows.labels, int(rng.choice([-2, -1, 1, 2])), axis=0))
+
+
+def _leak(rows: PackedSplit, _: np.random.Generator) -> PackedSplit:
+    numeric = rows.numeric.copy()
+    numeric[:, 1] = np.where(rows.labels[:, 0] == 1, 1.0, -1.0)
+    return replace(rows, numeric=numeric)
+
+
+def _noisy_leak(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
+    leaking = _leak(rows, rng)
+    wrong = rng.random(len(rows)) < 0.1
+    leaking.numeric[wrong, 1] *= -1
+    return leaking
+
+
+def _unnormalised(rows: PackedSplit, _: np.random.Generator) -> PackedSplit:
+    numeric = rows.numeric.copy()
+    numeric[:, 1] = 1e5 + 1e4 * numeric[:, 1]
+    return replace(rows, numeric=numeric)
+
+
+def _infinite(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
+    numeric = rows.numeric.copy()
+    numeric[int(rng.integers(len(rows))), 1] = np.inf
+    return replace(rows, numeric=numeric)
+
+
+def _cut_hash(rows: PackedSplit, _: np.random.Generator) -> PackedSplit:
+    ids = rows.ids.copy()
+    ids[ids[:, 0] > 6, 0] = 59
+    return replace(rows, ids=ids)
+
+
+def _outside(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
+    ids = rows.ids.copy()
+    ids[int(rng.integers(len(rows))), 0] = 10_000
+    return replace(rows, ids=ids)
+
+
+def _inverted(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
+    labels = rows.labels.copy()
+    labels[:, 1] = (labels[:, 0] == 0) & (rng.random(len(rows)) < 0.4)
+    return replace(rows, labels=labels)
+
+
+def _heavy(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
+    weights = (1 / rng.uniform(1e-4, 1.0, rows.weights.shape) ** 2).astype(np.float32)
+    return replace(rows, weights=weights / weights.mean())
+
+
+def spread_weights(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
+    """Rows with weights from .2 to 5, as inverse propensities have them, of mean 1."""
+    weights = np.exp(rng.uniform(-1.6, 1.6, rows.weights.shape)).astype(np.float32)
+    return replace(rows, weights=weights / weights.mean())
+
+
+for _fault in (
+    Fault(name="label_permute", family="labels", symptom="the loss stays at that of a constant; AUC .5",
+          cause="labels stand beside rows that are not theirs, in random order", fix="join labels by their key", rows=_permuted),
+    Fault(name="row_shift", family="labels", symptom="the loss stays at that of a constant; AUC .5",
+          cause="labels are shifted by some rows", fix="join labels by their key", rows=_shifted),
+    Fault(name="leak", family="leakage", symptom="an AUC of 1", cause="a feature is made of the outcome",
+          fix="read the feature as of the impression", rows=_leak),
+    Fault(name="noisy_leak", family="leakage", symptom="an AUC that is too good", cause="a feature is mostly the outcome",
+          fix="read the feature as of the impression", rows=_noisy_leak),
+    Fault(name="unnormalised_feature", family="scale", symptom="a feature has no influence: it is limited to one value",
+          cause="training statistics of another scale", fix="pack the dataset again", rows=_unnormalised),
+    Fault(name="infinite_feature", family="scale", symptom="the training stops at some step",
+          cause="a number is infinite in one row", fix="make it finite or missing at ingestion", rows=_infinite),
+    Fault(name="hash_clip", family="ids", symptom="the AUC falls; one row of a table learns from most of the log",
+          cause="ids are cut off at the end of the table", fix="build the vocabulary of these rows", rows=_cut_hash),
+    Fault(name="id_out_of_range", family="ids", symptom="an index error or a silent read", cause="an id above the table's height",
+          fix="pack the dataset again", rows=_outside),
+    Fault(name="mask_inverted", family="funnel", half="scored", symptom="conversions are predicted where no click is",
+          cause="the mask of the later task is inverted", fix="take conversions of clicked rows", rows=_inverted),
+    Fault(name="ips_unclipped", family="propensity", symptom="a few rows decide the gradient; norms jump",
+          cause="inverse propensities are not limited", fix="limit weights, and let their mean be 1", rows=_heavy),
+):  # fmt: skip
+    register_fault(_fault)

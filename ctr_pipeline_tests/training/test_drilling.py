@@ -1,0 +1,100 @@
+"""Faults in real trainings: each is reproducible, and none that contracts are made for ends without an error."""
+
+import io
+import json
+import tarfile
+from pathlib import Path
+
+import pytest
+
+from ctr_pipeline.gradients.drills import fault_named, registered_faults
+from ctr_pipeline.gradients.drills.fault import DrillError, Fault, register_fault
+from ctr_pipeline.training.drilling import run_drill, write_tarball
+
+STOPPED_BY = {
+    "accum_nodiv": "loss_oracle",
+    "amp_no_scaling": "first_gradient",
+    "amp_no_unscale": "first_gradient",
+    "bad_init_const": "differing_units",
+    "clip_per_param": "first_gradient",
+    "dead_relu": "live_units",
+    "frozen_tower": "optimizer_coverage",
+    "hash_clip": "id_concentration",
+    "id_out_of_range": "input",
+    "ips_unclipped": "effective_rows",
+    "l2_in_adam": "untouched_rows",
+    "leak": "single_feature",
+    "log0": "loss_range",
+    "mask_inverted": "funnel",
+    "missing_zero_grad": "gradients_reset",
+    "new_embedding_huge": "table_scale",
+    "refactor_incident": "table_scale",
+    "row_shift": "row_shift",
+    "stale_optimizer": "optimizer_coverage",
+    "unnormalised_feature": "feature_scale",
+    "wrong_offsets": "own_rows",
+}
+
+
+@pytest.mark.parametrize("name", STOPPED_BY)
+def test_silent_faults_are_stopped_within_the_first_steps(name: str, tmp_path: Path) -> None:
+    drill = run_drill(fault_named(name), 2, tmp_path)
+    assert drill.found_by == STOPPED_BY[name]
+    assert drill.stopped
+    assert name == "id_out_of_range" or (drill.found_at or 0) <= 2
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", range(1, 6))
+def test_a_healthy_training_has_no_error(seed: int, tmp_path: Path) -> None:
+    drill = run_drill(None, seed, tmp_path)
+    assert (drill.cause, drill.stopped, drill.warnings) == (None, False, ())
+    assert drill.validation is not None
+    assert drill.validation < 0.95
+
+
+def test_the_incident_without_contracts_is_the_story(tmp_path: Path) -> None:
+    drill = run_drill(fault_named("refactor_incident"), 1, tmp_path, contracts=False)
+    norms = [float(line.split("gradient_norm=")[1].split()[0]) for line in drill.metrics]
+    assert max(norms) > 1e4
+    assert drill.cause is not None
+    assert drill.cause.kind != "contract"
+
+
+def test_a_tarball_has_the_same_bytes_again(tmp_path: Path) -> None:
+    fault = fault_named("missing_zero_grad")
+    for name in ("first", "second"):
+        write_tarball(fault, 3, tmp_path / name, contracts=True)
+    assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
+    write_tarball(fault, 4, tmp_path / "other", contracts=True)
+    assert (tmp_path / "other").read_bytes() != (tmp_path / "first").read_bytes()
+    with tarfile.open(fileobj=io.BytesIO((tmp_path / "first").read_bytes())) as tar:
+        files = {member.name.split("/")[1]: tar.extractfile(member) for member in tar}
+        content = {name: file.read() for name, file in files.items() if file is not None}
+    assert {"metrics.log", "report.md", "meta.json", "SHA256SUMS", "steps.jsonl", "contracts.json"} <= set(content)
+    first = content["metrics.log"].decode().splitlines()[0]
+    for name in ("loss", "gradient_mean", "first_mean", "first_variance", "last_mean", "last_variance"):
+        assert f"{name}=" in first
+    assert json.loads(content["meta.json"])["found_by"] == "gradients_reset"
+    report = content["report.md"].decode()
+    assert len(report.split()) <= 500
+    assert all(f"## {part}" in report for part in ("Symptom", "Cause", "Fix", "Verification"))
+
+
+def test_families_are_whole_in_one_half() -> None:
+    halves: dict[str, set[str]] = {}
+    for fault in registered_faults():
+        halves.setdefault(fault.family, set()).add(fault.half)
+    assert all(len(found) == 1 for found in halves.values())
+    handbook = {"label_permute", "huge_lr", "missing_zero_grad", "loss_sum", "amp_no_scaling", "refactor_incident"}
+    assert handbook <= {fault.name for fault in registered_faults()}
+
+
+def test_unknown_and_repeated_faults_are_refused() -> None:
+    with pytest.raises(DrillError, match="no fault 'nothing'; known: accum_nodiv"):
+        fault_named("nothing")
+    known = fault_named("leak")
+    with pytest.raises(ValueError, match="already"):
+        register_fault(known)
+    with pytest.raises(ValueError, match="both halves"):
+        register_fault(Fault(name="other", family="leakage", half="scored", symptom="", cause="", fix=""))
