@@ -63,6 +63,7 @@ def run(
     from ctr_pipeline.commands.report_text import print_reading, print_report
     from ctr_pipeline.commands.run import run_and_report
     from ctr_pipeline.deployment.environment import process_environment
+    from ctr_pipeline.deployment.failed_trainings import failure_text
     from ctr_pipeline.engines import require_engine
 
     begin, end = day_of(first, "--from"), day_of(last, "--to")
@@ -82,7 +83,8 @@ def run(
         # What was left out, or set aside, is often why. A table that was not read has no rows.
         read = {name: rows for name, rows in report["rows"].items() if rows["in"]}
         print_reading(report | {"rows": read}, console())
-        fail(outcome["reason"])
+        failure = report["training_failure"]
+        fail(f"ranker: {failure_text(failure)}" if failure else outcome["reason"])
     print_report(report, console())
     if outcome["status"] == REFUSED:
         fail(outcome["reason"], code=REFUSED_CODE)

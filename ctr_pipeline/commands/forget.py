@@ -14,9 +14,9 @@ from ctr_pipeline.deployment.key import key_fingerprint
 from ctr_pipeline.deployment.lock import exclusive
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.errors import UserError
-from ctr_pipeline.orchestration.assets.training import without_password
 from ctr_pipeline.orchestration.build import default_tracking_uri, tracking_of
 from ctr_pipeline.orchestration.instance import launched_runs
+from ctr_pipeline.orchestration.prepared_training import without_password
 from ctr_pipeline.privacy.erasing import erase_user, impressions_of, listed_users
 from ctr_pipeline.privacy.forgotten_users import FORGOTTEN_TABLE, IMPRESSION, USER, forgotten, remember
 from ctr_pipeline.privacy.scrub import Scrubbed, holders, scrub
@@ -151,6 +151,9 @@ def _drop_datasets(deployment: Deployment, times: Sequence[int], purged: bool) -
             # Rows of the batch that a training stopped at.
             for failed in paths.failed_steps:
                 shutil.rmtree(failed, ignore_errors=True)
+                # Of a kept one, the folder above is named by the MLflow run that has a copy.
+                copies = deployment.paths.mlflow_artifacts / failed.parent.name / "artifacts" / "failed_step"
+                shutil.rmtree(copies, ignore_errors=True)
             datasets.append(folder.name)
         elif purged and paths.examples.is_file():
             paths.examples.unlink()

@@ -7,8 +7,9 @@ from typing import Any
 
 from ctr_pipeline.deployment.deployment import Deployment, end_of_day_us
 from ctr_pipeline.deployment.json_files import read_json, write_json
-from ctr_pipeline.deployment.paths import DataRoot
+from ctr_pipeline.deployment.paths import DataRoot, RetrainPaths
 from ctr_pipeline.errors import UserError
+from ctr_pipeline.orchestration.gates import SUMMARIES
 from ctr_pipeline.orchestration.run_facts import RunFacts
 from ctr_pipeline.orchestration.stages import INGEST_STEP, names, tables
 from ctr_pipeline.spec import spec_hash
@@ -17,7 +18,7 @@ FORMAT = 2
 """Format 1 had other names for three keys; it is read with the names of today."""
 PROMOTED, NOT_PROMOTED, REFUSED, FAILED = "promoted", "not_promoted", "refused", "failed"
 """How a run ended: the model is the champion; the champion stays; the model must not be served; a step failed."""
-REFUSING_STEPS = ("evaluation", "champion")
+REFUSING_STEPS = ("evaluation", "serving_bundle", "champion")
 """Steps that fail where the model was made and must not be served."""
 MOST_TYPES = 20
 """Ignored types of events that the report names."""
@@ -39,6 +40,10 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
     result = read_json(retrain.result) if "ranker" in made else {}
     release = read_json(retrain.release) if "champion" in made else {}
     outcome = _outcome(facts, release)
+    failure = _training_failure(retrain) if outcome["step"] == "ranker" else {}
+    if failure:
+        # The findings and the evidence are in the failure.
+        outcome["reason"] = f"ranker: {failure['reason']}"
     return {
         "format": FORMAT,
         "spec": {"name": spec.name, "hash": spec_hash(spec)},
@@ -55,6 +60,7 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
         "label_quality": _label_quality(retrain.advertiser_quality) if "advertiser_quality" in made else {},
         "metrics": read_json(retrain.evaluation).get("metrics", {}) if "evaluation" in made else {},
         "test_otherwise": read_json(retrain.evaluation).get("test_otherwise", {}) if "evaluation" in made else {},
+        "floor": read_json(retrain.evaluation).get("floor", {}) if "evaluation" in made else {},
         "position_effect": read_json(retrain.position_effect) if "ranker" in made else {},
         "checks": facts.checks,
         "model": {
@@ -66,7 +72,8 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
             "promoted": release.get("promoted", False),
             "reasons": release.get("reasons", []) or ([outcome["reason"]] if outcome["reason"] else []),
         },
-        "mlflow": read_json(retrain.mlflow_run) if "ranker" in made else {},
+        "training_failure": failure,
+        "mlflow": read_json(retrain.mlflow_run) if "ranker" in made or failure else {},
         "seconds": facts.seconds,
         "dagster_runs": [
             {"run_id": run.run_id, "assets": list(run.assets), "first": str(run.first), "last": str(run.last)}
@@ -89,6 +96,12 @@ def _made(facts: RunFacts) -> tuple[str, ...]:
     return order[: failed + 1] if facts.failure.step in REFUSING_STEPS[:1] else order[:failed]
 
 
+def _training_failure(retrain: RetrainPaths) -> dict[str, Any]:
+    """What is kept of the training that has just failed; empty where it had not begun."""
+    run_id = read_json(retrain.mlflow_run).get("run_id")
+    return read_json(retrain.kept_failure(str(run_id)) / "failure.json") if run_id else {}
+
+
 def _outcome(facts: RunFacts, release: Mapping[str, Any]) -> dict[str, Any]:
     """How the run ended: see docs/report.md."""
     failure = facts.failure
@@ -98,7 +111,8 @@ def _outcome(facts: RunFacts, release: Mapping[str, Any]) -> dict[str, Any]:
         return {"status": FAILED, "step": failure.step or None, "reason": failure.message}
     errors = [check for check in facts.checks if not check["passed"] and check["severity"] == "ERROR"]
     # The step knows its own checks; those of earlier steps are grounds too.
-    found = [f"{check['asset']}.{check['check']}: {check['description']}" for check in errors]
+    named = {f"{check['asset']}.{check['check']}": check["description"] for check in errors}
+    found = [f"{name}: {text}" for name, text in named.items() if name not in SUMMARIES]
     return {"status": REFUSED, "step": failure.step, "reason": " ".join(found) or failure.message}
 
 
@@ -126,16 +140,42 @@ def find_report(run: str, data_root: Path) -> dict[str, Any]:
     """
     if Path(run).is_file():
         return _read(Path(run))
-    files = sorted(DataRoot(data_root).reports.glob("*.json"), key=lambda file: file.stat().st_mtime)
-    if run == "latest" and files:
-        return _read(files[-1])
-    for file in files:
-        if file.stem == run or read_json(file).get("mlflow", {}).get("run_id") == run:
+    paths = DataRoot(data_root)
+    files = sorted(paths.reports.glob("*.json"), key=lambda file: file.stat().st_mtime)
+    # A training that Dagster's page or schedule launched has no report of `ctr run`.
+    failures = sorted(paths.failed_trainings(), key=lambda file: file.stat().st_mtime)
+    newest = files[-1:] if run == "latest" else []
+    if run == "latest" and failures and (not files or failures[-1].stat().st_mtime > files[-1].stat().st_mtime):
+        return _of_failure(failures[-1])
+    for file in newest or files:
+        if newest or file.stem == run or read_json(file).get("mlflow", {}).get("run_id") == run:
             return _read(file)
+    for file in failures:
+        if file.parent.name == run:
+            return _of_failure(file)
     known = ", ".join(sorted(file.stem for file in files)) or "none"
     raise ReportError(
         f"no report {run!r} in {DataRoot(data_root).reports}. Reports there: {known}. Make one with `ctr run`."
     )
+
+
+def _of_failure(path: Path) -> dict[str, Any]:
+    """The report of a training that failed, from what is kept of it alone."""
+    failure = read_json(path)
+    outcome = {"status": FAILED, "step": "ranker", "reason": failure["reason"]}
+    model = {"version": None, "promoted": False, "reasons": [failure["reason"]], "folder": failure["evidence"]}
+    empty = ("rows", "labels", "split", "propensity", "label_quality", "metrics", "floor", "seconds", "tables")
+    return {
+        "format": FORMAT,
+        "spec": {"name": failure["spec"]},
+        "days": {"first": failure["day"], "last": failure["day"]},
+        "outcome": outcome,
+        **{name: {} for name in empty},
+        "checks": [],
+        "model": model,
+        "training_failure": failure,
+        "mlflow": failure["mlflow"],
+    }
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -6,6 +6,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ctr_pipeline.deployment.failed_trainings import failure_text
+
 FLAGGED_KEYS_SHOWN = 10
 """Keys with implausible labels that are printed."""
 
@@ -65,6 +67,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     _print_checks(report, console)
     model, mlflow = report["model"], report["mlflow"]
     outcome = "champion" if model["promoted"] else "not promoted"
+    _print_failure(report, console)
     named = f"Model version {model['version']} ({outcome})" if model["version"] else "Nothing was promoted"
     console.print(f"{named}: {' '.join(model['reasons'])}", markup=False, highlight=False, soft_wrap=True)
     if mlflow:
@@ -166,6 +169,13 @@ def _print_checks(report: dict[str, Any], console: Console) -> None:
         style = "red" if check["severity"] == "ERROR" else "yellow"
         console.print(f"  [{style}]{check['severity']}[/] {check['asset']}.{check['check']}: ", end="", highlight=False)
         console.print(check["description"] or "failed", markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_failure(report: dict[str, Any], console: Console) -> None:
+    """Prints why the training failed, its strongest findings and where the evidence lies; nothing where it did not."""
+    if failure := report.get("training_failure"):
+        console.print("[red bold]The training failed[/]", highlight=False)
+        console.print(failure_text(failure), markup=False, highlight=False, soft_wrap=True)
 
 
 def _interval(value: Any) -> str:

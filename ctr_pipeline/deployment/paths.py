@@ -64,6 +64,10 @@ class DataRoot:
         """What the retrain of ``day`` (YYYY-MM-DD) makes."""
         return RetrainPaths(self.root / "datasets" / day, self.root / "training" / day)
 
+    def failed_trainings(self) -> list[Path]:
+        """The descriptions of all trainings that failed."""
+        return sorted(self.root.glob("failed_trainings/*/*/failure.json"))
+
     def retrains(self, file: str) -> list[Path]:
         """The files called ``file`` in the training folders of all retrains, by day."""
         return sorted(self.root.glob(f"training/*/{file}"))
@@ -188,9 +192,33 @@ class RetrainPaths:
         return self.training / "release.json"
 
     @property
-    def failed_steps(self) -> tuple[Path, ...]:
-        """Folders that may hold the batch that a training stopped at; the second of earlier versions."""
+    def identity(self) -> Path:
+        """What decides the training: a checkpoint is continued by the same alone."""
+        return self.training / "identity.json"
+
+    @property
+    def checkpoint(self) -> Path:
+        """From what a training that was killed continues."""
+        return self.training / "checkpoint.pt"
+
+    @property
+    def own_failed_steps(self) -> tuple[Path, ...]:
+        """Folders in that of the training that may hold the batch that it stopped at; the second of earlier versions."""
         return self.training / "failed_step", self.training / "bad_step"
+
+    @property
+    def failures(self) -> Path:
+        """Folder of what is kept of the trainings of the day that failed."""
+        return self.training.parents[1] / "failed_trainings" / self.day
+
+    def kept_failure(self, run_id: str) -> Path:
+        """Folder of what is kept of the failed training with this MLflow run."""
+        return self.failures / run_id
+
+    @property
+    def failed_steps(self) -> tuple[Path, ...]:
+        """Folders that may hold the batch that a training stopped at, those that are kept for good included."""
+        return *self.own_failed_steps, *sorted(self.failures.glob("*/failed_step"))
 
     def scores(self, split: str, *, logged_position: bool = False) -> Path:
         """Uncalibrated logits of a split, as the model is served or with the position that was logged."""

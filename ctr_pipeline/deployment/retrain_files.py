@@ -212,9 +212,17 @@ class RetrainFiles:
         self,
         metrics: Mapping[str, Mapping[str, Mapping[str, Any]]],
         otherwise: Mapping[str, Mapping[str, Mapping[str, Any]]],
+        floor: Mapping[str, Any],
     ) -> None:
-        """Keeps the metrics by task and split, and those of the test that were measured otherwise, by how and task."""
-        write_json(self.paths.evaluation, {"metrics": metrics, "test_otherwise": otherwise})
+        """Keeps the metrics by task and split, those of the test that were measured otherwise, by how and task, and how
+        the model compares with what it has to beat.
+        """
+        write_json(self.paths.evaluation, {"metrics": metrics, "test_otherwise": otherwise, "floor": floor})
+
+    def floor(self) -> dict[str, Any]:
+        """How the model compares with what it has to beat; empty in files of earlier versions."""
+        found: dict[str, Any] = self._read(self.paths.evaluation, "evaluation").get("floor", {})
+        return found
 
     def write_release(self, release: Release) -> None:
         """Keeps what became of the model."""
@@ -243,7 +251,7 @@ class TrainingOutcome:
     """``finished``, ``stopped`` (before an update with a value that is not finite) or ``failed``."""
     cause: str | None
     """Why it did not finish."""
-    findings: Mapping[str, Mapping[str, str]]
+    findings: Mapping[str, Mapping[str, Any]]
     """Gradient health: by name, ``severity`` (``ok``, ``warn`` or ``error``) and ``message``."""
     warnings: tuple[str, ...]
     facts: Mapping[str, Any]
@@ -273,6 +281,20 @@ class TrainingOutcome:
             facts=content,
         )
 
+    @property
+    def died(self) -> bool:
+        """Whether the trainer ended without a word, as one that is killed: the same training may end well."""
+        return self.status == "failed" and not self.facts
+
+    def strongest(self, count: int) -> list[Mapping[str, Any]]:
+        """The findings that are not ``ok``, errors first, of each kind those furthest beyond their limit first.
+
+        That a value was not finite, of a training that was stopped for it, is left out: the cause says more.
+        """
+        repeated = "nonfinite" if self.status == "stopped" else None
+        found = [f for name, f in self.findings.items() if f.get("severity") != "ok" and name != repeated]
+        return sorted(found, key=lambda finding: (finding.get("severity") != "error", -_excess(finding)))[:count]
+
     def blocking_reason(self, blocking: Collection[str]) -> str | None:
         """Why the model must not be used; None when it may.
 
@@ -285,3 +307,11 @@ class TrainingOutcome:
             if name in blocking and finding["severity"] == "error":
                 return f"Training finished, but {finding['message']}"
         return None
+
+
+def _excess(finding: Mapping[str, Any]) -> float:
+    """How many times its limit a finding's evidence is; 0 where it does not say both as numbers."""
+    evidence, limit = finding.get("evidence"), finding.get("limit")
+    if isinstance(evidence, int | float) and isinstance(limit, int | float) and limit > 0:
+        return float(evidence) / float(limit)
+    return 0.0

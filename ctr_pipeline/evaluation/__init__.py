@@ -1,5 +1,13 @@
 """How good a model is, how sure that is, whether its rates hold, and whether it may replace the champion."""
 
+from ctr_pipeline.evaluation.floor import (
+    Floor,
+    against_position,
+    position_only,
+    position_reasons,
+    validation_entropy,
+    validation_reasons,
+)
 from ctr_pipeline.evaluation.intervals import PairedDifference, paired_difference
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
 from ctr_pipeline.evaluation.promotion import PromotionDecision, base_rate_reasons, compare_with_champion
@@ -9,18 +17,24 @@ from ctr_pipeline.evaluation.task_metrics import TaskMetrics, evaluate
 
 __all__ = [
     "EvaluationError",
+    "Floor",
     "Interval",
     "PairedDifference",
     "PromotionDecision",
     "ReliabilityBin",
     "SliceMetrics",
     "TaskMetrics",
+    "against_position",
     "base_rate_reasons",
     "compare_with_champion",
     "evaluate",
     "grouped_auc",
     "paired_difference",
+    "position_only",
+    "position_reasons",
     "reliability",
     "slice_metrics",
     "standard_slices",
+    "validation_entropy",
+    "validation_reasons",
 ]

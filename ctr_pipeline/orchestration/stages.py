@@ -26,7 +26,7 @@ _TABLES = ("errors.py", "spec", "lake")
 _DATASET = (*_TABLES, "engines", "sources", "labels", "features", "propensity", "datasets")
 _MODEL = (*_DATASET, "losses", "ranker", "gradients", "training")
 _PLOTS = ("calibration/labelled.py", "evaluation/plots.py")
-_EVALUATION = (*_DATASET, "calibration", "evaluation")
+_EVALUATION = (*_DATASET, "calibration", "evaluation", "orchestration/gates.py")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,7 +99,11 @@ STAGES = (
     ),
     _retrain("vocabulary", (*_DATASET, _asset("datasets")), lambda paths: paths.vocabulary),
     _retrain("training_dataset", (*_DATASET, _asset("datasets")), lambda paths: paths.packed_manifest),
-    _retrain("ranker", (*_MODEL, *_PLOTS, _asset("training")), lambda paths: paths.model),
+    _retrain(
+        "ranker",
+        (*_MODEL, *_PLOTS, _asset("training"), "orchestration/prepared_training.py"),
+        lambda paths: paths.model,
+    ),
     _retrain("calibrated_ranker", (*_EVALUATION, _asset("evaluation")), lambda paths: paths.calibration),
     _retrain("evaluation", (*_EVALUATION, _asset("evaluation")), lambda paths: paths.evaluation),
     _retrain(

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from ctr_pipeline.spec.fields import Section
+from ctr_pipeline.spec.fields import Section, added_field
 
 
 class Quality(Section):
@@ -19,4 +19,10 @@ class Quality(Section):
     )
     max_ne_regression: float = Field(
         default=0.01, ge=0, description="How much worse, relatively, the normalised entropy may be than the champion's."
+    )
+    max_validation_ne: float = added_field(
+        1.0, "From this normalised entropy on the validation rows on, a model is refused; 1 is the base rate.", gt=0
+    )
+    better_than_position: bool = added_field(
+        True, "Whether every task has to be surely predicted better than by the rates of its logged positions."
     )

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import shutil
 import subprocess
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -235,7 +236,9 @@ def test_negatives_of_an_outage_that_has_ended_are_left_out_and_counted(
     assert f"calibration: buy {left_out['calibration']['buy']:,} negatives have no label" in shown
 
 
-def test_a_training_that_breaks_says_why_and_leaves_no_model(shop: Shop, log: pl.DataFrame) -> None:
+def test_a_training_that_breaks_says_why_keeps_its_evidence_and_leaves_no_model(
+    shop: Shop, log: pl.DataFrame, ctr: Ctr
+) -> None:
     spec = {**SPEC, "training": {"batch_size": 512, "learning_rate": 1e30, "clip_norm": 1e30, "warmup_fraction": 0}}
     said = shop.run(log, spec, expect=2)
     assert "ranker: Training stopped:" in said
@@ -248,3 +251,22 @@ def test_a_training_that_breaks_says_why_and_leaves_no_model(shop: Shop, log: pl
     [folder] = (shop.folder / "data" / "training").iterdir()
     assert (folder / "failed_step" / "diagnosis.json").is_file()
     assert not (folder / "bundle").exists()
+    # What the console says: the cause, the lead that the detectors had, and where the evidence lies.
+    assert "Strongest findings: WARN update_ratio: one update moved" in said
+    [kept] = (shop.folder / "data" / "failed_trainings").glob("*/*")
+    assert f"Evidence: {kept}" in said
+    assert (kept / "failed_step" / "step.pt").read_bytes() == (folder / "failed_step" / "step.pt").read_bytes()
+    [failed] = [alert for alert in alerts if alert["kind"] == "run_failure"]
+    assert "update_ratio" in failed["message"]
+    logged = shop.folder / "data" / "mlflow-artifacts" / kept.name / "artifacts"
+    assert (logged / "failed_step" / "diagnosis.json").is_file()
+    assert (logged / "failure" / "failure.json").is_file()
+    for name in ("latest", kept.name):
+        shown = ctr("report", name, "--data-root", shop.folder / "data").stdout
+        assert "The training failed" in shown
+        assert "update_ratio: one update moved" in shown
+        assert str(kept) in shown
+    # Without a report of `ctr run`, as of a training that Dagster launched.
+    shutil.rmtree(shop.folder / "data" / "reports")
+    shown = ctr("report", "latest", "--data-root", shop.folder / "data").stdout
+    assert "The training failed" in shown

@@ -41,6 +41,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ("training.label_smoothing", "greater than or equal to 0", "(found -0.1)"),
     ),
     "smoothing in words": (set_to("training.label_smoothing", "some"), ("training.label_smoothing", "(found 'some')")),
+    "a validation that nothing can pass": (
+        set_to("quality.max_validation_ne", 0),
+        ("quality.max_validation_ne", "greater than 0", "(found 0)"),
+    ),
+    "better than the position by how much": (
+        set_to("quality.better_than_position", 0.1),
+        ("quality.better_than_position", "(found 0.1)"),
+    ),
     "smoothing of another loss": (
         lambda c: (
             set_to("training.label_smoothing", 0.1)(c),

@@ -13,6 +13,7 @@ from ctr_pipeline.orchestration.assets.datasets import retrain_tags
 from ctr_pipeline.orchestration.assets.training import blocking_findings
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
+from ctr_pipeline.orchestration.gates import errors_before, floor_of
 from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, plots, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import TrackingResource
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctr_pipeline.calibration import Calibrator
-    from ctr_pipeline.evaluation import TaskMetrics
+    from ctr_pipeline.evaluation import Floor, TaskMetrics
 
 TITLES = {"AUC": "auc", "AP": "ap", "NE": "ne", "O/E": "oe"}
 """Metrics of the tables; O/E is observed over expected."""
@@ -99,9 +100,10 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             metrics = _measure(spec, paths)
             otherwise = _measure_otherwise(spec, paths)
             images = _plots(spec, paths, metrics)
+            floor = floor_of(spec, paths)
         content = {task: {split: found.to_json() for split, found in of.items()} for task, of in metrics.items()}
         others_content = {name: {task: found.to_json() for task, found in of.items()} for name, of in otherwise.items()}
-        files.write_evaluation(content, others_content)
+        files.write_evaluation(content, others_content, floor.to_json())
         others = {name: value for split in OTHER_SPLITS for name, value in _numbers(metrics, split).items()}
         tracking.log(run.run_id, others, [("plots", paths.plots), ("", paths.evaluation)])
         [test] = split_datasets(paths.packed, ["test"])
@@ -112,7 +114,10 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             for name, value in found.numbers().items()
         }
         tracking.log_model_metrics(run.run_id, _numbers(metrics, "test") | measured, test)
-        checks = check_results("evaluation", _evidence(metrics, content))
+        checks = check_results(
+            "evaluation",
+            _evidence(metrics, content, floor, errors_before(context.instance, context.partition_key, "evaluation")),
+        )
         yield dg.MaterializeResult(
             metadata={
                 "test": table(test_rows({task: of["test"] for task, of in content.items()})),
@@ -244,7 +249,9 @@ def _numbers(metrics: Metrics, split: str) -> dict[str, float]:
     }
 
 
-def _evidence(metrics: Metrics, content: Mapping[str, Mapping[str, Any]]) -> EvaluationEvidence:
+def _evidence(
+    metrics: Metrics, content: Mapping[str, Mapping[str, Any]], floor: "Floor", errors: list[str]
+) -> EvaluationEvidence:
     from ctr_pipeline.evaluation import base_rate_reasons
 
     entropy = {task: of["test"].ne for task, of in metrics.items()}
@@ -254,7 +261,7 @@ def _evidence(metrics: Metrics, content: Mapping[str, Mapping[str, Any]]) -> Eva
         if of["test"].oe is not None
     }
     values = {task: None if ne is None else float(ne.value) for task, ne in entropy.items()}
-    return EvaluationEvidence(values, base_rate_reasons(entropy), ratios, content)
+    return EvaluationEvidence(values, base_rate_reasons(entropy), ratios, content, floor, errors)
 
 
 def test_rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
 from ctr_pipeline.orchestration.assets.training import start_model
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
 from ctr_pipeline.orchestration.checks.model_quality import ParityEvidence, PromotionEvidence
-from ctr_pipeline.orchestration.checks.newest import newest_checks
+from ctr_pipeline.orchestration.gates import passed_text, refusal_reasons
 from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
@@ -48,7 +48,8 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     partitions, spec = daily_partitions(deployment), deployment.spec
 
     @dg.asset(
-        deps=["calibrated_ranker", "vocabulary", "training_dataset"],
+        # Nothing is exported of a model that the evaluation refuses.
+        deps=["calibrated_ranker", "vocabulary", "training_dataset", "evaluation"],
         partitions_def=partitions,
         check_specs=check_specs("serving_bundle"),
         group_name="release",
@@ -61,6 +62,9 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         paths = deployment.paths.retrain(context.partition_key)
         with user_errors():
             run = RetrainFiles(paths).mlflow_run()
+            # An evaluation that refused its model is made: a later run begins here.
+            if broken := refusal_reasons(spec, paths, context.instance, "serving_bundle"):
+                raise dg.Failure(f"The model must not be served. {' '.join(broken)}", allow_retries=False)
             bundle, parity = _export(spec, paths)
         checks = check_results(
             "serving_bundle", ParityEvidence(parity.passed, parity.logit, parity.probability, parity.batch)
@@ -103,7 +107,7 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         files = RetrainFiles(paths)
         with user_errors():
             run = files.mlflow_run()
-            broken = _broken(spec, paths, context.instance)
+            broken = refusal_reasons(spec, paths, context.instance, "champion")
             if broken:
                 paths.release.unlink(missing_ok=True)
                 tracking.tag(run.run_id, {"promoted": "false", "promotion.refused": " ".join(broken)})
@@ -129,30 +133,6 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         )
 
     return [serving_bundle, champion]
-
-
-def _broken(spec: Spec, paths: RetrainPaths, instance: dg.DagsterInstance) -> list[str]:
-    """Why the model of a retrain must not be served, with a champion or without one.
-
-    Looked up in the files of the retrain itself: the newest result of a check may be that of another day. Checks of
-    earlier assets that have an error forbid it too.
-    """
-    from ctr_pipeline.datasets import PackedDataset
-    from ctr_pipeline.datasets.class_counts import one_class_parts
-    from ctr_pipeline.evaluation import Interval, base_rate_reasons
-
-    found, tasks = RetrainFiles(paths).evaluation(), [task.name for task in spec.tasks]
-    entropy = {task: found[task]["test"]["ne"] for task in tasks}
-    reasons = one_class_parts(PackedDataset.open(paths.packed), tasks)
-    reasons += base_rate_reasons({task: Interval.from_json(ne) if ne else None for task, ne in entropy.items()})
-    own = ("champion.", "training_dataset.both_classes", "evaluation.better_than_base_rate")
-    errors = [check for check in newest_checks(instance) if not check["passed"] and check["severity"] == "ERROR"]
-    named = {f"{check['asset']}.{check['check']}": check["description"] for check in errors}
-    return reasons + [
-        f"The check {name} has an error: {text or 'it failed.'}"
-        for name, text in named.items()
-        if not name.startswith(own)
-    ]
 
 
 def key_reasons(held: ModelVersion | None, fingerprint: str) -> list[str]:
@@ -223,6 +203,7 @@ def _release(
         *([f"The champion is of a later day, {held.tags['partition']}, and stays."] if held and newer else []),
         *key_reasons(held, key),
         *([] if obstacle else decision.reasons),
+        passed_text(RetrainFiles(paths).evaluation(), RetrainFiles(paths).floor()),
     ]
     return Release(
         version=version,

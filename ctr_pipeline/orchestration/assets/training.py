@@ -1,8 +1,6 @@
 """`ranker`: one training, in a process of its own, as one MLflow run."""
 
 import json
-import re
-import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,10 +9,11 @@ import dagster as dg
 
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import process_environment
+from ctr_pipeline.deployment.failed_trainings import failure_text, keep_failure
 from ctr_pipeline.deployment.json_files import read_json, write_json
 from ctr_pipeline.deployment.key import key_fingerprint
 from ctr_pipeline.deployment.paths import RetrainPaths
-from ctr_pipeline.deployment.retrain_files import RetrainFiles, TrackedRun, TrainingOutcome
+from ctr_pipeline.deployment.retrain_files import RetrainFiles, TrainingOutcome
 from ctr_pipeline.deployment.tracked_datasets import split_datasets, table_datasets
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags
 from ctr_pipeline.orchestration.checks import check_results, check_specs
@@ -22,10 +21,11 @@ from ctr_pipeline.orchestration.checks.definition import checks_of
 from ctr_pipeline.orchestration.checks.gradient_health import TrainingEvidence
 from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell, plots, run_metadata
 from ctr_pipeline.orchestration.partitions import daily_partitions
+from ctr_pipeline.orchestration.prepared_training import Prepared, prepare_training, restart, run_params, source_tags
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource, TrainerResource
+from ctr_pipeline.orchestration.training_failure import failure_metadata, log_failed_step
 from ctr_pipeline.orchestration.user_errors import user_errors
 from ctr_pipeline.provenance import Lineage, code_version, environment_info
-from ctr_pipeline.provenance.checkout import checkout_commit
 from ctr_pipeline.spec import Spec, spec_hash
 
 SHOWN = (
@@ -58,21 +58,25 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         with user_errors():
             view = RetrainFiles(paths).examples()
             datasets = [*split_datasets(paths.packed), *table_datasets(lake.open(), view.existing_versions)]
-        run_id = _prepare(deployment, paths, context, tracking)
+        prepared = prepare_training(deployment, paths, context, tracking)
+        run_id = prepared.run_id
         with tracking.closing(run_id):
             tracking.log_datasets(run_id, datasets)
             start_model(tracking, run_id, deployment.spec, context)
             context.log.info(f"Training; metrics go to MLflow run {run_id}")
-            code, _ = trainer.run(context, paths.job, {"mlflow_run_id": run_id}, deployment.data_root)
-            outcome = TrainingOutcome.read(paths.result, code)
+            outcome = _train(deployment, paths, context, trainer, tracking, prepared)
             write_json(paths.provenance, _lineage(deployment, paths, outcome).to_json())
             images = _plots(deployment.spec, paths)
             tracking.log(run_id, _numbers(outcome), _artifacts(deployment.spec, paths))
             checks = check_results("ranker", TrainingEvidence(outcome.findings)) if outcome.findings else []
+            if outcome.died and context.retry_number == 0:
+                context.log.warning(f"The training died and is tried once more: {outcome.cause}")
+                raise dg.RetryRequested(max_retries=1)
             if (reason := outcome.blocking_reason(blocking_findings())) is not None:
                 yield from checks
-                files = {"files": dg.MetadataValue.path(str(paths.training))}
-                raise dg.Failure(reason, metadata=files, allow_retries=False)
+                failure = keep_failure(paths, deployment.spec.name, outcome, reason)
+                log_failed_step(tracking, run_id, failure, context)
+                raise dg.Failure(failure_text(failure), metadata=failure_metadata(failure), allow_retries=False)
         yield dg.MaterializeResult(
             metadata={
                 **run_metadata(run_id, tracking.url(run_id)),
@@ -91,6 +95,26 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     return [ranker]
 
 
+def _train(
+    deployment: Deployment,
+    paths: RetrainPaths,
+    context: dg.AssetExecutionContext,
+    trainer: TrainerResource,
+    tracking: TrackingResource,
+    prepared: Prepared,
+) -> TrainingOutcome:
+    """Trains, from the start where a checkpoint cannot be continued."""
+    extras, root = {"mlflow_run_id": prepared.run_id}, deployment.data_root
+    code, _ = trainer.run(context, paths.job, extras, root, resume=prepared.resume)
+    outcome = TrainingOutcome.read(paths.result, code)
+    if prepared.resume and outcome.status == "failed" and (outcome.cause or "").startswith("checkpoint.pt"):
+        context.log.warning(f"The training cannot be continued and starts anew: {outcome.cause}")
+        restart(deployment, paths, prepared.run_id, tracking)
+        code, _ = trainer.run(context, paths.job, extras, root)
+        outcome = TrainingOutcome.read(paths.result, code)
+    return outcome
+
+
 def blocking_findings() -> set[str]:
     """Names of the trainer's findings whose errors forbid the use of the model."""
     return {check.name for check in checks_of("ranker") if check.blocking}
@@ -99,95 +123,8 @@ def blocking_findings() -> set[str]:
 def start_model(tracking: TrackingResource, run_id: str, spec: Spec, context: dg.AssetExecutionContext) -> None:
     """Names the model of a retrain as what its MLflow run makes."""
     day = context.partition_key
-    tags = {"partition": day, "spec.hash": spec_hash(spec), "code.version": code_version(), **_source_tags(context)}
-    tracking.start_model(run_id, f"{spec.name}-{day}", MODEL_KIND, _params(spec), tags)
-
-
-def without_password(address: str) -> str:
-    """An address of the tracking store as it may be shown."""
-    return re.sub(r"//[^/@]*@", "//", address)
-
-
-def _prepare(
-    deployment: Deployment, paths: RetrainPaths, context: dg.AssetExecutionContext, tracking: TrackingResource
-) -> str:
-    """Empties the training folder, starts the MLflow run and writes the trainer's job; the run's id."""
-    from ctr_pipeline.spec.objectives import Binary
-    from ctr_pipeline.training import MlflowTarget, TrainingJob
-
-    spec = deployment.spec
-    shutil.rmtree(paths.training, ignore_errors=True)
-    paths.training.mkdir(parents=True)
-    paths.spec.write_text(deployment.spec_text, encoding="utf-8")
-    run_id = tracking.start_run(
-        f"{spec.name} {paths.day}",
-        {**_source_tags(context), **_dagster_tags(context), **_content_tags(spec, paths)},
-        _params(spec),
-    )
-    uri = tracking.tracking_uri
-    RetrainFiles(paths).write_mlflow_run(
-        TrackedRun(run_id=run_id, tracking_uri=without_password(uri), url=tracking.url(run_id))
-    )
-    TrainingJob(
-        dataset=paths.packed,
-        output=paths.training,
-        seed=spec.training_seed,
-        model=spec.model,
-        training=spec.training,
-        task_weights={task.name: task.weight_in_loss for task in spec.tasks},
-        objectives={task.name: task.objective for task in spec.tasks if task.objective != Binary()},
-        mlflow=MlflowTarget(tracking_uri=uri, run_id=run_id),
-    ).save(paths.job)
-    return run_id
-
-
-def _source_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
-    """What MLflow's page shows as the source of a run: the job, and the commit of a checkout; no path."""
-    commit = checkout_commit()
-    return {
-        "mlflow.source.type": "JOB",
-        "mlflow.source.name": f"ctr_pipeline {context.run.job_name}",
-        **({"mlflow.source.git.commit": commit} if commit else {}),
-    }
-
-
-def _dagster_tags(context: dg.AssetExecutionContext) -> dict[str, str]:
-    return {
-        "dagster.run_id": context.run.run_id,
-        "dagster.asset_key": "ranker",
-        "dagster.partition": context.partition_key,
-        "dagster.retry": str(context.retry_number),
-        "dagster.job": context.run.job_name,
-    }
-
-
-def _content_tags(spec: Spec, paths: RetrainPaths) -> dict[str, str]:
-    return {
-        "spec.name": spec.name,
-        "spec.hash": spec_hash(spec),
-        "code.version": code_version(),
-        "key.fingerprint": key_fingerprint(process_environment()),
-        **{f"delta.{table}": str(version) for table, version in RetrainFiles(paths).examples().versions.items()},
-    }
-
-
-def _params(spec: Spec) -> dict[str, Any]:
-    content = spec.model_dump(mode="json")
-    return {
-        "seed": content["seed"],
-        **{f"{section}.{key}": value for section in ("model", "training") for key, value in content[section].items()},
-        **{f"split.{key}": json.dumps(value) for key, value in content["split"].items()},
-        "propensity.weighting": content["propensity"]["weighting"],
-        "label_quality.weighting": (content["label_quality"] or {}).get("weighting", "none"),
-        **({"impression.weight": spec.impression.weight} if spec.impression.weight is not None else {}),
-        "tasks": ",".join(task["name"] for task in content["tasks"]),
-        **{
-            f"objective.{task['name']}": json.dumps(task["objective"])
-            for task in content["tasks"]
-            if "objective" in task
-        },
-        **({"calibration": json.dumps(content["calibration"])} if "calibration" in content else {}),
-    }
+    tags = {"partition": day, "spec.hash": spec_hash(spec), "code.version": code_version(), **source_tags(context)}
+    tracking.start_model(run_id, f"{spec.name}-{day}", MODEL_KIND, run_params(spec), tags)
 
 
 def _lineage(deployment: Deployment, paths: RetrainPaths, outcome: TrainingOutcome) -> Lineage:

@@ -49,6 +49,7 @@ def alerts_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[dict
             }
         )
     if run.status == dg.DagsterRunStatus.FAILURE:
+        why = _failed_steps(instance, run.run_id)
         alerts.append(
             {
                 "key": f"run:{run.job_name}:{partition}",
@@ -56,10 +57,23 @@ def alerts_of_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> list[dict
                 "severity": "ERROR",
                 "partition": partition,
                 "run_id": run.run_id,
-                "message": f"ERROR run of {run.job_name} [{partition}] failed: see run {run.run_id}",
+                "steps": why,
+                "message": f"ERROR run of {run.job_name} [{partition}] failed: see run {run.run_id}"
+                + "".join(f"\n{step}: {text}" for step, text in why.items()),
             }
         )
     return alerts
+
+
+def _failed_steps(instance: dg.DagsterInstance, run_id: str) -> dict[str, str]:
+    """By step that failed with a message for people, the message."""
+    found = {}
+    for entry in instance.all_logs(run_id, of_type=dg.DagsterEventType.STEP_FAILURE):
+        assert entry.dagster_event is not None
+        data = entry.dagster_event.step_failure_data
+        if data.user_failure_data is not None and data.user_failure_data.description:
+            found[str(entry.step_key)] = str(data.user_failure_data.description)
+    return found
 
 
 def _alerts(name: str, status: dg.DagsterRunStatus) -> dg.SensorDefinition:

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
+
+if TYPE_CHECKING:
+    from ctr_pipeline.evaluation import Floor
 
 CALIBRATED_LOW, CALIBRATED_HIGH = 0.9, 1.1
 """Observed over expected outcomes between which a task counts as calibrated."""
@@ -21,6 +25,10 @@ class EvaluationEvidence:
     """By task: value and 95 % interval."""
     metrics: Mapping[str, Mapping[str, Mapping[str, object]]]
     """Every metric, by task and split, as evaluation.json has them."""
+    floor: "Floor"
+    """How the model compares with what it has to beat."""
+    errors: Sequence[str] = ()
+    """A sentence for each check of an earlier asset of the same day that has an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +62,33 @@ def check_informative(evidence: EvaluationEvidence) -> Outcome:
         metadata={f"ne/{task}": ne for task, ne in evidence.normalised_entropy.items() if ne is not None},
         description=" ".join(found) or None,
     )
+
+
+def check_validation(evidence: EvaluationEvidence) -> Outcome:
+    """Error when the chosen epoch does not predict the validation rows better than the base rate."""
+    found, mean = evidence.floor.validation_reasons, evidence.floor.validation_ne
+    return Outcome(
+        passed=not found,
+        error=True,
+        metadata={} if mean is None else {"validation_ne": mean},
+        description=" ".join(found) or None,
+    )
+
+
+def check_position(evidence: EvaluationEvidence) -> Outcome:
+    """Error when a task is not shown to be predicted better than by its position alone."""
+    found, differences = evidence.floor.position_reasons, evidence.floor.position
+    return Outcome(
+        passed=not found,
+        error=True,
+        metadata={f"ne_change/{task}": of.relative.value for task, of in differences.items() if of is not None},
+        description=" ".join(found) or None,
+    )
+
+
+def check_earlier(evidence: EvaluationEvidence) -> Outcome:
+    """Error when a check of an earlier asset of the same day has one."""
+    return Outcome(passed=not evidence.errors, error=True, description=" ".join(evidence.errors) or None)
 
 
 def check_calibrated(evidence: EvaluationEvidence) -> Outcome:
@@ -96,6 +131,27 @@ def check_champion(evidence: PromotionEvidence) -> Outcome:
 register(
     CheckDefinition(
         asset="evaluation",
+        name="no_earlier_errors",
+        question="No check of the same day has an error.",
+        evaluate=check_earlier,
+        blocking=True,
+    ),
+    CheckDefinition(
+        asset="evaluation",
+        name="better_on_validation",
+        question="The chosen epoch predicts the validation rows better than the base rate.",
+        evaluate=check_validation,
+        blocking=True,
+    ),
+    CheckDefinition(
+        asset="evaluation",
+        name="better_than_position",
+        question="Every task is predicted better than by the rates of its logged positions.",
+        evaluate=check_position,
+        blocking=True,
+    ),
+    CheckDefinition(
+        asset="evaluation",
         name="better_than_base_rate",
         question="The interval of every task's normalised entropy lies below 1.",
         evaluate=check_informative,
@@ -117,7 +173,7 @@ register(
     CheckDefinition(
         asset="champion",
         name="promotion_floor",
-        question="Every task has both classes in every part and is better than its base rate, and no check has an error.",
+        question="Every gate is passed (docs/report.md), and no check of the same day has an error.",
         evaluate=check_floor,
         blocking=True,
     ),

@@ -1,5 +1,6 @@
-"""What the checks last found, from Dagster's event log."""
+"""What the checks last found, and what they found of one day, from Dagster's event log."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import dagster as dg
@@ -37,3 +38,35 @@ def newest_checks(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
                 }
             )
     return found
+
+
+def errors_of_day(instance: dg.DagsterInstance, day: str, assets: Iterable[str]) -> dict[str, str]:
+    """What failed with an error in the runs that made the newest content of a day, whatever other days have found since.
+
+    Args:
+        instance: Holds the event log.
+        day: Partition, YYYY-MM-DD.
+        assets: Names of the assets to look at.
+
+    Returns:
+        By ``asset.check``, what the check describes.
+    """
+    errors: dict[str, str] = {}
+    for asset in assets:
+        key = dg.AssetKey(asset)
+        made = instance.fetch_materializations(
+            dg.AssetRecordsFilter(asset_key=key, asset_partitions=[day]), limit=1
+        ).records
+        if not made:
+            continue
+        found = {}
+        for entry in instance.all_logs(made[0].run_id, of_type=dg.DagsterEventType.ASSET_CHECK_EVALUATION):
+            assert entry.dagster_event is not None
+            evaluation = entry.dagster_event.asset_check_evaluation_data
+            if evaluation.asset_key == key:
+                # A step that was tried again has evaluated its checks again.
+                found[evaluation.check_name] = evaluation
+        for name, evaluation in found.items():
+            if not evaluation.passed and evaluation.severity == dg.AssetCheckSeverity.ERROR:
+                errors[f"{asset}.{name}"] = evaluation.description or "it failed."
+    return errors

@@ -81,6 +81,18 @@ class TrackingResource(dg.ConfigurableResource):
         client.log_batch(run.info.run_id, params=[Param(key, str(value)[:6000]) for key, value in params.items()])
         return str(run.info.run_id)
 
+    def continue_run(self, run_id: str, tags: Mapping[str, str]) -> bool:
+        """Opens a run again that had ended, with further tags; False where the store does not have it."""
+        from mlflow.exceptions import MlflowException
+
+        client = self.client()
+        try:
+            client.update_run(run_id, status="RUNNING")
+        except MlflowException:
+            return False
+        self.tag(run_id, {**self._link_back(tags["dagster.run_id"]), **tags})
+        return True
+
     def log(self, run_id: str, metrics: Mapping[str, float], artifacts: Sequence[tuple[str, Path]]) -> None:
         """Adds metrics, and files or folders each under the artifact folder that it comes with, to a run."""
         client = self.client()

@@ -28,7 +28,13 @@ class TrainerResource(dg.ConfigurableResource):
     terminate_grace_seconds: float = 5.0
 
     def run(
-        self, context: dg.AssetExecutionContext, job_file: Path, extras: Mapping[str, Any], data_root: Path
+        self,
+        context: dg.AssetExecutionContext,
+        job_file: Path,
+        extras: Mapping[str, Any],
+        data_root: Path,
+        *,
+        resume: bool = False,
     ) -> tuple[int, PipesClientCompletedInvocation]:
         """Trains; returns the exit code and what the trainer reported.
 
@@ -38,12 +44,13 @@ class TrainerResource(dg.ConfigurableResource):
             extras: Facts that the trainer may read through Pipes.
             data_root: Where torchrun and Pipes keep their files while they run. These are removed at the end, or by
                 the next step that needs such a folder when this process is killed.
+            resume: Continue from the checkpoint in the job's folder.
         """
         with spill_folder(data_root) as folder:
-            return self._run(context, job_file, extras, folder)
+            return self._run(context, self._command(job_file, folder / "torchrun", resume), extras, folder)
 
     def _run(
-        self, context: dg.AssetExecutionContext, job_file: Path, extras: Mapping[str, Any], folder: Path
+        self, context: dg.AssetExecutionContext, command: list[str], extras: Mapping[str, Any], folder: Path
     ) -> tuple[int, PipesClientCompletedInvocation]:
         with open_pipes_session(
             context=context,
@@ -52,7 +59,7 @@ class TrainerResource(dg.ConfigurableResource):
             extras=dict(extras),
         ) as session:
             process = subprocess.Popen(
-                self._command(job_file, folder / "torchrun"),
+                command,
                 env={
                     # torch makes the folder of its compiler's cache although nothing is compiled.
                     "TORCHINDUCTOR_CACHE_DIR": str(folder / "compiler"),
@@ -71,8 +78,8 @@ class TrainerResource(dg.ConfigurableResource):
                 raise
         return code, PipesClientCompletedInvocation(session)
 
-    def _command(self, job_file: Path, logs: Path) -> list[str]:
-        entry = ["-m", "ctr_pipeline.training.entry", "--job", str(job_file)]
+    def _command(self, job_file: Path, logs: Path, resume: bool) -> list[str]:
+        entry = ["-m", "ctr_pipeline.training.entry", "--job", str(job_file), *(["--resume"] if resume else [])]
         if self.processes == 1:
             # torchrun loads torch too, only to start one process and to wait for it.
             return [sys.executable, *entry]

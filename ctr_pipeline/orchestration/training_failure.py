@@ -1,0 +1,47 @@
+"""What Dagster's page and MLflow show of a training that failed."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from ctr_pipeline.deployment.failed_trainings import LOGGED_BYTES, files_to_log
+from ctr_pipeline.orchestration.metadata import run_metadata, table
+from ctr_pipeline.orchestration.resources import TrackingResource
+
+
+def failure_metadata(failure: Mapping[str, Any]) -> dict[str, Any]:
+    """The diagnosis as metadata of the failed step: cause, tensor, feature, findings, evidence, MLflow run."""
+    cause, run = failure["cause"], failure["mlflow"]
+    named = {name: cause[name] for name in ("kind", "tensor", "feature", "row", "step") if cause.get(name) is not None}
+    return {
+        "cause": str(cause.get("message") or failure["reason"]),
+        **{f"cause_{name}": value if isinstance(value, int) else str(value) for name, value in named.items()},
+        "findings": table(
+            {"severity": str(found["severity"]), "check": str(found["name"]), "found": str(found["message"])}
+            for found in failure["findings"]
+        ),
+        "evidence": dg.MetadataValue.path(str(failure["evidence"])),
+        **(run_metadata(run["run_id"], run.get("url", "")) if run.get("run_id") else {}),
+    }
+
+
+def log_failed_step(
+    tracking: TrackingResource, run_id: str, failure: Mapping[str, Any], context: dg.AssetExecutionContext
+) -> None:
+    """Keeps the failed step and its description as artifacts of the MLflow run; of a large one what fits."""
+    own = [("failure", Path(failure["evidence"]) / "failure.json")]
+    if failure["failed_step"] is not None:
+        folder = Path(failure["failed_step"])
+        fitting, left_out = files_to_log(folder)
+        parents = [(file, file.parent.relative_to(folder.parent).as_posix()) for file in fitting]
+        own += [(parent, file) for file, parent in parents]
+        if left_out:
+            names = ", ".join(left_out)
+            context.log.warning(
+                f"The failed step is larger than {LOGGED_BYTES // 1_000_000} MB: {names} is in {folder} alone, not in MLflow"
+            )
+            tracking.tag(run_id, {"failed_step.left_out": names})
+    tracking.log(run_id, {}, own)
+    tracking.tag(run_id, {"failure": str(failure["reason"])[:5000]})
