@@ -1,5 +1,6 @@
 """The files that a step of a retrain leaves for the steps after it, typed."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -310,8 +311,11 @@ class TrainingOutcome:
 
 
 def _excess(finding: Mapping[str, Any]) -> float:
-    """How many times its limit a finding's evidence is; 0 where it does not say both as numbers."""
-    evidence, limit = finding.get("evidence"), finding.get("limit")
-    if isinstance(evidence, int | float) and isinstance(limit, int | float) and limit > 0:
-        return float(evidence) / float(limit)
+    """How many times its limit a finding's measurement is; infinite where it is no number, 0 where it does not say."""
+    value, limit = finding.get("value"), finding.get("limit")
+    if isinstance(value, str):
+        # JSON has no NaN and no infinity: the trainer writes them as text.
+        return math.inf
+    if isinstance(value, int | float) and isinstance(limit, int | float) and limit > 0:
+        return float(value) / float(limit)
     return 0.0

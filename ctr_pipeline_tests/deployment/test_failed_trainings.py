@@ -13,9 +13,9 @@ FINDINGS = [
     {"name": "nonfinite", "severity": "error", "message": "1 of 9 steps was not finite"},
     {"name": "clipped_steps", "severity": "ok", "message": "no step was clipped"},
     {"name": "dead_units", "severity": "warn", "message": "half are dead"},
-    {"name": "update_ratio", "severity": "error", "message": "moved by 3", "evidence": 3.0, "limit": 0.5},
-    {"name": "loss_gradient", "severity": "error", "message": "r = 4096", "evidence": 4096.0, "limit": 0.001},
-    {"name": "norm_ratio", "severity": "warn", "message": "rose", "evidence": 6, "limit": 5},
+    {"name": "update_ratio", "severity": "error", "message": "moved by 3", "value": 3.0, "limit": 0.5},
+    {"name": "loss_gradient", "severity": "error", "message": "r = 4096", "value": 4096.0, "limit": 0.001},
+    {"name": "norm_ratio", "severity": "warn", "message": "rose", "value": 6, "limit": 5},
 ]
 CAUSE = {"kind": "gradient", "tensor": "tower.0.weight", "message": "step 8: gradient tower.0.weight is nan"}
 
