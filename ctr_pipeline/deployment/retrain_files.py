@@ -288,13 +288,21 @@ class TrainingOutcome:
         return self.status == "failed" and not self.facts
 
     def strongest(self, count: int) -> list[Mapping[str, Any]]:
-        """The findings that are not ``ok``, errors first, of each kind those furthest beyond their limit first.
+        """The findings that are not ``ok``, in the trainer's own order where it gives one, causes before consequences.
+
+        Else errors come first, and of each kind those furthest beyond their limit.
 
         That a value was not finite, of a training that was stopped for it, is left out: the cause says more.
         """
         repeated = "nonfinite" if self.status == "stopped" else None
         found = [f for name, f in self.findings.items() if f.get("severity") != "ok" and name != repeated]
-        return sorted(found, key=lambda finding: (finding.get("severity") != "error", -_excess(finding)))[:count]
+        named = [str(name) for name in self.facts.get("strongest", ())]
+        place = {name: number for number, name in enumerate(named)}
+
+        def order(finding: Mapping[str, Any]) -> tuple[int, bool, float]:
+            return place.get(str(finding["name"]), len(place)), finding["severity"] != "error", -_excess(finding)
+
+        return sorted(found, key=order)[:count]
 
     def blocking_reason(self, blocking: Collection[str]) -> str | None:
         """Why the model must not be used; None when it may.

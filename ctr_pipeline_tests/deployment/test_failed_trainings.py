@@ -37,6 +37,12 @@ def test_the_strongest_findings_are_errors_furthest_beyond_their_limit(failed: R
     assert [found["name"] for found in outcome.strongest(9)][3:] == ["dead_units"]
 
 
+def test_the_order_of_the_trainer_wins(failed: RetrainPaths) -> None:
+    write_json(failed.result, read_json(failed.result) | {"strongest": ["norm_ratio", "nonfinite", "update_ratio"]})
+    names = [found["name"] for found in TrainingOutcome.read(failed.result).strongest(9)]
+    assert names == ["norm_ratio", "update_ratio", "loss_gradient", "dead_units"]
+
+
 def test_findings_that_a_training_passed_with_are_all_shown(failed: RetrainPaths) -> None:
     write_json(failed.result, {"status": "finished", "findings": FINDINGS})
     names = [found["name"] for found in TrainingOutcome.read(failed.result).strongest(9)]
