@@ -7,7 +7,7 @@ from typing import Any
 import dagster as dg
 
 from ctr_pipeline.deployment.failed_trainings import LOGGED_BYTES, files_to_log
-from ctr_pipeline.orchestration.metadata import run_metadata, table
+from ctr_pipeline.orchestration.metadata import table
 from ctr_pipeline.orchestration.resources import TrackingResource
 
 
@@ -23,7 +23,9 @@ def failure_metadata(failure: Mapping[str, Any]) -> dict[str, Any]:
             for found in failure["findings"]
         ),
         "evidence": dg.MetadataValue.path(str(failure["evidence"])),
-        **(run_metadata(run["run_id"], run.get("url", "")) if run.get("run_id") else {}),
+        **({"mlflow_run_id": str(run["run_id"])} if run.get("run_id") else {}),
+        # A plain address: the page of a run hides Markdown behind a click.
+        **({"mlflow_run": dg.MetadataValue.url(str(run["url"]))} if run.get("url") else {}),
     }
 
 

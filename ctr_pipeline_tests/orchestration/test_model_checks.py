@@ -1,0 +1,41 @@
+"""The checks of an evaluation refuse with the numbers, each on its own ground."""
+
+from dataclasses import replace
+
+import pytest
+
+from ctr_pipeline.evaluation import Floor
+from ctr_pipeline.orchestration.checks.definition import check_results, refused
+from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
+from ctr_pipeline.orchestration.gates import passed_text
+
+FLOOR = Floor(validation_ne=0.8, validation={}, position={}, validation_reasons=(), position_reasons=())
+GOOD = EvaluationEvidence({"click": 0.8}, [], {"click": (1.0, 0.95, 1.05)}, {}, FLOOR)
+
+
+@pytest.mark.parametrize(
+    ("evidence", "check"),
+    [
+        (
+            replace(GOOD, floor=replace(FLOOR, validation_ne=3.94, validation_reasons=("NE 3.94",))),
+            "better_on_validation",
+        ),
+        (replace(GOOD, floor=replace(FLOOR, position_reasons=("click: NE +2 %",))), "better_than_position"),
+        (replace(GOOD, errors=["The check ranker.norm_ratio has an error: 205x"]), "no_earlier_errors"),
+        (replace(GOOD, not_better=["click: NE 1.1"]), "better_than_base_rate"),
+    ],
+)
+def test_each_ground_refuses_alone(evidence: EvaluationEvidence, check: str) -> None:
+    [found] = refused("evaluation", check_results("evaluation", evidence))
+    assert found.check_name == check
+    assert found.description
+
+
+def test_a_good_model_passes_every_gate_and_says_by_how_much() -> None:
+    assert refused("evaluation", check_results("evaluation", GOOD)) == []
+    interval = {"value": -0.15, "low": -0.2, "high": -0.1}
+    metrics = {"click": {"test": {"ne": {"value": 0.81}}}, "buy": {"test": {"ne": {"value": 0.9}}}}
+    text = passed_text(metrics, {"validation_ne": 0.8236, "position": {"click": {"relative": interval}}})
+    assert text == (
+        "Every gate is passed: validation NE 0.824; on the test click NE 0.810, -15.0% beside the position alone, buy NE 0.900."
+    )
