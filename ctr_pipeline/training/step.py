@@ -17,6 +17,7 @@ from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.gradients import Diagnosis, LossView, StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.inputs import InputCheck
+from ctr_pipeline.gradients.core.measurements import gradient_measurements
 from ctr_pipeline.gradients.core.monitor import GradientMonitor
 from ctr_pipeline.gradients.core.norms import GradientNorms, clip_gradients, gradient_norms
 from ctr_pipeline.gradients.triage.diagnose import diagnose, wrong_update
@@ -219,6 +220,8 @@ def update(state: StepState, taken: TakenStep) -> Diagnosis | None:
         if kept and (cause := _wrong_update(state, taken)) is not None:
             return cause
     changed = state.last_good.updates() if measured and taken.decision == "update" else []
+    if measured:
+        _note_details(state, taken)
     state.monitor.after_update(taken.record, taken.norms.names, taken.each_norm, taken.loss, changed)
     if measured and (cause := _broken_health(state, taken)) is not None:
         if taken.decision == "update":
@@ -226,6 +229,16 @@ def update(state: StepState, taken: TakenStep) -> Diagnosis | None:
         return cause
     state.precision.adapt(taken.decision == "skip")
     return None
+
+
+def _note_details(state: StepState, taken: TakenStep) -> None:
+    """What the detailed record has beside what detectors measure."""
+    step = taken.record.step
+    labels, values = gradient_measurements(taken.norms, state.named)
+    state.monitor.note(step, labels, "gradient", values.tolist())
+    known = [(task, "known_labels") for task in state.layout.tasks]
+    state.monitor.note(step, known, "loss", taken.counts.tolist())
+    state.monitor.note(step, [("loss", "scale")], "loss", [state.precision.factor])
 
 
 def _wrong_update(state: StepState, taken: TakenStep) -> Diagnosis | None:

@@ -67,7 +67,11 @@ def test_a_run_learns_and_writes_everything(job, make_trainer) -> None:
     gradients = pl.read_parquet(output / "gradients.parquet")
     assert gradients.columns == ["step", "tensor", "kind", "stat", "value"]
     assert gradients["step"].unique().sort().to_list() == [0, 4, 8, 12, 16]
-    assert set(gradients["kind"]) == {"gradient", "weight", "update", "activation"}
+    assert set(gradients["kind"]) == {"gradient", "weight", "update", "activation", "loss"}
+    known = gradients.filter(pl.col("stat") == "known_labels", pl.col("tensor") == "click")["value"].to_list()
+    assert known == [100.0] * 5
+    largest = gradients.filter(pl.col("stat") == "largest_row", pl.col("tensor").str.contains("width_2"))["value"]
+    assert set(largest.to_list()) <= set(range(6))
     # Norms by layer, on the logged steps: together they are the global norm.
     assert [step for step, norms in layers.items() if norms] == [0, 4, 8, 12, 16]
     assert {"tower.0.linear", "tower.1.linear", "head", "wide.numbers"} < set(layers[4])

@@ -117,6 +117,10 @@ class GradientMonitor:
         self._observe(record, False, names, norms, probe)
         self._activations = []
 
+    def note(self, step: int, labels: Sequence[tuple[str, str]], kind: str, values: Sequence[float]) -> None:
+        """Add measurements of ``step`` to the detailed record: tensor and statistic of each value."""
+        self.rows += [(step, tensor, kind, stat, value) for (tensor, stat), value in zip(labels, values, strict=True)]
+
     def stop(self, record: StepRecord, loss: LossView | None = None) -> None:
         """Note the step that is about to stop the run, with its ``loss`` where it is measured in detail."""
         probe = Probe(loss=loss, activations=self._activations, updates=()) if self._probing else None
