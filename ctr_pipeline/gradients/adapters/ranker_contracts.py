@@ -147,7 +147,7 @@ class RankerContracts:
                 model=model, batch=few, forward=lambda _, batch: built.forward(batch), loss=lambda z, _: z.sum()
             )
             limit = 1e-5 if few.numeric.device.type == "cpu" and not built.half else 1e-3
-            found.append(check_cross_sample(setup, limit=limit))
+            found.append(check_cross_sample(setup, limit=limit, double=False))
             if self._fresh:
                 model.eval()
                 with observed_activations(model) as activations:

@@ -1,8 +1,10 @@
 """No sample's logit depends on another sample's input."""
 
+import copy
+
 import torch
 
-from ctr_pipeline.gradients.contracts.batch_tensors import select_rows
+from ctr_pipeline.gradients.contracts.batch_tensors import in_double, select_rows
 from ctr_pipeline.gradients.contracts.kept_state import fixed_random, kept_model
 from ctr_pipeline.gradients.contracts.outcome import Outcome
 from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
@@ -13,7 +15,7 @@ LIMIT = 1e-5
 
 
 def check_cross_sample(
-    setup: TrainingSetup, *, training: bool | None = None, limit: float = LIMIT, kept: int = 2
+    setup: TrainingSetup, *, training: bool | None = None, limit: float = LIMIT, kept: int = 2, double: bool = True
 ) -> Outcome:
     """The logits of some samples stay as they are when the inputs of all others are exchanged.
 
@@ -23,10 +25,14 @@ def check_cross_sample(
         setup: What is tested.
         training: Mode of the model; its own by default. Batch normalisation mixes samples in training by design: test such
             a model with False.
-        limit: Largest change, relative to the largest logit, or 1.
+        limit: Largest change: relative to the standard deviation of the logits in float64, since those of an untrained model
+            may hardly differ; else to the largest logit, or 1.
         kept: Every how many samples one is kept.
+        double: Whether a copy of the model in float64 is looked at.
     """
     model, batch = setup.model, setup.batch
+    if double:
+        model, batch = copy.deepcopy(model).double(), in_double(batch)
     with kept_model(model), torch.no_grad():
         if training is not None:
             model.train(training)
@@ -44,7 +50,9 @@ def check_cross_sample(
             changed = setup.forward(model, select_rows(batch, order, samples))
     stay = stay.to(logits.device)
     difference = (changed[stay] - logits[stay]).abs().double()
-    scale = float(logits.abs().max().clamp_min(1.0))
+    spread = float(logits.std(dim=0).max())
+    exact = logits.dtype == torch.float64 and spread > 0
+    scale = spread if exact else float(logits.abs().max().clamp_min(1.0))
     measured = float(difference.max()) / scale
     if measured <= limit:
         message = f"logits depend on their own sample alone (largest change {measured:.2g})"

@@ -143,3 +143,24 @@ def test_clipping_that_turns_the_gradient_is_found(make_setup: MakeSetup, clip: 
     outcome = check_clip_direction(make_setup(clip=clip), max_norm=1.0)
     assert outcome.failed
     assert message in outcome.message
+
+
+def test_samples_that_hardly_differ_are_told_apart(make_setup: MakeSetup, model: nn.Sequential) -> None:
+    with torch.no_grad():
+        model[0].weight.mul_(1e-5)
+    assert check_cross_sample(make_setup(model=model[:3].append(nn.Linear(16, 1)))).verdict == "passed"
+    mixed = Around(nn.Sequential(*model[:3], nn.Linear(16, 1)), lambda hidden: hidden - hidden.mean(dim=0))
+    assert check_cross_sample(make_setup(model=mixed)).failed
+
+
+def test_finite_differences_through_batch_normalisation(make_setup: MakeSetup, model: nn.Sequential) -> None:
+    healthy = check_finite_differences(make_setup(model=Around(model, nn.BatchNorm1d(16))))
+    assert healthy.verdict == "passed", healthy.message
+    norm = nn.BatchNorm1d(16)
+    norm.register_forward_hook(lambda *call: 0.5 * (call[2] + call[2].detach()))
+    assert check_finite_differences(make_setup(model=Around(model, norm))).failed
+
+
+def test_what_is_rounded_throughout_cannot_be_measured(make_setup: MakeSetup) -> None:
+    outcome = check_finite_differences(make_setup(loss=lambda z, _: z.mean() + 1e-9 * torch.round(z * 1e9).mean()))
+    assert outcome.verdict == "not_measured", outcome.message
