@@ -3,9 +3,11 @@
 import json
 import re
 import shutil
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
 from selenium import webdriver
 from selenium.webdriver.common.by import By
@@ -140,3 +142,89 @@ def test_mlflow_shows_the_datasets_the_source_and_the_model_of_the_run(
     WebDriverWait(browser, 20).until(
         lambda driver: f"impressions (v{version}-" in driver.find_element(By.TAG_NAME, "body").text
     )
+
+
+LAUNCH = """mutation($p: ExecutionParams!) { launchRun(executionParams: $p) {
+  __typename ... on LaunchRunSuccess { run { runId } } ... on PythonError { message } } }"""
+MODEL_STEPS = ("ranker", "calibrated_ranker", "evaluation", "serving_bundle", "champion")
+
+
+def _retrain(servers: Servers, day: str) -> str:
+    """Trains on the packed arrays as they are; the id of the run, which has failed."""
+    answer = servers.query(
+        LAUNCH,
+        p={
+            "selector": {
+                "repositoryLocationName": "ctr_pipeline",
+                "repositoryName": "__repository__",
+                "jobName": "daily_retrain",
+                "assetSelection": [{"path": [name]} for name in MODEL_STEPS],
+            },
+            "runConfigData": {},
+            "executionMetadata": {"tags": [{"key": "dagster/partition", "value": day}]},
+        },
+    )["launchRun"]
+    assert answer["__typename"] == "LaunchRunSuccess", answer
+    run_id = str(answer["run"]["runId"])
+    assert servers.wait(run_id) == "FAILURE"
+    return run_id
+
+
+def _aliases(servers: Servers) -> list[tuple[str, int]]:
+    with sqlite3.connect(servers.data_root / "mlflow.db") as database:
+        return list(database.execute("select alias, version from registered_model_aliases order by alias"))
+
+
+# The last of the file: it trains again, and puts back what was there.
+def test_a_training_that_is_stopped_shows_its_diagnosis_alerts_and_promotes_nothing(
+    browser: webdriver.Chrome, servers: Servers, tmp_path: Path
+) -> None:
+    day = "2026-01-16"
+    training = servers.data_root / "training" / day
+    numbers = servers.data_root / "datasets" / day / "packed" / "train" / "numeric.npy"
+    before = _aliases(servers)
+    assert before
+    shutil.copytree(training, tmp_path / "training")
+    shutil.copy2(numbers, tmp_path / "numeric.npy")
+    values = np.load(numbers)
+    values[: len(values) // 2, 0] = np.inf
+    np.save(numbers, values)
+    try:
+        run_id = _retrain(servers, day)
+    finally:
+        shutil.rmtree(training)
+        shutil.copytree(tmp_path / "training", training)
+        shutil.copy2(tmp_path / "numeric.npy", numbers)
+    assert _aliases(servers) == before
+    [kept] = (servers.data_root / "failed_trainings" / day).iterdir()
+    failure = json.loads((kept / "failure.json").read_text(encoding="utf-8"))
+    cause = failure["cause"]
+    assert (cause["kind"], cause["feature"]) == ("input", "price")
+    shown = f"{servers.url}/runs/{run_id}?logs=type%3ASTEP_FAILURE"
+    _text(browser, shown, "Training stopped", "View full message", folder=tmp_path, name="failed")
+    browser.find_element(By.XPATH, "//*[text()='View full message']").click()
+    WebDriverWait(browser, 20).until(lambda driver: driver.find_elements(By.XPATH, "//*[text()='Copy error']"))
+    browser.save_screenshot(str(tmp_path / "diagnosis.png"))
+    text = browser.find_element(By.TAG_NAME, "body").text
+    for expected in (
+        cause["message"],
+        cause["tensor"],
+        "cause_feature",
+        "findings",
+        str(kept),
+        failure["mlflow"]["url"],
+    ):
+        assert expected in text
+    assert all(finding["message"] in text for finding in failure["findings"])
+    assert browser.execute_script(CUT_TABLES) == []
+
+    def alerted(_: webdriver.Chrome) -> list[dict[str, object]]:
+        path = servers.data_root / "notifications.jsonl"
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [
+            alert for alert in map(json.loads, lines) if alert["run_id"] == run_id and alert["kind"] == "run_failure"
+        ]
+
+    [alert] = WebDriverWait(browser, 90).until(alerted)
+    assert cause["message"] in str(alert["message"])
+    assert str(kept) in str(alert["message"])

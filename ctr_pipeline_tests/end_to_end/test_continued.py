@@ -71,7 +71,11 @@ def commands() -> list[list[str]]:
 
 def uninterrupted(shop: Path) -> str:
     """SHA-256 of the model that the trainer makes of the same job in one go."""
-    training, again = shop / "data" / "training" / DAY, shop / "again"
+    return trained_anew(shop / "data" / "training" / DAY, shop / "again")
+
+
+def trained_anew(training: Path, again: Path) -> str:
+    """SHA-256 of the model that the trainer makes in the new folder ``again`` of the job in ``training``."""
     job = json.loads((training / "job.json").read_text(encoding="utf-8")) | {"output": str(again), "mlflow": None}
     again.mkdir()
     (again / "job.json").write_text(json.dumps(job), encoding="utf-8")

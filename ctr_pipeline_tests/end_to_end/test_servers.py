@@ -4,11 +4,14 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import polars as pl
 import psutil
+import pytest
 
 from ctr_pipeline_tests.end_to_end.fixtures import Servers
+from ctr_pipeline_tests.end_to_end.test_continued import trained_anew
 
 
 def _until(condition: Callable[[], object], seconds: float, what: str) -> None:
@@ -84,3 +87,31 @@ def test_terminating_a_training_leaves_no_process(servers: Servers) -> None:
     assert answer["__typename"] == "TerminateRunSuccess", answer
     assert servers.wait(run_id, 60) == "CANCELED"
     _until(lambda: not _trainers(servers), 20, f"no trainer left, found {_trainers(servers)}")
+
+
+@pytest.mark.nightly
+def test_a_killed_step_is_continued_by_the_next_run(servers: Servers, tmp_path: Path) -> None:
+    day = "2026-01-14"
+    training = servers.data_root / "training" / day
+    killed = servers.launch("daily_retrain", day)
+    _until((training / "checkpoint.pt").is_file, 300, "a checkpoint")
+    [trainer] = _trainers(servers)
+    step = trainer.parent()
+    assert step is not None
+    step.kill()
+    assert servers.wait(killed, 300) == "FAILURE"
+    assert _trainers(servers) == []
+    assert not (training / "result.json").exists()
+
+    run_id = servers.launch("daily_retrain", day)
+
+    # The slot of the pool that the killed run held is freed a minute after its end.
+    servers.wait(run_id, 600)
+    with sqlite3.connect(servers.data_root / "mlflow.db") as database:
+        [(mlflow_run,)] = database.execute(
+            "select run_uuid from tags where key = 'dagster.run_id' and value = ?", (run_id,)
+        )
+        resumed = list(database.execute("select value from tags where key = 'resumed' and run_uuid = ?", (mlflow_run,)))
+    assert resumed == [("true",)]
+    result = json.loads((training / "result.json").read_text(encoding="utf-8"))
+    assert result["model_sha256"] == trained_anew(training, tmp_path / "again")
