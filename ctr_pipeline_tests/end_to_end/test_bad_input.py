@@ -253,7 +253,7 @@ def test_a_training_that_breaks_says_why_keeps_its_evidence_and_leaves_no_model(
     assert (folder / "failed_step" / "diagnosis.json").is_file()
     assert not (folder / "bundle").exists()
     # What the console says: the cause, the lead that the detectors had, and where the evidence lies.
-    assert "Strongest findings: WARN update_ratio: one update moved" in said
+    assert "Strongest findings: ERROR update_ratio: the update of step 0 moved" in said
     [kept] = (shop.folder / "data" / "failed_trainings").glob("*/*")
     assert f"Evidence: {kept}" in said
     assert (kept / "failed_step" / "step.pt").read_bytes() == (folder / "failed_step" / "step.pt").read_bytes()
@@ -265,7 +265,7 @@ def test_a_training_that_breaks_says_why_keeps_its_evidence_and_leaves_no_model(
     for name in ("latest", kept.name):
         shown = ctr("report", name, "--data-root", shop.folder / "data").stdout
         assert "The training failed" in shown
-        assert "update_ratio: one update moved" in shown
+        assert "update_ratio: the update of step 0 moved" in shown
         assert str(kept) in shown
     # Without a report of `ctr run`, as of a training that Dagster launched.
     shutil.rmtree(shop.folder / "data" / "reports")
