@@ -40,7 +40,7 @@ class RowSample:
 
 def scale_outcome(sample: RowSample) -> Outcome:
     """Numbers lie where their training statistics say."""
-    name, worst, where, share = "feature_scale", 0.0, "", 0.0
+    name = "feature_scale"
     if not sample.numbers.size:
         return Outcome(name=name, verdict="not_measured", message="there are no numbers")
     with np.errstate(all="ignore"):

@@ -6,21 +6,19 @@ import torch
 from torch import Tensor
 
 from ctr_pipeline.gradients.contracts.outcome import Outcome
-from ctr_pipeline.gradients.contracts.ratio_patterns import TOLERANCE, describe_ratio
 from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
+from ctr_pipeline.gradients.core.loss_faults import FIT, name_loss_fault
+from ctr_pipeline.gradients.core.loss_gradient_check import SMALLEST, ComparedLabels
 
 FAR = (30.0, 60.0)
 """Logits up to which a loss must be finite."""
-
-SMALLEST = 1e-3
-"""Labels whose expected gradient is smaller are left out: rounding decides there."""
 
 
 def check_logit_gradient(
     setup: TrainingSetup,
     *,
     expected: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None,
-    limit: float = TOLERANCE,
+    limit: float = FIT,
 ) -> Outcome:
     """The gradient at each logit is w · (σ(z) − y) / n, n the number of known labels of its task.
 
@@ -53,11 +51,14 @@ def check_logit_gradient(
         error = error if error == error else float("inf")
         if worst.measured is not None and error <= worst.measured:
             continue
-        found = (
-            describe_ratio(ratio, z[rows, task], y[rows, task], w[rows, task], count)
-            if error > limit
-            else "it follows the formula"
-        )
+        found = "it follows the formula"
+        if error > limit:
+            compared = ComparedLabels(
+                ratio=ratio, task=torch.zeros_like(ratio, dtype=torch.long), logits=z[rows, task], labels=y[rows, task],
+                weights=w[rows, task], unknown=torch.zeros(()),
+            )  # fmt: skip
+            fault = name_loss_fault(compared, [int(count)], [1.0], len(z))
+            found = f"{fault.name}: {fault.message}"
         worst = Outcome(
             name=name, verdict="failed" if error > limit else "passed", measured=error, limit=limit, where=f"task {task}",
             message=f"the gradient at the logits of task {task} differs from w · (σ(z) − y) / n by {error:.3g} of it "

@@ -1,13 +1,15 @@
 """Observes hidden activations: they are found where they are computed, whatever the module that computes them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
+
+from ctr_pipeline.gradients.core.module_paths import running_modules
 
 CAN_SATURATE = frozenset(
     {
@@ -42,19 +44,7 @@ def observed_activations(model: nn.Module) -> Iterator[list[Activation]]:
     Modules (``nn.GELU``) and functions (``torch.relu``) are both seen. Nothing that the model computes is changed.
     """
     found: list[Activation] = []
-    path: list[str] = []
-
-    def enter(name: str) -> Callable[..., None]:
-        return lambda *_: path.append(name)
-
-    def leave(*_: Any) -> None:
-        path.pop()
-
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            stack.callback(module.register_forward_pre_hook(enter(name)).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
-        stack.enter_context(_Observer(path, found))
+    with running_modules(model) as path, _Observer(path, found):
         yield found
 
 

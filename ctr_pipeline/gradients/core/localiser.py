@@ -9,7 +9,6 @@ loss, or of a gradient.
 
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +16,8 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from ctr_pipeline.gradients.core.module_paths import running_modules
 
 CONSTANTS = frozenset(
     {"lift_fresh", "copy_", "fill_", "full", "full_like", "scalar_tensor", "empty", "empty_like", "new_empty"}
@@ -85,7 +86,7 @@ def localise(
     for parameter, _ in kept:
         parameter.grad = None
     try:
-        with _module_stack(model) as stack:
+        with running_modules(model) as stack:
             given = [inputs[name] for name in missing if first_wrong(inputs[name]) is not None]
             parameters = {_memory(parameter): name for name, parameter in model.named_parameters()}
             observer = _Observer(stack, parameters, given)
@@ -158,24 +159,6 @@ def state_origin(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) 
 
 def _has_bad_gradient(model: nn.Module) -> bool:
     return any(p.grad is not None and first_wrong(p.grad) is not None for p in model.parameters())
-
-
-@contextmanager
-def _module_stack(model: nn.Module) -> Iterator[list[str]]:
-    """Paths of the modules whose forward pass is running, outermost first."""
-    path: list[str] = []
-
-    def enter(name: str) -> Callable[..., None]:
-        return lambda *_: path.append(name)
-
-    def leave(*_: Any) -> None:
-        path.pop()
-
-    with ExitStack() as stack:
-        for name, module in model.named_modules():
-            stack.callback(module.register_forward_pre_hook(enter(name)).remove)
-            stack.callback(module.register_forward_hook(leave).remove)
-        yield path
 
 
 class _Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -76,6 +76,10 @@ def _scaled(found: dict[int, float], counts: Sequence[int], loss_weights: Sequen
         return LossFault("sum_reduction", f"r = {first:g}, the number of labels: the loss is summed and not averaged")
     if rows > 1 and all_are(lambda _: rows):
         return LossFault("sum_reduction", f"r = {first:g}, the rows of the batch: the loss is summed and not averaged")
+    if all(counts[task] > 1 for task in wrong) and all_are(lambda task: 1 / counts[task]):
+        return LossFault(
+            "divided_twice", f"r = {first:.4g}, 1 / the number of labels: the loss is divided by it a second time"
+        )
     if all_are(lambda task: counts[task] / rows):
         return LossFault("mean_over_rows", "the loss is divided by all rows of the batch, and not by the known labels")
     if all_are(lambda task: loss_weights[task]):
