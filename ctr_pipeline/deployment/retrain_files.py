@@ -292,10 +292,12 @@ class TrainingOutcome:
 
         Else errors come first, and of each kind those furthest beyond their limit.
 
-        That a value was not finite, of a training that was stopped for it, is left out: the cause says more.
+        Of a training that was stopped two kinds are left out: that a value was not finite, of which the cause says more,
+        and what a detector had no time to measure.
         """
-        repeated = "nonfinite" if self.status == "stopped" else None
-        found = [f for name, f in self.findings.items() if f.get("severity") != "ok" and name != repeated]
+        found = [f for f in self.findings.values() if f.get("severity") != "ok"]
+        if self.status == "stopped":
+            found = [f for f in found if f["name"] != "nonfinite" and f.get("value", 0) is not None]
         named = [str(name) for name in self.facts.get("strongest", ())]
         place = {name: number for number, name in enumerate(named)}
 

@@ -43,6 +43,13 @@ def test_the_order_of_the_trainer_wins(failed: RetrainPaths) -> None:
     assert names == ["norm_ratio", "update_ratio", "loss_gradient", "dead_units"]
 
 
+def test_what_a_stopped_training_had_no_time_to_measure_is_no_strong_finding(failed: RetrainPaths) -> None:
+    unmeasured = {"name": "dead_units", "severity": "warn", "message": "dead units were not measured", "value": None}
+    for status, shown in (("stopped", []), ("finished", ["dead_units"])):
+        write_json(failed.result, {"status": status, "cause": CAUSE, "findings": [unmeasured]})
+        assert [found["name"] for found in TrainingOutcome.read(failed.result).strongest(3)] == shown
+
+
 def test_findings_that_a_training_passed_with_are_all_shown(failed: RetrainPaths) -> None:
     write_json(failed.result, {"status": "finished", "findings": FINDINGS})
     names = [found["name"] for found in TrainingOutcome.read(failed.result).strongest(9)]
