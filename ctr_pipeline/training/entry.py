@@ -88,6 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _log.error("%s", error)
         result.update(status="failed", cause={"message": str(error)})
         code = FAILED
+    except KeyboardInterrupt:
+        stop.interrupt()
+        code = FAILED
     except Exception as error:
         # A process that is told to stop takes others with it: their broken connections are no failure of their own.
         if not stop():

@@ -109,6 +109,10 @@ class StopRequest:
         """Whether a stop was requested."""
         return self.exit_code is not None
 
+    def interrupt(self) -> None:
+        """A SIGINT that a library took over and turned into KeyboardInterrupt, as Polars does while it works."""
+        self._receive(signal.SIGINT, None)
+
     def _receive(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
         if self.exit_code is not None:
             return

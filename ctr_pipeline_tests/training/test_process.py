@@ -115,12 +115,25 @@ def test_a_signal_ends_it_cleanly(job, number: signal.Signals) -> None:
     family = [psutil.Process(child.pid), *psutil.Process(child.pid).children(recursive=True)]
     asked = time.monotonic()
     child.send_signal(number)
-    child.communicate(timeout=30)
+    _, stderr = child.communicate(timeout=30)
     assert time.monotonic() - asked < 5
-    assert child.returncode == 128 + number
+    assert child.returncode == 128 + number, stderr
     assert result_of(job)["status"] == "cancelled"
     assert not any(process.is_running() for process in family)
     assert not (job.output / "result.partial").exists()
+
+
+def test_an_interrupt_that_a_library_took_over_ends_it_cleanly(job) -> None:
+    script = (
+        "import sys; from ctr_pipeline.training import entry, execution\n"
+        "def interrupted(*_): raise KeyboardInterrupt\n"
+        "execution.execute = interrupted; sys.exit(entry.main(sys.argv[1:]))"
+    )
+    child = start(["-c", script, "--job", str(save(job))])
+    _, stderr = child.communicate(timeout=30)
+    assert child.returncode == 128 + signal.SIGINT, stderr
+    assert result_of(job)["status"] == "cancelled"
+    assert b"Traceback" not in stderr
 
 
 @pytest.mark.parametrize("launched", [False, True])
