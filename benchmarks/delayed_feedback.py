@@ -9,6 +9,10 @@ The excess of a task is E[KL(p ‖ q)] / h(π) over the test rows: p is the true
 one with the logged position (docs/oracle.md). p is that of what truly happens inside the window, so that the rows of
 advertisers that misreport are left out of the excess; of the other figures they are a part.
 
+Most of a later step's excess is its click's, which settles within a day and is learnt alike by every side. Beside it stands
+that of the step alone: the same with the probabilities of the step once the one before it has happened, rows weighted by the
+true probability that it has.
+
 Run from the checkout, with the extra ``benchmark`` installed::
 
     python benchmarks/delayed_feedback.py [--spec specs/credit.yaml] [--losses mature_only dfm_discrete ...]
@@ -72,6 +76,8 @@ class Point:
     world: int
     task: str
     excess: float
+    own_excess: float
+    """That of the step alone, given the one before it."""
     ne: float
     ratio: float
     """Observed over expected outcomes."""
@@ -139,6 +145,17 @@ def excess_ne(p: NDArray[np.float64], logits: NDArray[np.float64]) -> float:
     return float((cross - special.entr(p) - special.entr(1 - p)).mean() / entropy(float(p.mean())))
 
 
+def step_excess_ne(p: NDArray[np.float64], q: NDArray[np.float64]) -> float:
+    """The excess of a step given the one before it; p and q have [N, 2] probabilities of the one before and of the step.
+
+    That is E[w · KL(p' ‖ q')] / (E[w] · h(E[w · p'] / E[w])), with w = p[:, 0] and p', q' the conditional probabilities.
+    """
+    weights = p[:, 0]
+    true, predicted = p[:, 1] / weights, np.clip(q[:, 1] / q[:, 0], 1e-9, 1 - 1e-9)
+    divergence = special.rel_entr(true, predicted) + special.rel_entr(1 - true, 1 - predicted)
+    return float(np.average(divergence, weights=weights) / entropy(float(np.average(true, weights=weights))))
+
+
 def naive_labels(
     labels: NDArray[np.int8], elapsed: NDArray[np.float32], delay: NDArray[np.float32]
 ) -> NDArray[np.int8]:
@@ -156,12 +173,19 @@ def points(
             continue
         for number, task in enumerate(tasks):
             excess = excess_ne(truth.probability[truth.truthful, number], run.logits[truth.truthful, number])
+            parent = found.dataset.layout.parents[number]
+            own = excess
+            if parent >= 0:
+                p, q = (
+                    of[truth.truthful][:, [parent, number]] for of in (truth.probability, special.expit(run.logits))
+                )
+                own = step_excess_ne(p, q)
             rows = labelled(run.logits[:, number], found.labels[:, number])
             positive = rows.positive.astype(np.float64)
             loss = np.logaddexp(0.0, rows.logits) - positive * rows.logits
             rate = positive.mean()
             yield Point(
-                side=side, world=world, task=task, excess=excess, ne=float(loss.mean() / entropy(rate)),
+                side=side, world=world, task=task, excess=excess, own_excess=own, ne=float(loss.mean() / entropy(rate)),
                 ratio=float(rate / special.expit(rows.logits).mean()),
             )  # fmt: skip
 
@@ -191,8 +215,8 @@ def naive(bench: Bench, found: World, paths: RetrainPaths) -> Iterator[Run]:
 
 def tables(found: Sequence[Point]) -> Iterator[str]:
     """Markdown: a row a task and side, mean ± spread over worlds and training seeds."""
-    yield "| task | loss | runs | excess NE | of that of mature_only | NE | O/E |"
-    yield "|---|---|---|---|---|---|---|"
+    yield "| task | loss | runs | excess NE | of that of mature_only | of the step alone | of that | NE | O/E |"
+    yield "|---|---|---|---|---|---|---|---|---|"
     for task in dict.fromkeys(point.task for point in found):
         of_task = [point for point in found if point.task == task]
         base = [point.excess for point in of_task if point.side == MATURE]
@@ -200,6 +224,9 @@ def tables(found: Sequence[Point]) -> Iterator[str]:
             own = [point for point in of_task if point.side == side]
             cells: list[object] = [task, side, len(own), spread([point.excess for point in own])]
             cells.append(f"{np.mean([point.excess for point in own]) / np.mean(base):.2f}" if base else "–")
+            cells.append(spread([point.own_excess for point in own]))
+            alone = [point.own_excess for point in of_task if point.side == MATURE]
+            cells.append(f"{np.mean([point.own_excess for point in own]) / np.mean(alone):.2f}" if alone else "–")
             yield row([*cells, spread([point.ne for point in own]), spread([point.ratio for point in own], 3)])
 
 

@@ -45,3 +45,19 @@ def test_the_excess_is_the_divergence_from_the_truth_over_the_entropy_of_its_mea
     entropy = -0.25 * np.log(0.25) - 0.75 * np.log(0.75)
     found = benchmark.excess_ne(p, np.full(2, special.logit(0.25)))
     assert found == pytest.approx(by_hand / 2 / entropy, rel=1e-12)
+
+
+def test_the_excess_of_a_step_does_not_see_how_well_the_one_before_it_is_known(benchmark: ModuleType) -> None:
+    p = np.array([[0.1, 0.02], [0.4, 0.2]])
+    conditional = p[:, 1] / p[:, 0]
+    wrong_parent = np.array([0.3, 0.05])
+    assert benchmark.step_excess_ne(p, np.stack([wrong_parent, wrong_parent * conditional], 1)) == pytest.approx(
+        0, abs=1e-12
+    )
+    q = np.stack([wrong_parent, wrong_parent * np.array([0.3, 0.3])], 1)
+    by_hand = 0.1 * (0.2 * np.log(0.2 / 0.3) + 0.8 * np.log(0.8 / 0.7)) + 0.4 * (
+        0.5 * np.log(0.5 / 0.3) + 0.5 * np.log(0.5 / 0.7)
+    )
+    rate = 0.22 / 0.5
+    entropy = -rate * np.log(rate) - (1 - rate) * np.log(1 - rate)
+    assert benchmark.step_excess_ne(p, q) == pytest.approx(by_hand / 0.5 / entropy, rel=1e-12)
