@@ -1,7 +1,7 @@
 """The training loop: epochs of steps (:mod:`ctr_pipeline.training.step`), validation, checkpoints, and what is written."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -154,7 +154,7 @@ class Trainer:
         where = self.job.seed, self.epoch, self.batch, self.state.inputs
         reader = BatchLoader(self.train, self.plan.batch_size, self.group.shard, *where)
         with reader as batches:
-            for batch in batches:
+            for batch in self._read(batches):
                 self._refuse(self._preflight.before(batch, self.step))
                 # What a contract finds wrong in an update is taken back.
                 self.state.last_good.always = self._preflight.active
@@ -175,13 +175,17 @@ class Trainer:
                     self._save_checkpoint()
         return rows
 
+    def _read(self, batches: Iterator[BatchView]) -> Iterator[BatchView]:
+        """The batches as they reach the steps; a drill changes them here."""
+        return batches
+
     def _new_preflight(self) -> Preflight:
         return Preflight(
             model=self.model, layout=self.dataset.layout, optimizers=self.optimizers, objectives=self.objectives,
             sections=[self.job.objectives.get(task, Binary()) for task in self.dataset.layout.tasks],
             loss_weights=self.state.loss_weights, smoothing=self.job.training.label_smoothing, base_rates=self._rates,
             forward=self.state.forward, precision=self.precision, group=self.group, rows=self.train,
-            fresh=self.step == 0, file=self.files.steps.with_name("contracts.json"),
+            reference=self._validation, peaks=self.state.peaks, fresh=self.step == 0, file=self.files.steps.with_name("contracts.json"),
         )  # fmt: skip
 
     def _refuse(self, broken: BrokenContract | None, *, taken_back: bool = False) -> None:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,13 +12,23 @@ from ctr_pipeline.datasets import PackedSplit
 from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.gradients import StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
-from ctr_pipeline.gradients.adapters.ranker_contracts import BrokenContract, BuiltTraining, RankerContracts
+from ctr_pipeline.gradients.adapters.ranker_contracts import (
+    SAMPLED_ROWS,
+    BrokenContract,
+    BuiltTraining,
+    RankerContracts,
+    broken_contract,
+)
+from ctr_pipeline.gradients.contracts.missing_values import MissingShares
 from ctr_pipeline.losses.multi_task import TaskObjectives
 from ctr_pipeline.ranker import Ranker
 from ctr_pipeline.spec.objectives import ObjectiveSection
 from ctr_pipeline.training.dataloader import to_device
 from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.precision import Precision
+
+EVERY = 16
+"""Steps between looks at what is missing in a batch, for as long as the training runs."""
 
 
 class Preflight:
@@ -36,6 +47,8 @@ class Preflight:
         precision: Arithmetic of the step.
         group: The processes.
         rows: The rows that are learnt from.
+        reference: The rows of the validation; None where there is none.
+        peaks: Largest learning rate of each optimizer.
         fresh: Whether the model is untrained.
         file: Where the first process writes the outcomes.
     """
@@ -55,6 +68,8 @@ class Preflight:
         precision: Precision,
         group: ProcessGroup,
         rows: PackedSplit,
+        reference: PackedSplit | None = None,
+        peaks: Sequence[float] = (),
         fresh: bool,
         file: Path,
     ) -> None:
@@ -72,9 +87,12 @@ class Preflight:
             scale=precision.factor,
             half=precision.name != "fp32",
             alone=group.is_single,
+            peaks=peaks,
         )
         self._group, self._file = group, file
-        self._contracts: RankerContracts | None = RankerContracts(built, rows, fresh)
+        self._contracts: RankerContracts | None = RankerContracts(built, rows, fresh, reference)
+        spread = np.unique(np.linspace(0, len(rows) - 1, min(len(rows), SAMPLED_ROWS)).astype(np.int64))
+        self._missing = MissingShares([c.name for c in layout.numeric], np.take(rows.numeric, spread, axis=0))
 
     @property
     def active(self) -> bool:
@@ -83,6 +101,8 @@ class Preflight:
 
     def before(self, batch: BatchView, step: int) -> BrokenContract | None:
         """Call before each step; the contract that any process found broken."""
+        if step % EVERY == 0 and (broken := self._missing_values(batch, step)) is not None:
+            return broken
         if self._contracts is None:
             return None
         return self._first(self._contracts.before(to_device(batch, self._group.device), step))
@@ -96,6 +116,11 @@ class Preflight:
             self._write()
             self._contracts = None
         return broken
+
+    def _missing_values(self, batch: BatchView, step: int) -> BrokenContract | None:
+        found = self._missing.outcome(batch.numeric.numpy(force=True))
+        own = broken_contract(found, step) if found.failed else None
+        return next((broken for broken in self._group.gather_objects(own) if broken is not None), None)
 
     def _first(self, own: BrokenContract | None) -> BrokenContract | None:
         broken = next((found for found in self._group.gather_objects(own) if found is not None), None)

@@ -44,7 +44,8 @@ def first_cause(diagnoses: Sequence[Diagnosis]) -> tuple[int, Diagnosis]:
 def with_leading_finding(cause: Diagnosis, health: HealthReport) -> Diagnosis:
     """The cause with the strongest error before it: a value that is not finite is mostly where a fault ends."""
     errors = (found for found in health.strongest if not found.consequence and found.finding.severity == "error")
-    leading = next(errors, None)
+    # What is measured in the stopped step itself is broken by the same value.
+    leading = next((found for found in errors if found.finding.step is None or found.finding.step < cause.step), None)
     if leading is None or cause.kind in ("input", "contract", "health"):
         return cause
     message = f"{cause.message}. Before it, {leading.name}: {leading.finding.message}"

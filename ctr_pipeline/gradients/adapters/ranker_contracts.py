@@ -19,6 +19,7 @@ from ctr_pipeline.gradients.adapters.rehearsal import (
     initial_tables,
     kept_buffers,
     loss_range_outcome,
+    padding_rows,
     rehearse,
 )
 from ctr_pipeline.gradients.contracts.feature_profile import (
@@ -39,6 +40,9 @@ from ctr_pipeline.gradients.contracts.initial_state import (
 from ctr_pipeline.gradients.contracts.kept_state import kept_generators
 from ctr_pipeline.gradients.contracts.optimizer_coverage import coverage_outcome
 from ctr_pipeline.gradients.contracts.outcome import Outcome
+from ctr_pipeline.gradients.contracts.padding_rows import padding_outcome
+from ctr_pipeline.gradients.contracts.parameter_types import parameter_type_outcome
+from ctr_pipeline.gradients.contracts.reference_rows import alignment_outcome, leak_outcome
 from ctr_pipeline.gradients.contracts.sample_independence import check_cross_sample
 from ctr_pipeline.gradients.contracts.starting_prediction import starting_prediction_outcome
 from ctr_pipeline.gradients.contracts.training_mode import mode_outcome
@@ -72,6 +76,15 @@ class BrokenContract(Diagnosis):
     limit: float | None
 
 
+def broken_contract(outcome: Outcome, step: int) -> BrokenContract:
+    """Why a training is stopped whose contract failed with ``outcome``."""
+    return BrokenContract(
+        kind="contract", tensor=outcome.where or outcome.name, feature=outcome.feature, row=None, step=step,
+        message=f"step {step}: contract {outcome.name}: {outcome.message}",
+        contract=outcome.name, measured=outcome.measured, limit=outcome.limit,
+    )  # fmt: skip
+
+
 class RankerContracts:
     """Checks a built training on its first batch, and watches its first updates. It changes nothing of the training.
 
@@ -79,10 +92,13 @@ class RankerContracts:
         built: The training.
         rows: The rows that it learns from.
         fresh: Whether the model is untrained; one that continues from a checkpoint need not predict the base rate.
+        reference: Rows that it is validated on, with which the training rows are compared; None where there are none.
     """
 
-    def __init__(self, built: BuiltTraining, rows: PackedSplit, fresh: bool) -> None:
-        self._built, self._rows, self._fresh = built, rows, fresh
+    def __init__(
+        self, built: BuiltTraining, rows: PackedSplit, fresh: bool, reference: PackedSplit | None = None
+    ) -> None:
+        self._built, self._rows, self._fresh, self._reference = built, rows, fresh, reference
         self._watch: FirstSteps | None = None
         self._own: list[Outcome] = []
         self._expected_loss: float | None = None
@@ -125,9 +141,15 @@ class RankerContracts:
     def _before_first(self, batch: BatchView) -> list[Outcome]:
         built = self._built
         model = built.model
-        found = [coverage_outcome(model, built.optimizers), mode_outcome(model), *profile(self._rows, built.layout)]
+        found = [
+            coverage_outcome(model, built.optimizers),
+            parameter_type_outcome(model),
+            padding_outcome(model, padding_rows(model)),
+            mode_outcome(model),
+            *profile(self._rows, built.layout, self._reference),
+        ]
         started = next(module for name, module in model.named_modules() if name == "head")
-        self._watch = FirstSteps(model, built.optimizers, started)
+        self._watch = FirstSteps(model, built.optimizers, started, built.peaks)
         if len(batch.labels) < 2 or any(outcome.failed and outcome.hard for outcome in found):
             return found
         rehearsal = rehearse(built, batch)
@@ -185,21 +207,18 @@ class RankerContracts:
             return None
         if self._watch is not None:
             self._watch.close()
-        return BrokenContract(
-            kind="contract", tensor=broken.where or broken.name, feature=broken.feature, row=None, step=step,
-            message=f"step {step}: contract {broken.name}: {broken.message}",
-            contract=broken.name, measured=broken.measured, limit=broken.limit,
-        )  # fmt: skip
+        return broken_contract(broken, step)
 
 
-def profile(rows: PackedSplit, layout: Layout) -> list[Outcome]:
-    """What a sample of the training rows says of their features and labels."""
+def profile(rows: PackedSplit, layout: Layout, reference: PackedSplit | None = None) -> list[Outcome]:
+    """What a sample of the training rows says of their features and labels; and beside the validation's, where they are given."""
     count = len(rows)
     spread = np.unique(np.linspace(0, count - 1, min(count, SAMPLED_ROWS)).astype(np.int64))
     middle = max(0, (count - CONSECUTIVE_ROWS) // 2)
     sample, neighbours = (
         _sample(rows, layout, chosen) for chosen in (spread, np.arange(middle, min(count, middle + CONSECUTIVE_ROWS)))
     )
+    found = [] if reference is None else _against(rows, reference, layout)
     columns = [np.take(rows.ids[:, place], spread, axis=0).ravel() for place in layout.id_places]
     return [
         scale_outcome(sample),
@@ -211,11 +230,19 @@ def profile(rows: PackedSplit, layout: Layout) -> list[Outcome]:
         ),
         single_feature_outcome(sample),
         row_shift_outcome(neighbours),
+        *found,
         funnel_outcome(sample.labels, layout.tasks, layout.parents),
         weight_outcome(
             torch.from_numpy(np.take(rows.weights, spread, axis=0)), torch.from_numpy(sample.labels), layout.tasks
         ),
     ]
+
+
+def _against(rows: PackedSplit, reference: PackedSplit, layout: Layout) -> list[Outcome]:
+    """The last training rows and the first of the validation: consecutive both, so that ids occur as often in them."""
+    last = _sample(rows, layout, np.arange(max(0, len(rows) - CONSECUTIVE_ROWS), len(rows)))
+    first = _sample(reference, layout, np.arange(min(len(reference), CONSECUTIVE_ROWS)))
+    return [alignment_outcome(last, first), leak_outcome(last, first)]
 
 
 def _sample(rows: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) -> RowSample:

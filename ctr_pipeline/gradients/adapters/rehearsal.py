@@ -16,6 +16,7 @@ from ctr_pipeline.gradients.contracts.kept_state import kept_generators
 from ctr_pipeline.gradients.contracts.loss_values import FAR
 from ctr_pipeline.gradients.contracts.outcome import Outcome
 from ctr_pipeline.gradients.contracts.table_lookups import Lookup, lookup_outcome, observed_lookups
+from ctr_pipeline.gradients.contracts.task_balance import LEAST_WEIGHT, balance_outcome, shared_gradients
 from ctr_pipeline.gradients.core.norms import clip_gradients, gradient_norms
 from ctr_pipeline.losses.multi_task import TaskObjectives, multi_task_loss
 from ctr_pipeline.ranker.embeddings import FusedTable
@@ -45,6 +46,7 @@ class BuiltTraining:
         scale: Factor on the loss under which gradients are computed.
         half: Whether the step computes in 16 bits.
         alone: Whether this process has the whole batch.
+        peaks: Largest learning rate of each optimizer; empty where it is not known.
     """
 
     model: Ranker
@@ -60,6 +62,7 @@ class BuiltTraining:
     scale: float = 1.0
     half: bool = False
     alone: bool = True
+    peaks: Sequence[float] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,7 +90,7 @@ def rehearse(built: BuiltTraining, batch: BatchView) -> Rehearsal:
             logits = built.forward(batch)
         outcomes = [lookup_outcome(lookups), own_rows_outcome(model, built.layout, lookups)]
         loss, outcome = _losses(built, logits, batch)
-        outcomes.append(outcome)
+        outcomes += [outcome, _balance(built, logits, batch)]
         (loss * built.scale).backward()  # type: ignore[no-untyped-call]
         parameters = [p for p in model.parameters() if p.grad is not None]
         gradients = {n: gradient_values(p).clone() for n, p in model.named_parameters() if p.grad is not None}
@@ -120,6 +123,23 @@ def _losses(built: BuiltTraining, logits: Tensor, batch: BatchView) -> tuple[Ten
     counts = built.objectives.known_counts(batch.labels, batch.delays)
     sums = built.objectives.task_sums(exact, batch.labels, batch.weights.double(), batch.delays)
     return multi_task_loss(sums, counts, weights)[0], outcome
+
+
+def _balance(built: BuiltTraining, logits: Tensor, batch: BatchView) -> Outcome:
+    """Each task's gradient on the layers before the heads, without and with its loss weight."""
+    tasks, weights = built.layout.tasks, built.loss_weights.tolist()
+    # Only loss weights that differ can unbalance the tasks; most trainings have none.
+    learnt = [weight for weight in weights if weight > 0]
+    if len(learnt) > 1 and max(learnt) < LEAST_WEIGHT * min(learnt):
+        return balance_outcome(dict.fromkeys(tasks, 1.0), dict.fromkeys(tasks, 1.0))
+    tables = {id(module.weight) for module in built.model.modules() if isinstance(module, nn.Embedding)}
+    heads = {id(parameter) for parameter in built.model.head.parameters()}
+    shared = [p for p in built.model.parameters() if p.requires_grad and id(p) not in tables | heads]
+    counts = built.objectives.known_counts(batch.labels, batch.delays)
+    sums = built.objectives.task_sums(logits, batch.labels, batch.weights, batch.delays)
+    _, means = multi_task_loss(sums, counts, built.loss_weights)
+    norms = shared_gradients(list(means.unbind()), shared) if shared else [0.0] * len(tasks)
+    return balance_outcome(dict(zip(tasks, norms, strict=True)), dict(zip(tasks, weights, strict=True)))
 
 
 def _loss_outcome(tasks: Sequence[str], means: Tensor, oracle: Sequence[Tensor | None]) -> Outcome:
@@ -245,6 +265,15 @@ def initial_tables(model: Ranker, layout: Layout) -> tuple[dict[str, tuple[Tenso
             found[column.name] = rows[:: max(1, column.rows // 1000)], EMBEDDING_LENGTH / math.sqrt(table.width)
             names[column.name] = f"embeddings.tables.{name}.table.weight"
     return found, names
+
+
+def padding_rows(model: nn.Module) -> dict[str, int]:
+    """By the name of each table that lists read, the row of the places after the end of a list."""
+    return {
+        f"{path}.table": module.padding
+        for path, module in model.named_modules()
+        if isinstance(module, FusedTable) and module.padding is not None
+    }
 
 
 @contextmanager

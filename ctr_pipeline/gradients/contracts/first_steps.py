@@ -10,6 +10,7 @@ from ctr_pipeline.gradients.contracts.clip_direction import LEAST_COSINE, cosine
 from ctr_pipeline.gradients.contracts.gradient_reset import gradients_at_start
 from ctr_pipeline.gradients.contracts.outcome import Outcome
 from ctr_pipeline.gradients.contracts.untouched_rows import LIMIT, NAME, learning_rates
+from ctr_pipeline.gradients.contracts.update_size import peak_factors, update_ratio, update_ratio_outcome
 from ctr_pipeline.gradients.contracts.weight_movement import movement_outcome, note_gradients
 
 UPDATES = 3
@@ -29,9 +30,16 @@ class FirstSteps:
         model: The model.
         optimizers: Those that update it, in the order in which they step.
         started: A module that the forward pass runs between the clearing of gradients and backward.
+        peaks: Largest learning rate that each optimizer will have; updates are not judged by their size without it.
     """
 
-    def __init__(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], started: nn.Module) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Sequence[torch.optim.Optimizer],
+        started: nn.Module,
+        peaks: Sequence[float] = (),
+    ) -> None:
         self._model, self._optimizers = model, optimizers
         self._updates = 0
         self._moved: set[str] = set()
@@ -42,6 +50,8 @@ class FirstSteps:
         self._expected: Mapping[str, Tensor] = {}
         self._found: list[Outcome] = []
         self._untouched = 0.0, ""
+        self._peaks = list(peaks)
+        self._ratios: dict[str, float] = {}
         self.outcomes: list[Outcome] = []
         self._handles: list[Any] = [
             started.register_forward_pre_hook(lambda *_: self._at_start()),
@@ -91,6 +101,7 @@ class FirstSteps:
         self._updates += 1
         named = dict(self._model.named_parameters())
         rates = learning_rates(named.items(), self._optimizers)
+        factors = peak_factors(list(self._optimizers), self._peaks) if self._peaks else {}
         for name, (rows, before) in self._before.items():
             parameter = named[name]
             after = parameter.detach() if rows is None else parameter.detach().index_select(0, rows)
@@ -99,12 +110,18 @@ class FirstSteps:
                 continue
             if bool((moved > 0).any()):
                 self._moved.add(name)
+            if id(parameter) in factors and parameter.ndim > 1:
+                ratio = factors[id(parameter)] * update_ratio(before, after, id(parameter) in self._tables)
+                self._ratios[name] = max(self._ratios.get(name, 0.0), ratio)
             if (touched := self._touched(parameter)) is not None:
                 own = touched if rows is None else touched.index_select(0, rows)
                 largest = float(torch.where(own.unsqueeze(1), 0.0, moved).max()) / (rates.get(name) or 1.0)
                 self._untouched = max(self._untouched, (largest, name))
         self._before = {}
-        if self._untouched[0] > LIMIT or self._updates == UPDATES:
+        size = update_ratio_outcome(self._ratios)
+        if self._peaks and (size.failed or self._updates == UPDATES):
+            self._report(size)
+        if self._untouched[0] > LIMIT or size.failed or self._updates == UPDATES:
             self._finish()
 
     def _touched(self, table: nn.Parameter) -> Tensor | None:

@@ -2,6 +2,7 @@
 
 from ctr_pipeline.gradients.drills import (  # noqa: F401 - registers their faults
     incident,
+    reading_faults,
     row_faults,
     step_faults,
     weight_faults,

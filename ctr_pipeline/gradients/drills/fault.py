@@ -1,6 +1,6 @@
 """What a fault is, and the registry of all of them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from ctr_pipeline.datasets import PackedSplit
 from ctr_pipeline.errors import UserError
+from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.ranker.model import Ranker
 
 
@@ -59,8 +60,15 @@ class Fault:
         fix: The smallest change that cures it, a sentence.
         inject: Changes the built training; draws from the generator what the seed decides.
         rows: Changes the training rows before the training is built.
+        other_rows: Changes the rows of the validation and of the test.
+        batches: Changes the batches of an epoch on their way to the step: given those that are read, and the steps taken
+            before the first of them.
         training: Settings of the spec's ``training`` section.
         model: Settings of its ``model`` section.
+        task_weights: Weights of the tasks' losses.
+        with_list: Whether the rows have a list of ids too.
+        named: Names of causes that are right for it; its own name when empty.
+        located: Names of features, parameters and tasks that are right places for it; empty where it has none.
     """
 
     name: str
@@ -71,8 +79,19 @@ class Fault:
     fix: str
     inject: Callable[[DrilledTraining, np.random.Generator], None] = _nothing
     rows: Callable[[PackedSplit, np.random.Generator], PackedSplit] = _same
+    other_rows: Callable[[PackedSplit, np.random.Generator], PackedSplit] = _same
+    batches: Callable[[Iterator[BatchView], int, np.random.Generator], Iterator[BatchView]] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)
+    task_weights: Mapping[str, float] = field(default_factory=dict)
+    with_list: bool = False
+    named: tuple[str, ...] = ()
+    located: tuple[str, ...] = ()
+
+    @property
+    def right_names(self) -> tuple[str, ...]:
+        """Names of causes that are right for it."""
+        return self.named or (self.name,)
 
 
 _FAULTS: dict[str, Fault] = {}

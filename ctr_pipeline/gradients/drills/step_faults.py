@@ -29,6 +29,22 @@ def _logarithms(_: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return sums
 
 
+def _means(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Each task's mean is taken over the rows of its mask, of which there may be none, and multiplied by their number."""
+
+    def sums(z: Tensor, y: Tensor, w: Tensor, *rest: Any) -> Tensor:
+        found = []
+        for task in range(z.shape[1]):
+            of_task = [torch.full_like(y, -1), y[:, task : task + 1]]
+            known = y[:, task] >= 0
+            labels = torch.where(torch.arange(y.shape[1]) == task, of_task[1], of_task[0])
+            total = inner(z, labels, w, *rest)[task]
+            found.append(total / known.sum() * known.sum())
+        return torch.stack(found)
+
+    return sums
+
+
 def _before_update(change: Callable[[list[nn.Parameter]], None]) -> Callable[..., None]:
     """Changes the gradients that the optimizers are about to follow."""
 
@@ -87,6 +103,12 @@ for _fault in (
     Fault(name="unknown_as_zero", family="mask", symptom="later tasks of the funnel predict too little",
           cause="labels that are not known are learnt as 0", fix="mask labels below 0 with torch.where",
           inject=_of_loss(lambda inner: lambda z, y, w, *rest: inner(z, y.clamp_min(0), w, *rest))),
+    Fault(name="mask_empty", family="mask", symptom="the loss is NaN at the first batch without a known label of some task",
+          cause="the mean of a task is taken over an empty mask", fix="divide the sum by count.clamp_min(1)",
+          inject=_of_loss(_means)),
+    Fault(name="task_weight_huge", family="tasks", symptom="only one task is learnt, and clipping always acts",
+          cause="the loss weight of a task is thousands of times that of the others", fix="bring the loss weights together",
+          task_weights={"cart": 10_000.0}, located=("cart",)),
     Fault(name="batch_mixing", family="batch", half="scored", symptom="validation is worse than training from the first epoch",
           cause="hidden units are centred over the batch", fix="normalise over the units of a row",
           inject=lambda training, _: _mix(training)),

@@ -18,19 +18,29 @@ STOPPED_BY = {
     "bad_init_const": "differing_units",
     "clip_per_param": "first_gradient",
     "dead_relu": "live_units",
+    "fp16_embedding": "parameter_types",
     "frozen_tower": "optimizer_coverage",
     "hash_clip": "id_concentration",
+    "huge_lr": "update_ratio",
     "id_out_of_range": "input",
     "ips_unclipped": "effective_rows",
     "l2_in_adam": "untouched_rows",
+    "label_permute": "label_alignment",
     "leak": "single_feature",
     "log0": "loss_range",
+    "log_of_negative": "activation",
+    "mask_empty": "empty_mask",
     "mask_inverted": "funnel",
     "missing_zero_grad": "gradients_reset",
     "new_embedding_huge": "table_scale",
+    "nan_feature_at_step": "missing_values",
+    "noisy_leak": "feature_leak",
+    "padding_row_trained": "padding_rows",
     "refactor_incident": "table_scale",
     "row_shift": "row_shift",
+    "stale_batch": "repeated_batch",
     "stale_optimizer": "optimizer_coverage",
+    "task_weight_huge": "task_balance",
     "unnormalised_feature": "feature_scale",
     "wrong_offsets": "own_rows",
 }
@@ -41,7 +51,12 @@ def test_silent_faults_are_stopped_within_the_first_steps(name: str, tmp_path: P
     drill = run_drill(fault_named(name), 2, tmp_path)
     assert drill.found_by == STOPPED_BY[name]
     assert drill.stopped
-    assert name == "id_out_of_range" or (drill.found_at or 0) <= 2
+    latest = {"id_out_of_range": 179, "nan_feature_at_step": 80}.get(name, 2)
+    assert drill.found_at is not None
+    assert drill.found_at <= latest
+    if places := fault_named(name).located:
+        assert drill.cause is not None
+        assert {drill.cause.tensor, drill.cause.feature} & set(places)
 
 
 @pytest.mark.nightly
