@@ -42,7 +42,7 @@ from ctr_pipeline.gradients.contracts.optimizer_coverage import coverage_outcome
 from ctr_pipeline.gradients.contracts.outcome import Outcome
 from ctr_pipeline.gradients.contracts.padding_rows import padding_outcome
 from ctr_pipeline.gradients.contracts.parameter_types import parameter_type_outcome
-from ctr_pipeline.gradients.contracts.reference_rows import alignment_outcome, leak_outcome
+from ctr_pipeline.gradients.contracts.reference_rows import reference_outcomes
 from ctr_pipeline.gradients.contracts.sample_independence import check_cross_sample
 from ctr_pipeline.gradients.contracts.starting_prediction import starting_prediction_outcome
 from ctr_pipeline.gradients.contracts.training_mode import mode_outcome
@@ -53,6 +53,7 @@ from ctr_pipeline.gradients.core.step_view import StepRecord
 
 SAMPLED_ROWS = 20_000
 CONSECUTIVE_ROWS = 10_000
+REFERENCE_ROWS = 5_000
 INDEPENDENT_ROWS = 256
 """Rows of the batch whose independence of each other is looked at."""
 
@@ -240,9 +241,9 @@ def profile(rows: PackedSplit, layout: Layout, reference: PackedSplit | None = N
 
 def _against(rows: PackedSplit, reference: PackedSplit, layout: Layout) -> list[Outcome]:
     """The last training rows and the first of the validation: consecutive both, so that ids occur as often in them."""
-    last = _sample(rows, layout, np.arange(max(0, len(rows) - CONSECUTIVE_ROWS), len(rows)))
-    first = _sample(reference, layout, np.arange(min(len(reference), CONSECUTIVE_ROWS)))
-    return [alignment_outcome(last, first), leak_outcome(last, first)]
+    last = _sample(rows, layout, np.arange(max(0, len(rows) - REFERENCE_ROWS), len(rows)))
+    first = _sample(reference, layout, np.arange(min(len(reference), REFERENCE_ROWS)))
+    return reference_outcomes(last, first)
 
 
 def _sample(rows: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) -> RowSample:

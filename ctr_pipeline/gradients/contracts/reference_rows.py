@@ -36,14 +36,33 @@ class _Strength:
         return min(1.0, self.auc + ERRORS * self.error)
 
 
-def alignment_outcome(training: RowSample, reference: RowSample) -> Outcome:
+@dataclass(frozen=True, slots=True)
+class _Compared:
+    """The features of a task that has enough outcomes in both samples."""
+
+    task: str
+    training: dict[str, _Strength]
+    reference: dict[str, _Strength]
+
+
+def reference_outcomes(training: RowSample, reference: RowSample) -> list[Outcome]:
+    """Whether labels stand beside their own rows, and no feature tells them.
+
+    As many rows of both are compared, since an id tells more where more of its rows are known.
+    """
+    compared = _strengths(training, reference)
+    return [_alignment(compared), _leak(compared)]
+
+
+def _alignment(tasks: list[_Compared]) -> Outcome:
     """Where a feature predicts an outcome in the validation, some feature predicts it in the training rows.
 
     Else the training labels stand beside rows that are not theirs. One feature alone may well have become useful; that
     none says anything of the training rows, and some do of later ones, has no such reason.
     """
     name, compared = "label_alignment", False
-    for task, own, other in _strengths(training, reference):
+    for found in tasks:
+        task, own, other = found.task, found.training, found.reference
         best = max(other, key=lambda feature: other[feature].low)
         if other[best].low - 0.5 < LEAST_SIGNAL:
             continue
@@ -66,15 +85,12 @@ def alignment_outcome(training: RowSample, reference: RowSample) -> Outcome:
     )
 
 
-def leak_outcome(training: RowSample, reference: RowSample) -> Outcome:
-    """No feature alone tells the training outcome far better than that of the validation.
-
-    As many rows of both are compared, since an id tells more where more of its rows are known.
-    """
+def _leak(tasks: list[_Compared]) -> Outcome:
+    """No feature alone tells the training outcome far better than that of the validation."""
     name, worst, where = "feature_leak", 0.0, ""
     compared = False
-    rows = min(len(training.labels), len(reference.labels))
-    for task, own, other in _strengths(_first(training, rows), _first(reference, rows)):
+    for found in tasks:
+        task, own, other = found.task, found.training, found.reference
         for feature in own.keys() & other.keys():
             compared = True
             gap = own[feature].low - other[feature].high
@@ -96,16 +112,16 @@ def leak_outcome(training: RowSample, reference: RowSample) -> Outcome:
     return Outcome(name=name, verdict="passed", message=message, measured=worst, limit=LEAK_GAP, where=where)
 
 
-def _strengths(
-    training: RowSample, reference: RowSample
-) -> list[tuple[str, dict[str, _Strength], dict[str, _Strength]]]:
-    """For each task with enough outcomes in both: its name, and the strength of each feature in both."""
+def _strengths(training: RowSample, reference: RowSample) -> list[_Compared]:
+    """The tasks with enough outcomes in both."""
+    rows = min(len(training.labels), len(reference.labels))
+    training, reference = _first(training, rows), _first(reference, rows)
     found = []
     for column, task in enumerate(training.tasks):
         own = _of(training, training.labels[:, column])
         other = _of(reference, reference.labels[:, column])
         if own and other:
-            found.append((task, own, other))
+            found.append(_Compared(task, own, other))
     return found
 
 

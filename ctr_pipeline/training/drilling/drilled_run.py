@@ -50,7 +50,7 @@ class Unchecked:
 class Observer(Callback, Protocol):
     """Follows a drill's training from outside."""
 
-    def watch(self, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    def watch(self, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> None:
         """Called once, with the training as the fault left it."""
 
 

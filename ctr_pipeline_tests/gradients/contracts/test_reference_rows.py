@@ -9,7 +9,16 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.gradients.contracts.feature_profile import RowSample
 from ctr_pipeline.gradients.contracts.missing_values import MissingShares
-from ctr_pipeline.gradients.contracts.reference_rows import alignment_outcome, leak_outcome
+from ctr_pipeline.gradients.contracts.outcome import Outcome
+from ctr_pipeline.gradients.contracts.reference_rows import reference_outcomes
+
+
+def alignment(training: RowSample, reference: RowSample) -> Outcome:
+    return reference_outcomes(training, reference)[0]
+
+
+def leak(training: RowSample, reference: RowSample) -> Outcome:
+    return reference_outcomes(training, reference)[1]
 
 
 def sample(seed: int, rows: int = 4000, strength: float = 1.0, new: float = 0.0) -> RowSample:
@@ -32,8 +41,8 @@ def permuted(own: RowSample, share: float = 1.0) -> RowSample:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_permuted_labels_are_told_from_healthy_ones(seed: int) -> None:
-    assert alignment_outcome(sample(seed), sample(seed + 50)).verdict == "passed"
-    found = alignment_outcome(permuted(sample(seed)), sample(seed + 50))
+    assert alignment(sample(seed), sample(seed + 50)).verdict == "passed"
+    found = alignment(permuted(sample(seed)), sample(seed + 50))
     assert (found.failed, found.hard, found.where) == (True, True, "click")
 
 
@@ -48,7 +57,7 @@ def test_permuted_labels_are_told_from_healthy_ones(seed: int) -> None:
     ],
 )
 def test_healthy_logs_are_not_refused(training: RowSample, reference: RowSample) -> None:
-    for outcome in (alignment_outcome(training, reference), leak_outcome(training, reference)):
+    for outcome in reference_outcomes(training, reference):
         assert not outcome.failed, outcome.message
 
 
@@ -59,7 +68,7 @@ def test_a_leak_of_the_training_rows_is_named(wrong: float, place: str) -> None:
     values: NDArray[Any] = getattr(own, place).copy()
     flipped = np.random.default_rng(4).random(len(values)) < wrong
     values[:, column] = own.labels[:, 0] ^ flipped
-    found = leak_outcome(replace(own, **{place: values}), sample(5))
+    found = leak(replace(own, **{place: values}), sample(5))
     assert (found.failed, found.hard, found.feature) == (True, True, "age" if place == "numbers" else "ad")
 
 
@@ -73,7 +82,7 @@ def test_an_id_of_few_rows_tells_no_more_in_a_longer_sample() -> None:
         labels = (rng.random(rows) < 1 / (1 + np.exp(-taste[ids[:, 0]]))).astype(np.int8).reshape(-1, 1)
         return RowSample(names=["user"], numbers=np.empty((rows, 0)), ids=ids, labels=labels, tasks=["click"])
 
-    assert leak_outcome(tastes(40_000, 1), tastes(1000, 2)).verdict == "passed"
+    assert leak(tastes(40_000, 1), tastes(1000, 2)).verdict == "passed"
 
 
 def test_batches_miss_no_more_than_the_rows_do() -> None:
