@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, TypeAlias
 
 from ctr_pipeline.gradients import Diagnosis, HealthReport
@@ -20,6 +21,7 @@ from ctr_pipeline.gradients.triage.evidence import RunEvidence
 from ctr_pipeline.gradients.triage.hypothesis import Triage
 from ctr_pipeline.gradients.triage.ranking import triage
 from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.triage_survey import survey
 
 Build: TypeAlias = Callable[[Path], Trainer]
 """Builds the training once more, writing into the folder that it is given."""
@@ -33,8 +35,14 @@ def triage_of(evidence: RunEvidence, build: Build | None = None, *, replay: bool
         build: The training once more; without it files alone are looked at.
         replay: Whether remedies are tried; needs ``build``.
     """
-    del build, replay
-    return triage(evidence)
+    del replay
+    if build is None:
+        return triage(evidence)
+    with TemporaryDirectory() as folder:
+        clues = survey(build, Path(folder))
+    return triage(
+        replace(evidence, clues=(*evidence.clues, *clues), looked_at=(*evidence.looked_at, "the built training"))
+    )
 
 
 def evidence_of(folder: Path, cause: Diagnosis | None = None, health: HealthReport | None = None) -> RunEvidence:

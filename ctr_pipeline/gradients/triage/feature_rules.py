@@ -1,0 +1,121 @@
+"""What the features of the training rows say of causes, beside those of rows that are trusted."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr_pipeline.gradients.triage.evidence import Clue
+from ctr_pipeline.gradients.triage.row_sample import Rows
+
+FAR_APART, APART = 0.5, 0.3
+"""Largest distance of two distribution functions (Kolmogorov and Smirnov) that is strange, and that is suspicious."""
+
+COLLAPSED = 0.1
+"""Share of the rows by which one id may be more frequent than among trusted rows."""
+
+FIRST_ROW = 2
+"""The vocabulary's row of the most frequent value; 0 is missing and 1 unknown."""
+
+
+def feature_clues(train: Rows, trusted: Rows) -> Iterator[Clue]:
+    """Clues from each feature's distribution."""
+    for at, name in enumerate(train.number_names):
+        yield from _number_clues(name, train.numbers[:, at], trusted.numbers[:, at])
+    for at, name in enumerate(train.id_names):
+        yield from _id_clues(name, train.ids[:, at], trusted.ids[:, at])
+
+
+def _number_clues(name: str, own: NDArray[np.float64], other: NDArray[np.float64]) -> Iterator[Clue]:
+    if infinite := int(np.isinf(own).sum()):
+        text = f"feature {name} is infinite in {infinite} of {len(own)} sampled training rows"
+        yield Clue(cause="infinite_feature", weight=0.9, text=text, location=name, separating=True)
+    missing, missing_there = float(np.isnan(own).mean()), float(np.isnan(other).mean())
+    if missing - missing_there > 0.2:
+        text = f"feature {name} is missing in {missing:.0%} of the training rows and in {missing_there:.0%} of the trusted ones"
+        weight = 0.9 if missing > 0.9 else 0.8
+        yield Clue(cause="feature_missing", weight=weight, text=text, location=name, separating=True)
+    own, other = own[np.isfinite(own)], other[np.isfinite(other)]
+    if len(own) < 100 or len(other) < 100:
+        return
+    spread, spread_there = _spread(own), _spread(other)
+    # Of a feature with one value, or one that most rows share, the spread says nothing.
+    value, count = _mode(own)
+    share, there = count / len(own), float((other == value).mean())
+    if share - there > 0.3:
+        text = f"feature {name} is {value:.4g} (standardised) in {share:.0%} of the training rows and in {there:.0%} of the trusted ones"
+        weight = 0.9 if share > 0.9 else 0.7
+        yield Clue(cause="feature_missing", weight=weight, text=text, location=name, separating=share > 0.9)
+        return
+    scaled = spread / spread_there if spread_there > 0 else 1.0
+    moved = abs(float(np.median(own) - np.median(other))) / max(spread_there, 1e-12)
+    if spread_there > 0 and (not 0.2 < scaled < 5 or moved > 5):
+        text = (
+            f"feature {name} spreads {scaled:.3g} times as widely as among trusted rows, its median lies "
+            f"{moved:.3g} of their spreads away"
+        )
+        yield Clue(cause="unnormalised_feature", weight=0.9, text=text, location=name, separating=True)
+        return
+    distance = _distance(own, other)
+    if distance > APART:
+        text = f"the distribution of feature {name} differs from that of trusted rows by {distance:.2f} (above {APART:g} is suspicious)"
+        yield Clue(cause="feature_drift", weight=0.7 if distance > FAR_APART else 0.45, text=text, location=name)
+
+
+def _id_clues(name: str, own: NDArray[np.int64], other: NDArray[np.int64]) -> Iterator[Clue]:
+    for row, cause, what in ((0, "feature_missing", "missing"), (1, "hash_clip", "unknown to the vocabulary")):
+        share, there = float((own == row).mean()), float((other == row).mean())
+        if share - there > 0.2:
+            text = (
+                f"feature {name} is {what} in {share:.0%} of the training rows and in {there:.0%} of the trusted ones"
+            )
+            weight = 0.9 if cause == "feature_missing" else 0.8
+            yield Clue(cause=cause, weight=weight, text=text, location=name, separating=cause == "feature_missing")
+            return
+    known, known_there = own[own >= FIRST_ROW], other[other >= FIRST_ROW]
+    if len(known) < 500 or len(known_there) < 500:
+        return
+    size = int(max(known.max(), known_there.max())) + 1
+    shares, shares_there = (np.bincount(ids, minlength=size) / len(ids) for ids in (known, known_there))
+    risen = shares - shares_there
+    top = int(risen.argmax())
+    moved = float(np.abs(risen).sum()) / 2
+    # By chance, each share has an error of its root over the rows.
+    noise = float(np.sqrt(2 * np.minimum(shares + shares_there, 1) / min(len(known), len(known_there))).sum()) / 2
+    distinct, distinct_there = int((shares > 0).sum()), int((shares_there > 0).sum())
+    if risen[top] > COLLAPSED and risen[top] > 0.6 * moved:
+        text = (
+            f"feature {name}: row {top} has {shares[top]:.0%} of the training rows and {shares_there[top]:.0%} of the trusted "
+            f"ones; {distinct} rows occur, and {distinct_there} there"
+        )
+        one = distinct <= 1 and distinct_there > 1
+        cause = "feature_missing" if one else "hash_clip"
+        yield Clue(cause=cause, weight=0.9, text=text, location=name, separating=True)
+    elif moved > 0.25 and moved > 3 * noise:
+        few = distinct < 0.5 * distinct_there
+        text = (
+            f"feature {name}: {moved:.0%} of the training rows have another id than among trusted rows (chance: {noise:.0%}); "
+            f"{distinct} rows occur, and {distinct_there} there"
+        )
+        yield Clue(cause="hash_clip" if few else "ids_misplaced", weight=0.8, text=text, location=name)
+
+
+def _mode(values: NDArray[np.float64]) -> tuple[float, int]:
+    found, counts = np.unique(values, return_counts=True)
+    at = int(counts.argmax())
+    return float(found[at]), int(counts[at])
+
+
+def _spread(values: NDArray[np.float64]) -> float:
+    low, high = np.quantile(values, [0.1, 0.9])
+    return float(high - low)
+
+
+def _distance(own: NDArray[np.float64], other: NDArray[np.float64]) -> float:
+    both = np.sort(np.concatenate([own, other]))
+    return float(
+        np.abs(
+            np.searchsorted(np.sort(own), both, side="right") / len(own)
+            - np.searchsorted(np.sort(other), both, side="right") / len(other)
+        ).max()
+    )

@@ -1,0 +1,221 @@
+"""What lies between backward and weights: the gradients that optimizers receive, and what they write."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+import torch
+from torch import Tensor
+
+from ctr_pipeline.gradients.contracts.outcome import listed
+from ctr_pipeline.gradients.triage.evidence import Clue
+
+SAME = 0.999
+"""Cosine from which two gradients have one direction."""
+
+CLOSE = 0.01
+"""Relative difference of factors that counts as none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """A gradient of the loss, and what reached the optimizer instead.
+
+    Attributes:
+        name: Name of the parameter.
+        expected: The gradient of the loss; of a sparse one its values.
+        found: What the optimizer received.
+    """
+
+    name: str
+    expected: Tensor
+    found: Tensor
+
+    @property
+    def factor(self) -> float:
+        """By how much it is longer, along the expected direction."""
+        size = float((self.expected * self.expected).sum())
+        return float((self.expected * self.found).sum()) / size if size else math.nan
+
+    @property
+    def cosine(self) -> float:
+        """Of the angle between both; NaN where one of them is 0."""
+        product = float((self.expected * self.found).sum())
+        scale = float(self.expected.norm()) * float(self.found.norm())
+        return product / scale if scale else math.nan
+
+
+def received_clues(gradients: Sequence[Received], clip_norm: float) -> Iterator[Clue]:
+    """Clues from the gradients of one step, in float64.
+
+    Args:
+        gradients: Of each parameter that has one.
+        clip_norm: The norm to which the step limits all of them together.
+    """
+    gradients = [g for g in gradients if g.expected.numel() and float(g.expected.abs().max()) > 0]
+    if not gradients or any(not bool(torch.isfinite(g.found).all()) for g in gradients):
+        return
+    norm = float(torch.stack([g.expected.norm() for g in gradients]).norm())
+    clip = min(1.0, clip_norm / norm) if norm else 1.0
+    empty = [g for g in gradients if not float(g.found.abs().max())]
+    rest = [g for g in gradients if float(g.found.abs().max()) > 0]
+    if empty and rest:
+        text = f"the loss has a gradient for {listed([g.name for g in empty])}, and the optimizer receives 0"
+        yield Clue(cause="gradient_zeroed", weight=0.9, text=text, location=empty[0].name, separating=True)
+    if not rest:
+        text = "every gradient that the optimizers receive is 0"
+        yield Clue(cause="gradient_zeroed", weight=0.7, text=text)
+        return
+    lost = sum(int(((g.expected != 0) & (g.found == 0)).sum()) for g in rest)
+    wanted = sum(int((g.expected != 0).sum()) for g in rest)
+    if lost > 0.01 * wanted:
+        yield from _lost_clues(rest, lost / wanted)
+        return
+    reversed_ones = [g for g in rest if g.cosine < -SAME]
+    turned = [g for g in rest if not abs(g.cosine) >= SAME]
+    if reversed_ones:
+        text = f"the optimizer receives the gradient of {listed([g.name for g in reversed_ones])} with the wrong sign"
+        yield Clue(cause="gradient_reversed", weight=0.93, text=text, location=reversed_ones[0].name, separating=True)
+        return
+    if turned:
+        yield from _turned_clues(turned, rest)
+        return
+    yield from _factor_clues(rest, clip)
+
+
+def _lost_clues(gradients: Sequence[Received], share: float) -> Iterator[Clue]:
+    zeroed = torch.cat([g.expected[(g.found == 0) & (g.expected != 0)].abs().flatten() for g in gradients])
+    kept = torch.cat([g.expected[g.found != 0].abs().flatten() for g in gradients])
+    smallest = float(zeroed.quantile(0.9)) <= float(kept.quantile(0.1)) if len(zeroed) < 1e6 > len(kept) else True
+    if smallest:
+        text = f"{share:.1%} of the gradients, the smallest ones, are exactly 0 when the optimizer gets them: they fell below what 16 bits hold"
+        yield Clue(cause="amp_no_scaling", weight=0.93, text=text, separating=True)
+    else:
+        text = f"{share:.1%} of the gradients are exactly 0 when the optimizer gets them, large ones among them"
+        yield Clue(cause="gradient_zeroed", weight=0.7, text=text)
+        yield Clue(cause="gradient_changed", weight=0.6, text=text)
+
+
+def _turned_clues(turned: Sequence[Received], gradients: Sequence[Received]) -> Iterator[Clue]:
+    limited = [g for g in turned if _is_clamped(g)]
+    names = listed([g.name for g in turned])
+    if len(limited) == len(turned):
+        limit = max(float(g.found.abs().max()) for g in limited)
+        text = f"gradients of {names} are cut off at {limit:.3g}, value by value"
+        yield Clue(cause="clip_by_value", weight=0.93, text=text, separating=True)
+        return
+    worst = min(turned, key=lambda g: g.cosine)
+    text = f"the gradient of {worst.name} that the optimizer receives is not that of the loss (cosine {worst.cosine:.3f}); {len(turned)} of {len(gradients)} tensors are changed"
+    yield Clue(cause="gradient_changed", weight=0.8, text=text, location=worst.name)
+
+
+def _is_clamped(gradient: Received) -> bool:
+    """Whether the largest values are equal, and the others as expected up to a common factor."""
+    size = gradient.found.abs()
+    limit = float(size.max())
+    at_limit = size >= limit * (1 - 1e-5)
+    if int(at_limit.sum()) < 2:
+        return False
+    inside = ~at_limit
+    if not bool(inside.any()):
+        return bool((gradient.expected.sign() == gradient.found.sign()).all())
+    factor = float(
+        (gradient.expected[inside] * gradient.found[inside]).sum()
+        / gradient.expected[inside].square().sum().clamp_min(1e-300)
+    )
+    apart = (gradient.found[inside] - factor * gradient.expected[inside]).abs().max()
+    return float(apart) <= 1e-2 * limit
+
+
+def _factor_clues(gradients: Sequence[Received], clip: float) -> Iterator[Clue]:
+    """All have their own direction; their lengths tell."""
+    factors = {g.name: g.factor / clip for g in gradients}
+    wrong = {name: value for name, value in factors.items() if abs(value - 1) > CLOSE}
+    if not wrong:
+        return
+    values = list(wrong.values())
+    middle = median(values)
+    alike = max(abs(value / middle - 1) for value in values) <= CLOSE
+    names, power = listed(list(wrong)), round(math.log2(abs(middle))) if middle > 0 else 0
+    if alike and power >= 8 and abs(middle / 2**power - 1) <= CLOSE:
+        text = f"gradients of {names} are {middle:.6g} times as large as those of the loss: a loss scale that is a power of two is not removed"
+        yield Clue(cause="amp_no_unscale", weight=0.93, text=text, separating=True)
+    elif alike and middle > 1 and abs(middle - round(middle)) <= CLOSE * middle and len(wrong) == len(factors):
+        text = f"gradients are {middle:.4g} times those of the loss, as of parts that are added and not divided"
+        yield Clue(cause="accum_nodiv", weight=0.85, text=text)
+        yield Clue(cause="gradient_changed", weight=0.4, text=text)
+    elif alike:
+        text = f"gradients of {names} are {middle:.4g} times as large as those of the loss"
+        yield Clue(
+            cause="gradient_changed",
+            weight=0.85,
+            text=text,
+            location=next(iter(wrong)),
+            separating=len(wrong) < len(factors),
+        )
+    else:
+        shortened = {g.name: float(g.found.norm()) for g in gradients if g.name in wrong}
+        limit = max(shortened.values())
+        at_limit = [name for name, value in shortened.items() if abs(value / limit - 1) <= 0.02]
+        if len(at_limit) >= max(2, 0.6 * len(shortened)) and all(value < 1 for value in values):
+            text = f"each gradient of {names} has a norm of {limit:.3g} when the optimizer gets it: they are limited one by one"
+            yield Clue(cause="clip_per_param", weight=0.93, text=text, separating=True)
+        else:
+            text = f"gradients of {names} have their own direction and other lengths ({min(values):.3g} to {max(values):.3g} times)"
+            yield Clue(cause="gradient_changed", weight=0.75, text=text)
+            yield Clue(cause="clip_per_param", weight=0.5, text=text)
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """A parameter before and after a step.
+
+    Attributes:
+        name: Its name.
+        before: Its values before.
+        after: Those after it.
+        expected: Those that its optimizer alone would have written; None where no optimizer holds it.
+        table: Whether it is an embedding table; its rows are then looked at one by one.
+    """
+
+    name: str
+    before: Tensor
+    after: Tensor
+    expected: Tensor | None
+    table: bool
+
+
+def written_clues(parameters: Sequence[Written], rates: Mapping[str, float]) -> Iterator[Clue]:
+    """Clues from what a step wrote.
+
+    Args:
+        parameters: All of them.
+        rates: Learning rate by parameter.
+    """
+    wrong: list[tuple[str, float]] = []
+    for found in parameters:
+        expected = found.before if found.expected is None else found.expected
+        if not bool(torch.isfinite(found.after).all()):
+            continue
+        apart = (found.after - expected).abs()
+        step = (expected - found.before).abs()
+        if float(apart.max()) <= 1e-3 * float(step.max()) + 1e-6 * float(found.before.abs().max()):
+            continue
+        if found.table and found.expected is not None:
+            still = step.amax(dim=1) == 0
+            moved = apart.amax(dim=1) > 0
+            if bool((still & moved).any()) and float((still & moved).sum()) > 0.3 * float(still.sum()):
+                by = float(apart[still & moved].max()) / (rates.get(found.name) or 1.0)
+                kept = float(found.after[still & moved].norm() / found.before[still & moved].norm().clamp_min(1e-12))
+                text = f"{int((still & moved).sum())} rows of {found.name} that the batch does not read moved by up to {by:.3g} learning rates (to {kept:.5g} of their length)"
+                if kept < 0.999 or by < 3:
+                    yield Clue(cause="l2_in_adam", weight=0.93, text=text, location=found.name, separating=kept < 1)
+                else:
+                    yield Clue(cause="weights_overwritten", weight=0.85, text=text, location=found.name)
+                continue
+        wrong.append((found.name, float(apart.norm()) / max(float((expected - found.before).norm()), 1e-12)))
+    if wrong:
+        name, by = max(wrong, key=lambda item: item[1])
+        text = f"{listed([n for n, _ in wrong])}: what a step wrote is not what the optimizer writes (up to {by:.3g} of its update apart)"
+        yield Clue(cause="weights_overwritten", weight=0.85, text=text, location=name, separating=True)

@@ -1,0 +1,193 @@
+"""What labels and weights of the training rows say of causes, beside those of rows that are trusted."""
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr_pipeline.gradients.triage.evidence import Clue
+from ctr_pipeline.gradients.triage.row_sample import FEWEST, RowModel, Rows, auc, auc_error, cross_scores
+
+SHIFTS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
+LOST = 0.25
+"""Share of what features say of the outcome, below which labels have nothing to do with them."""
+
+WEAKENED = 0.8
+"""Share below which it is suspicious."""
+
+
+def label_clues(train: Rows, neighbours: Rows, trusted: Rows) -> Iterator[Clue]:
+    """Clues from how well a model of the trusted rows predicts the training labels, as they are and shifted.
+
+    Args:
+        train: Training rows, evenly spread.
+        neighbours: Training rows that stand side by side.
+        trusted: Rows of another part of the dataset.
+    """
+    yield from _rate_clues(train, trusted)
+    for task in range(len(train.tasks)):
+        if _enough(train, task) and _enough(trusted, task):
+            yield from _task_clues(train, neighbours, trusted, task)
+            # The tasks share their rows: the first one with enough of both outcomes tells most.
+            return
+
+
+def weight_clues(train: Rows) -> Iterator[Clue]:
+    """Clues from the weights: their mean is 1, and no few rows have most of them."""
+    for at, task in enumerate(train.tasks):
+        own = train.weights[train.labels[:, at] >= 0, at]
+        if len(own) < 100:
+            continue
+        if not np.isfinite(own).all() or (own < 0).any():
+            text = f"weights of task {task} are negative or not finite"
+            yield Clue(cause="bad_weight", weight=0.95, text=text, location=task, separating=True)
+            continue
+        mean, middle = float(own.mean()), float(np.median(own))
+        share = float(own.sum() ** 2 / (len(own) * max((own**2).sum(), 1e-300)))
+        largest = float(own.max() / max(middle, 1e-300))
+        if share < 0.5 and largest > 10:
+            text = (
+                f"the largest weight of task {task} is {largest:.3g} times the median, and {share:.0%} of the rows are effective: "
+                "weights look like inverse propensities without a limit"
+            )
+            yield Clue(
+                cause="ips_unclipped",
+                weight=0.6 if share > 0.1 else 0.9,
+                text=text,
+                location=task,
+                separating=share < 0.05,
+            )
+        if not 0.67 < mean < 1.5:
+            text = f"the mean weight of task {task} is {mean:.3g}, and that of training rows is meant to be 1"
+            yield Clue(cause="weights_scaled", weight=0.6, text=text, location=task)
+
+
+def _enough(rows: Rows, task: int) -> bool:
+    known = rows.labels[:, task]
+    return min(int((known == 1).sum()), int((known == 0).sum())) >= FEWEST
+
+
+def _rate_clues(train: Rows, trusted: Rows) -> Iterator[Clue]:
+    for at, task in enumerate(train.tasks):
+        own, there = train.labels[:, at], trusted.labels[:, at]
+        known, known_there = float((own >= 0).mean()), float((there >= 0).mean())
+        if known < 0.2 * known_there:
+            text = f"labels of task {task} are known for {known:.0%} of the training rows and {known_there:.0%} of the trusted ones"
+            yield Clue(cause="mask_drops_labels", weight=0.6, text=text, location=task)
+        n, m = int((own >= 0).sum()), int((there >= 0).sum())
+        if min(n, m) < 200:
+            continue
+        rate, rate_there = float((own[own >= 0] == 1).mean()), float((there[there >= 0] == 1).mean())
+        error = np.sqrt(max(rate_there * (1 - rate_there), 1e-6) * (1 / n + 1 / m))
+        odds = _log_odds(rate) - _log_odds(rate_there)
+        if abs(rate - rate_there) > 5 * error and abs(odds) > 0.4:
+            text = f"{rate:.2%} of the known labels of task {task} are 1, and {rate_there:.2%} among trusted rows"
+            yield Clue(cause="base_rate_shift", weight=0.75 if abs(odds) > 0.8 else 0.5, text=text, location=task)
+
+
+def _task_clues(train: Rows, neighbours: Rows, trusted: Rows, task: int) -> Iterator[Clue]:
+    model, label = RowModel(trusted, task), train.tasks[task]
+    there = _quality(cross_scores(trusted, task), trusted, task)
+    here = _quality(model.scores(train), train, task)
+    error = np.hypot(_error(trusted, task), _error(train, task))
+    reference = there["all"] - 0.5
+    yield from _leak_clues(train, trusted, task, float(error))
+    if reference < 4 * error:
+        return
+    kept = (here["all"] - 0.5) / reference
+    numbers = f"a model of the trusted rows has an AUC of {there['all']:.3f} on them and of {here['all']:.3f} on the training rows (task {label})"
+    if kept < -0.4:
+        yield Clue(cause="label_flip", weight=0.95, text=numbers, location=label, separating=True)
+        return
+    if kept < 0.6 and (shifted := _best_shift(model, neighbours, task)) is not None:
+        shift, found, as_is = shifted
+        if found - as_is > 4 * error and found - 0.5 > 0.5 * reference:
+            text = f"with labels shifted by {shift} rows that model has an AUC of {found:.3f}, and of {as_is:.3f} as they are"
+            yield Clue(cause="row_shift", weight=0.95, text=text, location=label, separating=True)
+            return
+    lost = [
+        name for name, value in there.items()
+        if name != "all" and value - 0.5 > 5 * error and (here[name] - 0.5) < 0.35 * (value - 0.5)
+    ]  # fmt: skip
+    telling = [name for name, value in there.items() if name != "all" and value - 0.5 > 5 * error]
+    if lost and len(lost) < len(telling):
+        worst = max(lost, key=lambda name: there[name] - here[name])
+        text = f"feature {worst} alone predicts task {label} with an AUC of {there[worst]:.3f} among trusted rows and of {here[worst]:.3f} here; other features keep theirs"
+        reversed_one = here[worst] - 0.5 < -0.5 * (there[worst] - 0.5)
+        cause = "feature_drift" if reversed_one else "feature_permuted"
+        yield Clue(cause=cause, weight=0.85, text=text, location=worst)
+    elif kept < WEAKENED and here["all"] < there["all"] - 4 * error:
+        yield from _weakened(train, trusted, task, kept, numbers)
+
+
+def _weakened(train: Rows, trusted: Rows, task: int, kept: float, numbers: str) -> Iterator[Clue]:
+    """All features say less than they should: labels are permuted, or wrong for a share of the rows."""
+    label = train.tasks[task]
+    rate, there = _rate(train, task), _rate(trusted, task)
+    # A share s of exchanged labels moves the rate by s (1 − 2 rate); permuted ones leave it.
+    share = (1 - kept) / 2
+    expected = share * (1 - 2 * there)
+    error = np.sqrt(there * (1 - there) * (1 / len(train) + 1 / len(trusted)))
+    weight = 0.9 if kept < LOST else 0.75
+    if abs(expected) > 4 * error and (rate - there) / expected > 0.5:
+        yield Clue(
+            cause="label_noise",
+            weight=weight,
+            text=f"{numbers}; {rate:.1%} of the labels are 1 and {there:.1%} there",
+            location=label,
+        )
+        yield Clue(cause="label_permute", weight=0.3, text=numbers, location=label)
+    else:
+        yield Clue(
+            cause="label_permute",
+            weight=weight,
+            text=f"{numbers}, with the same share of positives",
+            location=label,
+            separating=kept < LOST,
+        )
+        yield Clue(cause="label_noise", weight=0.3, text=numbers, location=label)
+
+
+def _leak_clues(train: Rows, trusted: Rows, task: int, error: float) -> Iterator[Clue]:
+    own, there = (_quality(cross_scores(rows, task), rows, task) for rows in (train, trusted))
+    for name, value in own.items():
+        if name != "all" and value - there[name] > max(4 * error, 0.1) and value > 0.75:
+            text = f"feature {name} alone predicts task {train.tasks[task]} with an AUC of {value:.3f} here and of {there[name]:.3f} among trusted rows"
+            yield Clue(cause="leak", weight=0.9, text=text, location=name, separating=True)
+
+
+def _quality(scores: Mapping[str, NDArray[np.float64]], rows: Rows, task: int) -> dict[str, float]:
+    """The AUC of each feature's score, and of their sum as ``all``."""
+    known = rows.labels[:, task] >= 0
+    positive = rows.labels[known, task] == 1
+    total = np.sum(list(scores.values()), axis=0)
+    return {name: auc(values[known], positive) for name, values in ({"all": total} | dict(scores)).items()}
+
+
+def _best_shift(model: RowModel, neighbours: Rows, task: int) -> tuple[int, float, float] | None:
+    total = np.sum(list(model.scores(neighbours).values()), axis=0)
+    labels = neighbours.labels[:, task]
+    if min(int((labels == 1).sum()), int((labels == 0).sum())) < FEWEST:
+        return None
+
+    def of(shift: int) -> float:
+        moved = np.roll(labels, shift)
+        return auc(total[moved >= 0], moved[moved >= 0] == 1)
+
+    best = max(SHIFTS, key=of)
+    return best, of(best), of(0)
+
+
+def _error(rows: Rows, task: int) -> float:
+    known = rows.labels[:, task] >= 0
+    return auc_error(rows.labels[known, task] == 1)
+
+
+def _rate(rows: Rows, task: int) -> float:
+    known = rows.labels[:, task] >= 0
+    return float((rows.labels[known, task] == 1).mean())
+
+
+def _log_odds(rate: float) -> float:
+    rate = min(max(rate, 1e-6), 1 - 1e-6)
+    return float(np.log(rate / (1 - rate)))

@@ -1,0 +1,142 @@
+"""Measures a training that is built once more: its rows, its loss, its model, its optimizers and its first steps."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ctr_pipeline.gradients.adapters.inputs import input_fault
+from ctr_pipeline.gradients.adapters.ranker_contracts import INDEPENDENT_ROWS, profile
+from ctr_pipeline.gradients.adapters.rehearsal import BuiltTraining, initial_tables, kept_buffers, rehearse
+from ctr_pipeline.gradients.contracts.initial_state import live_units_outcome
+from ctr_pipeline.gradients.contracts.kept_state import kept_generators
+from ctr_pipeline.gradients.contracts.outcome import Outcome
+from ctr_pipeline.gradients.contracts.sample_independence import check_cross_sample
+from ctr_pipeline.gradients.contracts.starting_prediction import starting_prediction_outcome
+from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
+from ctr_pipeline.gradients.core.activations import observed_activations
+from ctr_pipeline.gradients.triage.contract_rules import contract_clues
+from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
+from ctr_pipeline.gradients.triage.feature_rules import feature_clues
+from ctr_pipeline.gradients.triage.label_rules import label_clues, weight_clues
+from ctr_pipeline.gradients.triage.loss_rules import loss_clues, task_weight_clues
+from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_clues, model_clues, setting_clues
+from ctr_pipeline.gradients.triage.row_sample import neighbouring_rows, spread_rows
+from ctr_pipeline.spec.objectives import Binary
+from ctr_pipeline.training.assembly import build_objectives
+from ctr_pipeline.training.dataloader import delays_of, gather, to_device
+from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.triage_steps import STEPS, StepWatch, run_window
+
+BATCH = 512
+"""Rows on which the loss and the model are looked at."""
+
+
+def survey(build: Callable[[Path], Trainer], folder: Path) -> list[Clue]:
+    """All clues of a training that can be built again.
+
+    Args:
+        build: Builds it, writing into the folder that it is given.
+        folder: An empty folder for what the training writes.
+    """
+    trainer = build(folder / "survey")
+    clues = [*row_clues(trainer), *static_clues(trainer)]
+    watched = build(folder / "steps")
+    watch = StepWatch(watched)
+    stopped = run_window(watched, STEPS, watch)
+    clues += watch.summary()
+    if stopped is not None and stopped.cause.kind in ("parameter", "buffer", "optimizer_state"):
+        text = stopped.cause.message
+        clues.append(Clue(cause="nonfinite_weight", weight=0.6, text=text, location=stopped.cause.tensor))
+    return clues
+
+
+def row_clues(trainer: Trainer) -> Iterator[Clue]:
+    """Clues from the training rows, beside those of validation."""
+    layout, train = trainer.dataset.layout, trainer.train
+    yield from contract_clues(RunEvidence(outcomes=[found.to_dict() for found in profile(train, layout)]))
+    lowest, highest = layout.id_rows
+    ids = np.asarray(train.ids)
+    if ids.size and bool(((ids < lowest) | (ids > highest)).any()):
+        at, column = (int(v) for v in np.argwhere((ids < lowest) | (ids > highest))[0])
+        name = layout.id_columns[column].name
+        text = f"feature {name} has id {int(ids[at, column])} in training row {at}, and its table {layout.id_columns[column].rows} rows"
+        yield Clue(cause="id_out_of_range", weight=0.97, text=text, location=name, separating=True)
+    numbers = np.asarray(train.numeric)
+    if numbers.size and bool(np.isinf(numbers).any()):
+        at, column = (int(v) for v in np.argwhere(np.isinf(numbers))[0])
+        name = layout.numeric[column].name
+        text = f"feature {name} is {numbers[at, column]} in training row {at}"
+        yield Clue(cause="infinite_feature", weight=0.97, text=text, location=name, separating=True)
+    sample = spread_rows(train, layout)
+    yield from weight_clues(sample)
+    yield from _repeated_rows(trainer)
+    trusted = trainer.dataset.splits["validation"]
+    if len(trusted) < 500:
+        return
+    reference = spread_rows(trusted, layout)
+    yield from feature_clues(sample, reference)
+    yield from label_clues(sample, neighbouring_rows(train, layout), reference)
+
+
+def _repeated_rows(trainer: Trainer) -> Iterator[Clue]:
+    """Rows that are there more than once, far more often than among those of validation."""
+
+    def share(name: str) -> float:
+        split = trainer.train if name == "train" else trainer.dataset.splits[name]
+        most = min(5000, len(trainer.dataset.splits["validation"]), len(trainer.train))
+        few = gather(split, np.arange(most))
+        content = torch.cat([few.numeric.double().nan_to_num(1e300), few.ids.double(), few.labels.double()], dim=1)
+        return 1 - len(torch.unique(content, dim=0)) / most if most else 0.0
+
+    own, there = share("train"), share("validation")
+    if own - there > 0.2:
+        text = f"{own:.0%} of neighbouring training rows repeat others, and {there:.0%} of the trusted ones"
+        yield Clue(cause="duplicate_rows", weight=0.8, text=text, separating=True)
+
+
+def static_clues(trainer: Trainer) -> Iterator[Clue]:
+    """Clues from the loss, the model and the optimizers, on some rows and before any step."""
+    state, layout, model = trainer.state, trainer.dataset.layout, trainer.model
+    model.train()
+    yield from coverage_clues(model, trainer.optimizers)
+    yield from setting_clues(trainer.optimizers)
+    yield from model_clues(model)
+    yield from initial_clues(model, *initial_tables(model, layout), zeros=("wide", "position"))
+    chosen = np.unique(np.linspace(0, len(trainer.train) - 1, min(BATCH, len(trainer.train))).astype(np.int64))
+    batch = to_device(gather(trainer.train, chosen), trainer.group.device)
+    tasks = layout.tasks
+    weights = torch.tensor([trainer.job.task_weights.get(task, 1.0) for task in tasks])
+    yield from task_weight_clues(state.loss_weights.cpu(), weights, tasks)
+    rates = trainer._rates
+    declared = build_objectives(trainer.job, layout, delays_of(trainer.train), rates)
+    yield from loss_clues(state.loss, declared, batch.each(lambda tensor: tensor.cpu()), weights, tasks)
+    if input_fault(batch, layout, 0) is not None or len(batch.labels) < 2:
+        return
+    sections = [trainer.job.objectives.get(task, Binary()) for task in tasks]
+    built = BuiltTraining(
+        model=model, layout=layout, optimizers=trainer.optimizers, objectives=trainer.objectives, sections=sections,
+        loss_weights=state.loss_weights, rates=trainer.objectives.starting_rates(trainer.train.labels),
+        forward=state.forward, smoothing=trainer.job.training.label_smoothing, base_rates=rates,
+        scale=trainer.precision.factor, half=trainer.precision.name != "fp32",
+    )  # fmt: skip
+    outcomes = list(_forward_outcomes(built, batch))
+    yield from contract_clues(RunEvidence(outcomes=[found.to_dict() for found in outcomes]))
+
+
+def _forward_outcomes(built: BuiltTraining, batch: Any) -> Iterator[Outcome]:
+    """Contracts of the forward pass that tell a cause by themselves."""
+    model = built.model
+    yield from (o for o in rehearse(built, batch).outcomes if o.name in ("own_rows", "table_rows"))
+    few = batch.each(lambda tensor: tensor[:INDEPENDENT_ROWS])
+    with kept_generators(model), kept_buffers(model), torch.no_grad():
+        setup = TrainingSetup(model=model, batch=few, forward=lambda _, b: built.forward(b), loss=lambda z, _: z.sum())
+        limit = 1e-5 if few.numeric.device.type == "cpu" and not built.half else 1e-3
+        yield check_cross_sample(setup, limit=limit, double=False)
+        model.eval()
+        with observed_activations(model) as activations:
+            logits = built.forward(few)
+        yield live_units_outcome(activations)
+        yield starting_prediction_outcome(logits, built.rates, built.layout.tasks)
