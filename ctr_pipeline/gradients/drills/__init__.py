@@ -4,6 +4,7 @@ from ctr_pipeline.gradients.drills import (  # noqa: F401 - registers their faul
     incident,
     reading_faults,
     row_faults,
+    scored_families,
     step_faults,
     weight_faults,
 )

@@ -9,6 +9,7 @@ import pytest
 
 from ctr_pipeline.gradients.drills import fault_named, registered_faults
 from ctr_pipeline.gradients.drills.fault import DrillError, Fault, register_fault
+from ctr_pipeline.gradients.triage.causes import CAUSES
 from ctr_pipeline.training.drilling import run_drill, write_tarball
 
 STOPPED_BY = {
@@ -105,8 +106,34 @@ def test_families_are_whole_in_one_half() -> None:
     assert handbook <= {fault.name for fault in registered_faults()}
 
 
+def test_right_names_are_causes_or_the_name_of_a_fault_that_no_cause_explains() -> None:
+    for fault in registered_faults():
+        assert set(fault.right_names) <= {*CAUSES, fault.name}, fault.name
+    scored = [fault for fault in registered_faults() if fault.half == "scored"]
+    assert len({fault.family for fault in scored}) > 25
+
+
+def test_a_fault_of_the_other_rows_leaves_the_training_rows(tmp_path: Path) -> None:
+    healthy, skewed = (
+        run_drill(fault, 1, tmp_path / str(n)) for n, fault in enumerate((None, fault_named("absent_at_scoring")))
+    )
+    assert skewed.metrics[:60] == healthy.metrics[:60]
+    assert healthy.validation is not None
+    assert skewed.validation is not None
+    assert skewed.validation > healthy.validation + 0.02
+
+
+def test_an_error_that_a_fault_raises_is_a_result(tmp_path: Path) -> None:
+    def raises(*_: object) -> None:
+        raise RuntimeError("no such table")
+
+    fault = Fault(name="raises", family="raises", symptom="", cause="", fix="", batches=raises)  # type: ignore[arg-type]
+    drill = run_drill(fault, 1, tmp_path)
+    assert (drill.found_by, drill.stopped, drill.crash) == ("exception", True, "RuntimeError: no such table")
+
+
 def test_unknown_and_repeated_faults_are_refused() -> None:
-    with pytest.raises(DrillError, match="no fault 'nothing'; known: accum_nodiv"):
+    with pytest.raises(DrillError, match="no fault 'nothing'; known: absent_at_scoring, accum_nodiv"):
         fault_named("nothing")
     known = fault_named("leak")
     with pytest.raises(ValueError, match="already"):
