@@ -1,7 +1,7 @@
 """Runs a fault in a real training on made-up rows."""
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -63,7 +63,7 @@ class Drill:
         seed: Seed of rows, weights and fault.
         cause: Why it was stopped; None where it went to its end.
         crash: The error that ended it, as a line of text; empty where none did.
-        findings: Detectors that did not say ``ok``, the one that explains most first: name and severity.
+        health: What detectors found.
         warnings: Contracts that warned.
         steps: Steps taken.
         validation: Normalised entropy of the best epoch; None where there is none.
@@ -74,11 +74,16 @@ class Drill:
     seed: int
     cause: Diagnosis | None
     crash: str
-    findings: tuple[tuple[str, str], ...]
+    health: HealthReport
     warnings: tuple[str, ...]
     steps: int
     validation: float | None
     metrics: tuple[str, ...]
+
+    @property
+    def findings(self) -> tuple[tuple[str, str], ...]:
+        """Detectors that did not say ``ok``, the one that explains most first: name and severity."""
+        return tuple((found.name, found.finding.severity) for found in self.health.strongest)
 
     @property
     def found_by(self) -> str:
@@ -111,8 +116,13 @@ class Drill:
         return bool(self.found_by) and not self.found_by.endswith("(warning)")
 
 
-class _DrilledTrainer(Trainer):
-    """A trainer whose batches a fault changes on their way."""
+class DrilledTrainer(Trainer):
+    """A trainer whose batches a fault changes on their way.
+
+    Attributes:
+        fault: The fault; None for a healthy training.
+        rng: What the fault draws from while the training runs.
+    """
 
     fault: Fault | None = None
     rng: np.random.Generator
@@ -125,64 +135,77 @@ class _DrilledTrainer(Trainer):
         return (replace(batch, faulty=None) for batch in changed)
 
 
-def run_drill(
-    fault: Fault | None,
-    seed: int,
-    directory: Path,
-    *,
-    contracts: bool = True,
-    settings: Mapping[str, Any] | None = None,
-    observers: Sequence[Observer] = (),
-) -> Drill:
-    """Trains on made-up rows with ``fault``, in ``directory``; the same arguments give the same numbers.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedDrill:
+    """A training with a fault whose rows are written; it can be built and run again and again.
+
+    Attributes:
+        fault: The fault; None for a healthy training.
+        seed: Seed of rows, weights and fault.
+        job: Its job.
+        dataset: Its rows.
+    """
+
+    fault: Fault | None
+    seed: int
+    job: TrainingJob
+    dataset: PackedDataset
+
+    def build(self, output: Path, observers: Sequence[Observer] = ()) -> Trainer:
+        """The training with its fault, as before its first step, writing into ``output``: each time the same."""
+        train = self.dataset.splits["train"]
+        plan = plan_training(self.job.training, self.job.model, len(train), known_outcomes(train.labels))
+        group = ProcessGroup(Shard(), torch.device("cpu"))
+        job = self.job.model_copy(update={"output": output})
+        trainer = DrilledTrainer(job, self.dataset, plan, group, lambda: 0.0, lambda: False, tuple(observers))
+        trainer.fault, trainer.rng = self.fault, np.random.default_rng([self.seed, 19])
+        if self.fault is not None:
+            self.fault.inject(trainer, np.random.default_rng([self.seed, 18]))
+        for observer in observers:
+            observer.watch(trainer.model, trainer.optimizers)
+        return trainer
+
+    def run(self, *, contracts: bool = True, observers: Sequence[Observer] = ()) -> Drill:
+        """Trains; the same each time.
+
+        Args:
+            contracts: Whether contracts are checked and detectors may stop the run.
+            observers: Follow the training.
+        """
+        torch.set_num_threads(1)
+        log = MetricsLog()
+        trainer = self.build(self.job.output, (log, *observers))
+        if not contracts:
+            setattr(trainer, "_preflight", Unchecked())  # noqa: B010 - it stands for the contracts, and is none
+            # Detectors report as ever, and none stops the run.
+            setattr(trainer.monitor, "broken", lambda: None)  # noqa: B010
+        cause, validation, crash = None, None, ""
+        try:
+            done = trainer.run(resume=False)
+            health, validation = done.health, done.best_validation
+        except Stopped as stopped:
+            cause, health = stopped.cause, stopped.health
+        except Exception as error:
+            # What a fault makes a training raise is a result of the drill.
+            crash, health = f"{type(error).__name__}: {error}", trainer.monitor.report()
+        outcomes = self.job.output / "contracts.json"
+        known = json.loads(outcomes.read_text(encoding="utf-8")) if contracts and outcomes.is_file() else []
+        warned = [outcome["name"] for outcome in known if outcome["verdict"] == "failed" and not outcome["hard"]]
+        return Drill(
+            fault="" if self.fault is None else self.fault.name, seed=self.seed, cause=cause, crash=crash, health=health,
+            warnings=tuple(warned), steps=trainer.step, validation=validation, metrics=tuple(log.lines),
+        )  # fmt: skip
+
+
+def prepare_drill(fault: Fault | None, seed: int, directory: Path) -> PreparedDrill:
+    """Writes the rows of a drill into ``directory``.
 
     Args:
         fault: The fault; None for a healthy training.
         seed: Seed of rows, weights and fault.
-        directory: Receives the dataset and the run.
-        contracts: Whether contracts are checked and detectors may stop the run.
-        settings: Changes to the spec's ``training`` section, for healthy variants.
-        observers: Follow the training.
+        directory: Receives the dataset, and the runs.
     """
-    torch.set_num_threads(1)
     rng = np.random.default_rng([seed, 17])
-    job, dataset = _prepare(fault, seed, directory, settings or {}, rng)
-    train = dataset.splits["train"]
-    plan = plan_training(job.training, job.model, len(train), known_outcomes(train.labels))
-    log = MetricsLog()
-    group = ProcessGroup(Shard(), torch.device("cpu"))
-    trainer = _DrilledTrainer(job, dataset, plan, group, lambda: 0.0, lambda: False, (log, *observers))
-    trainer.fault, trainer.rng = fault, rng
-    if fault is not None:
-        fault.inject(trainer, rng)
-    watching: tuple[Observer, ...] = (log, *observers)
-    for observer in watching:
-        observer.watch(trainer.model, trainer.optimizers)
-    if not contracts:
-        setattr(trainer, "_preflight", Unchecked())  # noqa: B010 - it stands for the contracts, and is none
-        # Detectors report as ever, and none stops the run.
-        setattr(trainer.monitor, "broken", lambda: None)  # noqa: B010
-    cause, validation, crash = None, None, ""
-    try:
-        done = trainer.run(resume=False)
-        health, validation = done.health, done.best_validation
-    except Stopped as stopped:
-        cause, health = stopped.cause, stopped.health
-    except Exception as error:
-        crash, health = f"{type(error).__name__}: {error}", trainer.monitor.report()
-    outcomes = job.output / "contracts.json"
-    known = json.loads(outcomes.read_text(encoding="utf-8")) if contracts and outcomes.is_file() else []
-    warned = [outcome["name"] for outcome in known if outcome["verdict"] == "failed" and not outcome["hard"]]
-    return Drill(
-        fault="" if fault is None else fault.name, seed=seed, cause=cause, crash=crash, findings=_ranked(health),
-        warnings=tuple(warned), steps=trainer.step, validation=validation, metrics=tuple(log.lines),
-    )  # fmt: skip
-
-
-def _prepare(
-    fault: Fault | None, seed: int, directory: Path, settings: Mapping[str, Any], rng: np.random.Generator
-) -> tuple[TrainingJob, PackedDataset]:
-    """Writes the dataset; and the job that learns from it."""
     layout = LAYOUT
     rows = {name: make_rows(ROWS if name == "train" else OTHER_ROWS, seed * 10 + n) for n, name in enumerate(SPLITS)}
     if fault is not None:
@@ -196,14 +219,21 @@ def _prepare(
     (packed / "layout.json").write_text(layout.to_json(), encoding="utf-8")
     for name, split in rows.items():
         write_split(packed, name, split)
-    model = {} if fault is None else dict(fault.model)
-    training = {} if fault is None else dict(fault.training)
+    model, training, weights = ({}, {}, {}) if fault is None else (fault.model, fault.training, fault.task_weights)
     job = TrainingJob(
-        dataset=packed, output=directory / "run", seed=seed, device="cpu", checkpoint_every=50, model=Model(**(MODEL | model)),
-        training=Training(**(SETTINGS | training | dict(settings))), task_weights={} if fault is None else dict(fault.task_weights),
+        dataset=packed, output=directory / "run", seed=seed, device="cpu", checkpoint_every=50,
+        model=Model(**(MODEL | dict(model))), training=Training(**(SETTINGS | dict(training))), task_weights=dict(weights),
     )  # fmt: skip
-    return job, PackedDataset.open(packed)
+    return PreparedDrill(fault=fault, seed=seed, job=job, dataset=PackedDataset.open(packed))
 
 
-def _ranked(health: HealthReport) -> tuple[tuple[str, str], ...]:
-    return tuple((found.name, found.finding.severity) for found in health.strongest)
+def run_drill(fault: Fault | None, seed: int, directory: Path, *, contracts: bool = True) -> Drill:
+    """Trains on made-up rows with ``fault``, in ``directory``; the same arguments give the same numbers.
+
+    Args:
+        fault: The fault; None for a healthy training.
+        seed: Seed of rows, weights and fault.
+        directory: Receives the dataset and the run.
+        contracts: Whether contracts are checked and detectors may stop the run.
+    """
+    return prepare_drill(fault, seed, directory).run(contracts=contracts)
