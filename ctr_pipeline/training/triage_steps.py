@@ -1,6 +1,7 @@
 """The first steps of a training that is watched from outside: batches, gradients, updates."""
 
 import copy
+import logging
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -22,6 +23,8 @@ from ctr_pipeline.gradients.triage.gradient_rules import Received, Written, rece
 from ctr_pipeline.training.dataloader import gather, to_device
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.stopping import Cancelled, Stopped
+
+_log = logging.getLogger("ctr_pipeline.training")
 
 STEPS = 30
 """Steps that are watched; warm-up is over by then in most trainings."""
@@ -67,6 +70,9 @@ def run_window(trainer: Trainer, steps: int, watch: Any) -> Stopped | None:
             trainer.run(resume=False)
     except Stopped as stopped:
         return stopped
+    except Exception as error:
+        # A training that is looked at because it broke may break in any way.
+        _log.info("the watched training ended with %s: %s", type(error).__name__, error)
     return None
 
 
@@ -108,6 +114,7 @@ class StepWatch:
     _twins: list[_Twin] = field(default_factory=list)
     _rehearsing: bool = False
     _close: bool = False
+    _stepped: dict[int, int] = field(default_factory=dict)
     _kept: set[str] = field(default_factory=set)
     _digests: list[int] = field(default_factory=list)
     _reached: dict[str, float] = field(default_factory=dict)
@@ -124,6 +131,7 @@ class StepWatch:
     def before(self, batch: BatchView, step: int) -> None:
         """Computes what the step's gradients must be."""
         self._expected, self._received, self._before, self._twins, self._touched = {}, {}, {}, [], {}
+        self._stepped = {}
         self._close = step in CLOSE_LOOK
         if input_fault(batch, self.trainer.dataset.layout, step) is not None:
             self._close = False
@@ -212,7 +220,12 @@ class StepWatch:
             return
         model = self.trainer.model
         small = sum(p.numel() for p in model.parameters()) <= MOST_PARAMETERS
-        if not place or not self._before:
+        self._stepped[place] = self._stepped.get(place, 0) + 1
+        if self._stepped[place] > 1:
+            text = f"{type(optimizer).__name__} makes {self._stepped[place]} updates in one step"
+            self._keep(iter([Clue(cause="weights_overwritten", weight=0.9, text=text, separating=True)]))
+            return
+        if not self._before:
             self._before = {name: p.detach().clone() for name, p in model.named_parameters()} if small else {}
         held = [p for group in optimizer.param_groups for p in group["params"]]
         for parameter in held:
@@ -256,6 +269,13 @@ class StepWatch:
             text = "batches are rows that stand side by side: the order is not random"
             self._keep(iter([Clue(cause="stale_batch", weight=0.6, text=text)]))
         stored = gather(self.trainer.train, rows.numpy())
+        lost = torch.isnan(batch.numeric.cpu()) & ~torch.isnan(stored.numeric)
+        if bool(lost.any()):
+            column = int(lost.any(dim=0).nonzero()[0])
+            name = self.trainer.dataset.layout.numeric[column].name
+            text = f"feature {name} is missing in {float(lost[:, column].float().mean()):.0%} of a batch, and its rows have it"
+            self._keep(iter([Clue(cause="feature_missing", weight=0.93, text=text, location=name, separating=True)]))
+            return
         for name, cause in (("labels", "label_permute"), ("ids", "ids_misplaced"), ("numeric", "feature_permuted")):
             own, there = getattr(batch, name).cpu(), getattr(stored, name)
             if own.shape != there.shape or not torch.allclose(own.double(), there.double(), equal_nan=True):

@@ -1,15 +1,18 @@
 """Measures a training that is built once more: its rows, its loss, its model, its optimizers and its first steps."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
+from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.inputs import input_fault
 from ctr_pipeline.gradients.adapters.ranker_contracts import INDEPENDENT_ROWS, profile
 from ctr_pipeline.gradients.adapters.rehearsal import BuiltTraining, initial_tables, kept_buffers, rehearse
+from ctr_pipeline.gradients.contracts.batch_tensors import tensors_of
 from ctr_pipeline.gradients.contracts.initial_state import live_units_outcome
 from ctr_pipeline.gradients.contracts.kept_state import kept_generators
 from ctr_pipeline.gradients.contracts.outcome import Outcome
@@ -56,7 +59,11 @@ def survey(build: Callable[[Path], Trainer], folder: Path) -> list[Clue]:
 def row_clues(trainer: Trainer) -> Iterator[Clue]:
     """Clues from the training rows, beside those of validation."""
     layout, train = trainer.dataset.layout, trainer.train
-    yield from contract_clues(RunEvidence(outcomes=[found.to_dict() for found in profile(train, layout)]))
+    yield from contract_clues(
+        RunEvidence(
+            outcomes=[found.to_dict() for found in profile(train, layout, trainer.dataset.splits["validation"])]
+        )
+    )
     lowest, highest = layout.id_rows
     ids = np.asarray(train.ids)
     if ids.size and bool(((ids < lowest) | (ids > highest)).any()):
@@ -112,7 +119,8 @@ def static_clues(trainer: Trainer) -> Iterator[Clue]:
     yield from task_weight_clues(state.loss_weights.cpu(), weights, tasks)
     rates = trainer._rates
     declared = build_objectives(trainer.job, layout, delays_of(trainer.train), rates)
-    yield from loss_clues(state.loss, declared, batch.each(lambda tensor: tensor.cpu()), weights, tasks)
+    # Weights of the tasks that are not the declared ones are a cause of their own.
+    yield from loss_clues(state.loss, declared, batch.each(lambda t: t.cpu()), state.loss_weights.cpu(), tasks)
     if input_fault(batch, layout, 0) is not None or len(batch.labels) < 2:
         return
     sections = [trainer.job.objectives.get(task, Binary()) for task in tasks]
@@ -122,8 +130,54 @@ def static_clues(trainer: Trainer) -> Iterator[Clue]:
         forward=state.forward, smoothing=trainer.job.training.label_smoothing, base_rates=rates,
         scale=trainer.precision.factor, half=trainer.precision.name != "fp32",
     )  # fmt: skip
+    if (found := _nonfinite_forward(built, batch)) is not None:
+        yield found
+        return
+    yield from _bias_clues(trainer, built.rates)
     outcomes = list(_forward_outcomes(built, batch))
     yield from contract_clues(RunEvidence(outcomes=[found.to_dict() for found in outcomes]))
+
+
+def _bias_clues(trainer: Trainer, rates: Sequence[float]) -> Iterator[Clue]:
+    """The head's bias beside the one from which a model starts at the base rates."""
+    bias = trainer.model.head.bias
+    own = bias.detach().clone()
+    trainer.model.start_from_rates(rates)
+    apart, expected = (own - bias.detach()).abs(), bias.detach().clone()
+    with torch.no_grad():
+        bias.copy_(own)
+    if float(apart.max()) > 1:
+        at = int(apart.argmax())
+        task = trainer.dataset.layout.tasks[at]
+        text = f"the bias of the head for task {task} is {float(own[at]):.3g}, and {float(expected[at]):.3g} by its base rate"
+        yield Clue(cause="no_base_rate", weight=0.85, text=text, location=task, separating=True)
+
+
+def _nonfinite_forward(built: BuiltTraining, batch: BatchView) -> Clue | None:
+    """The first part of an untrained model whose output is not finite while its weights and the rows are."""
+    model, found = built.model, list[str]()
+
+    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def hook(_: nn.Module, __: Any, output: Any) -> None:
+            if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in tensors_of(output)):
+                found.append(name)
+
+        return hook
+
+    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
+    try:
+        with kept_generators(model), kept_buffers(model), torch.no_grad():
+            logits = built.forward(batch)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if bool(torch.isfinite(logits).all()):
+        return None
+    if any(not bool(torch.isfinite(p).all()) for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()):
+        return Clue(cause="nonfinite_weight", weight=0.5, text="logits are not finite, and some weights neither")
+    where = next(iter(found), "the forward pass")
+    text = f"the output of {where} is not finite before the first step; rows and weights are"
+    return Clue(cause="log_of_negative", weight=0.9, text=text, location=where, separating=True)
 
 
 def _forward_outcomes(built: BuiltTraining, batch: Any) -> Iterator[Outcome]:

@@ -38,9 +38,21 @@ Rule = Callable[[Mapping[str, Any]], Iterator[Clue]]
 
 def contract_clues(evidence: RunEvidence) -> Iterator[Clue]:
     """Clues from each broken contract."""
-    for outcome in evidence.outcomes:
+    for outcome in [*evidence.outcomes, *_stopping(evidence)]:
         if outcome["verdict"] == "failed" and (rule := _RULES.get(outcome["name"])) is not None:
             yield from rule(outcome)
+
+
+def _stopping(evidence: RunEvidence) -> list[Mapping[str, Any]]:
+    """The contract that ended the training, where it was broken after contracts.json was written."""
+    cause = evidence.cause
+    name = str(cause.get("contract", ""))
+    if not name or evidence.failed(name) is not None:
+        return []
+    return [{
+        "name": name, "verdict": "failed", "message": cause["message"], "where": cause.get("tensor"), "hard": True,
+        "feature": cause.get("feature"), "measured": cause.get("measured"), "limit": cause.get("limit"),
+    }]  # fmt: skip
 
 
 def _of(cause: str, weight: float = 0.9, *, separating: bool = True) -> Rule:
@@ -99,10 +111,26 @@ def _single_feature(outcome: Mapping[str, Any]) -> Iterator[Clue]:
 def _starting_prediction(outcome: Mapping[str, Any]) -> Iterator[Clue]:
     text, where = str(outcome["message"]), outcome.get("where") or None
     if "shifted" in text:
-        yield Clue(cause="no_base_rate", weight=0.85, text=text, location=where)
+        yield Clue(cause="no_base_rate", weight=0.6, text=text, location=where)
     else:
         yield Clue(cause="bad_init_large", weight=0.6, text=text, location=where)
         yield Clue(cause="new_embedding_huge", weight=0.2, text=text)
+
+
+def _concentration(outcome: Mapping[str, Any]) -> Iterator[Clue]:
+    text, where = str(outcome["message"]), outcome.get("feature") or None
+    yield Clue(cause="hash_clip", weight=0.6, text=text, location=where)
+    yield Clue(cause="ids_misplaced", weight=0.4, text=text, location=where)
+
+
+def _funnel(outcome: Mapping[str, Any]) -> Iterator[Clue]:
+    """Nearly all outcomes without the step before are those of an inverted mask; some are those of wrong labels too."""
+    nearly_all = float(outcome["measured"] or 0.0) > 0.9
+    where = outcome.get("where") or None
+    yield Clue(
+        cause="mask_inverted", weight=0.93 if nearly_all else 0.6 if outcome["hard"] else 0.4, text=str(outcome["message"]),
+        location=where, separating=nearly_all,
+    )  # fmt: skip
 
 
 def _weights(outcome: Mapping[str, Any]) -> Iterator[Clue]:
@@ -140,9 +168,9 @@ _RULES: dict[str, Rule] = {
     "loss_oracle": _loss_oracle,
     "training_mode": _of("eval_mode", 0.95),
     "feature_scale": _of("unnormalised_feature", 0.9),
-    "id_concentration": _of("hash_clip", 0.9),
+    "id_concentration": _concentration,
     "row_shift": _of("row_shift", 0.95),
-    "funnel": _of("mask_inverted", 0.9),
+    "funnel": _funnel,
     "own_rows": _of("wrong_offsets", 0.95),
     "table_rows": _of("id_out_of_range", 0.95),
     "empty_mask": _of("mask_empty", 0.6, separating=False),
@@ -154,6 +182,13 @@ _RULES: dict[str, Rule] = {
     "clip_direction": _of("clip_per_param", 0.8, separating=False),
     "untouched_rows": _of("l2_in_adam", 0.95),
     "gradients_reset": _of("missing_zero_grad", 0.95),
+    "missing_values": _of("feature_missing", 0.93),
+    "padding_rows": _of("padding_row_trained", 0.95),
+    "parameter_types": _of("fp16_embedding", 0.95),
+    "task_balance": _of("task_weight_huge", 0.9),
+    "update_ratio": _of("huge_lr", 0.8, separating=False),
+    "label_alignment": _of("label_permute", 0.6, separating=False),
+    "feature_leak": _of("leak", 0.9),
     "repeated_batch": _of("stale_batch", 0.95),
     "first_loss": _of("wrong_loss", 0.3, separating=False),
 }  # fmt: skip

@@ -44,8 +44,8 @@ def _number_clues(name: str, own: NDArray[np.float64], other: NDArray[np.float64
     share, there = count / len(own), float((other == value).mean())
     if share - there > 0.3:
         text = f"feature {name} is {value:.4g} (standardised) in {share:.0%} of the training rows and in {there:.0%} of the trusted ones"
-        weight = 0.9 if share > 0.9 else 0.7
-        yield Clue(cause="feature_missing", weight=weight, text=text, location=name, separating=share > 0.9)
+        cause, weight = ("feature_missing", 0.9) if share > 0.9 else ("feature_drift", 0.7)
+        yield Clue(cause=cause, weight=weight, text=text, location=name, separating=share > 0.9)
         return
     scaled = spread / spread_there if spread_there > 0 else 1.0
     moved = abs(float(np.median(own) - np.median(other))) / max(spread_there, 1e-12)
@@ -69,7 +69,7 @@ def _id_clues(name: str, own: NDArray[np.int64], other: NDArray[np.int64]) -> It
             text = (
                 f"feature {name} is {what} in {share:.0%} of the training rows and in {there:.0%} of the trusted ones"
             )
-            weight = 0.9 if cause == "feature_missing" else 0.8
+            weight = 0.9
             yield Clue(cause=cause, weight=weight, text=text, location=name, separating=cause == "feature_missing")
             return
     known, known_there = own[own >= FIRST_ROW], other[other >= FIRST_ROW]
@@ -93,11 +93,15 @@ def _id_clues(name: str, own: NDArray[np.int64], other: NDArray[np.int64]) -> It
         yield Clue(cause=cause, weight=0.9, text=text, location=name, separating=True)
     elif moved > 0.25 and moved > 3 * noise:
         few = distinct < 0.5 * distinct_there
+        # Other names for the same values leave the shares of the most frequent, the second, … as they were.
+        renamed = float(np.abs(np.sort(shares) - np.sort(shares_there)).sum()) / 2 < 0.3 * moved
+        cause = "ids_misplaced" if renamed or not few else "hash_clip"
         text = (
             f"feature {name}: {moved:.0%} of the training rows have another id than among trusted rows (chance: {noise:.0%}); "
             f"{distinct} rows occur, and {distinct_there} there"
         )
-        yield Clue(cause="hash_clip" if few else "ids_misplaced", weight=0.8, text=text, location=name)
+        weight = 0.9 if renamed else 0.8 if few or moved > 0.5 else 0.5
+        yield Clue(cause=cause, weight=weight, text=text, location=name, separating=renamed)
 
 
 def _mode(values: NDArray[np.float64]) -> tuple[float, int]:

@@ -25,11 +25,13 @@ def label_clues(train: Rows, neighbours: Rows, trusted: Rows) -> Iterator[Clue]:
         trusted: Rows of another part of the dataset.
     """
     yield from _rate_clues(train, trusted)
+    found: list[Clue] = []
     for task in range(len(train.tasks)):
         if _enough(train, task) and _enough(trusted, task):
-            yield from _task_clues(train, neighbours, trusted, task)
-            # The tasks share their rows: the first one with enough of both outcomes tells most.
-            return
+            # The tasks share their rows: what the first one tells, later ones tell again with less certainty.
+            known = {clue.cause for clue in found}
+            found += [clue for clue in _task_clues(train, neighbours, trusted, task) if clue.cause not in known]
+    yield from found
 
 
 def weight_clues(train: Rows) -> Iterator[Clue]:
@@ -80,9 +82,26 @@ def _rate_clues(train: Rows, trusted: Rows) -> Iterator[Clue]:
         rate, rate_there = float((own[own >= 0] == 1).mean()), float((there[there >= 0] == 1).mean())
         error = np.sqrt(max(rate_there * (1 - rate_there), 1e-6) * (1 / n + 1 / m))
         odds = _log_odds(rate) - _log_odds(rate_there)
-        if abs(rate - rate_there) > 5 * error and abs(odds) > 0.4:
+        other = _exchanged(train, trusted, at)
+        if other is not None and abs(odds) > 0.4:
+            text = f"{rate:.2%} of the known labels of task {task} are 1, which is the share of task {other} among trusted rows, and the other way round"
+            yield Clue(cause="mask_inverted", weight=0.9, text=text, location=task, separating=True)
+        elif abs(rate - rate_there) > 5 * error and abs(odds) > 0.4:
             text = f"{rate:.2%} of the known labels of task {task} are 1, and {rate_there:.2%} among trusted rows"
             yield Clue(cause="base_rate_shift", weight=0.75 if abs(odds) > 0.8 else 0.5, text=text, location=task)
+
+
+def _exchanged(train: Rows, trusted: Rows, task: int) -> str | None:
+    """The task that has this one's share of positives among trusted rows, and whose share this one has."""
+    own, there = [
+        [_rate(rows, at) if _enough(rows, at) else 0.0 for at in range(len(rows.tasks))] for rows in (train, trusted)
+    ]
+    for other in range(len(own)):
+        apart = abs(there[task] - there[other])
+        crossed = max(abs(own[task] - there[other]), abs(own[other] - there[task]))
+        if other != task and min(own[task], own[other]) > 0 and crossed < 0.2 * apart:
+            return train.tasks[other]
+    return None
 
 
 def _task_clues(train: Rows, neighbours: Rows, trusted: Rows, task: int) -> Iterator[Clue]:
@@ -105,16 +124,15 @@ def _task_clues(train: Rows, neighbours: Rows, trusted: Rows, task: int) -> Iter
             text = f"with labels shifted by {shift} rows that model has an AUC of {found:.3f}, and of {as_is:.3f} as they are"
             yield Clue(cause="row_shift", weight=0.95, text=text, location=label, separating=True)
             return
-    lost = [
-        name for name, value in there.items()
-        if name != "all" and value - 0.5 > 5 * error and (here[name] - 0.5) < 0.35 * (value - 0.5)
-    ]  # fmt: skip
-    telling = [name for name, value in there.items() if name != "all" and value - 0.5 > 5 * error]
-    if lost and len(lost) < len(telling):
-        worst = max(lost, key=lambda name: there[name] - here[name])
+    shares = {
+        name: (here[name] - 0.5) / (value - 0.5)
+        for name, value in there.items()
+        if name != "all" and value - 0.5 > 5 * error
+    }
+    worst = min(shares, key=lambda name: shares[name], default="")
+    if shares and shares[worst] < 0.35 and max(shares.values()) > 0.75:
         text = f"feature {worst} alone predicts task {label} with an AUC of {there[worst]:.3f} among trusted rows and of {here[worst]:.3f} here; other features keep theirs"
-        reversed_one = here[worst] - 0.5 < -0.5 * (there[worst] - 0.5)
-        cause = "feature_drift" if reversed_one else "feature_permuted"
+        cause = "feature_drift" if shares[worst] < -0.5 else "feature_permuted"
         yield Clue(cause=cause, weight=0.85, text=text, location=worst)
     elif kept < WEAKENED and here["all"] < there["all"] - 4 * error:
         yield from _weakened(train, trusted, task, kept, numbers)
@@ -128,7 +146,7 @@ def _weakened(train: Rows, trusted: Rows, task: int, kept: float, numbers: str) 
     share = (1 - kept) / 2
     expected = share * (1 - 2 * there)
     error = np.sqrt(there * (1 - there) * (1 / len(train) + 1 / len(trusted)))
-    weight = 0.9 if kept < LOST else 0.75
+    weight = 0.9 if kept < LOST else 0.8
     if abs(expected) > 4 * error and (rate - there) / expected > 0.5:
         yield Clue(
             cause="label_noise",
@@ -151,9 +169,14 @@ def _weakened(train: Rows, trusted: Rows, task: int, kept: float, numbers: str) 
 def _leak_clues(train: Rows, trusted: Rows, task: int, error: float) -> Iterator[Clue]:
     own, there = (_quality(cross_scores(rows, task), rows, task) for rows in (train, trusted))
     for name, value in own.items():
-        if name != "all" and value - there[name] > max(4 * error, 0.1) and value > 0.75:
+        # Ids of which more rows are known tell more: only of numbers a small difference is strange.
+        least = 0.05 if name in train.number_names else 0.1
+        risen = value - there[name]
+        if name != "all" and risen > max(4 * error, least) and value > 0.7:
             text = f"feature {name} alone predicts task {train.tasks[task]} with an AUC of {value:.3f} here and of {there[name]:.3f} among trusted rows"
-            yield Clue(cause="leak", weight=0.9, text=text, location=name, separating=True)
+            yield Clue(
+                cause="leak", weight=0.9 if risen > 0.1 else 0.75, text=text, location=name, separating=risen > 0.1
+            )
 
 
 def _quality(scores: Mapping[str, NDArray[np.float64]], rows: Rows, task: int) -> dict[str, float]:

@@ -74,7 +74,9 @@ def initial_clues(
         ratios[name] = ratio
         if ratio < SMALL and not name.startswith(zeros):
             text = f"the weights of {name} start {ratio:.2g} times as large as 1/√(inputs)"
-            yield Clue(cause="bad_init_small", weight=0.8, text=text, location=name, separating=True)
+            yield Clue(
+                cause="bad_init_small", weight=0.93 if ratio == 0 else 0.8, text=text, location=name, separating=True
+            )
     if ratios and ratios[worst := max(ratios, key=lambda name: ratios[name])] > LARGE:
         text = f"the weights of {worst} start {ratios[worst]:.3g} times as large as 1/√(inputs) (usual: .1 to 2.5)"
         yield Clue(cause="bad_init_large", weight=0.92, text=text, location=worst, separating=True)

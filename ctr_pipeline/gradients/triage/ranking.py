@@ -1,5 +1,6 @@
 """From clues to ranked hypotheses: clues of one cause add up, what another cause explains is set back, two may act together."""
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
@@ -17,6 +18,8 @@ SURE_SCORE, SURE_LEAD = 0.9, 0.25
 
 MOST = 6
 """Hypotheses that are named."""
+
+_NUMBER = re.compile(r"step \d+: contract \w+: |[\d.,]+(e[+-]?\d+)?")
 
 _SET_BACK = 0.35
 """Factor on the score of a hypothesis that a stronger one explains."""
@@ -38,16 +41,28 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "optimizer_misses_table": frozenset({"tiny_lr"}),
     "detached_tower": frozenset({"dead_relu", "tiny_lr"}),
     "row_shift": frozenset({"label_permute", "label_noise"}),
-    "label_permute": frozenset({"label_noise", "feature_drift", "feature_permuted"}),
+    "label_permute": frozenset({"label_noise", "feature_drift", "feature_permuted", "mask_inverted"}),
     "leak": frozenset({"feature_drift"}),
     "huge_lr": frozenset({"dead_relu", "nonfinite_weight"}),
+    "bad_init_small": frozenset({"dead_relu", "detached_tower", "tiny_lr"}),
     "bad_init_const": frozenset({"dead_relu", "bad_init_small"}),
     "missing_zero_grad": frozenset({"gradient_changed", "huge_lr"}),
     "clip_per_param": frozenset({"gradient_changed"}),
     "clip_by_value": frozenset({"gradient_changed", "clip_per_param"}),
     "amp_no_scaling": frozenset({"gradient_changed", "gradient_zeroed"}),
     "amp_no_unscale": frozenset({"gradient_changed", "clip_per_param", "loss_scaled"}),
-    "hash_clip": frozenset({"ids_misplaced", "feature_drift"}),
+    "hash_clip": frozenset({"ids_misplaced", "feature_drift", "feature_permuted"}),
+    "ids_misplaced": frozenset({"hash_clip", "feature_permuted"}),
+    "feature_missing": frozenset({"feature_permuted", "feature_drift", "infinite_feature"}),
+    "feature_drift": frozenset({"feature_permuted"}),
+    "label_noise": frozenset({"mask_inverted", "base_rate_shift", "label_permute"}),
+    "mask_inverted": frozenset({"base_rate_shift", "no_base_rate", "label_noise"}),
+    "task_weight_huge": frozenset({"loss_scaled", "accum_nodiv", "wrong_loss"}),
+    "dropout_too_high": frozenset({"gradient_zeroed", "dead_relu"}),
+    "label_flip": frozenset({"no_base_rate", "base_rate_shift", "mask_inverted", "label_noise", "feature_drift"}),
+    "log_of_negative": frozenset({"log0", "bad_init_large", "no_base_rate", "huge_lr", "detached_tower", "dead_relu"}),
+    "nonfinite_weight": frozenset({"log0", "bad_init_large", "no_base_rate", "log_of_negative"}),
+    "eval_mode": frozenset({"gradient_changed"}),
 }
 """Causes that a cause brings with it: their evidence alone is no second fault."""
 
@@ -73,9 +88,11 @@ def _joined(cause: str, clues: Iterable[Clue]) -> Hypothesis:
     doubt = 1.0
     seen: set[str] = set()
     for clue in speaking:
-        if clue.text not in seen:
+        # The same observation of two runs has other digits.
+        shape = _NUMBER.sub("#", clue.text)
+        if shape not in seen:
             doubt *= 1 - clue.weight
-            seen.add(clue.text)
+            seen.add(shape)
     score = 1 - doubt
     for clue in against:
         score *= 1 - clue.weight
@@ -94,17 +111,24 @@ def _explained_away(found: Sequence[Hypothesis]) -> list[Hypothesis]:
     """Hypotheses with the score set back where one that is as likely brings them with it."""
     kept = []
     for own in found:
-        by = [
-            other for other in found
-            if own.cause in EXPLAINS.get(other.cause, ()) and other.score >= own.score - 0.1
-            and (other.separating or not own.separating) and other.score >= LEAST_SCORE
-        ]  # fmt: skip
+        by = [other for other in found if _explains(other, own)]
         if by:
             best = max(by, key=lambda h: h.score)
             text = f"{best.cause} explains it"
             own = replace(own, score=round(own.score * _SET_BACK, 4), against=(*own.against, text), separating=False)
         kept.append(own)
     return kept
+
+
+def _explains(other: Hypothesis, own: Hypothesis) -> bool:
+    """Whether ``other`` brings the evidence of ``own`` with it, and is as likely."""
+    if own.cause not in EXPLAINS.get(other.cause, ()) or other.score < LEAST_SCORE:
+        return False
+    # Of two that bring each other the likelier one is the cause.
+    mutual = other.cause in EXPLAINS.get(own.cause, ())
+    if mutual and (other.score, other.separating, other.cause) <= (own.score, own.separating, own.cause):
+        return False
+    return other.score >= own.score - 0.1 and (other.separating or not own.separating)
 
 
 def _with_interactions(found: Sequence[Hypothesis]) -> list[Hypothesis]:
