@@ -252,3 +252,11 @@ def test_a_continued_run_need_not_start_from_the_base_rate(job, make_trainer: Ca
     names = {outcome["name"] for outcome in json.loads((job.output / "contracts.json").read_text())}
     assert "weights_move" in names
     assert "starting_prediction" not in names
+
+
+def test_a_part_that_ignores_the_mode_is_found(job, make_trainer: Callable[..., Trainer]) -> None:
+    trainer = make_trainer(variant(job))
+    trainer.model.tower.register_forward_hook(lambda _, __, hidden: nn.functional.dropout(hidden, 0.2, training=True))
+    broken = first_steps(trainer)
+    assert broken is not None
+    assert broken.contract == "evaluation_mode"

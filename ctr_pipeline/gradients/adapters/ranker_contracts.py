@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from ctr_pipeline.datasets import PackedSplit
 from ctr_pipeline.features.layout import FIRST_VOCABULARY_ROW, Layout
@@ -22,8 +21,8 @@ from ctr_pipeline.gradients.adapters.rehearsal import (
     padding_rows,
     rehearse,
 )
+from ctr_pipeline.gradients.adapters.row_samples import paired_samples, sample_rows
 from ctr_pipeline.gradients.contracts.feature_profile import (
-    RowSample,
     funnel_outcome,
     row_shift_outcome,
     scale_outcome,
@@ -45,7 +44,7 @@ from ctr_pipeline.gradients.contracts.parameter_types import parameter_type_outc
 from ctr_pipeline.gradients.contracts.reference_rows import reference_outcomes
 from ctr_pipeline.gradients.contracts.sample_independence import check_cross_sample
 from ctr_pipeline.gradients.contracts.starting_prediction import starting_prediction_outcome
-from ctr_pipeline.gradients.contracts.training_mode import mode_outcome
+from ctr_pipeline.gradients.contracts.training_mode import evaluation_outcome, mode_outcome
 from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
 from ctr_pipeline.gradients.core.activations import observed_activations
 from ctr_pipeline.gradients.core.diagnosis import Diagnosis
@@ -53,7 +52,6 @@ from ctr_pipeline.gradients.core.step_view import StepRecord
 
 SAMPLED_ROWS = 20_000
 CONSECUTIVE_ROWS = 10_000
-REFERENCE_ROWS = 5_000
 INDEPENDENT_ROWS = 256
 """Rows of the batch whose independence of each other is looked at."""
 
@@ -171,16 +169,18 @@ class RankerContracts:
             )
             limit = 1e-5 if few.numeric.device.type == "cpu" and not built.half else 1e-3
             found.append(check_cross_sample(setup, limit=limit, double=False))
+            model.eval()
+            scores = built.forward(few)
+            with observed_activations(model) as activations:
+                again = built.forward(few)
+            found.append(evaluation_outcome(scores, again, 0.0 if few.numeric.device.type == "cpu" else limit))
             if self._fresh:
-                model.eval()
-                with observed_activations(model) as activations:
-                    built.forward(few)
                 found += [
                     differing_units_outcome(model),
                     live_units_outcome(activations),
                     table_scale_outcome(*initial_tables(model, built.layout)),
                 ]
-                found.append(starting_prediction_outcome(built.forward(few), built.rates, built.layout.tasks))
+                found.append(starting_prediction_outcome(scores, built.rates, built.layout.tasks))
         return found
 
     def _first_loss(self, loss: float, expected: float) -> Outcome:
@@ -217,9 +217,10 @@ def profile(rows: PackedSplit, layout: Layout, reference: PackedSplit | None = N
     spread = np.unique(np.linspace(0, count - 1, min(count, SAMPLED_ROWS)).astype(np.int64))
     middle = max(0, (count - CONSECUTIVE_ROWS) // 2)
     sample, neighbours = (
-        _sample(rows, layout, chosen) for chosen in (spread, np.arange(middle, min(count, middle + CONSECUTIVE_ROWS)))
+        sample_rows(rows, layout, chosen)
+        for chosen in (spread, np.arange(middle, min(count, middle + CONSECUTIVE_ROWS)))
     )
-    found = [] if reference is None else _against(rows, reference, layout)
+    found = [] if reference is None else reference_outcomes(paired_samples(rows, reference, layout))
     columns = [np.take(rows.ids[:, place], spread, axis=0).ravel() for place in layout.id_places]
     return [
         scale_outcome(sample),
@@ -237,32 +238,6 @@ def profile(rows: PackedSplit, layout: Layout, reference: PackedSplit | None = N
             torch.from_numpy(np.take(rows.weights, spread, axis=0)), torch.from_numpy(sample.labels), layout.tasks
         ),
     ]
-
-
-def _against(rows: PackedSplit, reference: PackedSplit, layout: Layout) -> list[Outcome]:
-    """The last training rows and the first of the validation: consecutive both, so that ids occur as often in them."""
-    last = _sample(rows, layout, np.arange(max(0, len(rows) - REFERENCE_ROWS), len(rows)))
-    first = _sample(reference, layout, np.arange(min(len(reference), REFERENCE_ROWS)))
-    return reference_outcomes(last, first)
-
-
-def _sample(rows: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) -> RowSample:
-    numbers = np.take(rows.numeric, chosen, axis=0).astype(np.float64)
-    for at, column in enumerate(layout.numeric):
-        # Filled, as the statistics were: of a column that is mostly missing, the values that are there lie far out.
-        raw = np.where(np.isnan(numbers[:, at]), column.fill, numbers[:, at])
-        if column.transform == "signed_log1p":
-            raw = np.sign(raw) * np.log1p(np.abs(raw))
-        numbers[:, at] = (raw - column.mean) / column.std
-    # Of a list, the first place: one column a feature.
-    single = [place.start for place in layout.id_places]
-    return RowSample(
-        names=[*(column.name for column in layout.numeric), *(column.name for column in layout.ids)],
-        numbers=numbers,
-        ids=np.take(rows.ids, chosen, axis=0)[:, single],
-        labels=np.take(rows.labels, chosen, axis=0),
-        tasks=layout.tasks,
-    )
 
 
 def _digest(batch: BatchView) -> str:

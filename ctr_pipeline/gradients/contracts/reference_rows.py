@@ -1,6 +1,7 @@
 """Training rows against the validation's: what a feature tells alone is about the same in both."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -45,12 +46,14 @@ class _Compared:
     reference: dict[str, _Strength]
 
 
-def reference_outcomes(training: RowSample, reference: RowSample) -> list[Outcome]:
+def reference_outcomes(pairs: Iterable[tuple[RowSample, RowSample]]) -> list[Outcome]:
     """Whether labels stand beside their own rows, and no feature tells them.
 
-    As many rows of both are compared, since an id tells more where more of its rows are known.
+    Args:
+        pairs: Training rows and rows of the validation, for one or several tasks each. As many rows of both are compared,
+            since an id tells more where more of its rows are known.
     """
-    compared = _strengths(training, reference)
+    compared = [found for training, reference in pairs for found in _strengths(training, reference)]
     return [_alignment(compared), _leak(compared)]
 
 
@@ -115,7 +118,7 @@ def _leak(tasks: list[_Compared]) -> Outcome:
 def _strengths(training: RowSample, reference: RowSample) -> list[_Compared]:
     """The tasks with enough outcomes in both."""
     rows = min(len(training.labels), len(reference.labels))
-    training, reference = _first(training, rows), _first(reference, rows)
+    training, reference = _spread(training, rows), _spread(reference, rows)
     found = []
     for column, task in enumerate(training.tasks):
         own = _of(training, training.labels[:, column])
@@ -125,8 +128,9 @@ def _strengths(training: RowSample, reference: RowSample) -> list[_Compared]:
     return found
 
 
-def _first(sample: RowSample, rows: int) -> RowSample:
-    return replace(sample, numbers=sample.numbers[:rows], ids=sample.ids[:rows], labels=sample.labels[:rows])
+def _spread(sample: RowSample, rows: int) -> RowSample:
+    chosen = np.linspace(0, len(sample.labels) - 1, rows).astype(np.int64)
+    return replace(sample, numbers=sample.numbers[chosen], ids=sample.ids[chosen], labels=sample.labels[chosen])
 
 
 def _of(sample: RowSample, label: NDArray[np.integer]) -> dict[str, _Strength]:

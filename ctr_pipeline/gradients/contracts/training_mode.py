@@ -1,10 +1,11 @@
 """Modules are in training mode while training, and a model in evaluation mode repeats itself."""
 
 from collections.abc import Collection
+from dataclasses import replace
 from fnmatch import fnmatch
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from ctr_pipeline.gradients.contracts.kept_state import kept_model, kept_state
 from ctr_pipeline.gradients.contracts.outcome import Outcome, listed
@@ -34,13 +35,28 @@ def check_training_mode(setup: TrainingSetup, *, fixed: Collection[str] = ()) ->
     with kept_model(model), torch.no_grad():
         model.eval()
         first, second = (setup.forward(model, setup.batch) for _ in range(2))
-    if not torch.equal(first, second):
+    repeated = evaluation_outcome(first, second)
+    return replace(repeated, name=NAME) if repeated.failed else found
+
+
+def evaluation_outcome(first: Tensor, second: Tensor, tolerance: float = 0.0) -> Outcome:
+    """Whether two passes over one batch in evaluation mode give the same.
+
+    Args:
+        first: What the model gave.
+        second: What it gave for the same once more.
+        tolerance: Largest difference that is none, where the device does not repeat sums to the bit.
+    """
+    name = "evaluation_mode"
+    difference = float((first - second).abs().max()) if first.numel() else 0.0
+    if not difference <= tolerance:
         message = (
-            "in evaluation mode two passes over one batch differ: something draws random numbers, or changes the model, "
-            "whatever its mode; ask for module.training"
+            f"in evaluation mode two passes over one batch differ by up to {difference:.3g}: something draws random numbers, or "
+            "changes the model, whatever its mode; ask for module.training"
         )
-        return Outcome(name=NAME, verdict="failed", message=message)
-    return found
+        return Outcome(name=name, verdict="failed", message=message, measured=difference, limit=tolerance)
+    message = "two passes in evaluation mode are equal"
+    return Outcome(name=name, verdict="passed", message=message, measured=difference, limit=tolerance)
 
 
 def mode_outcome(model: nn.Module, fixed: Collection[str] = ()) -> Outcome:

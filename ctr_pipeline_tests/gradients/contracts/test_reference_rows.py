@@ -14,11 +14,11 @@ from ctr_pipeline.gradients.contracts.reference_rows import reference_outcomes
 
 
 def alignment(training: RowSample, reference: RowSample) -> Outcome:
-    return reference_outcomes(training, reference)[0]
+    return reference_outcomes([(training, reference)])[0]
 
 
 def leak(training: RowSample, reference: RowSample) -> Outcome:
-    return reference_outcomes(training, reference)[1]
+    return reference_outcomes([(training, reference)])[1]
 
 
 def sample(seed: int, rows: int = 4000, strength: float = 1.0, new: float = 0.0) -> RowSample:
@@ -57,7 +57,7 @@ def test_permuted_labels_are_told_from_healthy_ones(seed: int) -> None:
     ],
 )
 def test_healthy_logs_are_not_refused(training: RowSample, reference: RowSample) -> None:
-    for outcome in reference_outcomes(training, reference):
+    for outcome in reference_outcomes([(training, reference)]):
         assert not outcome.failed, outcome.message
 
 
