@@ -18,7 +18,7 @@ STEPS = 180
 """Steps that a training takes at least, where :data:`MOST_EPOCHS` allow it."""
 
 MANY_ROWS = 2_000_000
-"""From this many rows on, one epoch is enough."""
+"""From this many rows on, one epoch is enough; two where few outcomes ask for dropouts, with which a second one still pays."""
 
 EPOCHS, MOST_EPOCHS = 3, 30
 
@@ -48,7 +48,8 @@ def plan_training(training: Training, model: Model, rows: int, outcomes: int) ->
     """The plan for that many training rows; a value that the spec gives is kept.
 
     - ``batch_size``: the power of two nearest to a thousandth of the rows (as a ratio), from 256 to 4,096.
-    - ``epochs``: 3, or 1 from 2 million rows on; more where they give fewer than 180 steps, and at most 30.
+    - ``epochs``: 3; from 2 million rows on 1, or 2 below 50,000 outcomes; more where they give fewer than 180 steps, and at
+      most 30.
     - ``learning_rate``: 0.001.
     - ``embedding_learning_rate``: 0.02 · √(500 / steps), from 0.005 to 0.03.
     - ``dropout`` and ``embedding_dropout``: 0.2 and 0.3 below 50,000 outcomes, from there on 0 and 0.1.
@@ -61,11 +62,11 @@ def plan_training(training: Training, model: Model, rows: int, outcomes: int) ->
     """
     batch_size = training.batch_size or _power_of_two(rows / ROWS_A_BATCH)
     steps = -(-rows // batch_size)
-    least = EPOCHS if rows < MANY_ROWS else 1
+    few = outcomes < FEW_OUTCOMES
+    least = EPOCHS if rows < MANY_ROWS else 2 if few else 1
     epochs = min(max(-(-STEPS // max(steps, 1)), least), MOST_EPOCHS)
     epochs = epochs if training.epochs is None else training.epochs
     table_rate = 0.02 * math.sqrt(TABLE_STEPS / max(steps * epochs, 1))
-    few = outcomes < FEW_OUTCOMES
     return TrainingPlan(
         batch_size=batch_size,
         epochs=epochs,

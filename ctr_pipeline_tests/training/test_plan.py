@@ -13,20 +13,21 @@ from ctr_pipeline.training.plan import known_outcomes, plan_training
 
 
 @pytest.mark.parametrize(
-    ("rows", "batch_size", "epochs"),
+    ("rows", "outcomes", "batch_size", "epochs"),
     [
-        (1, 256, 30),
-        (6_000, 256, 8),
-        (12_000, 256, 4),
-        (60_000, 256, 3),
-        (560_000, 512, 3),
-        (1_900_000, 2048, 3),
-        (2_000_000, 2048, 1),
-        (60_000_000, 4096, 1),
+        (1, 1, 256, 30),
+        (6_000, 100, 256, 8),
+        (12_000, 100, 256, 4),
+        (60_000, 100, 256, 3),
+        (560_000, 100, 512, 3),
+        (1_900_000, 100_000, 2048, 3),
+        (2_000_000, 49_999, 2048, 2),
+        (2_000_000, 50_000, 2048, 1),
+        (60_000_000, 600_000, 4096, 1),
     ],
 )
-def test_batch_and_epochs_follow_from_the_rows(rows: int, batch_size: int, epochs: int) -> None:
-    plan = plan_training(Training(), Model(), rows, 100)
+def test_batch_and_epochs_follow_from_rows_and_outcomes(rows: int, outcomes: int, batch_size: int, epochs: int) -> None:
+    plan = plan_training(Training(), Model(), rows, outcomes)
     assert (plan.batch_size, plan.epochs) == (batch_size, epochs)
     steps = -(-rows // plan.batch_size) * plan.epochs
     assert steps >= 180 or plan.epochs == 30
