@@ -83,17 +83,23 @@ def test_a_tarball_has_the_same_bytes_again(tmp_path: Path) -> None:
     for name in ("first", "second"):
         write_tarball(fault, 3, tmp_path / name, contracts=True)
     assert (tmp_path / "first").read_bytes() == (tmp_path / "second").read_bytes()
-    write_tarball(fault, 4, tmp_path / "other", contracts=True)
+    write_tarball(fault, 4, tmp_path / "other", contracts=False)
     assert (tmp_path / "other").read_bytes() != (tmp_path / "first").read_bytes()
     with tarfile.open(fileobj=io.BytesIO((tmp_path / "first").read_bytes())) as tar:
         files = {member.name.split("/")[1]: tar.extractfile(member) for member in tar}
         content = {name: file.read() for name, file in files.items() if file is not None}
     assert {"metrics.log", "report.md", "meta.json", "SHA256SUMS", "steps.jsonl", "contracts.json"} <= set(content)
-    first = content["metrics.log"].decode().splitlines()[0]
+    # The checkpoint and each step of the training as it goes on, though contracts stop it at its second.
+    assert "checkpoint.pt" in content
+    lines = content["metrics.log"].decode().splitlines()
+    assert sum(line.startswith("step=") for line in lines) == 180
+    first = lines[0]
     for name in ("loss", "gradient_mean", "first_mean", "first_variance", "last_mean", "last_variance"):
         assert f"{name}=" in first
     assert json.loads(content["meta.json"])["found_by"] == "gradients_reset"
     report = content["report.md"].decode()
+    assert "With contracts: stopped at step 1." in report
+    assert "without the fault: 180 steps, normalised entropy" in report
     assert len(report.split()) <= 500
     assert all(f"## {part}" in report for part in ("Symptom", "Cause", "Fix", "Verification"))
 
