@@ -207,7 +207,10 @@ class StepWatch:
         if stopped:
             text = f"{stopped[0]} in evaluation mode in a training step"
             self._keep(iter([Clue(cause="eval_mode", weight=0.95, text=text, location=stopped[0], separating=True)]))
-        left = [name for name, p in self.trainer.model.named_parameters() if p.grad is not None]
+        held = {id(p) for o in self.trainer.optimizers for group in o.param_groups for p in group["params"]}
+        named = self.trainer.model.named_parameters()
+        # What no optimizer holds is cleared by none, and is another fault.
+        left = [name for name, p in named if p.grad is not None and id(p) in held]
         if left and self.norms:
             text = f"{len(left)} parameters, {left[0]} among them, have the gradients of the step before when a step begins"
             self._keep(

@@ -9,84 +9,87 @@ time. With ``replay=True`` the remedies of the most likely causes are tried one 
 :class:`~ctr_pipeline.training.stopping.Stopped` or of the result, for a training whose result.json is not written.
 """
 
-import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
-from ctr_pipeline.gradients import Diagnosis, HealthReport
+import torch
+
+from ctr_pipeline.datasets import PackedDataset
+from ctr_pipeline.gradients.triage.comparison import Comparison
 from ctr_pipeline.gradients.triage.evidence import RunEvidence
 from ctr_pipeline.gradients.triage.hypothesis import Triage
+from ctr_pipeline.gradients.triage.left_behind import evidence_of, with_settings
 from ctr_pipeline.gradients.triage.ranking import triage
+from ctr_pipeline.training.dataloader import Shard
+from ctr_pipeline.training.distributed import ProcessGroup
+from ctr_pipeline.training.job_spec import TrainingJob
 from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.plan import known_outcomes, plan_training
+from ctr_pipeline.training.triage_replay import with_replays
 from ctr_pipeline.training.triage_survey import survey
 
 Build: TypeAlias = Callable[[Path], Trainer]
 """Builds the training once more, writing into the folder that it is given."""
 
 
-def triage_of(evidence: RunEvidence, build: Build | None = None, *, replay: bool = False) -> Triage:
+def triage_of(
+    evidence: RunEvidence, build: Build | None = None, *, replay: bool = False, compared: Comparison | None = None
+) -> Triage:
     """The causes that may have broken a training, the most likely one first.
 
     Args:
         evidence: What it left behind, from :func:`evidence_of`.
         build: The training once more; without it files alone are looked at.
         replay: Whether remedies are tried; needs ``build``.
+        compared: What differs from the last good training.
     """
-    del replay
+    if compared is not None:
+        evidence = replace(
+            evidence,
+            clues=(*evidence.clues, *compared.clues),
+            looked_at=(*evidence.looked_at, "the last good training"),
+        )
     if build is None:
-        return triage(evidence)
-    with TemporaryDirectory() as folder:
-        clues = survey(build, Path(folder))
-    return triage(
-        replace(evidence, clues=(*evidence.clues, *clues), looked_at=(*evidence.looked_at, "the built training"))
-    )
+        return _with_facts(triage(evidence), compared)
+    with TemporaryDirectory() as name:
+        folder = Path(name)
+        clues = survey(build, folder / "survey")
+        looked_at = (*evidence.looked_at, "the built training")
+        found = triage(replace(evidence, clues=(*evidence.clues, *clues), looked_at=looked_at))
+        found = with_replays(found, build, folder / "replays") if replay else found
+    return _with_facts(found, compared)
 
 
-def evidence_of(folder: Path, cause: Diagnosis | None = None, health: HealthReport | None = None) -> RunEvidence:
-    """What the run in ``folder`` left behind.
-
-    Args:
-        folder: Folder of a run, of a failed training that was kept, or of a failed step.
-        cause: Why it was stopped, where result.json does not say.
-        health: Its findings, likewise.
-    """
-    result = _json(folder / "result.json", {})
-    found = {
-        "the stop": cause.to_dict()
-        if cause is not None
-        else result.get("cause") or _json(folder / "diagnosis.json", {}),
-        "findings": [_finding(f) for f in health.findings] if health is not None else result.get("findings", []),
-        "contracts": _json(folder / "contracts.json", []),
-        "steps": _lines(folder / "steps.jsonl") or _lines(folder / "records.jsonl"),
-        "validation": _lines(folder / "validation.jsonl"),
-    }
-    settings = _json(folder / "job.json", {}).get("training", {}) | {
-        key: value for key, value in result.get("plan", {}).items() if key.endswith("learning_rate")
-    }
-    return RunEvidence(
-        cause=found["the stop"], findings=found["findings"], outcomes=found["contracts"], steps=found["steps"],
-        validation=found["validation"], settings=settings, looked_at=tuple(name for name, value in found.items() if value),
+def _with_facts(found: Triage, compared: Comparison | None) -> Triage:
+    if compared is None:
+        return found
+    hypotheses = tuple(
+        replace(h, evidence=(*h.evidence, f"feature {h.location} is new since the last good training"))
+        if h.location in compared.new_features else h
+        for h in found.hypotheses
     )  # fmt: skip
+    return replace(found, hypotheses=hypotheses, compared=compared.facts)
 
 
-def with_settings(evidence: RunEvidence, settings: Mapping[str, Any]) -> RunEvidence:
-    """The evidence of a training whose job was never written, with its ``training`` section."""
-    return replace(evidence, settings=dict(settings))
+def builder_of(job: TrainingJob) -> Build:
+    """Builds the training of a job once more, on the CPU and in this process alone, from the dataset that it learnt from.
+
+    Raises:
+        DatasetError: the dataset is not there any more.
+    """
+    dataset = PackedDataset.open(job.dataset)
+    train = dataset.splits["train"]
+    plan = plan_training(job.training, job.model, len(train), known_outcomes(train.labels))
+
+    def build(output: Path) -> Trainer:
+        own = job.model_copy(update={"output": output, "mlflow": None, "device": "cpu"})
+        group = ProcessGroup(Shard(), torch.device("cpu"))
+        return Trainer(own, dataset, plan, group, lambda: 0.0, lambda: False)
+
+    return build
 
 
-def _finding(found: Any) -> dict[str, Any]:
-    named: dict[str, Any] = found.to_dict()
-    return named | {key: value for key, value in found.finding.numbers.items() if key == "loss_fault"}
-
-
-def _json(path: Path, default: Any) -> Any:
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+__all__ = ["Build", "builder_of", "evidence_of", "triage_of", "with_settings"]

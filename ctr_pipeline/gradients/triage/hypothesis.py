@@ -1,6 +1,6 @@
 """What may have broken a training: causes with their evidence, ranked."""
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
 Verdict = Literal["cures", "masks", "no effect", "not replayed"]
@@ -73,12 +73,14 @@ class Triage:
         sure: Whether the first one is beyond doubt: its evidence separates it from all others, and nothing contradicts it.
         remedies: What replays showed, in the order in which they were tried.
         looked_at: What the triage had: names of the evidence that was there.
+        compared: What differs from the last good training, a sentence each.
     """
 
     hypotheses: tuple[Hypothesis, ...] = ()
     sure: bool = False
     remedies: tuple[Remedy, ...] = ()
-    looked_at: tuple[str, ...] = field(default=())
+    looked_at: tuple[str, ...] = ()
+    compared: tuple[str, ...] = ()
 
     @property
     def unknown(self) -> bool:
@@ -98,4 +100,5 @@ class Triage:
             "hypotheses": [found.to_dict() for found in self.hypotheses],
             "remedies": [tried.to_dict() for tried in self.remedies],
             "looked_at": list(self.looked_at),
+            "compared": list(self.compared),
         }

@@ -27,7 +27,9 @@ _SET_BACK = 0.35
 EXPLAINS: dict[str, frozenset[str]] = {
     "new_embedding_huge": frozenset({"no_base_rate", "bad_init_large", "huge_lr", "dead_relu"}),
     "bad_init_large": frozenset({"no_base_rate", "huge_lr", "dead_relu"}),
-    "unnormalised_feature": frozenset({"no_base_rate", "bad_init_large", "feature_drift", "dead_relu", "huge_lr"}),
+    "unnormalised_feature": frozenset(
+        {"feature_permuted", "no_base_rate", "bad_init_large", "feature_drift", "dead_relu", "huge_lr"}
+    ),
     "infinite_feature": frozenset({"nonfinite_weight", "log0"}),
     "ips_unclipped": frozenset({"weights_scaled", "huge_lr"}),
     "loss_sum": frozenset({"loss_scaled", "wrong_loss", "huge_lr", "clip_too_tight", "mask_empty"}),
