@@ -1,20 +1,22 @@
 """What gradient health costs: its share of the thread time of a training step, on a model of the demo's size.
 
-Five ways to take the same steps, on the same rows and from the same weights:
+Six ways to take the same steps, on the same rows and from the same weights:
 
 - ``plain``: forward, loss, backward, norm, clip, update and a line with loss and norm in a log; what the shares are of;
-- ``default``: the trainer's step, a detailed record every 20 steps;
-- ``each step``: the same with a detailed record at every step;
+- ``default``: the trainer's step: a line for each step, norms by tensor every 20 steps, details every 100;
+- ``each step``: the same with the norms by tensor at every step;
+- ``details each step``: with the details too at every step: activations, embedding rows, updates, the loss's gradient;
 - ``anomaly``: ``plain`` under ``torch.autograd.detect_anomaly``;
 - ``naive hooks``: ``plain`` with hooks that take mean, standard deviation, extremes and a histogram of each output and gradient.
 
-A round takes a block of steps of each way, in an order that turns; a share is the median over the rounds of the difference to
-``plain`` of the same round. Time is that of the thread (``time.thread_time``): torch computes with one. The reader's thread is
-another one, as in a training; it looks at the values of each batch, in some 20 microseconds.
+A round takes a block of steps of each way, in an order that is drawn for each round; a share is the median over the rounds of
+the difference to ``plain`` of the same round. Time is that of the thread (``time.thread_time``): torch computes with one. The
+reader's thread is another one, as in a training; it looks at the values of each batch and hashes them, in some 50 microseconds.
+``plain again`` is a second ``plain``: how far its share is from 0 is what the machine's noise makes of no difference at all.
 
 Run from the checkout::
 
-    python benchmarks/monitor_overhead.py [--rounds 15] [--steps 40] [--batch 256] [--hidden 128 64] [--assert]
+    python benchmarks/monitor_overhead.py [--rounds 15] [--steps 100] [--batch 256] [--hidden 128 64] [--assert]
 
 ``--assert`` exits with 1 where ``default`` takes more than 1.5 %, or ``each step`` more than 3 %.
 """
@@ -36,7 +38,7 @@ from torch import Tensor, nn
 
 from ctr_pipeline.datasets import PackedSplit
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
-from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.gradients.adapters.batch import BatchView, content_hash
 from ctr_pipeline.gradients.adapters.inputs import InputCheck
 from ctr_pipeline.gradients.core.norms import clip_gradients, gradient_norms
 from ctr_pipeline.spec.model import Model
@@ -48,6 +50,8 @@ from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import TrainingJob
 from ctr_pipeline.training.plan import plan_training
 from ctr_pipeline.training.step import StepPosition, StepState, take_step, update
+
+TRAINERS = ("default", "each step", "details each step")
 
 MOST_DEFAULT, MOST_EACH_STEP = 0.015, 0.03
 
@@ -135,7 +139,7 @@ def trainer_step(state: StepState, folder: Path) -> Callable[[BatchView, int], N
         taken = take_step(state, batch, at)
         if update(state, taken) is not None:
             raise SystemExit("a step was stopped: the benchmark is not healthy")
-        lines.write(taken.record.to_dict())
+        lines.write_text(taken.record.to_json())
         state.monitor.rows.clear()
 
     return step
@@ -161,8 +165,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Median share of the thread time of ``plain`` that each way takes more."""
     split, shape = rows(ROWS, 1), layout()
 
-    def state(every: int) -> StepState:
-        training = Training(batch_size=arguments.batch, threads=1, log_every=every)
+    def state(every: int, details: int | None) -> StepState:
+        training = Training(batch_size=arguments.batch, threads=1, log_every=every, detail_every=details)
         model = Model(embedding_dim=8, hidden=arguments.hidden)
         job = TrainingJob(dataset=folder, output=folder, seed=7, device="cpu", model=model, training=training)
         plan = plan_training(training, model, ROWS, 5000)
@@ -172,29 +176,29 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
         made.model.train()
         return made
 
-    states = {
-        name: state(every)
-        for name, every in (("plain", 20), ("default", 20), ("each step", 1), ("anomaly", 20), ("naive hooks", 20))
-    }
+    periods: dict[str, tuple[int, int | None]] = dict.fromkeys(("plain", "plain again", "default"), (20, None))
+    periods |= {"each step": (1, None), "details each step": (1, 1)}
+    periods |= dict.fromkeys(("anomaly", "naive hooks"), (20, None))
+    states = {name: state(*own) for name, own in periods.items()}
     hook_naively(states["naive hooks"].model, [])
     ways = [Way(name, own, plain_step(own, folder)) for name, own in states.items()]
     for way in ways:
-        if way.name in ("default", "each step"):
+        if way.name in TRAINERS:
             way.step = trainer_step(way.state, folder)
         if way.name == "anomaly":
             way.surrounding = lambda: torch.autograd.set_detect_anomaly(True)
     if arguments.only:
         ways = [way for way in ways if way.name in ("plain", *arguments.only)]
     inputs = InputCheck(shape)
-    order = np.random.default_rng(2).permutation(ROWS)
+    order, shuffled = np.random.default_rng(2).permutation(ROWS), np.random.default_rng(3)
     found: dict[str, list[float]] = {way.name: [] for way in ways}
     for turn in range(arguments.rounds + 1):
         first = turn * arguments.steps
         starts = [(first + step) * arguments.batch % (ROWS - arguments.batch) for step in range(arguments.steps)]
         # As the reader's thread does it.
         read = [gather(split, order[start : start + arguments.batch]) for start in starts]
-        batches = [replace(batch, faulty=inputs.is_faulty(batch)) for batch in read]
-        turned = ways[turn % len(ways) :] + ways[: turn % len(ways)]
+        batches = [replace(batch, faulty=inputs.is_faulty(batch), content=content_hash(batch)) for batch in read]
+        turned = [ways[place] for place in shuffled.permutation(len(ways))]
         seconds = {way.name: way.seconds(batches, first) for way in turned}
         if turn:  # The first round warms up.
             for name, value in seconds.items():
@@ -212,7 +216,7 @@ def main() -> int:
     """Measure, print the shares as JSON, and judge them where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=40, help="steps of a block")
+    parser.add_argument("--steps", type=int, default=100, help="steps of a block: a multiple of those between details")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--hidden", type=int, nargs="*", default=[128, 64])
     parser.add_argument("--only", nargs="*", default=[], help="ways beside plain")

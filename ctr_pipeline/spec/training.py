@@ -9,6 +9,10 @@ from ctr_pipeline.spec.fields import Section, added_field
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.spec.tasks import Task
 
+DETAILS = 100
+"""Steps between detailed measurements, at least, where the spec does not say: they take
+half as long as a step of a small model."""
+
 
 class Training(Section):
     """The training loop."""
@@ -41,6 +45,18 @@ class Training(Section):
     processes: int = Field(default=1, gt=0, description="Training processes on this machine.")
     threads: int = Field(default=2, gt=0, description="CPU threads of each process.")
     log_every: int = Field(default=20, gt=0, description="Steps between logged metrics.")
+    detail_every: int | None = added_field(
+        None,
+        "Steps between measurements of activations, embedding rows, updates and the loss's gradient; when absent, as "
+        "`log_every`, and at least 100; the first ones come sooner.",
+        gt=0,
+    )
+
+    @property
+    def steps_between_details(self) -> int:
+        """Steps between detailed measurements."""
+        return max(self.log_every, DETAILS) if self.detail_every is None else self.detail_every
+
     seed: int | None = added_field(
         None,
         "Seed of the initial weights, dropout and order of the rows; that of the spec when absent.",

@@ -37,7 +37,11 @@ class JsonLines:
 
     def write(self, values: Mapping[str, Any]) -> None:
         """Append one line."""
-        self._stream.write(json.dumps(values) + "\n")
+        self.write_text(json.dumps(values))
+
+    def write_text(self, line: str) -> None:
+        """Append a line that is JSON already."""
+        self._stream.write(line + "\n")
         self._stream.flush()
 
     def close(self) -> None:

@@ -85,7 +85,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
 def generator_state(device: torch.device) -> dict[str, Any]:
     """The state of torch's generators, the only ones that a training step draws from."""
     return {
-        "torch": torch.get_rng_state(),
+        # As `torch.get_rng_state`, without its detours: it is asked at every step.
+        "torch": torch.default_generator.get_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
 

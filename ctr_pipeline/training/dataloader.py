@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ctr_pipeline.datasets import PackedSplit
-from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.gradients.adapters.batch import BatchView, content_hash
 from ctr_pipeline.gradients.adapters.inputs import InputCheck
 from ctr_pipeline.losses.multi_task import SettledDelays, settled_delays
 
@@ -97,7 +97,7 @@ class BatchLoader:
         seed: Seed of the run.
         epoch: Epoch, from 0.
         first: Batches to leave out, those before a resumed position.
-        inputs: Looks at each batch in the thread that reads it, where its values lie in the cache.
+        inputs: Looks at each batch in the thread that reads it, where its values lie in the cache; their hash is taken there too.
     """
 
     def __init__(
@@ -148,7 +148,7 @@ class BatchLoader:
                 start, end = batch_bounds(len(order), self._batch_size, batch)
                 read = gather(self._split, self._shard.of(order[start:end]))
                 if self._inputs is not None:
-                    read = replace(read, faulty=self._inputs.is_faulty(read))
+                    read = replace(read, faulty=self._inputs.is_faulty(read), content=content_hash(read))
                 self._queue.put(read)
             self._queue.put(None)
         except BaseException as error:  # handed to the consumer, which raises it

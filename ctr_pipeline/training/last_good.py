@@ -1,7 +1,8 @@
 """What an update may change, as it was before: enough to take one update back to the last bit."""
 
+import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -64,15 +65,17 @@ class LastGood:
         self._plain: list[tuple[dict[str, Any], str]] = []
         self._plain_before: list[Any] = []
         self._without_state: list[tuple[torch.optim.Optimizer, nn.Parameter]] = []
+        self._changes: list[Update] | None = None
 
     def is_needed(self) -> bool:
         """Whether an update could write a value that is not finite from gradients whose norm is finite."""
-        return self.always or not all(writes_finite_values(optimizer) for optimizer in self._optimizers)
+        return self.always or not all(map(writes_finite_values, self._optimizers))
 
     @torch.no_grad()
     def keep(self) -> None:
         """Call between the backward pass and the update: parameters without a gradient are not updated."""
         dense: list[nn.Parameter] = []
+        self._changes = None
         self._sparse, self._rows = [], []
         self._read_states()
         self._plain_before = [state[key] for state, key in self._plain]
@@ -115,36 +118,40 @@ class LastGood:
 
     def updates(self) -> list[Update]:
         """Each changed weight matrix before and after the update; of an embedding table, the rows that were touched."""
-        found = [
-            Update(self._names[parameter], before, parameter.detach())
-            for parameter, before in zip(self._dense, self._buffers, strict=False)
-            if parameter.ndim >= 2
-        ]
-        for parameter, rows, before in self._sparse:
-            after = parameter.detach().index_select(0, rows)
-            found.append(Update(self._names[parameter], before, after, rows))
-        return found
+        return [change for change in self._changed() if change.before.ndim >= 2]
 
-    @torch.no_grad()
     def wrong_value(self) -> WrongValue | None:
         """The first value that the update wrote and that is not finite; one wait for the device."""
-        written = [parameter.detach() for parameter in self._dense]
-        written += [parameter.detach().index_select(0, rows) for parameter, rows, _ in self._sparse]
-        if not any(values.numel() for values in written):
+        # What was there before is finite. So a value that is not makes the change's norm infinite or NaN; so may a change
+        # that is finite and beyond the range of squares.
+        if all(change.norms is not None and math.isfinite(change.norms[1]) for change in self._changed()):
             return None
-        # The largest absolute value is NaN or infinite exactly if one of them is; a sum could overflow.
-        largest = torch._foreach_norm([values for values in written if values.numel()], float("inf"))
-        if bool(torch.isfinite(torch.stack(largest)).all()):
-            return None
-        tables = [(parameter, rows) for parameter, rows, _ in self._sparse]
-        owners: list[tuple[nn.Parameter, Any]] = [*((parameter, None) for parameter in self._dense), *tables]
-        for (parameter, rows), values in zip(owners, written, strict=True):
-            finite = torch.isfinite(values)
+        for change in self._changed():
+            finite = torch.isfinite(change.after)
             if not bool(finite.all()):
                 at = [int(index) for index in (~finite).nonzero()[0]]
-                row = at[0] if rows is None else int(rows[at[0]])
-                return WrongValue(self._names[parameter], row if at else 0, float(values[tuple(at)]))
+                row = at[0] if change.rows is None else int(change.rows[at[0]])
+                return WrongValue(change.name, row if at else 0, float(change.after[tuple(at)]))
         return None
+
+    @torch.no_grad()
+    def _changed(self) -> list[Update]:
+        """Each parameter before and after the update, measured once."""
+        if self._changes is not None:
+            return self._changes
+        dense = zip(self._dense, self._buffers, strict=False)
+        found = [Update(self._names[parameter], before, parameter.detach()) for parameter, before in dense]
+        for parameter, rows, before in self._sparse:
+            found.append(Update(self._names[parameter], before, parameter.detach().index_select(0, rows), rows))
+        found = [change for change in found if change.before.numel()]
+        if found:
+            earlier = [change.before for change in found]
+            moved = torch._foreach_norm(torch._foreach_sub([change.after for change in found], earlier))
+            host = torch.stack([*torch._foreach_norm(earlier), *moved]).tolist()
+            norms = zip(host[: len(found)], host[len(found) :], strict=True)
+            found = [replace(change, norms=own) for change, own in zip(found, norms, strict=True)]
+        self._changes = found
+        return found
 
     def _read_states(self) -> None:
         """Tensors of the optimizers' states by parameter; read again when a state was made or loaded."""

@@ -163,7 +163,7 @@ class Trainer:
                 rows += record.rows
                 if self.group.is_first:
                     if steps_file is not None:
-                        steps_file.write(record.to_dict())
+                        steps_file.write_text(record.to_json())
                     for callback in self._callbacks:
                         callback.on_step(record, self.steps)
                 self.step += 1

@@ -63,15 +63,16 @@ def writes_finite_values(optimizer: torch.optim.Optimizer) -> bool:
     of at least 10⁻¹² and multiplied by a finite learning rate this is far from the largest number; a second moment that
     overflows only makes the update 0. Of other optimizers than those of this module nothing is known.
     """
-    if type(optimizer) is RowwiseAdagrad:
-        needed = [(EPSILON, group["lr"], group["l2"]) for group in optimizer.param_groups]
-    elif type(optimizer) is torch.optim.AdamW:
-        needed = [(group["eps"], group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
-    else:
+    kind = type(optimizer)
+    if kind is not torch.optim.AdamW and kind is not RowwiseAdagrad:
         return False
-    return all(
-        epsilon >= SMALLEST_EPSILON and abs(rate) < LARGEST and abs(decay) < LARGEST for epsilon, rate, decay in needed
-    )
+    for group in optimizer.param_groups:
+        decay = group["l2"] if kind is RowwiseAdagrad else group["weight_decay"]
+        if not (-LARGEST < group["lr"] < LARGEST and -LARGEST < decay < LARGEST):
+            return False
+        if not (EPSILON if kind is RowwiseAdagrad else group["eps"]) >= SMALLEST_EPSILON:
+            return False
+    return True
 
 
 def dense_optimizer(

@@ -23,7 +23,8 @@ class Precision:
         self.name = name
         self._device = device
         self._dtype = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[name]
-        self._scaler = torch.amp.GradScaler(device.type, enabled=name == "fp16")
+        self._scales = name == "fp16"
+        self._scaler = torch.amp.GradScaler(device.type, enabled=self._scales)
         self._skips = 0
 
     def warning(self) -> str | None:
@@ -41,31 +42,38 @@ class Precision:
     @property
     def factor(self) -> float:
         """Factor on the loss, and thereby on gradients before :meth:`unscale`."""
-        return float(self._scaler.get_scale()) if self._scaler.is_enabled() else 1.0
+        return float(self._scaler.get_scale()) if self._scales else 1.0
 
     def scale(self, loss: Tensor) -> Tensor:
         """The loss to run backward from."""
+        if not self._scales:
+            return loss
         scaled: Tensor = self._scaler.scale(loss)
         return scaled
 
     def unscale(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Divide gradients by the factor; before they are measured or clipped."""
-        for optimizer in optimizers:
-            self._scaler.unscale_(optimizer)
+        if self._scales:
+            for optimizer in optimizers:
+                self._scaler.unscale_(optimizer)
 
     def may_skip(self) -> bool:
         """Whether a non-finite gradient is the scaler's search for a factor and no fault."""
-        return self._scaler.is_enabled() and self._skips < MAX_SKIPS
+        return self._scales and self._skips < MAX_SKIPS
 
     def step(self, optimizers: Sequence[torch.optim.Optimizer]) -> None:
         """Let the optimizers step; the factor stays until :meth:`adapt`."""
         for optimizer in optimizers:
-            self._scaler.step(optimizer)
+            if self._scales:
+                self._scaler.step(optimizer)
+            else:
+                optimizer.step()
 
     def adapt(self, skipped: bool) -> None:
         """Adapt the factor to a step that was taken or ``skipped``."""
-        self._skips = self._skips + 1 if skipped else 0
-        self._scaler.update()
+        if self._scales:
+            self._skips = self._skips + 1 if skipped else 0
+            self._scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
         """Plain values for the checkpoint."""

@@ -17,7 +17,7 @@ from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.gradients import Diagnosis, LossView, StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.inputs import InputCheck
-from ctr_pipeline.gradients.core.measurements import gradient_measurements
+from ctr_pipeline.gradients.core.measurements import Block, largest_rows, zero_shares
 from ctr_pipeline.gradients.core.monitor import GradientMonitor
 from ctr_pipeline.gradients.core.norms import GradientNorms, clip_gradients, gradient_norms
 from ctr_pipeline.gradients.triage.diagnose import diagnose, wrong_update
@@ -151,7 +151,7 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
     for optimizer, peak in zip(state.optimizers, state.peaks, strict=True):
         set_learning_rate(optimizer, peak * at.rate_factor)
         optimizer.zero_grad(set_to_none=True)
-    fault = state.inputs.fault(batch, at.step)
+    fault = None if batch.faulty is False else state.inputs.fault(batch, at.step)
     # A faulty batch must not reach the tables; this process then takes part with no rows.
     seen = to_device(batch if fault is None else batch.without_rows(), state.group.device)
     counts = state.group.sum(state.objectives.known_counts(seen.labels, seen.delays))
@@ -166,32 +166,35 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
     loss, means = state.loss(logits, seen, counts)
     torch.autograd.backward(state.precision.scale(loss))
     loss_view = _loss_view(state, logits, seen, counts) if measured else None
-    extra = torch.cat([means.detach(), loss.detach().reshape(1)])
+    extra = [means.detach(), loss.detach().reshape(1)]
     flags = [float(cancelled), float(fault is not None)]
     if not state.group.is_single:
-        extra = torch.cat([extra, torch.tensor(flags, device=loss.device)])
-        extra = state.group.sum_gradients([parameter for _, parameter in state.named], extra)
+        sums = torch.cat([*extra, torch.tensor(flags, device=loss.device)])
+        extra = [state.group.sum_gradients([parameter for _, parameter in state.named], sums)]
     state.precision.unscale(state.optimizers)
     norms = gradient_norms(state.named)
     # The only wait for the device before the update: every number that the host needs, in one tensor.
-    host = torch.cat([extra, norms.total.reshape(1), norms.each]).tolist()
-    tasks = len(state.layout.tasks)
+    host = torch.cat([*extra, norms.total.reshape(1), norms.each]).tolist()
+    tasks, tensors = len(state.layout.tasks), len(norms.names)
     losses, total = host[:tasks], host[tasks]
-    each = host[len(host) - len(norms.names) :]
-    norm = host[len(host) - len(each) - 1]
+    norm, each = host[-tensors - 1], host[len(host) - tensors :]
     stop, faults = flags if state.group.is_single else host[tasks + 1 : tasks + 3]
-    decision = _decision(faults > 0 or not math.isfinite(total), math.isfinite(norm), state.precision.may_skip())
+    finite = math.isfinite(norm)
+    decision = _decision(faults > 0 or not math.isfinite(total), finite, state.precision.may_skip())
     record = StepRecord(
         step=at.step,
         epoch=at.epoch,
         loss=total,
         task_losses=dict(zip(state.layout.tasks, losses, strict=True)),
         grad_norm=norm,
-        norm_ratio=state.monitor.norm_ratio(norm) if math.isfinite(norm) else None,
+        norm_ratio=state.monitor.norm_ratio(norm) if finite else None,
         clipped=decision == "update" and norm > state.clip_norm,
         skipped=decision == "skip",
         learning_rate=state.peaks[0] * at.rate_factor,
         rows=at.rows,
+        known_labels=dict(zip(state.layout.tasks, counts.tolist(), strict=True)),
+        loss_scale=state.precision.factor,
+        batch_hash=batch.content,
         layer_norms=state.monitor.layer_norms(norms.names, each),
     )
     return TakenStep(
@@ -220,9 +223,8 @@ def update(state: StepState, taken: TakenStep) -> Diagnosis | None:
         if kept and (cause := _wrong_update(state, taken)) is not None:
             return cause
     changed = state.last_good.updates() if measured and taken.decision == "update" else []
-    if measured:
-        _note_details(state, taken)
-    state.monitor.after_update(taken.record, taken.norms.names, taken.each_norm, taken.loss, changed)
+    blocks = _details(state, taken) if measured else []
+    state.monitor.after_update(taken.record, taken.norms.names, taken.each_norm, taken.loss, changed, blocks)
     if measured and (cause := _broken_health(state, taken)) is not None:
         if taken.decision == "update":
             state.last_good.restore()
@@ -231,14 +233,10 @@ def update(state: StepState, taken: TakenStep) -> Diagnosis | None:
     return None
 
 
-def _note_details(state: StepState, taken: TakenStep) -> None:
+def _details(state: StepState, taken: TakenStep) -> list[Block]:
     """What the detailed record has beside what detectors measure."""
-    step = taken.record.step
-    labels, values = gradient_measurements(taken.norms, state.named)
-    state.monitor.note(step, labels, "gradient", values.tolist())
-    known = [(task, "known_labels") for task in state.layout.tasks]
-    state.monitor.note(step, known, "loss", taken.counts.tolist())
-    state.monitor.note(step, [("loss", "scale")], "loss", [state.precision.factor])
+    samples = taken.seen.rows.tolist() if state.monitor.lookups else []
+    return [*zero_shares(taken.norms), *largest_rows(state.monitor.lookups, taken.record.loss_scale, samples)]
 
 
 def _wrong_update(state: StepState, taken: TakenStep) -> Diagnosis | None:
@@ -255,8 +253,11 @@ def _wrong_update(state: StepState, taken: TakenStep) -> Diagnosis | None:
 def _broken_health(state: StepState, taken: TakenStep) -> Diagnosis | None:
     """Why a detector stops the run; every process learns of what one of them found in its rows."""
     found, step = state.monitor.broken(), taken.record.step
-    anywhere = state.group.sum(torch.tensor(float(found is not None), device=state.group.device))
-    if not float(anywhere):
+    if not state.group.is_single:
+        anywhere = state.group.sum(torch.tensor(float(found is not None), device=state.group.device))
+        if not float(anywhere):
+            return None
+    elif found is None:
         return None
     if found is None:
         return elsewhere(step)

@@ -1,10 +1,13 @@
+import json
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 
 from ctr_pipeline.gradients import Finding, StepRecord, StepStart, StepView, Update
+from ctr_pipeline.gradients.core.measurements import Block
 from ctr_pipeline.gradients.core.monitor import GradientMonitor
 
 
@@ -75,6 +78,52 @@ def test_counts(case) -> None:
     assert report.finding("nonfinite").severity == "error"
     assert "1 of 4 steps" in report.finding("nonfinite").message
     assert [one["step"] for one in monitor.ring] == [0, 1, 2, 3]
+
+
+def test_the_ring_has_the_norms_of_each_tensor_and_the_record_those_of_logged_steps(case) -> None:
+    monitor = GradientMonitor(case.model, 10, [], 1000)
+    for step in range(70):
+        monitor.begin(step)
+        monitor.after_update(record(step, 1.0), ["a.weight", "b.weight"], [0.5, float(step)], None)
+    ring = monitor.ring
+    assert len(ring) == 64
+    assert (ring[-1]["step"], ring[-1]["norms"]) == (69, {"a.weight": 0.5, "b.weight": 69.0})
+    logged = [row for row in monitor.rows if row[1:4] == ("b.weight", "gradient", "norm")]
+    assert logged == [(step, "b.weight", "gradient", "norm", float(step)) for step in range(0, 70, 10)]
+    again = GradientMonitor(case.model, 10, [], 1000)
+    again.load_state_dict(monitor.state_dict())
+    assert again.ring == ring
+
+
+def test_details_come_sooner_in_the_beginning(case) -> None:
+    monitor = GradientMonitor(case.model, 20, [], 100)
+    assert [step for step in range(250) if monitor.is_probe(step)] == [0, 5, 10, 20, 50, 100, 200]
+    assert [step for step in range(12) if GradientMonitor(case.model, 4).is_probe(step)] == [0, 4, 8]
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_statistic_that_is_no_number_is_an_error(case, value: float) -> None:
+    monitor = GradientMonitor(case.model, 1)
+    monitor.begin(0)
+    block = Block("activation", [("tower.0", "q50")], torch.tensor([value]))
+    monitor.after_update(record(0, 1.0), [], [], None, (), [block])
+    finding = monitor.report().finding("nonfinite")
+    assert (finding.severity, finding.step) == ("error", 0)
+    assert f"q50 of activation tower.0 was {value} at step 0" in finding.message
+    skipped = GradientMonitor(case.model, 1)
+    skipped.begin(0)
+    skipped.after_update(record(0, float("inf"), skipped=True), [], [], None, (), [block])
+    assert skipped.report().finding("nonfinite").severity == "ok"
+
+
+@pytest.mark.parametrize("loss", [0.5, float("nan"), float("-inf"), 1e300])
+@pytest.mark.parametrize("ratio", [None, 1.25])
+def test_a_line_of_the_log_is_the_record_as_json(loss: float, ratio: float | None) -> None:
+    one = replace(
+        record(3, 0.1, clipped=True, ratio=ratio), loss=loss, known_labels={"click": 7, "cart": 0}, batch_hash=12,
+        task_losses={"click": 1 / 3, "cart": 1e-300},
+    )  # fmt: skip
+    assert one.to_json() == json.dumps(one.to_dict())
 
 
 def test_state_continues_exactly(case) -> None:

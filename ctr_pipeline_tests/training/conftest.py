@@ -95,7 +95,13 @@ def job(packed: Path, tmp_path: Path) -> TrainingJob:
         device="cpu",
         model=Model(embedding_dim=4, hidden=[16, 8], dropout=0.2, embedding_dropout=0.1),
         training=Training(
-            epochs=2, batch_size=100, threads=1, log_every=4, learning_rate=0.03, embedding_learning_rate=0.1
+            epochs=2,
+            batch_size=100,
+            threads=1,
+            log_every=4,
+            detail_every=4,
+            learning_rate=0.03,
+            embedding_learning_rate=0.1,
         ),
         checkpoint_every=3,
     )

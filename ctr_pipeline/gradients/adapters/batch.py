@@ -1,9 +1,11 @@
 """A batch of the packed arrays."""
 
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor
 
 from ctr_pipeline.losses.protocol import Delays
@@ -23,6 +25,7 @@ class BatchView:
         elapsed: [B, T] age of each label in seconds, NaN where the pair is not looked at; None where no loss needs it.
         delay: [B, T] seconds until the outcome was known, NaN while none is; None likewise.
         faulty: Whether it has a value that no model may see; None where nobody has looked.
+        content: A number of its content (:func:`content_hash`); None where nobody computed it.
     """
 
     numeric: Tensor
@@ -34,6 +37,7 @@ class BatchView:
     elapsed: Tensor | None = None
     delay: Tensor | None = None
     faulty: bool | None = None
+    content: int | None = None
 
     @property
     def delays(self) -> Delays | None:
@@ -53,3 +57,14 @@ class BatchView:
     def without_rows(self) -> "BatchView":
         """The batch with none of its rows."""
         return self.each(lambda tensor: tensor[:0])
+
+
+def content_hash(batch: BatchView) -> int:
+    """CRC-32 of numbers, ids, labels and weights, in the order of the rows: equal content gives equal numbers.
+
+    By numpy and zlib, some microseconds for a few hundred rows; meant for the thread that reads batches ahead.
+    """
+    found = 0
+    for tensor in (batch.ids, batch.numeric, batch.labels, batch.weights):
+        found = zlib.crc32(np.ascontiguousarray(tensor.numpy(force=True)).data, found)
+    return found

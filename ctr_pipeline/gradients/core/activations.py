@@ -1,5 +1,6 @@
 """Observes hidden activations: they are found where they are computed, whatever the module that computes them."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,17 +25,25 @@ CAN_SATURATE = frozenset(
 """
 
 
+SAMPLE = 1024
+"""Values of an activation, at most, from which its quantiles are taken."""
+
+
 @dataclass(frozen=True, slots=True)
 class Activation:
     """An activation function as a forward pass computed it.
 
     Attributes:
         name: Path of the module that computed it; the second of one module ends in ``#2``.
-        slope: [..., units] derivative of the function at each input: the share of a gradient that it lets through.
+        slope: [..., units] derivative of the function at each input: the share of a gradient that it lets through; of a ReLU
+            as truth values.
+        sample: [K] some of the function's values, evenly spread over rows and units, in single precision; None where they
+            were not kept.
     """
 
     name: str
     slope: Tensor
+    sample: Tensor | None = None
 
 
 @contextmanager
@@ -73,7 +82,12 @@ class ActivationObserver:
                 self._searched, self._known = True, self._own_modules(found)
             return
         noted: list[Activation] = []
-        handles = [module.register_forward_pre_hook(_note_slope(name, noted)) for name, module in self._known]
+        handles = [
+            module.register_forward_hook(_note_relu(name, noted))
+            if type(module) is nn.ReLU
+            else module.register_forward_pre_hook(_note_slope(name, noted))
+            for name, module in self._known
+        ]
         try:
             yield noted
         finally:
@@ -89,20 +103,35 @@ class ActivationObserver:
         )
 
 
+def _sample(output: Tensor) -> Tensor:
+    """[K] at most :data:`SAMPLE` values of [..., units], with a step that meets every unit."""
+    flat, units = output.detach().reshape(-1), output.shape[-1] if output.ndim else 1
+    step = -(-flat.numel() // SAMPLE)
+    while math.gcd(step, units) > 1:
+        step += 1
+    return flat[::step].float()
+
+
+def _note_relu(name: str, noted: list[Activation]) -> Callable[[nn.Module, tuple[Any, ...], Tensor], None]:
+    def note(_: nn.Module, __: tuple[Any, ...], output: Tensor) -> None:
+        if output.numel():
+            # Where the output is positive the slope is 1; also where the function works in place.
+            noted.append(Activation(name, output.detach() > 0, _sample(output)))
+
+    return note
+
+
 def _note_slope(name: str, noted: list[Activation]) -> Callable[[nn.Module, tuple[Any, ...]], None]:
     def note(module: nn.Module, given: tuple[Any, ...]) -> None:
         entered = given[0].detach()
         if not entered.numel():
-            return
-        if type(module) is nn.ReLU:
-            noted.append(Activation(name, (entered > 0).to(entered.dtype)))
             return
         with torch.enable_grad():
             leaf = entered.clone().requires_grad_()
             # Not by calling the module: that would run its hooks, this one among them. In place, it writes into the copy.
             output = module.forward(leaf.clone())
             (slope,) = torch.autograd.grad(output.sum(), leaf)
-        noted.append(Activation(name, slope))
+        noted.append(Activation(name, slope, _sample(output)))
 
     return note
 
@@ -133,7 +162,7 @@ class _Observer(TorchFunctionMode):
             (slope,) = torch.autograd.grad(output.sum(), leaf)
         name = self._path[-1] if self._path and self._path[-1] else "model"
         earlier = sum(activation.name.split("#")[0] == name for activation in self._found)
-        self._found.append(Activation(f"{name}#{earlier + 1}" if earlier else name, slope))
+        self._found.append(Activation(f"{name}#{earlier + 1}" if earlier else name, slope, _sample(output)))
 
 
 FLAT = 1e-3
@@ -145,6 +174,7 @@ def dead_share(activation: Activation) -> Tensor:
 
     For ReLU these are the units whose output is 0 on all rows. A unit is one index of the last dimension.
     """
-    flat = activation.slope.abs() <= FLAT
-    units = flat.shape[-1] if flat.ndim > 1 else 1
-    return flat.reshape(-1, units).all(dim=0).float().mean()
+    slope = activation.slope
+    steep = slope if slope.dtype == torch.bool else ~(slope.abs() <= FLAT)
+    units = steep.shape[-1] if steep.ndim > 1 else 1
+    return 1 - steep.reshape(-1, units).any(dim=0).double().mean()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 from ctr_pipeline.gradients.core.findings import Finding
-from ctr_pipeline.gradients.core.step_view import StepStart, StepView
+from ctr_pipeline.gradients.core.step_view import StepView
 
 
 class Detector(Protocol):
@@ -23,10 +23,14 @@ class Detector(Protocol):
         blocking: Whether a model must not be used when the finding is an error.
 
     A class may also have:
+        begin(start): called with a :class:`~ctr_pipeline.gradients.core.step_view.StepStart` before the forward pass of a step.
         stops: ClassVar[bool]; True where an error ends the training at once. The update of the step is then taken back. It
             is asked on the steps that are measured in detail.
         consequence: ClassVar[bool]; True where an error says that something broke and not what broke it: other findings
             are then named before it.
+        detailed_only: ClassVar[bool]; True where it observes only the steps that are measured in detail, and the one that
+            stopped the run.
+        wrong_statistic(row): called with a measurement (step, tensor, kind, statistic, value) whose value is no finite number.
         validated(step, relative): called after each validation with the steps taken and each task's loss relative to the
             best constant, None where the labels cannot tell.
     """
@@ -34,9 +38,6 @@ class Detector(Protocol):
     name: ClassVar[str]
     question: ClassVar[str]
     blocking: ClassVar[bool]
-
-    def begin(self, start: StepStart) -> None:
-        """A step begins; its forward pass follows."""
 
     def observe(self, step: StepView) -> None:
         """A step is done: the update was made, or the step stopped the run.

@@ -7,6 +7,7 @@ from ctr_pipeline.gradients.detectors.divergence import Divergence
 from ctr_pipeline.gradients.detectors.loss_gradient import LossGradient
 from ctr_pipeline.gradients.detectors.nonfinite import Nonfinite
 from ctr_pipeline.gradients.detectors.norm_ratio import NormRatio
+from ctr_pipeline.gradients.detectors.stale_batch import StaleBatch
 from ctr_pipeline.gradients.detectors.update_ratio import UpdateRatio
 
 register_detector(Nonfinite)
@@ -16,5 +17,15 @@ register_detector(DeadUnits)
 register_detector(ClippedSteps)
 register_detector(LossGradient)
 register_detector(Divergence)
+register_detector(StaleBatch)
 
-__all__ = ["ClippedSteps", "DeadUnits", "Divergence", "LossGradient", "Nonfinite", "NormRatio", "UpdateRatio"]
+__all__ = [
+    "ClippedSteps",
+    "DeadUnits",
+    "Divergence",
+    "LossGradient",
+    "Nonfinite",
+    "NormRatio",
+    "StaleBatch",
+    "UpdateRatio",
+]

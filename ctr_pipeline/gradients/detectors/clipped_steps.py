@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ctr_pipeline.gradients.core.findings import Finding, grade
-from ctr_pipeline.gradients.core.step_view import StepStart, StepView
+from ctr_pipeline.gradients.core.step_view import StepView
 
 WARN_SHARE = 0.5
 
@@ -19,9 +19,6 @@ class ClippedSteps:
 
     def __init__(self) -> None:
         self._steps, self._clipped = 0, 0
-
-    def begin(self, start: StepStart) -> None:
-        """Nothing to prepare."""
 
     def observe(self, step: StepView) -> None:
         """Counts."""

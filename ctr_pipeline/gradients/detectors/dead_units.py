@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ctr_pipeline.gradients.core.findings import Finding, grade
-from ctr_pipeline.gradients.core.step_view import StepStart, StepView
+from ctr_pipeline.gradients.core.step_view import StepView
 
 WARN_SHARE = 0.5
 
@@ -24,13 +24,11 @@ class DeadUnits:
     name: ClassVar[str] = "dead_units"
     question: ClassVar[str] = "Hidden units stayed alive."
     blocking: ClassVar[bool] = False
+    detailed_only: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._shares: dict[str, float] = {}
         self._at: int | None = None
-
-    def begin(self, start: StepStart) -> None:
-        """Nothing to prepare."""
 
     def observe(self, step: StepView) -> None:
         """Keeps the shares of the last detailed step."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ctr_pipeline.gradients.core.findings import Finding, grade
-from ctr_pipeline.gradients.core.step_view import StepStart, StepView
+from ctr_pipeline.gradients.core.step_view import StepView
 
 WARN_LOSS = 1.0
 """The loss of the constant that fits the validation best."""
@@ -24,13 +24,11 @@ class Divergence:
     question: ClassVar[str] = "The validation loss is below that of a constant."
     blocking: ClassVar[bool] = True
     consequence: ClassVar[bool] = True
+    detailed_only: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._best: float | None = None
         self._task, self._at = "", 0
-
-    def begin(self, start: StepStart) -> None:
-        """Nothing to prepare."""
 
     def observe(self, step: StepView) -> None:
         """Steps say nothing of it."""

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ctr_pipeline.gradients.core.findings import Finding, exceeds, grade
-from ctr_pipeline.gradients.core.step_view import LossView, StepStart, StepView
+from ctr_pipeline.gradients.core.step_view import LossView, StepView
 
 MAX_ERROR = 1e-3
 
@@ -21,15 +21,13 @@ class LossGradient:
     name: ClassVar[str] = "loss_gradient"
     question: ClassVar[str] = "The gradient of the loss is the one that its formula gives."
     blocking: ClassVar[bool] = True
+    detailed_only: ClassVar[bool] = True
     stops: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._error, self._compared, self._without = 0.0, 0, False
         self._fault, self._meaning = "", ""
         self._at: int | None = None
-
-    def begin(self, start: StepStart) -> None:
-        """Nothing to prepare."""
 
     def observe(self, step: StepView) -> None:
         """Measures the largest |r − 1| over the labels that are known, and the gradient of those that are not."""

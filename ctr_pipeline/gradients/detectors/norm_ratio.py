@@ -6,7 +6,7 @@ from statistics import median
 from typing import Any, ClassVar
 
 from ctr_pipeline.gradients.core.findings import Finding, exceeds, grade
-from ctr_pipeline.gradients.core.step_view import StepStart, StepView
+from ctr_pipeline.gradients.core.step_view import StepView
 
 WARN_RATIO = 5.0
 MAX_RATIO = 10.0
@@ -33,9 +33,6 @@ class NormRatio:
         self._ratio, self._norm, self._strength, self._noise = 0.0, 0.0, 0.0, 1.0
         self._at: int | None = None
         self._probed: list[float] = []
-
-    def begin(self, start: StepStart) -> None:
-        """Nothing to prepare."""
 
     def observe(self, step: StepView) -> None:
         """Keeps the largest values, and the last norms of the steps that are measured in detail for their median."""

@@ -1,10 +1,10 @@
 """Updates that are large against the weights."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ctr_pipeline.gradients.core.findings import Finding, exceeds, grade
-from ctr_pipeline.gradients.core.step_view import StepStart, StepView
+from ctr_pipeline.gradients.core.step_view import StepView, Update
 
 WARN_RATIO = 0.5
 
@@ -25,40 +25,42 @@ class UpdateRatio:
     name: ClassVar[str] = "update_ratio"
     question: ClassVar[str] = "Updates stayed small against the weights."
     blocking: ClassVar[bool] = False
+    detailed_only: ClassVar[bool] = True
     stops: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._ratio, self._tensor = 0.0, ""
         self._at: int | None = None
 
-    def begin(self, start: StepStart) -> None:
-        """Nothing to prepare."""
-
     def observe(self, step: StepView) -> None:
         """Measures the norms of all matrices and of their updates."""
         updates = [] if step.probe is None else [update for update in step.probe.updates if update.before.numel()]
         if not updates:
             return
+        known = [update.norms for update in updates if update.norms is not None]
+        if len(known) == len(updates):
+            self._receive(step, updates, [size for size, _ in known], [moved for _, moved in known])
+            return
         import torch
 
         before = [update.before for update in updates]
-        moved = torch._foreach_norm(torch._foreach_sub([update.after for update in updates], before))
-        floors = [
-            (SMALLEST_WEIGHT if update.rows is None else SMALLEST_EMBEDDING) * update.before.numel() ** 0.5
-            for update in updates
-        ]
-        names = [update.name for update in updates]
+        changes = torch._foreach_norm(torch._foreach_sub([update.after for update in updates], before))
+        half = len(updates)
+        step.read(
+            torch.stack([*torch._foreach_norm(before), *changes]),
+            lambda values: self._receive(step, updates, values[:half], values[half:]),
+        )
 
-        def receive(values: list[float]) -> None:
-            sizes = values[len(names) :]
-            for name, update, weight, floor in zip(names, values[: len(names)], sizes, floors, strict=True):
-                ratio = update / max(weight, floor)
-                step.note(name, "weight", "norm", weight)
-                step.note(name, "update", "ratio", ratio)
-                if exceeds(ratio, self._ratio):
-                    self._ratio, self._tensor, self._at = ratio, name, step.record.step
-
-        step.read(torch.stack([*moved, *torch._foreach_norm(before)]), receive)
+    def _receive(
+        self, step: StepView, updates: Sequence[Update], sizes: Sequence[float], changes: Sequence[float]
+    ) -> None:
+        for update, weight, moved in zip(updates, sizes, changes, strict=True):
+            least = SMALLEST_WEIGHT if update.rows is None else SMALLEST_EMBEDDING
+            ratio = moved / max(weight, least * update.before.numel() ** 0.5)
+            step.note(update.name, "weight", "norm", weight)
+            step.note(update.name, "update", "ratio", ratio)
+            if exceeds(ratio, self._ratio):
+                self._ratio, self._tensor, self._at = ratio, update.name, step.record.step
 
     def finding(self) -> Finding:
         """Rules of thumb from healthy runs."""

@@ -28,7 +28,7 @@ from ctr_pipeline.training.stopping import Stopped
 
 ROWS, OTHER_ROWS = 12_000, 4_000
 SETTINGS: dict[str, Any] = {
-    "epochs": 3, "batch_size": 200, "threads": 1, "log_every": 4, "learning_rate": 0.003, "embedding_learning_rate": 0.05,
+    "epochs": 3, "batch_size": 200, "threads": 1, "log_every": 4, "detail_every": 4, "learning_rate": 0.003, "embedding_learning_rate": 0.05,
     "refit": False,
 }  # fmt: skip
 
