@@ -1,6 +1,7 @@
 """Each detector's limits, and its state in a checkpoint."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,9 +16,10 @@ from ctr_pipeline.gradients import (
     register_detector,
     registered_detectors,
 )
+from ctr_pipeline.gradients.adapters.batch import content_hash
 from ctr_pipeline.gradients.core.activations import Activation
 from ctr_pipeline.gradients.core.monitor import GradientMonitor
-from ctr_pipeline.gradients.detectors import DeadUnits, LossGradient, NormRatio, UpdateRatio
+from ctr_pipeline.gradients.detectors import DeadUnits, LossGradient, NormRatio, StaleBatch, UpdateRatio
 from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
 from ctr_pipeline.ranker import build_ranker
 from ctr_pipeline.spec.model import Model
@@ -222,3 +224,30 @@ def test_a_name_belongs_to_one_detector() -> None:
         register_detector(Impostor)
     register_detector(DeadUnits)  # its module was loaded again
     assert len({detector.name for detector in registered_detectors()}) == len(registered_detectors())
+
+
+def test_a_batch_that_comes_again_is_found(case) -> None:
+    def run(hashes: list[int | None], rows: int = 256) -> Finding:
+        monitor = GradientMonitor(case.model, 10**6, [StaleBatch()])
+        for step, content in enumerate(hashes):
+            monitor.begin(step)
+            record = StepRecord(
+                step=step, epoch=0, loss=0.5, task_losses={}, grad_norm=1.0, norm_ratio=None, clipped=False, skipped=False,
+                learning_rate=1e-3, rows=rows, batch_hash=content,
+            )  # fmt: skip
+            monitor.after_update(record, [], [], None)
+        return monitor.report().finding("stale_batch")
+
+    assert run([*range(50), *range(50)]).severity == "ok", "the next epoch"
+    one = run([*range(20), 18, *range(20, 80)])
+    assert (one.severity, one.step) == ("warn", 20)
+    assert run([*range(20), 19, 19, *range(20, 80)]).severity == "error"
+    assert run([5] * 20, rows=4).severity == "ok", "a few rows may be equal"
+    assert run([None] * 20).severity == "ok"
+
+
+def test_equal_content_gives_equal_hashes(case) -> None:
+    assert content_hash(case.batch) == content_hash(replace(case.batch, rows=case.batch.rows + 7))
+    turned = case.batch.each(lambda tensor: tensor.flip(0))
+    changed = replace(case.batch, labels=1 - case.batch.labels)
+    assert len({content_hash(batch) for batch in (case.batch, turned, changed)}) == 3

@@ -73,8 +73,8 @@ def test_counts(case) -> None:
     report = monitor.report()
     numbers = report.numbers
     assert report.steps == numbers["steps"] == 4
-    assert (numbers["nonfinite"], numbers["scaler_skips"], numbers["max_norm"]) == (1, 1, 2.0)
-    assert (numbers["clipped_share"], numbers["median_norm"], numbers["max_norm_ratio"]) == (1 / 4, 1.5, 1.5)
+    assert (numbers["nonfinite"], numbers["scaler_skips"], numbers["max_grad_norm"]) == (1, 1, 2.0)
+    assert (numbers["clipped_share"], numbers["median_grad_norm"], numbers["max_norm_ratio"]) == (1 / 4, 1.5, 1.5)
     assert report.finding("nonfinite").severity == "error"
     assert "1 of 4 steps" in report.finding("nonfinite").message
     assert [one["step"] for one in monitor.ring] == [0, 1, 2, 3]

@@ -196,7 +196,7 @@ def diagnosed(trainer, inject: Callable) -> tuple[Diagnosis, torch.Tensor]:
 def test_the_origin_is_named(name: str, job, make_trainer) -> None:
     inject, (kind, tensor, feature, row) = FAULTS[name]
     # Each update is looked at where each step is measured in detail.
-    trainer = make_trainer(job.model_copy(update={"training": job.training.model_copy(update={"log_every": 1})}))
+    trainer = make_trainer(job.model_copy(update={"training": job.training.model_copy(update={"detail_every": 1})}))
     cause, batch = diagnosed(trainer, inject)
     assert cause.kind == kind, cause
     assert cause.step == 1

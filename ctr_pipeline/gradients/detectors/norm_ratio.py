@@ -63,8 +63,8 @@ class NormRatio:
             + (" for batches of this size)" if self._noise > 1 else ")"),
             {
                 "max_norm_ratio": self._ratio,
-                "median_norm": median(self._probed) if self._probed else 0.0,
-                "max_norm": self._norm,
+                "median_grad_norm": median(self._probed) if self._probed else 0.0,
+                "max_grad_norm": self._norm,
             },
             step=self._at,
             value=ratio,

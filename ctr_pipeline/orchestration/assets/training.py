@@ -84,7 +84,7 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 **{key: cell(outcome.facts[key]) for key in SHOWN if outcome.facts.get(key) is not None},
                 **{name: cell(value) for name, value in (_plan(outcome) | _refit(outcome)).items()},
                 "model_sha256": str(outcome.facts["model_sha256"])[:DIGEST_SHOWN],
-                "median_gradient_norm": cell(outcome.facts["health"]["median_norm"]),
+                "median_grad_norm": cell(outcome.facts["health"]["median_grad_norm"]),
                 **({"warnings": "; ".join(outcome.warnings)} if outcome.warnings else {}),
                 **plots(images),
             },
@@ -183,7 +183,7 @@ def _plots(spec: Spec, paths: RetrainPaths) -> Mapping[str, bytes]:
     validation = [{**record, "step": record.get("steps")} for record in _lines(paths.training / "validation.jsonl")]
     images = {
         "loss": loss_curve(steps, [v for v in validation if v.get("loss") is not None], title="Training loss"),
-        "gradient_norm": gradient_norm_plot(steps, clip_norm=spec.training.clip_norm, title="Gradient norm"),
+        "grad_norm": gradient_norm_plot(steps, clip_norm=spec.training.clip_norm, title="Gradient norm"),
     }
     paths.plots.mkdir(exist_ok=True)
     for name, image in images.items():

@@ -25,7 +25,7 @@ class MetricsLog:
 
     def on_step(self, record: StepRecord, steps: int) -> None:  # noqa: ARG002
         """Adds the step's line."""
-        values = {"loss": record.loss, "gradient_norm": record.grad_norm} | self._now
+        values = {"loss": record.loss, "grad_norm": record.grad_norm} | self._now
         text = " ".join(f"{name}={value:.9g}" for name, value in sorted(values.items()))
         self.lines.append(f"step={record.step} {text}")
         self._now = {}
