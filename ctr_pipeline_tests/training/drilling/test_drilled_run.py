@@ -72,7 +72,7 @@ def test_a_healthy_training_has_no_error(seed: int, tmp_path: Path) -> None:
 
 def test_the_incident_without_contracts_is_the_story(tmp_path: Path) -> None:
     drill = run_drill(fault_named("refactor_incident"), 1, tmp_path, contracts=False)
-    norms = [float(line.split("grad_norm=")[1].split()[0]) for line in drill.metrics if "gradient_norm=" in line]
+    norms = [float(line.split("grad_norm=")[1].split()[0]) for line in drill.metrics if "grad_norm=" in line]
     # It learns for a hundred steps, and then it takes few.
     assert len(norms) > 100
     assert max(norms[:100]) < 50
