@@ -1,4 +1,4 @@
-"""`ctr report`, `ctr reproduce`, `ctr oracle`: how good a model is, whether it is reproducible, how good it could be."""
+"""`ctr report`, `ctr why`, `ctr reproduce`, `ctr oracle`: how good a model is, what broke it, whether it is reproducible, how good it could be."""
 
 import json
 import sys
@@ -18,6 +18,7 @@ from ctr_pipeline.cli.options import (
     day_of,
     fail,
     held,
+    is_writable,
     spec_of,
     user_errors,
     write_json,
@@ -39,6 +40,38 @@ def report(
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:
         print_report(found, console())
+
+
+def why(
+    run: Annotated[
+        str,
+        typer.Argument(
+            help="MLflow run id, day (YYYY-MM-DD), `latest`, or a folder: of a run, of a kept failed training, of a failed step."
+        ),
+    ],
+    data_root: RootOption = Path("data/ads"),
+    replay: Annotated[
+        bool, typer.Option("--replay", help="Train again for some hundred steps with one remedy at a time.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the documented JSON instead.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with plots to this file too.")] = None,
+) -> None:
+    """Say what may have broken a training: ranked causes with evidence for and against, and the smallest fix."""
+    from ctr_pipeline.commands.why import explain
+    from ctr_pipeline.commands.why_page import why_page
+    from ctr_pipeline.commands.why_text import print_why
+
+    with user_errors():
+        if html is not None and not is_writable(html):
+            fail(f"--html {html}: the file cannot be written. Name another.")
+        found = explain(run, data_root, try_fixes=replay, progress=Console(stderr=True).print)
+    if html is not None:
+        html.parent.mkdir(parents=True, exist_ok=True)
+        html.write_text(why_page(found), encoding="utf-8")
+    if as_json:
+        sys.stdout.write(json.dumps(found, indent=2) + "\n")
+    else:
+        print_why(found, console())
 
 
 def reproduce(

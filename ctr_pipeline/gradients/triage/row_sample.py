@@ -55,7 +55,21 @@ def neighbouring_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> R
 
 
 def _rows(split: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) -> Rows:
-    raw = np.take(split.numeric, chosen, axis=0).astype(np.float64)
+    return rows_of(
+        layout, np.take(split.numeric, chosen, axis=0), np.take(split.ids, chosen, axis=0),
+        np.take(split.labels, chosen, axis=0), np.take(split.weights, chosen, axis=0),
+    )  # fmt: skip
+
+
+def rows_of(
+    layout: Layout,
+    numeric: NDArray[np.floating],
+    ids: NDArray[np.integer],
+    labels: NDArray[np.integer],
+    weights: NDArray[np.floating],
+) -> Rows:
+    """Rows from their arrays, of a split or of a batch."""
+    raw = numeric.astype(np.float64)
     numbers = np.empty_like(raw)
     with np.errstate(all="ignore"):
         for at, column in enumerate(layout.numeric):
@@ -65,9 +79,9 @@ def _rows(split: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) -> Rows
             numbers[:, at] = (values - column.mean) / column.std
     return Rows(
         numbers=numbers,
-        ids=np.take(split.ids, chosen, axis=0)[:, [place.start for place in layout.id_places]].astype(np.int64),
-        labels=np.take(split.labels, chosen, axis=0),
-        weights=np.take(split.weights, chosen, axis=0).astype(np.float64),
+        ids=ids[:, [place.start for place in layout.id_places]].astype(np.int64),
+        labels=labels.astype(np.int8),
+        weights=weights.astype(np.float64),
         number_names=[column.name for column in layout.numeric],
         id_names=[column.name for column in layout.ids],
         tasks=layout.tasks,

@@ -1,0 +1,107 @@
+"""The causes that may have broken a training, as one HTML page that needs no other file."""
+
+import base64
+from collections.abc import Mapping, Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from ctr_pipeline.commands.why_text import headline
+from ctr_pipeline.gradients.triage.left_behind import evidence_of
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #e3e3e3; }
+code { background: #f4f4f4; padding: .1rem .25rem; overflow-wrap: anywhere; }
+.cause { border: 1px solid #ddd; border-radius: 6px; padding: .6rem 1rem; margin: .8rem 0; }
+.cause.first { border: 2px solid #0072b2; }
+.score { display: inline-block; width: 8rem; height: .6rem; background: #eee; vertical-align: middle; }
+.score i { display: block; height: 100%; background: #0072b2; }
+.verdict { border-radius: 3px; padding: .05rem .4rem; color: #fff; font-size: .85em; }
+.cures { background: #00785a; } .masks { background: #b35900; } .none { background: #666; }
+table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .5rem; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
+img { max-width: 100%; height: auto; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; } .plots img { flex: 1 1 22rem; min-width: 18rem; }
+li { overflow-wrap: anywhere; }
+"""
+
+
+def why_page(found: Mapping[str, Any]) -> str:
+    """The page.
+
+    Args:
+        found: What `ctr why --json` prints.
+    """
+    triage, run = found["triage"], found["run"]
+    stop = found["stop"].get("message")
+    parts = [
+        f"<h1>{escape(headline(triage))}</h1>",
+        f"<p><code>{escape(run['folder'])}</code> {escape(run['day'])}</p>",
+        f"<p>{escape('Stopped: ' + stop if stop else 'No stop is recorded.')}</p>",
+        '<div class="plots">' + "".join(_image(name, image) for name, image in _plots(Path(run["folder"]))) + "</div>",
+        "<h2>Causes, the most likely one first</h2>" if triage["hypotheses"] else "",
+        *(_cause(hypothesis, place) for place, hypothesis in enumerate(triage["hypotheses"])),
+        _remedies(triage["remedies"]),
+        _list("Beside the last good training", triage["compared"]),
+        _list("Findings of the training", [f"{f['severity']} {f['name']}: {f['message']}" for f in found["findings"]]),
+        _list("Looked at", triage["looked_at"]),
+        _list("Notes", found["notes"]),
+        _list("Next", found["next"]),
+    ]
+    body = "\n".join(part for part in parts if part)
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+        f"<title>Why: {escape(run['folder'])}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
+    )
+
+
+def _cause(hypothesis: Mapping[str, Any], place: int) -> str:
+    where = f" at <code>{escape(hypothesis['location'])}</code>" if hypothesis["location"] else ""
+    share = round(100 * float(hypothesis["score"]))
+    lists = "".join(
+        f"<li><b>{word}:</b> {escape(text)}</li>"
+        for word, texts in (("for", hypothesis["evidence"]), ("against", hypothesis["against"]))
+        for text in texts
+    )
+    return (
+        f'<div class="cause{" first" if not place else ""}"><b>{escape(hypothesis["cause"])}</b>{where} '
+        f'<span class="score"><i style="width:{share}%"></i></span> {share} % {_verdict(hypothesis["verdict"])}'
+        f"<br>{escape(hypothesis['meaning'])}<ul>{lists}</ul><b>Fix:</b> {escape(hypothesis['fix'])}</div>"
+    )
+
+
+def _verdict(verdict: str) -> str:
+    if verdict == "not replayed":
+        return ""
+    return f'<span class="verdict {verdict if verdict in ("cures", "masks") else "none"}">the fix: {escape(verdict)}</span>'
+
+
+def _remedies(remedies: Sequence[Mapping[str, Any]]) -> str:
+    if not remedies:
+        return ""
+    rows = "".join(
+        f"<tr><td>{escape(tried['name'])}</td><td>{_verdict(tried['verdict'])}</td><td>{escape(tried['found'])}</td></tr>"
+        for tried in remedies
+    )
+    return f"<h2>Replays, one remedy at a time</h2><table><tr><th>remedy</th><th></th><th>what happened</th></tr>{rows}</table>"
+
+
+def _list(title: str, texts: Sequence[str]) -> str:
+    return f"<h2>{title}</h2><ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>" if texts else ""
+
+
+def _plots(folder: Path) -> list[tuple[str, bytes]]:
+    """Loss and gradient norm by step, where steps are recorded."""
+    from ctr_pipeline.evaluation.plots import gradient_norm_plot, loss_curve
+
+    evidence = evidence_of(folder)
+    if not evidence.steps:
+        return []
+    clip = evidence.settings.get("clip_norm")
+    return [
+        ("Training loss by step", loss_curve(evidence.steps, title="Training loss")),
+        ("Gradient norm by step", gradient_norm_plot(evidence.steps, clip_norm=clip, title="Gradient norm")),
+    ]
+
+
+def _image(name: str, image: bytes) -> str:
+    return f'<img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
