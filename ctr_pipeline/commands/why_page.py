@@ -4,6 +4,7 @@ import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from ctr_pipeline.commands.why_text import headline
@@ -17,7 +18,7 @@ code { background: #f4f4f4; padding: .1rem .25rem; overflow-wrap: anywhere; }
 .cause.first { border: 2px solid #0072b2; }
 .score { display: inline-block; width: 8rem; height: .6rem; background: #eee; vertical-align: middle; }
 .score i { display: block; height: 100%; background: #0072b2; }
-.verdict { border-radius: 3px; padding: .05rem .4rem; color: #fff; font-size: .85em; }
+.verdict { white-space: nowrap; border-radius: 3px; padding: .05rem .4rem; color: #fff; font-size: .85em; }
 .cures { background: #00785a; } .masks { background: #b35900; } .none { background: #666; }
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .5rem; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
 img { max-width: 100%; height: auto; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; } .plots img { flex: 1 1 22rem; min-width: 18rem; }
@@ -64,7 +65,7 @@ def _cause(hypothesis: Mapping[str, Any], place: int) -> str:
     )
     return (
         f'<div class="cause{" first" if not place else ""}"><b>{escape(hypothesis["cause"])}</b>{where} '
-        f'<span class="score"><i style="width:{share}%"></i></span> {share} % {_verdict(hypothesis["verdict"])}'
+        f'<span class="score"><i style="width:{share}%"></i></span> score {hypothesis["score"]:.2f} {_verdict(hypothesis["verdict"])}'
         f"<br>{escape(hypothesis['meaning'])}<ul>{lists}</ul><b>Fix:</b> {escape(hypothesis['fix'])}</div>"
     )
 
@@ -97,8 +98,12 @@ def _plots(folder: Path) -> list[tuple[str, bytes]]:
     if not evidence.steps:
         return []
     clip = evidence.settings.get("clip_norm")
+    # Losses of the last steps before a stop may be 10¹⁵ times the others, which would be a flat line beside them.
+    known = [step["loss"] for step in evidence.steps if isinstance(step.get("loss"), int | float)]
+    highest = 20 * median(known) if known else 0.0
+    shown = [s for s in evidence.steps if isinstance(s.get("loss"), int | float) and abs(s["loss"]) <= abs(highest)]
     return [
-        ("Training loss by step", loss_curve(evidence.steps, title="Training loss")),
+        ("Training loss by step", loss_curve(shown, title="Training loss")),
         ("Gradient norm by step", gradient_norm_plot(evidence.steps, clip_norm=clip, title="Gradient norm")),
     ]
 

@@ -1,5 +1,6 @@
 """What is kept of a training that failed, for good: later trainings of the day empty its folder."""
 
+import shlex
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -17,7 +18,7 @@ LOGGED_BYTES = 10_000_000
 
 _KEPT = (
     "result.json", "job.json", "run.json", "spec.yaml", "steps.jsonl", "validation.jsonl", "gradients.parquet",
-    "contracts.json",
+    "contracts.json", "triage.json",
 )  # fmt: skip
 _FORMAT = 1
 
@@ -33,7 +34,7 @@ def keep_failure(paths: RetrainPaths, spec_name: str, outcome: TrainingOutcome, 
 
     Returns:
         What failure.json holds: ``day``, ``reason``, ``cause``, the strongest ``findings``, the folder of the ``evidence``,
-        its ``failed_step`` or None, and the ``mlflow`` run.
+        its ``failed_step`` or None, the ``mlflow`` run, and the first hypotheses of its ``triage``.
     """
     run = read_json(paths.mlflow_run)
     folder = paths.kept_failure(str(run.get("run_id", "unknown")))
@@ -55,9 +56,35 @@ def keep_failure(paths: RetrainPaths, spec_name: str, outcome: TrainingOutcome, 
         "evidence": str(folder),
         "failed_step": str(folder / "failed_step") if (folder / "failed_step").is_dir() else None,
         "mlflow": run,
+        "triage": _triage(folder),
     }
     write_json(folder / "failure.json", failure)
     return failure
+
+
+def _triage(folder: Path) -> dict[str, Any]:
+    """The first hypotheses of the triage that the trainer wrote; empty where it wrote none."""
+    found = read_json(folder / "triage.json")
+    if not found:
+        return {}
+    keys = ("cause", "location", "score", "fix")
+    named = [
+        {key: hypothesis[key] for key in keys} | {"evidence": next(iter(hypothesis["evidence"]), "")}
+        for hypothesis in found["hypotheses"][:STRONGEST]
+    ]
+    return {"sure": found["sure"], "hypotheses": named}
+
+
+def triage_text(failure: Mapping[str, Any]) -> str:
+    """What triage says, a line; empty where there was none."""
+    triage = failure.get("triage", {})
+    if not triage:
+        return ""
+    if not triage["hypotheses"]:
+        return "Likely cause: unknown; nothing that was measured separates causes."
+    top = triage["hypotheses"][0]
+    where = f" at {top['location']}" if top["location"] else ""
+    return f"{'Cause' if triage['sure'] else 'Likely cause, not sure'}: {top['cause']}{where}. Fix: {top['fix']}."
 
 
 def keep_earlier(paths: RetrainPaths, spec_name: str) -> None:
@@ -75,10 +102,18 @@ def failure_text(failure: Mapping[str, Any]) -> str:
     if failure["findings"]:
         lines.append("Strongest findings:")
         lines += [f"  {found['severity'].upper()} {found['name']}: {found['message']}" for found in failure["findings"]]
+    if text := triage_text(failure):
+        lines.append(text)
     lines.append(f"Evidence: {failure['evidence']}")
+    lines.append(f"More: {why_command(failure)}")
     if run_id := failure["mlflow"].get("run_id"):
         lines.append(f"MLflow run {run_id}{_address(failure['mlflow'])}")
     return "\n".join(lines)
+
+
+def why_command(failure: Mapping[str, Any]) -> str:
+    """The command that says more of why the training failed."""
+    return f"ctr why {shlex.quote(str(failure['evidence']))}"
 
 
 def _address(run: Mapping[str, Any]) -> str:

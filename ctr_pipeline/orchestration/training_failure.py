@@ -6,13 +6,13 @@ from typing import Any
 
 import dagster as dg
 
-from ctr_pipeline.deployment.failed_trainings import LOGGED_BYTES, files_to_log
+from ctr_pipeline.deployment.failed_trainings import LOGGED_BYTES, files_to_log, triage_text, why_command
 from ctr_pipeline.orchestration.metadata import table
 from ctr_pipeline.orchestration.resources import TrackingResource
 
 
 def failure_metadata(failure: Mapping[str, Any]) -> dict[str, Any]:
-    """The diagnosis as metadata of the failed step: cause, tensor, feature, findings, evidence, MLflow run."""
+    """The diagnosis as metadata of the failed step: cause, tensor, feature, findings, triage, evidence, MLflow run."""
     cause, run = failure["cause"], failure["mlflow"]
     named = {name: cause[name] for name in ("kind", "tensor", "feature", "row", "step") if cause.get(name) is not None}
     return {
@@ -22,6 +22,8 @@ def failure_metadata(failure: Mapping[str, Any]) -> dict[str, Any]:
             {"severity": str(found["severity"]), "check": str(found["name"]), "found": str(found["message"])}
             for found in failure["findings"]
         ),
+        **_triage(failure),
+        "why": why_command(failure),
         "evidence": dg.MetadataValue.path(str(failure["evidence"])),
         **({"mlflow_run_id": str(run["run_id"])} if run.get("run_id") else {}),
         # A plain address: the page of a run hides Markdown behind a click.
@@ -29,11 +31,25 @@ def failure_metadata(failure: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _triage(failure: Mapping[str, Any]) -> dict[str, Any]:
+    """The hypotheses of the triage, where the trainer wrote one."""
+    found = failure.get("triage", {})
+    if not found:
+        return {}
+    rows = (
+        {"cause": str(h["cause"]), "at": str(h["location"] or ""), "score": float(h["score"]), "fix": str(h["fix"])}
+        for h in found["hypotheses"]
+    )
+    return {"triage": triage_text(failure), "hypotheses": table(rows)}
+
+
 def log_failed_step(
     tracking: TrackingResource, run_id: str, failure: Mapping[str, Any], context: dg.AssetExecutionContext
 ) -> None:
     """Keeps the failed step and its description as artifacts of the MLflow run; of a large one what fits."""
     own = [("failure", Path(failure["evidence"]) / "failure.json")]
+    if (triage := Path(failure["evidence"]) / "triage.json").is_file():
+        own.append(("failure", triage))
     if failure["failed_step"] is not None:
         folder = Path(failure["failed_step"])
         fitting, left_out = files_to_log(folder)
@@ -46,4 +62,6 @@ def log_failed_step(
             )
             tracking.tag(run_id, {"failed_step.left_out": names})
     tracking.log(run_id, {}, own)
-    tracking.tag(run_id, {"failure": str(failure["reason"])[:5000]})
+    hypotheses = failure.get("triage", {}).get("hypotheses", [])
+    named = {"triage": ", ".join(str(h["cause"]) for h in hypotheses) or "unknown"} if failure.get("triage") else {}
+    tracking.tag(run_id, {"failure": str(failure["reason"])[:5000], **named})

@@ -22,6 +22,8 @@ from ctr_pipeline.training.plan import TrainingPlan, known_outcomes, plan_traini
 from ctr_pipeline.training.process import gpu_lock
 from ctr_pipeline.training.reporting import MlflowReport, ProgressLog
 from ctr_pipeline.training.run_files import RunFiles
+from ctr_pipeline.training.stop_triage import FILE as TRIAGE_FILE
+from ctr_pipeline.training.stop_triage import write_triage
 from ctr_pipeline.training.stopping import Cancelled, Stopped
 from ctr_pipeline.training.training_result import TrainingResult, health_content, result_content
 
@@ -88,6 +90,8 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
         if stopped.bundle is not None:
             result["failed_step"] = str(stopped.bundle.relative_to(job.output))
         result |= health_content(stopped.health)
+        if group.is_first and (problem := write_triage(job, stopped)) is not None:
+            result["warnings"].append(problem)
         return STOPPED
     finally:
         result["wall_seconds"] = round(process.clock() - started, 3)
@@ -120,7 +124,8 @@ def _fit(
         first = RunFiles.before_refit(job.output)
     if group.is_first and not (resume and first.checkpoint.is_file()):
         second.remove_earlier_run()
-        (job.output / "result.json").unlink(missing_ok=True)
+        for name in ("result.json", TRIAGE_FILE):
+            (job.output / name).unlink(missing_ok=True)
     trainer = Trainer(job, dataset, plan, group, process.clock, process.cancelled, callbacks, first)
     if (warning := trainer.precision.warning()) is not None:
         warnings.append(warning)

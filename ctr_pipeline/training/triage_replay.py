@@ -121,19 +121,28 @@ def _validation(trainer: Trainer) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def with_replays(found: Triage, build: Callable[[Path], Trainer], folder: Path) -> Triage:
+def with_replays(found: Triage, build: Callable[[Path], Trainer], folder: Path, broke_at: int | None = None) -> Triage:
     """The triage with the verdicts of replays: of the remedies of its first hypotheses, and of symptomatic treatments.
+
+    A training that broke and, built once more, does not break says nothing of remedies: it is not the same training.
 
     Args:
         found: The triage.
         build: Builds the training.
         folder: An empty folder for what replays write.
+        broke_at: The step at which a value was not finite; None where none was.
     """
     own = [(h, treatment_of(h.cause, _shift_of(h))) for h in found.hypotheses[:TREATED]]
     treatments = [treatment for _, treatment in own if treatment is not None]
     if not treatments:
         return found
     as_it_is = replay(build, folder / "as_it_is")
+    if broke_at is not None and as_it_is.finite:
+        text = (
+            f"built once more, the training does not break (it broke at step {broke_at}; now {as_it_is}): its code or its rows "
+            "are others than then, so no remedy was tried"
+        )
+        return replace(found, sure=False, compared=(*found.compared, text))
     tried: list[tuple[Treatment, Replayed, bool]] = []
     for number, treatment in enumerate([*treatments, *SYMPTOMATIC]):
         went = replay(build, folder / f"remedy_{number}", treatment)

@@ -33,6 +33,9 @@ from ctr_pipeline.training.dataloader import delays_of, gather, to_device
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.triage_steps import STEPS, StepWatch, run_window
 
+MOST_ROWS = 2_000_000
+"""Rows that are all looked at for a value that no model may see."""
+
 BATCH = 512
 """Rows on which the loss and the model are looked at."""
 
@@ -65,13 +68,12 @@ def row_clues(trainer: Trainer) -> Iterator[Clue]:
         )
     )
     lowest, highest = layout.id_rows
-    ids = np.asarray(train.ids)
+    ids, numbers = train.ids[:MOST_ROWS], train.numeric[:MOST_ROWS]
     if ids.size and bool(((ids < lowest) | (ids > highest)).any()):
         at, column = (int(v) for v in np.argwhere((ids < lowest) | (ids > highest))[0])
         name = layout.id_columns[column].name
         text = f"feature {name} has id {int(ids[at, column])} in training row {at}, and its table {layout.id_columns[column].rows} rows"
         yield Clue(cause="id_out_of_range", weight=0.97, text=text, location=name, separating=True)
-    numbers = np.asarray(train.numeric)
     if numbers.size and bool(np.isinf(numbers).any()):
         at, column = (int(v) for v in np.argwhere(np.isinf(numbers))[0])
         name = layout.numeric[column].name

@@ -59,8 +59,15 @@ def triage_of(
         clues = survey(build, folder / "survey")
         looked_at = (*evidence.looked_at, "the built training")
         found = triage(replace(evidence, clues=(*evidence.clues, *clues), looked_at=looked_at))
-        found = with_replays(found, build, folder / "replays") if replay else found
+        found = with_replays(found, build, folder / "replays", _broke_at(evidence)) if replay else found
     return _with_facts(found, compared)
+
+
+def _broke_at(evidence: RunEvidence) -> int | None:
+    """The step at which a value was not finite, where that stopped the training and no contract was before it."""
+    if evidence.cause.get("kind") in (None, "contract", "health", "divergence"):
+        return None
+    return int(evidence.cause.get("step") or 0)
 
 
 def _with_facts(found: Triage, compared: Comparison | None) -> Triage:
@@ -71,7 +78,7 @@ def _with_facts(found: Triage, compared: Comparison | None) -> Triage:
         if h.location in compared.new_features else h
         for h in found.hypotheses
     )  # fmt: skip
-    return replace(found, hypotheses=hypotheses, compared=compared.facts)
+    return replace(found, hypotheses=hypotheses, compared=(*compared.facts, *found.compared))
 
 
 def builder_of(job: TrainingJob) -> Build:

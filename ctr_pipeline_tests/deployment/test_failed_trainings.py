@@ -66,12 +66,30 @@ def test_the_text_says_cause_findings_and_where(failed: RetrainPaths) -> None:
         "  ERROR update_ratio: moved by 3",
         "  WARN norm_ratio: rose",
         f"Evidence: {folder}",
+        f"More: ctr why {folder}",
         "MLflow run abc: http://page/abc",
     ]
     assert read_json(folder / "failure.json") == failure
     assert failure["cause"] == CAUSE
     assert (folder / "failed_step" / "step.pt").read_bytes() == b"batch"
     assert folder / "failed_step" in failed.failed_steps
+
+
+@pytest.mark.parametrize(
+    ("sure", "hypotheses", "line"),
+    [
+        (True, ["loss_sum"], "Cause: loss_sum at click. Fix: divide."),
+        (False, ["loss_sum", "huge_lr"], "Likely cause, not sure: loss_sum at click. Fix: divide."),
+        (False, [], "Likely cause: unknown; nothing that was measured separates causes."),
+    ],
+)
+def test_the_text_says_what_triage_found(failed: RetrainPaths, sure: bool, hypotheses: list[str], line: str) -> None:
+    named = [{"cause": n, "location": "click", "score": 0.9, "fix": "divide", "evidence": ["r"]} for n in hypotheses]
+    write_json(failed.training / "triage.json", {"sure": sure, "hypotheses": named})
+    failure = keep_failure(failed, "shop", TrainingOutcome.read(failed.result), "Training stopped: step 8")
+    assert line in failure_text(failure).splitlines()
+    assert [h["cause"] for h in failure["triage"]["hypotheses"]] == hypotheses
+    assert (failed.kept_failure("abc") / "triage.json").is_file()
 
 
 def test_a_failed_step_of_a_killed_process_is_kept_once(failed: RetrainPaths) -> None:
