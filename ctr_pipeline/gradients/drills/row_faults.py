@@ -16,22 +16,23 @@ def _shifted(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
     return replace(rows, labels=np.roll(rows.labels, int(rng.choice([-2, -1, 1, 2])), axis=0))
 
 
-def _leak(rows: PackedSplit, _: np.random.Generator) -> PackedSplit:
+def _leak(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
     numeric = rows.numeric.copy()
-    numeric[:, 1] = np.where(rows.labels[:, 0] == 1, 1.0, -1.0)
+    size = rng.choice([-1, 1]) * rng.uniform(0.5, 3)
+    numeric[:, rng.integers(2)] = np.where(rows.labels[:, 0] == 1, size, -size)
     return replace(rows, numeric=numeric)
 
 
 def _noisy_leak(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
-    leaking = _leak(rows, rng)
-    wrong = rng.random(len(rows)) < 0.1
-    leaking.numeric[wrong, 1] *= -1
-    return leaking
+    wrong = rng.random(len(rows)) < rng.uniform(0.05, 0.12)
+    labels = rows.labels.copy()
+    labels[wrong, 0] = 1 - labels[wrong, 0]
+    return replace(rows, numeric=_leak(replace(rows, labels=labels), rng).numeric)
 
 
-def _unnormalised(rows: PackedSplit, _: np.random.Generator) -> PackedSplit:
-    numeric = rows.numeric.copy()
-    numeric[:, 1] = 1e5 + 1e4 * numeric[:, 1]
+def _unnormalised(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
+    numeric, scale = rows.numeric.copy(), 10 ** rng.uniform(3, 6)
+    numeric[:, 1] = 10 * scale + scale * numeric[:, 1]
     return replace(rows, numeric=numeric)
 
 
@@ -41,9 +42,9 @@ def _infinite(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
     return replace(rows, numeric=numeric)
 
 
-def _cut_hash(rows: PackedSplit, _: np.random.Generator) -> PackedSplit:
-    ids = rows.ids.copy()
-    ids[ids[:, 0] > 6, 0] = 59
+def _cut_hash(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
+    ids, column = rows.ids.copy(), int(rng.integers(2))
+    ids[ids[:, column] > rng.integers(4, 10), column] = (59, 199)[column]
     return replace(rows, ids=ids)
 
 
@@ -55,12 +56,12 @@ def _outside(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
 
 def _inverted(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
     labels = rows.labels.copy()
-    labels[:, 1] = (labels[:, 0] == 0) & (rng.random(len(rows)) < 0.4)
+    labels[:, 1] = (labels[:, 0] == 0) & (rng.random(len(rows)) < rng.uniform(0.2, 0.6))
     return replace(rows, labels=labels)
 
 
 def _heavy(rows: PackedSplit, rng: np.random.Generator) -> PackedSplit:
-    weights = (1 / rng.uniform(1e-4, 1.0, rows.weights.shape) ** 2).astype(np.float32)
+    weights = (1 / rng.uniform(10 ** rng.uniform(-5, -3.5), 1.0, rows.weights.shape) ** 2).astype(np.float32)
     return replace(rows, weights=weights / weights.mean())
 
 
@@ -77,10 +78,10 @@ for _fault in (
           cause="labels are shifted by some rows", fix="join labels by their key", rows=_shifted),
     Fault(name="leak", family="leakage", symptom="an AUC of 1", cause="a feature is made of the outcome",
           fix="read the feature as of the impression", rows=_leak,
-          located=("rating",)),
+          located=("rating", "price")),
     Fault(name="noisy_leak", family="leakage", symptom="an AUC that is too good", cause="a feature is mostly the outcome",
           fix="read the feature as of the impression", rows=_noisy_leak,
-          located=("rating",)),
+          located=("rating", "price")),
     Fault(name="unnormalised_feature", family="scale", symptom="a feature has no influence: it is limited to one value",
           cause="training statistics of another scale", fix="pack the dataset again", rows=_unnormalised,
           located=("rating",)),
@@ -89,7 +90,7 @@ for _fault in (
           located=("rating",)),
     Fault(name="hash_clip", family="ids", symptom="the AUC falls; one row of a table learns from most of the log",
           cause="ids are cut off at the end of the table", fix="build the vocabulary of these rows", rows=_cut_hash,
-          located=("ad",)),
+          located=("ad", "query")),
     Fault(name="id_out_of_range", family="ids", symptom="an index error or a silent read", cause="an id above the table's height",
           fix="pack the dataset again", rows=_outside,
           located=("ad",)),

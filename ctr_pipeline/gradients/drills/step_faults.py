@@ -45,49 +45,55 @@ def _means(inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
     return sums
 
 
-def _before_update(change: Callable[[list[nn.Parameter]], None]) -> Callable[..., None]:
-    """Changes the gradients that the optimizers are about to follow."""
+def _several_parts(training: DrilledTraining, rng: np.random.Generator) -> None:
+    inner, parts = training.objectives.task_sums, int(rng.choice([2, 3, 4, 8]))
+    training.objectives.task_sums = lambda z, *rest: inner(z, *rest) * parts
 
-    def inject(training: DrilledTraining, _: np.random.Generator) -> None:
-        parameters = [p for _, p in training.model.named_parameters()]
+
+def _before_update(change: Callable[[list[nn.Parameter], float], None]) -> Callable[..., None]:
+    """Changes the gradients that the optimizers are about to follow, given a number from 0 to 1 that the seed decides."""
+
+    def inject(training: DrilledTraining, rng: np.random.Generator) -> None:
+        parameters, drawn = [p for _, p in training.model.named_parameters()], float(rng.random())
         training.optimizers[0].register_step_pre_hook(
-            lambda *__: change([p for p in parameters if p.grad is not None and not p.grad.is_sparse])
+            lambda *__: change([p for p in parameters if p.grad is not None and not p.grad.is_sparse], drawn)
         )
 
     return inject
 
 
-def _clip_each(parameters: list[nn.Parameter]) -> None:
+def _clip_each(parameters: list[nn.Parameter], drawn: float) -> None:
     for parameter in parameters:
-        nn.utils.clip_grad_norm_([parameter], 0.01)
+        nn.utils.clip_grad_norm_([parameter], 0.003 + 0.01 * drawn)
 
 
-def _enlarge(parameters: list[nn.Parameter]) -> None:
+def _enlarge(parameters: list[nn.Parameter], drawn: float) -> None:
     for parameter in parameters:
         assert parameter.grad is not None
-        parameter.grad.mul_(1024.0)
+        parameter.grad.mul_(2.0 ** (8 + int(9 * drawn)))
 
 
 def _never_cleared(training: DrilledTraining, _: np.random.Generator) -> None:
     training.optimizers[0].zero_grad = lambda **__: None  # type: ignore[method-assign]
 
 
-def _halve(parameters: list[nn.Parameter]) -> None:
-    """What a backward pass in fp16 without a scaled loss leaves: gradients below 6e-4 become 0, as after a mean over a
-    batch of 10,000 times the size.
+def _halve(parameters: list[nn.Parameter], drawn: float) -> None:
+    """What a backward pass in fp16 without a scaled loss leaves: gradients below some 10⁻⁴ become 0, as after a mean over a
+    batch of thousands of times the size.
     """
+    size = 10.0 ** (3.7 + 0.6 * drawn)
     for parameter in parameters:
         assert parameter.grad is not None
-        parameter.grad.copy_((parameter.grad * 1e-4).half().float() * 1e4)
+        parameter.grad.copy_((parameter.grad / size).half().float() * size)
 
 
 for _fault in (
     Fault(name="loss_sum", family="reduction", symptom="the gradient norm is that of a batch, not of a row; clipping always acts",
           cause="the loss is summed over the batch in place of the mean", fix="divide the sum by the number of known labels",
           inject=_of_loss(lambda inner: lambda z, *rest: inner(z, *rest) * len(z))),
-    Fault(name="accum_nodiv", family="reduction", symptom="the loss looks as ever and steps are four times as large",
-          cause="gradients of four parts are added and not divided", fix="divide the loss of each part by the number of parts",
-          inject=_of_loss(lambda inner: lambda z, *rest: inner(z, *rest) * 4)),
+    Fault(name="accum_nodiv", family="reduction", symptom="the loss looks as ever and steps are several times as large",
+          cause="gradients of several parts are added and not divided", fix="divide the loss of each part by the number of parts",
+          inject=_several_parts),
     Fault(name="double_sigmoid", family="link", symptom="the loss stays near that of a constant; predictions lie in a narrow band",
           cause="the loss is given probabilities and applies a sigmoid again", fix="give the loss logits",
           inject=_of_loss(lambda inner: lambda z, *rest: inner(torch.sigmoid(z), *rest))),

@@ -30,28 +30,31 @@ def _detached(training: DrilledTraining, _: np.random.Generator) -> None:
 def _large_table(training: DrilledTraining, rng: np.random.Generator) -> None:
     with torch.no_grad():
         generator = torch.Generator().manual_seed(int(rng.integers(2**31)))
-        table_of(training).normal_(0.0, 5.0, generator=generator)
+        table_of(training).normal_(0.0, float(rng.uniform(2, 8)), generator=generator)
 
 
-def _large(training: DrilledTraining, _: np.random.Generator) -> None:
+def _large(training: DrilledTraining, rng: np.random.Generator) -> None:
+    factor = float(rng.uniform(8, 20))
     with torch.no_grad():
         for parameter in training.model.tower.parameters():
-            parameter.mul_(10.0)
-        training.model.head.weight.mul_(10.0)
+            parameter.mul_(factor)
+        training.model.head.weight.mul_(factor)
 
 
-def _constant(training: DrilledTraining, _: np.random.Generator) -> None:
+def _constant(training: DrilledTraining, rng: np.random.Generator) -> None:
+    value = float(rng.uniform(0.02, 0.2))
     with torch.no_grad():
         for parameter in training.model.tower.parameters():
             if parameter.ndim == 2:
-                parameter.fill_(0.05)
+                parameter.fill_(value)
 
 
-def _dead(training: DrilledTraining, _: np.random.Generator) -> None:
+def _dead(training: DrilledTraining, rng: np.random.Generator) -> None:
+    value = -float(rng.uniform(10, 40))
     with torch.no_grad():
         for name, parameter in training.model.tower.named_parameters():
             if name.endswith("bias"):
-                parameter.fill_(-20.0)
+                parameter.fill_(value)
 
 
 def _evaluation(training: DrilledTraining, _: np.random.Generator) -> None:
@@ -60,21 +63,21 @@ def _evaluation(training: DrilledTraining, _: np.random.Generator) -> None:
     model.train = lambda _=True: training.model
 
 
-def _decay(training: DrilledTraining, _: np.random.Generator) -> None:
-    table = table_of(training)
+def _decay(training: DrilledTraining, rng: np.random.Generator) -> None:
+    table, strength = table_of(training), float(rng.uniform(0.5, 2))
 
     def move(*__: Any) -> None:
         with torch.no_grad():
             rate = training.optimizers[-1].param_groups[0]["lr"]
-            table.sub_(rate * torch.sign(table))
+            table.sub_(strength * rate * torch.sign(table))
 
     # As a first hook of the update, so that it is part of the step that is watched.
     training.optimizers[0].register_step_post_hook(move)
 
 
-def _no_bias(training: DrilledTraining, _: np.random.Generator) -> None:
+def _no_bias(training: DrilledTraining, rng: np.random.Generator) -> None:
     with torch.no_grad():
-        training.model.head.bias.fill_(4.0)
+        training.model.head.bias.fill_(float(rng.choice([-1, 1]) * rng.uniform(4, 7)))
 
 
 def _offsets(training: DrilledTraining, _: np.random.Generator) -> None:
