@@ -4,21 +4,33 @@ from collections.abc import Mapping
 
 from torch import nn
 
+from ctr_pipeline.gradients.contracts.kept_state import kept_state
 from ctr_pipeline.gradients.contracts.outcome import Outcome
+from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
 
 NAME = "padding_rows"
+
+
+def check_padding_rows(setup: TrainingSetup) -> Outcome:
+    """The padding row of each table is 0, before a step and after it."""
+    found = padding_outcome(setup.model)
+    if found.verdict != "passed":
+        return found
+    with kept_state(setup):
+        setup.take_step()
+        return padding_outcome(setup.model)
 
 
 def padding_outcome(model: nn.Module, meant: Mapping[str, int] | None = None) -> Outcome:
     """Padding rows have no gradient and no value.
 
     Args:
-        model: The model; each ``nn.Embedding`` with a padding row is looked at.
+        model: The model; each table with a padding row is looked at.
         meant: Padding rows by the name of their module, where the model knows of them in another way.
     """
     checked = 0
     for path, module in model.named_modules():
-        if not isinstance(module, nn.Embedding):
+        if not isinstance(module, nn.Embedding | nn.EmbeddingBag):
             continue
         row = (meant or {}).get(path, module.padding_idx)
         if row is None:

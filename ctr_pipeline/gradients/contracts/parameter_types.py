@@ -4,9 +4,15 @@ import torch
 from torch import nn
 
 from ctr_pipeline.gradients.contracts.outcome import Outcome
+from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
 
 NAME = "parameter_types"
 NARROW = (torch.float16, torch.bfloat16)
+
+
+def check_parameter_types(setup: TrainingSetup) -> Outcome:
+    """Trainable parameters are stored in at least 32 bits."""
+    return parameter_type_outcome(setup.model)
 
 
 def parameter_type_outcome(model: nn.Module) -> Outcome:

@@ -4,9 +4,11 @@ from collections.abc import Mapping
 from math import inf
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from ctr_pipeline.gradients.contracts.kept_state import kept_state
 from ctr_pipeline.gradients.contracts.outcome import Outcome
+from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
 
 NAME = "update_ratio"
 LIMIT = 3.0
@@ -16,6 +18,28 @@ usual learning rates some tenths."""
 SMALLEST_EMBEDDING = 0.2
 """Embeddings that were read count as at least this large (root mean square): they start near 0, and an adaptive optimizer
 moves a row by its whole learning rate when it meets it for the first time."""
+
+
+def check_update_size(setup: TrainingSetup, *, steps: int = 3) -> Outcome:
+    """The first updates move each weight matrix by less than :data:`LIMIT` times its size.
+
+    Args:
+        setup: What is tested, at the learning rates that its optimizers have.
+        steps: Steps on the setup's batch.
+    """
+    if not setup.optimizers:
+        return Outcome(name=NAME, verdict="not_measured", message="the setup has no optimizers")
+    tables = {id(m.weight) for m in setup.model.modules() if isinstance(m, nn.Embedding | nn.EmbeddingBag)}
+    ratios: dict[str, float] = {}
+    with kept_state(setup):
+        for _ in range(steps):
+            before = {name: p.detach().clone() for name, p in setup.model.named_parameters() if p.ndim > 1}
+            setup.take_step()
+            for name, parameter in setup.model.named_parameters():
+                if name in before:
+                    ratio = update_ratio(before[name], parameter.detach(), id(parameter) in tables)
+                    ratios[name] = max(ratios.get(name, 0.0), ratio)
+    return update_ratio_outcome(ratios)
 
 
 def update_ratio(before: Tensor, after: Tensor, is_table: bool) -> float:
@@ -50,7 +74,7 @@ def update_ratio_outcome(ratios: Mapping[str, float]) -> Outcome:
     worst = ratios[where]
     if not worst <= LIMIT:
         message = (
-            f"at the peak of its learning rate one update moves {where} by {worst:.3g} times its own size (at most {LIMIT:g} "
+            f"at the peak of the learning rate one update moves {where} by {worst:.3g} times its own size (at most {LIMIT:g} "
             "expected): nothing that is learnt stays; lower the learning rate"
         )
         return Outcome(name=NAME, verdict="failed", message=message, measured=worst, limit=LIMIT, where=where)

@@ -15,11 +15,14 @@ from ctr_pipeline.gradients.contracts.loss_values import check_empty_mask, check
 from ctr_pipeline.gradients.contracts.optimizer_coverage import check_optimizer_coverage
 from ctr_pipeline.gradients.contracts.outcome import ContractBroken, Outcome, assert_passed
 from ctr_pipeline.gradients.contracts.overfitting import check_overfits_one_batch
+from ctr_pipeline.gradients.contracts.padding_rows import check_padding_rows
+from ctr_pipeline.gradients.contracts.parameter_types import check_parameter_types
 from ctr_pipeline.gradients.contracts.resumption import check_resume
 from ctr_pipeline.gradients.contracts.sample_independence import check_cross_sample
 from ctr_pipeline.gradients.contracts.training_mode import check_training_mode
 from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
 from ctr_pipeline.gradients.contracts.untouched_rows import check_untouched_rows
+from ctr_pipeline.gradients.contracts.update_size import check_update_size
 from ctr_pipeline.gradients.contracts.weight_movement import check_weights_move
 from ctr_pipeline.gradients.testing.golden_losses import check_golden_losses
 from ctr_pipeline.gradients.testing.gradient_tests import GradientTests
@@ -41,9 +44,12 @@ __all__ = [
     "check_loss_range",
     "check_optimizer_coverage",
     "check_overfits_one_batch",
+    "check_padding_rows",
+    "check_parameter_types",
     "check_resume",
     "check_training_mode",
     "check_untouched_rows",
+    "check_update_size",
     "check_weights_move",
     "fixed_random",
     "kept_state",

@@ -12,10 +12,13 @@ from ctr_pipeline.gradients.contracts.loss_values import check_empty_mask, check
 from ctr_pipeline.gradients.contracts.optimizer_coverage import check_optimizer_coverage
 from ctr_pipeline.gradients.contracts.outcome import Outcome, assert_passed
 from ctr_pipeline.gradients.contracts.overfitting import check_overfits_one_batch
+from ctr_pipeline.gradients.contracts.padding_rows import check_padding_rows
+from ctr_pipeline.gradients.contracts.parameter_types import check_parameter_types
 from ctr_pipeline.gradients.contracts.sample_independence import check_cross_sample
 from ctr_pipeline.gradients.contracts.training_mode import check_training_mode
 from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
 from ctr_pipeline.gradients.contracts.untouched_rows import check_untouched_rows
+from ctr_pipeline.gradients.contracts.update_size import check_update_size
 from ctr_pipeline.gradients.contracts.weight_movement import check_weights_move
 from ctr_pipeline.gradients.testing.golden_losses import check_golden_losses
 
@@ -77,6 +80,18 @@ class GradientTests:
     def test_training_mode(self, setup: TrainingSetup) -> None:
         """Modules are in training mode."""
         judge(check_training_mode(setup))
+
+    def test_update_size(self, setup: TrainingSetup) -> None:
+        """Updates are small against the weights."""
+        judge(check_update_size(setup))
+
+    def test_parameter_types(self, setup: TrainingSetup) -> None:
+        """Parameters are stored in at least 32 bits."""
+        judge(check_parameter_types(setup))
+
+    def test_padding_rows(self, setup: TrainingSetup) -> None:
+        """Padding rows are 0 and stay so."""
+        judge(check_padding_rows(setup))
 
     def test_overfits_one_batch(self, setup: TrainingSetup) -> None:
         """One batch is learnt by heart."""

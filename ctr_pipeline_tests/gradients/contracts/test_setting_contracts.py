@@ -7,10 +7,12 @@ import torch
 from torch import nn
 
 from ctr_pipeline.gradients.contracts.first_steps import FirstSteps
-from ctr_pipeline.gradients.contracts.padding_rows import padding_outcome
-from ctr_pipeline.gradients.contracts.parameter_types import parameter_type_outcome
+from ctr_pipeline.gradients.contracts.kept_state import state_digest
+from ctr_pipeline.gradients.contracts.padding_rows import check_padding_rows, padding_outcome
+from ctr_pipeline.gradients.contracts.parameter_types import check_parameter_types, parameter_type_outcome
 from ctr_pipeline.gradients.contracts.task_balance import balance_outcome, shared_gradients
-from ctr_pipeline.gradients.contracts.update_size import update_ratio, update_ratio_outcome
+from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
+from ctr_pipeline.gradients.contracts.update_size import check_update_size, update_ratio, update_ratio_outcome
 
 
 def test_the_ratio_of_an_update_is_that_of_root_mean_squares() -> None:
@@ -47,6 +49,41 @@ def test_the_peak_of_a_warm_up_is_judged_and_not_its_start(peak: float, failed: 
         optimizer.step()
     found = [outcome for outcome in watch.outcomes if outcome.name == "update_ratio"]
     assert [outcome.failed for outcome in found] == [failed]
+
+
+def setup_of(model: nn.Module, optimizer: torch.optim.Optimizer | None) -> TrainingSetup:
+    ids = torch.tensor([[0, 4], [1, 4], [2, 3]])
+    return TrainingSetup(
+        model=model, batch=ids, forward=lambda model, ids: model(ids).flatten(1).sum(dim=1),
+        loss=lambda z, _: (z - 1).square().mean(), optimizers=[] if optimizer is None else [optimizer],
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("rate", "verdict"), [(0.05, "passed"), (3.0, "failed")])
+def test_the_size_of_updates_of_any_training_is_checked_and_nothing_is_changed(rate: float, verdict: str) -> None:
+    torch.manual_seed(2)
+    model = nn.Sequential(nn.Embedding(5, 2, padding_idx=4), nn.Linear(2, 2))
+    setup = setup_of(model, torch.optim.Adam(model.parameters(), lr=rate))
+    before = state_digest(model.state_dict(), setup.optimizers[0].state_dict())
+    assert check_update_size(setup).verdict == verdict
+    assert check_padding_rows(setup).verdict == "passed"
+    assert check_parameter_types(setup).verdict == "passed"
+    assert state_digest(model.state_dict(), setup.optimizers[0].state_dict()) == before
+    assert check_update_size(setup_of(model, None)).verdict == "not_measured"
+
+
+def test_a_padding_row_that_a_step_moves_is_found() -> None:
+    model = nn.Embedding(5, 2, padding_idx=4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+
+    def write(*_: object) -> None:
+        with torch.no_grad():
+            model.weight[4] += 1
+
+    optimizer.register_step_post_hook(write)
+    found = check_padding_rows(setup_of(model, optimizer))
+    assert (found.failed, found.measured) == (True, 1.0)
+    assert float(model.weight.detach()[4].abs().max()) == 0
 
 
 def test_tables_in_16_bits_are_found() -> None:
