@@ -102,8 +102,8 @@ def _leak(tasks: list[_Compared]) -> Outcome:
             if gap > LEAK_GAP and own[feature].low > LEAK_AUC:
                 message = (
                     f"feature {feature} alone predicts task {task} with an AUC of {own[feature].auc:.3f} in the training rows "
-                    f"and of {other[feature].auc:.3f} in the validation: it is made of the outcome there, or read after it; "
-                    "read it as of the impression"
+                    f"and of {other[feature].auc:.3f} in the validation: it is made of the outcome there or read after it "
+                    "(read it as of the impression), or it has gone since (leave it out)"
                 )
                 return Outcome(
                     name=name, verdict="failed", message=message, measured=own[feature].auc,
