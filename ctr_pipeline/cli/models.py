@@ -74,6 +74,39 @@ def why(
         print_why(found, console())
 
 
+def calibrate_health(
+    data_root: RootOption = Path("data/ads"),
+    day: Annotated[
+        str | None, typer.Option(help="Retrain whose job is run, YYYY-MM-DD; by default the newest.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=20, help="Healthy runs.")] = 20,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Epochs of each run; by default all of them.")] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Most false warnings of each detector by 10,000 steps; by default the smallest that the runs can show."
+        ),
+    ] = None,
+    json_out: JsonOption = None,
+) -> None:
+    """Take the limits of gradient health from healthy runs of the same model, in place of rules of thumb."""
+    from ctr_pipeline.commands.calibrate_health import calibrate
+    from ctr_pipeline.commands.calibrate_health_text import print_limits
+
+    if budget is not None and not budget > 0:
+        fail("--budget must be above 0.")
+    if day is not None:
+        day_of(day, "--day")
+    with user_errors():
+        progress = Console(stderr=True)
+        found = calibrate(
+            held(data_root), day, runs=runs, epochs=epochs, budget=budget,
+            progress=lambda line: progress.print(line, style="dim"),
+        )  # fmt: skip
+    write_json(found, json_out)
+    print_limits(found, console())
+
+
 def reproduce(
     run: Annotated[str, typer.Argument(help="MLflow run id, day (YYYY-MM-DD) or `latest`.")],
     data_root: RootOption = Path("data/ads"),

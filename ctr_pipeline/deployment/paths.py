@@ -31,6 +31,11 @@ class DataRoot:
         return self.root / "reports"
 
     @property
+    def health_limits(self) -> Path:
+        """Limits of gradient health that were taken from healthy runs, with the settings that they are of."""
+        return self.root / "health_limits.json"
+
+    @property
     def dagster_home(self) -> Path:
         """Folder of Dagster's own storage and configuration."""
         return self.root / "dagster"
@@ -195,6 +200,11 @@ class RetrainPaths:
     def identity(self) -> Path:
         """What decides the training: a checkpoint is continued by the same alone."""
         return self.training / "identity.json"
+
+    @property
+    def steps(self) -> Path:
+        """A line for each step of the training."""
+        return self.training / "steps.jsonl"
 
     @property
     def checkpoint(self) -> Path:

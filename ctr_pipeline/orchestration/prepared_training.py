@@ -5,6 +5,7 @@ import json
 import re
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -23,6 +24,7 @@ from ctr_pipeline.spec import Spec, spec_hash
 
 if TYPE_CHECKING:
     from ctr_pipeline.training import TrainingJob
+    from ctr_pipeline.training.job_spec import HealthLimits
 
 UNFINISHED = {None, "running", "cancelled"}
 """Status of a training that may be continued: none was written where the process was killed."""
@@ -126,7 +128,7 @@ def _job(deployment: Deployment, paths: RetrainPaths, uri: str, run_id: str) -> 
     from ctr_pipeline.training import MlflowTarget, TrainingJob
 
     spec = deployment.spec
-    return TrainingJob(
+    job = TrainingJob(
         dataset=paths.packed,
         output=paths.training,
         seed=spec.training_seed,
@@ -136,6 +138,40 @@ def _job(deployment: Deployment, paths: RetrainPaths, uri: str, run_id: str) -> 
         objectives={task.name: task.objective for task in spec.tasks if task.objective != Binary()},
         mlflow=MlflowTarget(tracking_uri=uri, run_id=run_id),
     )
+    known = {
+        "health_limits": _health_limits(deployment, job),
+        "last_good_steps": _last_good_steps(deployment, paths, job),
+    }
+    return job.model_copy(update=known)
+
+
+def _health_limits(deployment: Deployment, job: "TrainingJob") -> "HealthLimits | None":
+    """Limits from healthy runs of the same settings; None where there are none."""
+    from ctr_pipeline.training.job_spec import HealthLimits
+
+    content = read_json(deployment.paths.health_limits)
+    if content.pop("settings", None) != job.settings_hash:
+        return None
+    content.pop("day", None)
+    return HealthLimits.model_validate(content)
+
+
+def _last_good_steps(deployment: Deployment, paths: RetrainPaths, job: "TrainingJob") -> Path | None:
+    """The steps of the newest earlier training of the same settings whose model was promoted; None where there is none."""
+    from ctr_pipeline.training import TrainingError, TrainingJob
+
+    for release in reversed(deployment.paths.retrains("release.json")):
+        earlier = deployment.paths.retrain(release.parent.name)
+        if earlier.day >= paths.day or not read_json(release).get("promoted") or not earlier.steps.is_file():
+            continue
+        try:
+            same = TrainingJob.load(earlier.job).settings_hash == job.settings_hash
+        except TrainingError:
+            # Of a version whose job file had other fields.
+            continue
+        if same:
+            return earlier.steps
+    return None
 
 
 def source_tags(context: dg.AssetExecutionContext) -> dict[str, str]:

@@ -88,7 +88,9 @@ def build_state(
         peaks=peaks,
         precision=Precision(settings.precision, group.device),
         group=group,
-        monitor=GradientMonitor(model, settings.log_every, detectors, settings.steps_between_details),
+        monitor=GradientMonitor(
+            model, settings.log_every, detectors, settings.steps_between_details, hidden=bool(job.model.hidden)
+        ),
         last_good=LastGood(named, optimizers),
         clip_norm=settings.clip_norm,
     )

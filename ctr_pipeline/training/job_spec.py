@@ -1,5 +1,7 @@
 """The job file: the complete input of one training process."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Literal, Self
 
@@ -23,6 +25,17 @@ class MlflowTarget(Section):
     run_id: str = Field(description="Id of the run.")
 
 
+class HealthLimits(Section):
+    """Limits of the soft detectors that were taken from healthy runs (`ctr calibrate-health`)."""
+
+    runs: int = Field(gt=0, description="Healthy runs.")
+    steps: int = Field(gt=0, description="Their steps.")
+    false_alarms: float = Field(
+        gt=0, description="Most false alarms of each detector by 10,000 steps, with a confidence of 95 %."
+    )
+    limits: dict[str, float] = Field(description="Limit of each detector, in its own unit.")
+
+
 class TrainingJob(Section):
     """One training: what to read, what to build, how to train it, where to write."""
 
@@ -43,6 +56,12 @@ class TrainingJob(Section):
         gt=0,
         description="Steps between checkpoints; one is also written after each epoch. When absent, a twentieth of all "
         "steps, at most 1000, and fewer checkpoints where writing one takes long.",
+    )
+    health_limits: HealthLimits | None = added_field(
+        None, "Limits in place of the soft detectors' rules of thumb, from healthy runs of the same settings."
+    )
+    last_good_steps: Path | None = added_field(
+        None, "steps.jsonl of the last promoted training of the same settings, with which this one is compared."
     )
     mlflow: MlflowTarget | None = Field(default=None, description="Where metrics go while training runs.")
 
@@ -66,7 +85,20 @@ class TrainingJob(Section):
             )
             raise TrainingError(f"job file {path.name}: {problems}") from error
         base = path.parent
-        return job.model_copy(update={"dataset": base / job.dataset, "output": base / job.output})
+        reference = None if job.last_good_steps is None else base / job.last_good_steps
+        paths = {"dataset": base / job.dataset, "output": base / job.output, "last_good_steps": reference}
+        return job.model_copy(update=paths)
+
+    @property
+    def settings_hash(self) -> str:
+        """Digest of what decides how a healthy run looks, whatever its rows and seed."""
+        parts = {
+            "model": self.model.model_dump_json(),
+            "training": self.training.model_dump_json(exclude={"seed"}),
+            "task_weights": sorted(self.task_weights.items()),
+            "objectives": {task: section.model_dump_json() for task, section in sorted(self.objectives.items())},
+        }
+        return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
     def save(self, path: Path) -> None:
         """Write the job file that :meth:`load` reads."""

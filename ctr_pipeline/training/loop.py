@@ -17,7 +17,7 @@ from ctr_pipeline.losses.label_smoothing import base_rates
 from ctr_pipeline.ranker import layout_hash, load_ranker, save_ranker
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.assembly import build_objectives, build_state
-from ctr_pipeline.training.callbacks import Callback, JsonLines
+from ctr_pipeline.training.callbacks import Callback, JsonLines, read_steps
 from ctr_pipeline.training.checkpoint import (
     CheckpointSchedule,
     load_checkpoint,
@@ -85,6 +85,10 @@ class Trainer:
         self.state = build_state(job, dataset.layout, plan, group, self.objectives, starting_rates)
         self.model, self.optimizers = self.state.model, self.state.optimizers
         self.precision, self.monitor = self.state.precision, self.state.monitor
+        if job.health_limits is not None:
+            self.monitor.calibrate(job.health_limits.limits, job.health_limits.runs)
+        if split == "train" and job.last_good_steps is not None:
+            self.monitor.compare_with(read_steps(job.last_good_steps))
         self._preflight: Preflight | None = None
         self._record = GradientRecord(self.files.gradients)
         self._checkpoints = CheckpointSchedule(job.checkpoint_every, self.steps, clock)

@@ -59,7 +59,9 @@ def step_content(
     learnt = any(
         isinstance(build_objective(job.objectives.get(t, Binary())).loss, DelayedLoss) for t in state.layout.tasks
     )
-    plain = job.model_copy(update={"dataset": Path("dataset"), "output": Path("output"), "mlflow": None})
+    plain = job.model_copy(
+        update={"dataset": Path("dataset"), "output": Path("output"), "mlflow": None, "last_good_steps": None}
+    )
     return {
         "format": FORMAT,
         "job": plain.model_dump_json(),

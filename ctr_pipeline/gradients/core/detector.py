@@ -30,6 +30,10 @@ class Detector(Protocol):
             are then named before it.
         detailed_only: ClassVar[bool]; True where it observes only the steps that are measured in detail, and the one that
             stopped the run.
+        rule, calibrate(limit): ClassVar[float], and a method that takes a
+            :class:`~ctr_pipeline.gradients.core.soft_limit.SoftLimit`; of a soft detector whose rule of thumb may be replaced
+            by a limit that was taken from healthy runs. Its finding has ``value`` and ``limit``.
+        compare_with(records): called before the first step with the steps of the last good run, where there is one.
         wrong_statistic(row): called with a measurement (step, tensor, kind, statistic, value) whose value is no finite number.
         validated(step, relative): called after each validation with the steps taken and each task's loss relative to the
             best constant, None where the labels cannot tell.

@@ -22,6 +22,7 @@ from ctr_pipeline.gradients.core.embedding_outputs import EmbeddingObserver, Emb
 from ctr_pipeline.gradients.core.findings import HealthReport, NamedFinding, strongest
 from ctr_pipeline.gradients.core.layers import joined_norms, layers_of
 from ctr_pipeline.gradients.core.measurements import Block, activation_quantiles
+from ctr_pipeline.gradients.core.soft_limit import SoftLimit
 from ctr_pipeline.gradients.core.step_view import LossView, Probe, StepRecord, StepStart, StepView, TensorRow, Update
 
 RING = 64
@@ -47,13 +48,20 @@ class GradientMonitor:
         model: The model; its hidden activations and embeddings are observed.
         every: Steps between records of the norms by tensor.
         detectors: Objects that observe the run; by default one of each registered class.
+        hidden: Whether the model has hidden layers, whose activations are expected to be seen.
         details: Steps between detailed records, of which some more come in the beginning; ``every`` when absent.
     """
 
     def __init__(
-        self, model: nn.Module, every: int, detectors: Sequence[Detector] | None = None, details: int | None = None
+        self,
+        model: nn.Module,
+        every: int,
+        detectors: Sequence[Detector] | None = None,
+        details: int | None = None,
+        *,
+        hidden: bool = True,
     ) -> None:
-        self._every, self._details = every, details or every
+        self._every, self._details, self._hidden = every, details or every, hidden
         self._observer, self._embeddings = ActivationObserver(model), EmbeddingObserver(model)
         self._detectors = [made() for made in registered_detectors()] if detectors is None else list(detectors)
         # What is not there at each step is not asked at each step.
@@ -75,6 +83,18 @@ class GradientMonitor:
     def detectors(self) -> list[str]:
         """Names of the detectors."""
         return [detector.name for detector in self._detectors]
+
+    def calibrate(self, limits: Mapping[str, float], runs: int) -> None:
+        """Replace the rules of thumb of soft detectors by limits that were taken from ``runs`` healthy runs, by name."""
+        for detector in self._detectors:
+            if detector.name in limits and (receive := getattr(detector, "calibrate", None)) is not None:
+                receive(SoftLimit(limits[detector.name], runs))
+
+    def compare_with(self, records: Sequence[Mapping[str, Any]]) -> None:
+        """Give detectors the steps of the last good run (:meth:`StepRecord.to_dict`) to compare this one with."""
+        for detector in self._detectors:
+            if (receive := getattr(detector, "compare_with", None)) is not None:
+                receive(records)
 
     @property
     def ring(self) -> list[dict[str, Any]]:
@@ -161,7 +181,7 @@ class GradientMonitor:
             self._note_norm(record.grad_norm)
         probe = None
         if self._probing:
-            probe = Probe(loss=loss, activations=self._activations, updates=updates)
+            probe = Probe(loss=loss, activations=self._activations, updates=updates, hidden=self._hidden)
             blocks = [*blocks, *activation_quantiles(self._activations)]
         if self.logging:
             self._note_numbers(record, names, norms)

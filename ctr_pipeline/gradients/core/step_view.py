@@ -156,11 +156,13 @@ class Probe:
         loss: Logits, labels and gradient; None for a process without rows.
         activations: The hidden activations of the forward pass.
         updates: The dense weight matrices.
+        hidden: Whether the model has hidden layers, whose activations are expected to be seen.
     """
 
     loss: LossView | None
     activations: Sequence[Activation]
     updates: Sequence[Update]
+    hidden: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,6 +3,7 @@
 from ctr_pipeline.gradients.core.detector_registry import register_detector
 from ctr_pipeline.gradients.detectors.clipped_steps import ClippedSteps
 from ctr_pipeline.gradients.detectors.dead_units import DeadUnits
+from ctr_pipeline.gradients.detectors.departure import Departure
 from ctr_pipeline.gradients.detectors.divergence import Divergence
 from ctr_pipeline.gradients.detectors.loss_gradient import LossGradient
 from ctr_pipeline.gradients.detectors.nonfinite import Nonfinite
@@ -18,10 +19,12 @@ register_detector(ClippedSteps)
 register_detector(LossGradient)
 register_detector(Divergence)
 register_detector(StaleBatch)
+register_detector(Departure)
 
 __all__ = [
     "ClippedSteps",
     "DeadUnits",
+    "Departure",
     "Divergence",
     "LossGradient",
     "Nonfinite",

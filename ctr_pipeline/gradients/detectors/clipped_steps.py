@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ctr_pipeline.gradients.core.findings import Finding, grade
+from ctr_pipeline.gradients.core.soft_limit import SoftLimit
 from ctr_pipeline.gradients.core.step_view import StepView
 
 WARN_SHARE = 0.5
@@ -16,9 +17,15 @@ class ClippedSteps:
     question: ClassVar[str] = "Clipping stayed the exception."
     blocking: ClassVar[bool] = False
     consequence: ClassVar[bool] = True
+    rule: ClassVar[float] = WARN_SHARE
 
     def __init__(self) -> None:
+        self._limit = SoftLimit(WARN_SHARE)
         self._steps, self._clipped = 0, 0
+
+    def calibrate(self, limit: SoftLimit) -> None:
+        """Replace the rule of thumb."""
+        self._limit = limit
 
     def observe(self, step: StepView) -> None:
         """Counts."""
@@ -26,15 +33,15 @@ class ClippedSteps:
         self._clipped += step.record.clipped
 
     def finding(self) -> Finding:
-        """A rule of thumb from healthy runs."""
+        """A warning above the limit."""
         share = self._clipped / max(1, self._steps)
         return Finding(
-            grade(share, WARN_SHARE),
-            f"{share:.1%} of the steps were clipped (warning above {WARN_SHARE:.0%}: "
+            grade(share, self._limit.value),
+            f"{share:.1%} of the steps were clipped (warning above {self._limit.value:.3g}{self._limit.origin}: "
             "the clip hides a gradient that is too large)",
             {"clipped_share": share},
             value=share,
-            limit=WARN_SHARE,
+            limit=self._limit.value,
         )
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from ctr_pipeline.gradients.core.findings import Finding, grade
+from ctr_pipeline.gradients.core.soft_limit import SoftLimit
 from ctr_pipeline.gradients.core.step_view import StepView
 
 WARN_SHARE = 0.5
@@ -25,13 +26,21 @@ class DeadUnits:
     question: ClassVar[str] = "Hidden units stayed alive."
     blocking: ClassVar[bool] = False
     detailed_only: ClassVar[bool] = True
+    rule: ClassVar[float] = WARN_SHARE
 
     def __init__(self) -> None:
+        self._limit = SoftLimit(WARN_SHARE)
         self._shares: dict[str, float] = {}
+        self._flat = False
         self._at: int | None = None
+
+    def calibrate(self, limit: SoftLimit) -> None:
+        """Replace the rule of thumb."""
+        self._limit = SoftLimit(min(limit.value, MAX_SHARE), limit.runs)
 
     def observe(self, step: StepView) -> None:
         """Keeps the shares of the last detailed step."""
+        self._flat = step.probe is not None and not step.probe.hidden
         if step.probe is None or not step.probe.activations:
             return
         import torch
@@ -50,29 +59,30 @@ class DeadUnits:
     def finding(self) -> Finding:
         """The worst layer; a warning when there was nothing to measure."""
         numbers = {"dead_unit_share": dict(self._shares)}
+        if not self._shares and self._flat:
+            return Finding("ok", "the model has no hidden layers", numbers)
         if not self._shares:
             message = (
-                "dead units were not measured: no hidden activation was observed; "
-                "expected only of a model without hidden layers"
+                "dead units were not measured: no hidden activation was observed although the model has hidden layers"
             )
             return Finding("warn", message, numbers)
         layer, dead = max(self._shares.items(), key=lambda item: math.inf if math.isnan(item[1]) else item[1])
         return Finding(
-            grade(dead, WARN_SHARE, MAX_SHARE),
+            grade(dead, self._limit.value, MAX_SHARE),
             f"{dead:.1%} of the units of {layer} let no gradient through on a whole batch "
-            f"(warning above {WARN_SHARE:.0%}, error above {MAX_SHARE:.0%}); layers observed: {len(self._shares)}",
+            f"(warning above {self._limit.value:.0%}{self._limit.origin}, error above {MAX_SHARE:.0%}); layers observed: {len(self._shares)}",
             numbers,
             step=self._at,
             tensor=layer,
             value=dead,
-            limit=WARN_SHARE,
+            limit=self._limit.value,
         )
 
     def state_dict(self) -> dict[str, Any]:
         """The shares by layer."""
-        return {"shares": dict(self._shares), "at": self._at}
+        return {"shares": dict(self._shares), "at": self._at, "flat": self._flat}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a checkpoint."""
         self._shares = dict(state["shares"])
-        self._at = state["at"]
+        self._at, self._flat = state["at"], state["flat"]

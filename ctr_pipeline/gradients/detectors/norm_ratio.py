@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any, ClassVar
 
 from ctr_pipeline.gradients.core.findings import Finding, exceeds, grade
+from ctr_pipeline.gradients.core.soft_limit import SoftLimit
 from ctr_pipeline.gradients.core.step_view import StepView
 
 WARN_RATIO = 5.0
@@ -28,11 +29,17 @@ class NormRatio:
     name: ClassVar[str] = "norm_ratio"
     question: ClassVar[str] = "The gradient norm stayed near its running median."
     blocking: ClassVar[bool] = False
+    rule: ClassVar[float] = WARN_RATIO
 
     def __init__(self) -> None:
+        self._limit = SoftLimit(WARN_RATIO)
         self._ratio, self._norm, self._strength, self._noise = 0.0, 0.0, 0.0, 1.0
         self._at: int | None = None
         self._probed: list[float] = []
+
+    def calibrate(self, limit: SoftLimit) -> None:
+        """Replace the rule of thumb."""
+        self._limit = limit
 
     def observe(self, step: StepView) -> None:
         """Keeps the largest values, and the last norms of the steps that are measured in detail for their median."""
@@ -54,12 +61,13 @@ class NormRatio:
             self._strength, self._noise, self._at = ratio / noise, noise, record.step
 
     def finding(self) -> Finding:
-        """Rules of thumb from healthy runs."""
-        ratio, warn, error = self._strength * self._noise, WARN_RATIO * self._noise, MAX_RATIO * self._noise
+        """The largest ratio, for the size of its batch."""
+        ratio, warn = self._strength * self._noise, self._limit.value * self._noise
+        error = self._limit.error(MAX_RATIO) * self._noise
         return Finding(
             grade(ratio, warn, error),
             f"the gradient norm rose to {ratio:.3g} times its running median "
-            f"(warning above {warn:.3g}, error above {error:.3g}"
+            f"(warning above {warn:.3g}{self._limit.origin}, error above {error:.3g}"
             + (" for batches of this size)" if self._noise > 1 else ")"),
             {
                 "max_norm_ratio": self._ratio,

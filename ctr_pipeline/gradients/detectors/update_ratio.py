@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 from ctr_pipeline.gradients.core.findings import Finding, exceeds, grade
+from ctr_pipeline.gradients.core.soft_limit import SoftLimit
 from ctr_pipeline.gradients.core.step_view import StepView, Update
 
 WARN_RATIO = 0.5
@@ -26,11 +27,17 @@ class UpdateRatio:
     question: ClassVar[str] = "Updates stayed small against the weights."
     blocking: ClassVar[bool] = False
     detailed_only: ClassVar[bool] = True
+    rule: ClassVar[float] = WARN_RATIO
     stops: ClassVar[bool] = True
 
     def __init__(self) -> None:
+        self._limit = SoftLimit(WARN_RATIO)
         self._ratio, self._tensor = 0.0, ""
         self._at: int | None = None
+
+    def calibrate(self, limit: SoftLimit) -> None:
+        """Replace the rule of thumb."""
+        self._limit = limit
 
     def observe(self, step: StepView) -> None:
         """Measures the norms of all matrices and of their updates."""
@@ -63,17 +70,17 @@ class UpdateRatio:
                 self._ratio, self._tensor, self._at = ratio, update.name, step.record.step
 
     def finding(self) -> Finding:
-        """Rules of thumb from healthy runs."""
+        """The largest ratio and its matrix."""
         at = "one update" if self._at is None else f"the update of step {self._at}"
         return Finding(
-            grade(self._ratio, WARN_RATIO, MAX_RATIO),
+            grade(self._ratio, self._limit.value, self._limit.error(MAX_RATIO)),
             f"{at} moved {self._tensor or 'a weight matrix'} by {self._ratio:.3g} of its own norm "
-            f"(warning above {WARN_RATIO:g}, error above {MAX_RATIO:g}: the learning rate may be too high)",
+            f"(warning above {self._limit.value:.3g}{self._limit.origin}, error above {self._limit.error(MAX_RATIO):.3g}: the learning rate may be too high)",
             {"max_update_ratio": self._ratio, "max_update_tensor": self._tensor},
             step=self._at,
             tensor=self._tensor or None,
             value=self._ratio,
-            limit=WARN_RATIO,
+            limit=self._limit.value,
         )
 
     def state_dict(self) -> dict[str, Any]:
