@@ -20,6 +20,9 @@ LEAK_GAP, LEAK_AUC = 0.1, 0.75
 """Gap between the bounds of both AUCs, and the least AUC in training, from which a feature is too good to be a trait of it:
 drift moves an AUC by some hundredths."""
 
+DOMINANT_AUC, DOMINANT_GAP = 0.85, 0.1
+"""AUC of one feature, and its distance from the next, both by their bounds, from which it is looked at twice."""
+
 
 @dataclass(frozen=True, slots=True)
 class _Strength:
@@ -54,7 +57,7 @@ def reference_outcomes(pairs: Iterable[tuple[RowSample, RowSample]]) -> list[Out
             since an id tells more where more of its rows are known.
     """
     compared = [found for training, reference in pairs for found in _strengths(training, reference)]
-    return [_alignment(compared), _leak(compared)]
+    return [_alignment(compared), _leak(compared), _dominance(compared)]
 
 
 def _alignment(tasks: list[_Compared]) -> Outcome:
@@ -113,6 +116,38 @@ def _leak(tasks: list[_Compared]) -> Outcome:
         return Outcome(name=name, verdict="not_measured", message="too few outcomes in the training or the validation")
     message = "features tell the training outcomes about as well as those of the validation"
     return Outcome(name=name, verdict="passed", message=message, measured=worst, limit=LEAK_GAP, where=where)
+
+
+def _dominance(tasks: list[_Compared]) -> Outcome:
+    """No feature alone predicts an outcome far better than all others, in training and validation alike.
+
+    It may be the best that there is; it may as well be made of the outcome in all rows that were joined, and not be there
+    when an impression is served. So it is a warning.
+    """
+    name, worst, where = "feature_dominance", 0.0, ""
+    for found in tasks:
+        best = max(found.training, key=lambda feature: found.training[feature].low)
+        lows, gaps = [], []
+        for strengths in (found.training, found.reference):
+            others = [strengths[feature].high for feature in strengths if feature != best]
+            lows.append(strengths[best].low)
+            gaps.append(strengths[best].low - max(others, default=0.5))
+        if min(gaps) > worst:
+            worst, where = min(gaps), best
+        if min(lows) > DOMINANT_AUC and min(gaps) > DOMINANT_GAP:
+            message = (
+                f"feature {best} alone predicts task {found.task} with an AUC of {found.training[best].auc:.3f} in the training "
+                f"rows and of {found.reference[best].auc:.3f} in the validation, and no other comes near it: look whether it is "
+                "known when the impression is served, or made of the outcome"
+            )
+            return Outcome(
+                name=name, verdict="failed", message=message, measured=min(gaps), limit=DOMINANT_GAP, where=best, feature=best,
+                hard=False,
+            )  # fmt: skip
+    if not tasks:
+        return Outcome(name=name, verdict="not_measured", message="too few outcomes in the training or the validation")
+    message = "no feature alone predicts an outcome far better than all others"
+    return Outcome(name=name, verdict="passed", message=message, measured=worst, limit=DOMINANT_GAP, where=where)
 
 
 def _strengths(training: RowSample, reference: RowSample) -> list[_Compared]:

@@ -72,6 +72,22 @@ def test_a_leak_of_the_training_rows_is_named(wrong: float, place: str) -> None:
     assert (found.failed, found.hard, found.feature) == (True, True, "age" if place == "numbers" else "ad")
 
 
+@pytest.mark.parametrize(("wrong", "failed"), [(0.1, True), (0.3, False)])
+def test_a_feature_that_tells_the_outcome_everywhere_is_a_warning(wrong: float, failed: bool) -> None:
+    def leaking(seed: int) -> RowSample:
+        own = sample(seed, strength=0.5)
+        flipped = np.random.default_rng(seed).random(len(own.labels)) < wrong
+        numbers = own.numbers.copy()
+        numbers[:, 1] = own.labels[:, 0] ^ flipped
+        return replace(own, numbers=numbers)
+
+    alignment_, leak_, dominance = reference_outcomes([(leaking(3), leaking(5))])
+    assert not alignment_.failed
+    assert not leak_.failed
+    assert (dominance.failed, dominance.feature) == (failed, "age" if failed else None)
+    assert not (failed and dominance.hard)
+
+
 def test_an_id_of_few_rows_tells_no_more_in_a_longer_sample() -> None:
     """Tastes of thousands of ids are known from many rows only."""
 
