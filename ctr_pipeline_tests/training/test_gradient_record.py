@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import polars as pl
@@ -78,3 +79,24 @@ def test_checkpoints_that_take_long_are_fewer() -> None:
     assert (chosen.is_worth_its_time(), given.is_worth_its_time()) == (False, True)
     now[0] = 142.0
     assert chosen.is_worth_its_time()
+
+
+def test_the_largest_embedding_gradient_names_the_row_of_the_training_arrays(job, make_trainer) -> None:
+    trainer = make_trainer(job.model_copy(update={"training": job.training.model_copy(update={"epochs": 1})}))
+    # Bought, which an untrained model gives a small probability.
+    heavy = int(trainer.train.labels.min(axis=1).argmax())
+    weights = trainer.train.weights.copy()
+    weights[heavy] = 60.0
+    trainer.train = replace(trainer.train, weights=weights)
+    # The row may come in any batch: each is measured in detail.
+    trainer.monitor._details = 1
+    trainer.run(False)
+    record = pl.read_parquet(trainer.files.gradients).filter(pl.col("stat").str.starts_with("largest_row"))
+    table = "embeddings.tables.width_4.table.weight"
+    found = record.filter(pl.col("tensor") == table).pivot("stat", index="step", values="value")
+    worst = found.sort("largest_row_norm", descending=True).row(0, named=True)
+    assert worst["largest_row_sample"] == heavy
+    ids = trainer.train.ids[heavy]
+    owner = trainer.model.get_submodule("embeddings.tables.width_4")
+    column, own = owner.locate(int(worst["largest_row"]))
+    assert ids[column] == own
