@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from typer.testing import CliRunner
 
+from ctr_pipeline.cli.app import app
 from ctr_pipeline.commands.calibrate_health import CalibrationRunError, calibrate
 from ctr_pipeline.commands.calibrate_health_text import print_limits
 from ctr_pipeline.deployment.json_files import read_json, write_json
@@ -77,3 +79,16 @@ def test_the_last_good_run_is_the_newest_earlier_one_that_was_promoted_with_thes
     # That of the 5th had other settings, and one that is trained again is not compared with itself.
     assert before("2026-01-06") == deployment.paths.retrain("2026-01-03").steps
     assert before("2026-01-07") == deployment.paths.retrain("2026-01-06").steps
+
+
+def test_the_command_says_what_is_wrong_with_its_options(tmp_path: Path) -> None:
+    runner = CliRunner()
+    for options, message in (
+        (("--budget", "0"), "--budget must be above 0"),
+        (("--day", "yesterday"), "--day 'yesterday'"),
+        (("--runs", "19"), "--runs"),
+        ((), "pipeline.json"),
+    ):
+        done = runner.invoke(app, ["calibrate-health", "--data-root", str(tmp_path), *options])
+        assert done.exit_code == 2
+        assert message in done.output.replace("\n", " ")
