@@ -222,7 +222,9 @@ def next_commands(place: Place, triage: Mapping[str, Any], *, tried: bool) -> li
         if any(fault.name == top["cause"] for fault in registered_faults()):
             found.append(f"See the same cause in a training of seconds: ctr drill --fault {top['cause']} --seed 1")
     else:
-        found.append("Compare with the last good run: ctr report latest; and see which contracts hold: contracts.json")
+        found.append(
+            f"See how good the model is: ctr report {place.day or 'latest'}; what each contract measured is in {folder}/contracts.json"
+        )
     if place.step is not None:
         found.append(
             f"Repeat the failed step: ctr_pipeline.training.step_bundle.load_step(Path('{place.step}/step.pt')).replay()"

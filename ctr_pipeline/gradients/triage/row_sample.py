@@ -27,6 +27,7 @@ class Rows:
         number_names: [D] names of the numbers.
         id_names: [F] names of the features of ids.
         tasks: [T] names.
+        from_time: Names of the features of ids that follow from the time of the row.
     """
 
     numbers: NDArray[np.float64]
@@ -36,6 +37,7 @@ class Rows:
     number_names: Sequence[str]
     id_names: Sequence[str]
     tasks: Sequence[str]
+    from_time: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -85,6 +87,7 @@ def rows_of(
         number_names=[column.name for column in layout.numeric],
         id_names=[column.name for column in layout.ids],
         tasks=layout.tasks,
+        from_time=frozenset(column.name for column in layout.ids if column.from_time is not None),
     )
 
 
