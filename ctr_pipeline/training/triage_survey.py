@@ -103,7 +103,7 @@ def _repeated_rows(trainer: Trainer) -> Iterator[Clue]:
     own, there = share("train"), share("validation")
     if own - there > 0.2:
         text = f"{own:.0%} of neighbouring training rows repeat others, and {there:.0%} of the trusted ones"
-        yield Clue(cause="duplicate_rows", weight=0.8, text=text, separating=True)
+        yield Clue(cause="duplicate_rows", weight=0.95, text=text, separating=True)
 
 
 def static_clues(trainer: Trainer) -> Iterator[Clue]:

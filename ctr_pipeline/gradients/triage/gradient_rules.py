@@ -85,9 +85,16 @@ def received_clues(gradients: Sequence[Received], clip_norm: float) -> Iterator[
 
 
 def _lost_clues(gradients: Sequence[Received], share: float) -> Iterator[Clue]:
-    zeroed = torch.cat([g.expected[(g.found == 0) & (g.expected != 0)].abs().flatten() for g in gradients])
-    kept = torch.cat([g.expected[g.found != 0].abs().flatten() for g in gradients])
-    smallest = float(zeroed.quantile(0.9)) <= float(kept.quantile(0.1)) if len(zeroed) < 1e6 > len(kept) else True
+    # Tensor by tensor: what falls below the range of 16 bits is what is smallest.
+    lost = smallest_lost = 0
+    for gradient in gradients:
+        size = gradient.expected.abs()
+        gone = (gradient.found == 0) & (size > 0)
+        if bool(gone.any()):
+            kept = size[gradient.found != 0]
+            lost += int(gone.sum())
+            smallest_lost += int((size[gone] <= 1.5 * float(kept.min())).sum()) if len(kept) else 0
+    smallest = smallest_lost >= 0.95 * lost
     if smallest:
         text = f"{share:.1%} of the gradients, the smallest ones, are exactly 0 when the optimizer gets them: they fell below what 16 bits hold"
         yield Clue(cause="amp_no_scaling", weight=0.93, text=text, separating=True)

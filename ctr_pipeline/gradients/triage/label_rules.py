@@ -70,31 +70,42 @@ def _enough(rows: Rows, task: int) -> bool:
 
 
 def _rate_clues(train: Rows, trusted: Rows) -> Iterator[Clue]:
+    shifts: list[tuple[float, Clue]] = []
     for at, task in enumerate(train.tasks):
         own, there = train.labels[:, at], trusted.labels[:, at]
         known, known_there = float((own >= 0).mean()), float((there >= 0).mean())
         if known < 0.2 * known_there:
             text = f"labels of task {task} are known for {known:.0%} of the training rows and {known_there:.0%} of the trusted ones"
             yield Clue(cause="mask_drops_labels", weight=0.6, text=text, location=task)
-        n, m = int((own >= 0).sum()), int((there >= 0).sum())
-        if min(n, m) < 200:
+        if min(int((own >= 0).sum()), int((there >= 0).sum())) < 200:
             continue
-        rate, rate_there = float((own[own >= 0] == 1).mean()), float((there[there >= 0] == 1).mean())
-        error = np.sqrt(max(rate_there * (1 - rate_there), 1e-6) * (1 / n + 1 / m))
-        odds = _log_odds(rate) - _log_odds(rate_there)
-        other = _exchanged(train, trusted, at)
-        if other is not None and abs(odds) > 0.4:
-            text = f"{rate:.2%} of the known labels of task {task} are 1, which is the share of task {other} among trusted rows, and the other way round"
+        odds = _log_odds(_rate(train, at)) - _log_odds(_rate(trusted, at))
+        text = f"{_rate(train, at):.2%} of the known labels of task {task} are 1, and {_rate(trusted, at):.2%} among trusted rows"
+        if abs(odds) > 0.4 and (other := _exchanged(train, trusted, at)) is not None:
+            text += f"; this is the share of task {other} there, and the other way round"
             yield Clue(cause="mask_inverted", weight=0.9, text=text, location=task, separating=True)
-        elif abs(rate - rate_there) > 5 * error and abs(odds) > 0.4:
-            text = f"{rate:.2%} of the known labels of task {task} are 1, and {rate_there:.2%} among trusted rows"
-            yield Clue(cause="base_rate_shift", weight=0.75 if abs(odds) > 0.8 else 0.5, text=text, location=task)
+            return
+        if abs(odds) > 0.4 and _moved(train, trusted, at) > 4:
+            weight = 0.75 if abs(odds) > 0.8 else 0.5
+            shifts.append((abs(odds), Clue(cause="base_rate_shift", weight=weight, text=text, location=task)))
+    # The tasks of a funnel move together: one of them tells it.
+    if shifts:
+        yield max(shifts, key=lambda item: item[0])[1]
+
+
+def _moved(train: Rows, trusted: Rows, task: int) -> float:
+    """How many standard errors the share of positives is from that of the trusted rows."""
+    there = _rate(trusted, task)
+    n, m = (int((rows.labels[:, task] >= 0).sum()) for rows in (train, trusted))
+    error = np.sqrt(max(there * (1 - there), 1e-6) * (1 / max(n, 1) + 1 / max(m, 1)))
+    return float(abs(_rate(train, task) - there) / error)
 
 
 def _exchanged(train: Rows, trusted: Rows, task: int) -> str | None:
     """The task that has this one's share of positives among trusted rows, and whose share this one has."""
     own, there = [
-        [_rate(rows, at) if _enough(rows, at) else 0.0 for at in range(len(rows.tasks))] for rows in (train, trusted)
+        [_rate(rows, at) if (rows.labels[:, at] == 1).sum() >= 10 else 0.0 for at in range(len(rows.tasks))]
+        for rows in (train, trusted)
     ]
     for other in range(len(own)):
         apart = abs(there[task] - there[other])
@@ -139,30 +150,21 @@ def _task_clues(train: Rows, neighbours: Rows, trusted: Rows, task: int) -> Iter
 
 
 def _weakened(train: Rows, trusted: Rows, task: int, kept: float, numbers: str) -> Iterator[Clue]:
-    """All features say less than they should: labels are permuted, or wrong for a share of the rows."""
+    """All features say less than they should: labels are permuted, or wrong for a share of the rows.
+
+    Permuted ones leave the share of positives; exchanged ones draw it towards a half.
+    """
     label = train.tasks[task]
     rate, there = _rate(train, task), _rate(trusted, task)
-    # A share s of exchanged labels moves the rate by s (1 − 2 rate); permuted ones leave it.
-    share = (1 - kept) / 2
-    expected = share * (1 - 2 * there)
-    error = np.sqrt(there * (1 - there) * (1 / len(train) + 1 / len(trusted)))
+    drawn = _moved(train, trusted, task) > 4 and abs(rate - 0.5) < abs(there - 0.5)
     weight = 0.9 if kept < LOST else 0.8
-    if abs(expected) > 4 * error and (rate - there) / expected > 0.5:
-        yield Clue(
-            cause="label_noise",
-            weight=weight,
-            text=f"{numbers}; {rate:.1%} of the labels are 1 and {there:.1%} there",
-            location=label,
-        )
+    if drawn and abs(_log_odds(rate) - _log_odds(there)) > 0.1:
+        text = f"{numbers}; {rate:.1%} of the labels are 1 and {there:.1%} there"
+        yield Clue(cause="label_noise", weight=weight, text=text, location=label)
         yield Clue(cause="label_permute", weight=0.3, text=numbers, location=label)
     else:
-        yield Clue(
-            cause="label_permute",
-            weight=weight,
-            text=f"{numbers}, with the same share of positives",
-            location=label,
-            separating=kept < LOST,
-        )
+        text = f"{numbers}, with about the same share of positives"
+        yield Clue(cause="label_permute", weight=weight, text=text, location=label, separating=kept < LOST)
         yield Clue(cause="label_noise", weight=0.3, text=numbers, location=label)
 
 

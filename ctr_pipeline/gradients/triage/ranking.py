@@ -53,6 +53,7 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "clip_by_value": frozenset({"gradient_changed", "clip_per_param"}),
     "amp_no_scaling": frozenset({"gradient_changed", "gradient_zeroed"}),
     "amp_no_unscale": frozenset({"gradient_changed", "clip_per_param", "loss_scaled"}),
+    "duplicate_rows": frozenset({"leak", "label_permute", "feature_missing", "feature_drift", "ids_misplaced"}),
     "hash_clip": frozenset({"ids_misplaced", "feature_drift", "feature_permuted"}),
     "ids_misplaced": frozenset({"hash_clip", "feature_permuted"}),
     "feature_missing": frozenset({"feature_permuted", "feature_drift", "infinite_feature"}),

@@ -1,0 +1,136 @@
+"""Triage of real trainings with a fault: the cause is named, silence where there is none, replays tell cures from masks."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from ctr_pipeline.gradients.drills import fault_named, registered_faults
+from ctr_pipeline.gradients.triage.causes import is_right
+from ctr_pipeline.gradients.triage.evidence import RunEvidence
+from ctr_pipeline.gradients.triage.hypothesis import Hypothesis, Triage
+from ctr_pipeline.training import step as steps
+from ctr_pipeline.training.drilling.drilled_run import prepare_drill
+from ctr_pipeline.training.execution import STOPPED, ProcessContext, execute
+from ctr_pipeline.training.triage_bundle import bundle_clues
+from ctr_pipeline.training.triage_replay import with_replays
+from ctr_pipeline.training.triaging import builder_of, evidence_of, triage_of, with_settings
+
+KINDS = (
+    "amp_no_scaling",
+    "detached_tower",
+    "l2_in_adam",
+    "label_permute",
+    "log_of_negative",
+    "missing_zero_grad",
+    "stale_batch",
+)
+"""One fault of each kind of measurement; the others of the development half are looked at each night."""
+
+
+def named(name: str, seed: int, folder: Path) -> Triage:
+    drill = prepare_drill(fault_named(name) if name else None, seed, folder)
+    settings = drill.job.training.model_dump(mode="json")
+    return triage_of(with_settings(RunEvidence(), settings), drill.build)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_the_built_training_tells_its_fault(name: str, tmp_path: Path) -> None:
+    found = named(name, 3, tmp_path)
+    assert found.top is not None
+    assert is_right(found.top.cause, name)
+    assert found.top.evidence
+    assert found.top.fix
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_of_a_sound_training_nothing_is_named(seed: int, tmp_path: Path) -> None:
+    assert named("", seed, tmp_path).unknown
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_the_faults_of_the_development_half_are_named(seed: int, tmp_path: Path) -> None:
+    faults = [fault for fault in registered_faults() if fault.half == "development"]
+    found = {fault.name: named(fault.name, seed, tmp_path / fault.name) for fault in faults}
+    wrong = {
+        name: t.top.cause if t.top else "" for name, t in found.items() if not t.top or not is_right(t.top.cause, name)
+    }
+    assert len(wrong) <= 0.05 * len(found), wrong
+    assert not [name for name in wrong if found[name].sure]
+
+
+def test_the_incident_is_an_interaction_that_clipping_masks_and_its_fix_cures(tmp_path: Path) -> None:
+    drill = prepare_drill(fault_named("refactor_incident"), 1, tmp_path)
+    went = drill.run(contracts=False)
+    evidence = evidence_of(drill.job.output, went.cause, went.health)
+    found = triage_of(with_settings(evidence, drill.job.training.model_dump(mode="json")), drill.build, replay=True)
+    assert found.top is not None
+    assert (found.top.cause, found.top.verdict) == ("refactor_incident", "cures")
+    assert found.top.location == "ad × click"
+    by_name = {remedy.name: remedy for remedy in found.remedies}
+    assert by_name["clip the norm of all gradients to 10"].verdict == "masks"
+    # Three epochs of a hundred steps, all of them finite and steady.
+    cured = by_name["start the embeddings near 0 and limit the weights"]
+    assert cured.verdict == "cures"
+    assert cured.found.startswith("with it: finite")
+    assert "without: not finite" in cured.found
+
+
+def test_a_training_that_no_longer_breaks_says_nothing_of_remedies(tmp_path: Path) -> None:
+    drill = prepare_drill(None, 1, tmp_path)
+    guess = Triage(hypotheses=(Hypothesis(cause="huge_lr", score=0.9, evidence=("a guess",)),), sure=True)
+    found = with_replays(guess, drill.build, tmp_path / "replays", broke_at=5)
+    assert found.remedies == ()
+    assert not found.sure
+    assert "does not break (it broke at step 5" in found.compared[0]
+
+
+def stopped_by_a_sum(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    inner = steps.multi_task_loss
+
+    def summed(sums, counts, loss_weights):
+        return (sums * loss_weights).sum(), inner(sums, counts, loss_weights)[1]
+
+    monkeypatch.setattr(steps, "multi_task_loss", summed)
+    process = ProcessContext(
+        rank=0,
+        local_rank=0,
+        world=1,
+        under_pipes=False,
+        clock=lambda: 0.0,
+        milliseconds=lambda: 0,
+        cancelled=lambda: False,
+    )
+    result: dict[str, object] = {"warnings": []}
+    assert execute(job, False, process, result) == STOPPED
+    assert result["warnings"] == []
+
+
+def test_a_stopped_training_writes_its_triage(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_by_a_sum(job, monkeypatch)
+    written = json.loads((job.output / "triage.json").read_text())
+    assert written["hypotheses"][0]["cause"] == "loss_sum"
+    assert "the built training" in written["looked_at"]
+
+
+def test_a_triage_that_fails_does_not_hide_the_stop(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_, **__):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("ctr_pipeline.training.stop_triage.triage_of", broken)
+    with pytest.raises(AssertionError, match="no triage: RuntimeError: no"):
+        stopped_by_a_sum(job, monkeypatch)
+    assert not (job.output / "triage.json").exists()
+
+
+def test_a_failed_step_alone_tells_the_fault_of_its_loss(job, monkeypatch: pytest.MonkeyPatch) -> None:
+    stopped_by_a_sum(job, monkeypatch)
+    assert "loss_sum" in {clue.cause for clue in bundle_clues(job.output / "failed_step")}
+
+
+def test_a_job_is_built_again_without_its_reports(job) -> None:
+    trainer = builder_of(job)(job.output / "again")
+    assert trainer.job.mlflow is None
+    assert trainer.files.steps.parent == job.output / "again"
+    assert trainer.step == 0
