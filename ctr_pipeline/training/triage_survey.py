@@ -1,5 +1,6 @@
 """Measures a training that is built once more: its rows, its loss, its model, its optimizers and its first steps."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,8 @@ from ctr_pipeline.training.dataloader import delays_of, gather, to_device
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.triage_steps import STEPS, StepWatch, run_window
 
+_log = logging.getLogger("ctr_pipeline.training")
+
 MOST_ROWS = 2_000_000
 """Rows that are all looked at for a value that no model may see."""
 
@@ -48,7 +51,7 @@ def survey(build: Callable[[Path], Trainer], folder: Path) -> list[Clue]:
         folder: An empty folder for what the training writes.
     """
     trainer = build(folder / "survey")
-    clues = [*row_clues(trainer), *static_clues(trainer)]
+    clues = [*_as_far_as(row_clues(trainer)), *_as_far_as(static_clues(trainer))]
     watched = build(folder / "steps")
     watch = StepWatch(watched)
     stopped = run_window(watched, STEPS, watch)
@@ -57,6 +60,14 @@ def survey(build: Callable[[Path], Trainer], folder: Path) -> list[Clue]:
         text = stopped.cause.message
         clues.append(Clue(cause="nonfinite_weight", weight=0.6, text=text, location=stopped.cause.tensor))
     return clues
+
+
+def _as_far_as(clues: Iterator[Clue]) -> Iterator[Clue]:
+    """The clues up to where looking fails: what is looked at is broken, in any way."""
+    try:
+        yield from clues
+    except Exception:
+        _log.exception("a part of the survey failed")
 
 
 def row_clues(trainer: Trainer) -> Iterator[Clue]:
