@@ -54,6 +54,8 @@ def _finding_clues(evidence: RunEvidence) -> Iterator[Clue]:
         yield Clue(
             cause="dead_relu", weight=0.4 if error else 0.2, text=str(found["message"]), location=found.get("tensor")
         )
+    if (found := evidence.finding("stale_batch")) is not None:
+        yield Clue(cause="stale_batch", weight=0.85, text=str(found["message"]))
     if (found := evidence.finding("norm_ratio")) is not None and found["severity"] == "error":
         yield Clue(cause="huge_lr", weight=0.15, text=str(found["message"]))
 
