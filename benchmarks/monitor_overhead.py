@@ -1,6 +1,6 @@
 """What gradient health costs: its share of the thread time of a training step, on a model of the demo's size.
 
-Six ways to take the same steps, on the same rows and from the same weights:
+Ways to take the same steps, on the same rows:
 
 - ``plain``: forward, loss, backward, norm, clip, update and a line with loss and norm in a log; what the shares are of;
 - ``default``: the trainer's step: a line for each step, norms by tensor every 20 steps, details every 100;
@@ -9,8 +9,8 @@ Six ways to take the same steps, on the same rows and from the same weights:
 - ``anomaly``: ``plain`` under ``torch.autograd.detect_anomaly``;
 - ``naive hooks``: ``plain`` with hooks that take mean, standard deviation, extremes and a histogram of each output and gradient.
 
-A round takes a block of steps of each way, in an order that is drawn for each round; a share is the median over the rounds of
-the difference to ``plain`` of the same round. Time is that of the thread (``time.thread_time``): torch computes with one. The
+A round takes 100 steps of each way, ten at a time by turns in an order that is drawn each time, and on a model that is drawn, so
+that each way meets the same load of the machine and the same places in memory; a share is the median over the rounds of the difference to ``plain`` of the same round. Time is that of the thread (``time.thread_time``): torch computes with one. The
 reader's thread is another one, as in a training; it looks at the values of each batch and hashes them, in some 50 microseconds.
 ``plain again`` is a second ``plain``: how far its share is from 0 is what the machine's noise makes of no difference at all.
 
@@ -27,6 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -40,6 +41,7 @@ from ctr_pipeline.datasets import PackedSplit
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
 from ctr_pipeline.gradients.adapters.batch import BatchView, content_hash
 from ctr_pipeline.gradients.adapters.inputs import InputCheck
+from ctr_pipeline.gradients.core.monitor import GradientMonitor
 from ctr_pipeline.gradients.core.norms import clip_gradients, gradient_norms
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.training import Training
@@ -51,7 +53,15 @@ from ctr_pipeline.training.job_spec import TrainingJob
 from ctr_pipeline.training.plan import plan_training
 from ctr_pipeline.training.step import StepPosition, StepState, take_step, update
 
-TRAINERS = ("default", "each step", "details each step")
+WAYS = ("plain", "plain again", "default", "each step", "details each step", "anomaly", "naive hooks")
+TRAINERS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "each step": {"log_every": 1},
+    "details each step": {"log_every": 1, "detail_every": 1},
+}
+
+TURN = 10
+"""Steps that a way takes before it is another one's turn."""
 
 MOST_DEFAULT, MOST_EACH_STEP = 0.015, 0.03
 
@@ -89,25 +99,20 @@ def rows(number: int, seed: int) -> PackedSplit:
 
 @dataclass
 class Way:
-    """A way to take steps: a state of its own, and the function that takes the next step."""
+    """A way to take steps: for each state that it may use, the function that takes the next step."""
 
     name: str
-    state: StepState
-    step: Callable[[BatchView, int], None]
-    surrounding: Callable[[], Any] | None = None
+    steps: list[Callable[[BatchView, int], None]]
+    surrounding: Callable[[], Any] = nullcontext
 
-    def seconds(self, batches: Sequence[BatchView], first: int) -> float:
-        """Thread time of one block."""
-        if self.surrounding is not None:
-            with self.surrounding():
-                return self._seconds(batches, first)
-        return self._seconds(batches, first)
-
-    def _seconds(self, batches: Sequence[BatchView], first: int) -> float:
-        started = time.thread_time()
-        for place, batch in enumerate(batches):
-            self.step(batch, first + place)
-        return time.thread_time() - started
+    def seconds(self, batches: Sequence[BatchView], first: int, place: int) -> float:
+        """Thread time of some steps on state ``place``."""
+        step = self.steps[place % len(self.steps)]
+        with self.surrounding():
+            started = time.thread_time()
+            for number, batch in enumerate(batches, first):
+                step(batch, number)
+            return time.thread_time() - started
 
 
 def plain_step(state: StepState, folder: Path) -> Callable[[BatchView, int], None]:
@@ -165,8 +170,8 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
     """Median share of the thread time of ``plain`` that each way takes more."""
     split, shape = rows(ROWS, 1), layout()
 
-    def state(every: int, details: int | None) -> StepState:
-        training = Training(batch_size=arguments.batch, threads=1, log_every=every, detail_every=details)
+    def state() -> StepState:
+        training = Training(batch_size=arguments.batch, threads=1)
         model = Model(embedding_dim=8, hidden=arguments.hidden)
         job = TrainingJob(dataset=folder, output=folder, seed=7, device="cpu", model=model, training=training)
         plan = plan_training(training, model, ROWS, 5000)
@@ -176,19 +181,22 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
         made.model.train()
         return made
 
-    periods: dict[str, tuple[int, int | None]] = dict.fromkeys(("plain", "plain again", "default"), (20, None))
-    periods |= {"each step": (1, None), "details each step": (1, 1)}
-    periods |= dict.fromkeys(("anomaly", "naive hooks"), (20, None))
-    states = {name: state(*own) for name, own in periods.items()}
-    hook_naively(states["naive hooks"].model, [])
-    ways = [Way(name, own, plain_step(own, folder)) for name, own in states.items()]
-    for way in ways:
-        if way.name in TRAINERS:
-            way.step = trainer_step(way.state, folder)
-        if way.name == "anomaly":
-            way.surrounding = lambda: torch.autograd.set_detect_anomaly(True)
-    if arguments.only:
-        ways = [way for way in ways if way.name in ("plain", *arguments.only)]
+    names = [name for name in WAYS if name == "plain" or not arguments.only or name in arguments.only]
+    # Where a model lies in memory makes some per cent: the ways change states at each turn.
+    states = [state() for name in names if name != "naive hooks"]
+    ways = []
+    for name in names:
+        used = [state()] if name == "naive hooks" else states
+        if name == "naive hooks":
+            hook_naively(used[0].model, [])
+        if name in TRAINERS:
+            training = Training(**TRAINERS[name])
+            every, details = training.log_every, training.steps_between_details
+            watched = [replace(own, monitor=GradientMonitor(own.model, every, None, details)) for own in used]
+            ways.append(Way(name, [trainer_step(own, folder) for own in watched]))
+            continue
+        anomaly = (lambda: torch.autograd.set_detect_anomaly(True)) if name == "anomaly" else nullcontext
+        ways.append(Way(name, [plain_step(own, folder) for own in used], anomaly))
     inputs = InputCheck(shape)
     order, shuffled = np.random.default_rng(2).permutation(ROWS), np.random.default_rng(3)
     found: dict[str, list[float]] = {way.name: [] for way in ways}
@@ -198,8 +206,12 @@ def measure(arguments: argparse.Namespace, folder: Path) -> dict[str, float]:
         # As the reader's thread does it.
         read = [gather(split, order[start : start + arguments.batch]) for start in starts]
         batches = [replace(batch, faulty=inputs.is_faulty(batch), content=content_hash(batch)) for batch in read]
-        turned = [ways[place] for place in shuffled.permutation(len(ways))]
-        seconds = {way.name: way.seconds(batches, first) for way in turned}
+        seconds = dict.fromkeys(found, 0.0)
+        for start in range(0, arguments.steps, TURN):
+            used = shuffled.permutation(len(states))
+            for number in shuffled.permutation(len(ways)):
+                way, place = ways[number], int(used[number % len(states)])
+                seconds[way.name] += way.seconds(batches[start : start + TURN], first + start, place)
         if turn:  # The first round warms up.
             for name, value in seconds.items():
                 found[name].append(value)
@@ -216,7 +228,7 @@ def main() -> int:
     """Measure, print the shares as JSON, and judge them where asked."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=15)
-    parser.add_argument("--steps", type=int, default=100, help="steps of a block: a multiple of those between details")
+    parser.add_argument("--steps", type=int, default=100, help="steps of a round: a multiple of those between details")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--hidden", type=int, nargs="*", default=[128, 64])
     parser.add_argument("--only", nargs="*", default=[], help="ways beside plain")

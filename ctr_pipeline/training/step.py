@@ -156,7 +156,7 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
     seen = to_device(batch if fault is None else batch.without_rows(), state.group.device)
     counts = state.group.sum(state.objectives.known_counts(seen.labels, seen.delays))
     state.monitor.begin(at.step)
-    measured = state.monitor.is_probe(at.step)
+    measured = state.monitor.probing
     if measured:
         with state.monitor.forward():
             logits = state.forward(seen)
@@ -213,7 +213,7 @@ def update(state: StepState, taken: TakenStep) -> Diagnosis | None:
     if taken.decision == "stop":
         state.monitor.stop(taken.record, taken.loss)
         return cause_of(state, taken)
-    measured = state.monitor.is_probe(taken.record.step)
+    measured = state.monitor.probing
     if taken.decision == "update":
         clip_gradients(taken.norms, taken.record.grad_norm, state.clip_norm)
         kept = measured or state.last_good.is_needed()

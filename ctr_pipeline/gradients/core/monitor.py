@@ -68,7 +68,7 @@ class GradientMonitor:
         self._at_each_step = [d for d in self._detectors if not getattr(d, "detailed_only", False)]
         self._waiting: list[tuple[StepRecord, Sequence[str], Sequence[float]]] = []
         self._prepared = [d.begin for d in self._detectors if hasattr(d, "begin")]
-        self._probing = self.logging = False
+        self.probing = self.logging = False
         self._activations: list[Activation] = []
         self.lookups: list[EmbeddingOutput] = []
         self._steps, self._step = 0, 0
@@ -117,18 +117,18 @@ class GradientMonitor:
 
     def begin(self, step: int) -> None:
         """Call before the forward pass: arms the detailed record where one is due."""
-        self._probing, self.logging = self.is_probe(step), self.is_logged(step)
+        self.probing, self.logging = self.is_probe(step), self.is_logged(step)
         if self._activations or self.lookups:
             self._activations, self.lookups = [], []
         if self._prepared:
-            start = StepStart(step=step, probed=self._probing)
+            start = StepStart(step=step, probed=self.probing)
             for begin in self._prepared:
                 begin(start)
 
     @contextmanager
     def forward(self) -> Iterator[None]:
         """The block in which the step's forward pass runs."""
-        if not self._probing:
+        if not self.probing:
             yield
             return
         with self._observer.observe() as found, self._embeddings.observe() as lookups:
@@ -180,7 +180,7 @@ class GradientMonitor:
         if not record.skipped:
             self._note_norm(record.grad_norm)
         probe = None
-        if self._probing:
+        if self.probing:
             probe = Probe(loss=loss, activations=self._activations, updates=updates, hidden=self._hidden)
             blocks = [*blocks, *activation_quantiles(self._activations)]
         if self.logging:
@@ -199,7 +199,7 @@ class GradientMonitor:
 
     def stop(self, record: StepRecord, loss: LossView | None = None) -> None:
         """Note the step that is about to stop the run, with its ``loss`` where it is measured in detail."""
-        probe = Probe(loss=loss, activations=self._activations, updates=()) if self._probing else None
+        probe = Probe(loss=loss, activations=self._activations, updates=()) if self.probing else None
         self._catch_up()
         self._steps += 1
         self._ring.append((record, (), ()))

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
@@ -70,19 +71,24 @@ class StepRecord:
         if not math.isfinite(self.loss + self.grad_norm + sum(self.task_losses.values())):
             return json.dumps(self.to_dict())
         ratio = "null" if self.norm_ratio is None else repr(self.norm_ratio)
-        content = "null" if self.batch_hash is None else self.batch_hash
-        losses = "".join([f', "loss_{task}": {value!r}' for task, value in self.task_losses.items()])
-        known = "".join([f', "known_{task}": {count}' for task, count in self.known_labels.items()])
-        return (
-            f'{{"step": {self.step}, "epoch": {self.epoch}, "loss": {self.loss!r}, "grad_norm": {self.grad_norm!r}, '
-            f'"norm_ratio": {ratio}, "clipped": {_truth(self.clipped)}, "skipped": {_truth(self.skipped)}, '
-            f'"learning_rate": {self.learning_rate!r}, "rows": {self.rows}, "loss_scale": {self.loss_scale!r}, '
-            f'"batch_hash": {content}{losses}{known}}}'
-        )
+        values = (
+            self.step, self.epoch, self.loss, self.grad_norm, ratio, "true" if self.clipped else "false",
+            "true" if self.skipped else "false", self.learning_rate, self.rows, self.loss_scale,
+            "null" if self.batch_hash is None else self.batch_hash, *self.task_losses.values(), *self.known_labels.values(),
+        )  # fmt: skip
+        return _template(tuple(self.task_losses), tuple(self.known_labels)) % values
 
 
-def _truth(value: bool) -> str:
-    return "true" if value else "false"
+@cache
+def _template(losses: tuple[str, ...], known: tuple[str, ...]) -> str:
+    """Where the values of a line go."""
+    fixed = (
+        '"step": %d, "epoch": %d, "loss": %r, "grad_norm": %r, "norm_ratio": %s, "clipped": %s, "skipped": %s, '
+        '"learning_rate": %r, "rows": %d, "loss_scale": %r, "batch_hash": %s'
+    )
+    named = [json.dumps(f"loss_{task}").replace("%", "%%") + ": %r" for task in losses]
+    named += [json.dumps(f"known_{task}").replace("%", "%%") + ": %d" for task in known]
+    return "{" + ", ".join([fixed, *named]) + "}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
