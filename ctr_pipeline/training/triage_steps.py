@@ -22,6 +22,7 @@ from ctr_pipeline.gradients.triage.evidence import Clue
 from ctr_pipeline.gradients.triage.gradient_rules import Received, Written, received_clues, written_clues
 from ctr_pipeline.training.dataloader import gather, to_device
 from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.lr_schedule import learning_rate_factor
 from ctr_pipeline.training.stopping import Cancelled, Stopped
 
 _log = logging.getLogger("ctr_pipeline.training")
@@ -98,7 +99,7 @@ class StepWatch:
         clues: What was noticed.
         norms: Gradient norm of each step before clipping.
         losses: Loss of each step.
-        ratios: By parameter, ‖update‖ / ‖weights‖ of the steps that were looked at closely.
+        ratios: By parameter, ‖update‖ / ‖weights‖, as at the peak of the learning rate, of the steps that were looked at closely.
     """
 
     trainer: Trainer
@@ -255,6 +256,9 @@ class StepWatch:
             return
         floor = (0.01 if rows is None else 0.2) * before.numel() ** 0.5
         ratio = float((after - before).norm()) / max(float(before.norm()), floor)
+        # As it will be once the learning rate has warmed up.
+        share = learning_rate_factor(self.trainer.step, self.trainer.steps, self.trainer.job.training.warmup_fraction)
+        ratio /= max(share, 1e-3)
         self.ratios.setdefault(name, []).append(ratio)
 
     def _look_at(self, batch: BatchView) -> None:
@@ -305,7 +309,7 @@ class StepWatch:
             return
         worst = max(largest, key=lambda name: largest[name])
         if largest[worst] > 1.0:
-            text = f"one update moves {worst} by {largest[worst]:.3g} of its own size"
+            text = f"at the peak of the learning rate one update moves {worst} by {largest[worst]:.3g} of its own size"
             weight = 0.85 if largest[worst] > 3 else 0.5
             yield Clue(cause="huge_lr", weight=weight, text=text, location=worst, separating=weight > 0.8)
         moved = {name: value for name, value in largest.items() if value > 0}

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 import shutil
 import subprocess
 from collections.abc import Callable
@@ -262,6 +263,12 @@ def test_a_training_that_breaks_says_why_keeps_its_evidence_and_leaves_no_model(
     logged = shop.folder / "data" / "mlflow-artifacts" / kept.name / "artifacts"
     assert (logged / "failed_step" / "diagnosis.json").is_file()
     assert (logged / "failure" / "failure.json").is_file()
+    # The trainer's own triage: in the console, beside the evidence and in MLflow; and what the command says of it.
+    assert re.search(r"[Cc]ause.*: huge_lr at .* Fix: lower it to its default", said)
+    for triage in (kept / "triage.json", logged / "failure" / "triage.json"):
+        assert json.loads(triage.read_text(encoding="utf-8"))["hypotheses"][0]["cause"] == "huge_lr"
+    assert f"More: ctr why {kept}" in said
+    assert "huge_lr" in ctr("why", "latest", "--data-root", shop.folder / "data").stdout
     for name in ("latest", kept.name):
         shown = ctr("report", name, "--data-root", shop.folder / "data").stdout
         assert "The training failed" in shown
