@@ -18,8 +18,9 @@ from ctr_pipeline.gradients.adapters.inputs import input_fault
 from ctr_pipeline.gradients.adapters.rehearsal import kept_buffers, without_gradients
 from ctr_pipeline.gradients.contracts.clip_direction import gradient_values
 from ctr_pipeline.gradients.contracts.kept_state import kept_generators
+from ctr_pipeline.gradients.triage.batch_rules import batch_clues
 from ctr_pipeline.gradients.triage.evidence import Clue
-from ctr_pipeline.gradients.triage.gradient_rules import Received, Written, received_clues, written_clues
+from ctr_pipeline.gradients.triage.gradient_rules import Received, Written, received_clues, state_clues, written_clues
 from ctr_pipeline.training.dataloader import gather, to_device
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.lr_schedule import learning_rate_factor
@@ -232,6 +233,7 @@ class StepWatch:
         if not self._before:
             self._before = {name: p.detach().clone() for name, p in model.named_parameters()} if small else {}
         held = [p for group in optimizer.param_groups for p in group["params"]]
+        self._keep(state_clues(optimizer, len(self.norms)))
         for parameter in held:
             name = self._names.get(id(parameter))
             if name is not None and parameter.grad is not None:
@@ -276,18 +278,9 @@ class StepWatch:
             text = "batches are rows that stand side by side: the order is not random"
             self._keep(iter([Clue(cause="stale_batch", weight=0.6, text=text)]))
         stored = gather(self.trainer.train, rows.numpy())
-        lost = torch.isnan(batch.numeric.cpu()) & ~torch.isnan(stored.numeric)
-        if bool(lost.any()):
-            column = int(lost.any(dim=0).nonzero()[0])
-            name = self.trainer.dataset.layout.numeric[column].name
-            text = f"feature {name} is missing in {float(lost[:, column].float().mean()):.0%} of a batch, and its rows have it"
-            self._keep(iter([Clue(cause="feature_missing", weight=0.93, text=text, location=name, separating=True)]))
-            return
-        for name, cause in (("labels", "label_permute"), ("ids", "ids_misplaced"), ("numeric", "feature_permuted")):
-            own, there = getattr(batch, name).cpu(), getattr(stored, name)
-            if own.shape != there.shape or not torch.allclose(own.double(), there.double(), equal_nan=True):
-                text = f"{name} of the batch are not those of its rows in the dataset"
-                self._keep(iter([Clue(cause=cause, weight=0.8, text=text)]))
+        layout = self.trainer.dataset.layout
+        names = [column.name for column in layout.numeric], [column.name for column in layout.id_columns]
+        self._keep(batch_clues(batch, stored, *names))
 
     def _reach_clues(self) -> Iterator[Clue]:
         named = [name for name, p in self.trainer.model.named_parameters() if p.requires_grad]

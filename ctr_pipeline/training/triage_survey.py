@@ -3,24 +3,13 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
 
-from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.inputs import input_fault
-from ctr_pipeline.gradients.adapters.ranker_contracts import INDEPENDENT_ROWS, profile
-from ctr_pipeline.gradients.adapters.rehearsal import BuiltTraining, initial_tables, kept_buffers, rehearse
-from ctr_pipeline.gradients.contracts.batch_tensors import tensors_of
-from ctr_pipeline.gradients.contracts.initial_state import live_units_outcome
-from ctr_pipeline.gradients.contracts.kept_state import kept_generators
-from ctr_pipeline.gradients.contracts.outcome import Outcome
-from ctr_pipeline.gradients.contracts.sample_independence import check_cross_sample
-from ctr_pipeline.gradients.contracts.starting_prediction import starting_prediction_outcome
-from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
-from ctr_pipeline.gradients.core.activations import observed_activations
+from ctr_pipeline.gradients.adapters.ranker_contracts import profile
+from ctr_pipeline.gradients.adapters.rehearsal import BuiltTraining, initial_tables
 from ctr_pipeline.gradients.triage.contract_rules import contract_clues
 from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
 from ctr_pipeline.gradients.triage.feature_rules import feature_clues
@@ -32,6 +21,7 @@ from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.assembly import build_objectives
 from ctr_pipeline.training.dataloader import delays_of, gather, to_device
 from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.triage_forward import forward_clues
 from ctr_pipeline.training.triage_steps import STEPS, StepWatch, run_window
 
 _log = logging.getLogger("ctr_pipeline.training")
@@ -143,12 +133,8 @@ def static_clues(trainer: Trainer) -> Iterator[Clue]:
         forward=state.forward, smoothing=trainer.job.training.label_smoothing, base_rates=rates,
         scale=trainer.precision.factor, half=trainer.precision.name != "fp32",
     )  # fmt: skip
-    if (found := _nonfinite_forward(built, batch)) is not None:
-        yield found
-        return
     yield from _bias_clues(trainer, built.rates)
-    outcomes = list(_forward_outcomes(built, batch))
-    yield from contract_clues(RunEvidence(outcomes=[found.to_dict() for found in outcomes]))
+    yield from forward_clues(built, batch)
 
 
 def _bias_clues(trainer: Trainer, rates: Sequence[float]) -> Iterator[Clue]:
@@ -164,46 +150,3 @@ def _bias_clues(trainer: Trainer, rates: Sequence[float]) -> Iterator[Clue]:
         task = trainer.dataset.layout.tasks[at]
         text = f"the bias of the head for task {task} is {float(own[at]):.3g}, and {float(expected[at]):.3g} by its base rate"
         yield Clue(cause="no_base_rate", weight=0.85, text=text, location=task, separating=True)
-
-
-def _nonfinite_forward(built: BuiltTraining, batch: BatchView) -> Clue | None:
-    """The first part of an untrained model whose output is not finite while its weights and the rows are."""
-    model, found = built.model, list[str]()
-
-    def look(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def hook(_: nn.Module, __: Any, output: Any) -> None:
-            if any(t.is_floating_point() and not bool(torch.isfinite(t).all()) for t in tensors_of(output)):
-                found.append(name)
-
-        return hook
-
-    handles = [module.register_forward_hook(look(name)) for name, module in model.named_modules() if name]
-    try:
-        with kept_generators(model), kept_buffers(model), torch.no_grad():
-            logits = built.forward(batch)
-    finally:
-        for handle in handles:
-            handle.remove()
-    if bool(torch.isfinite(logits).all()):
-        return None
-    if any(not bool(torch.isfinite(p).all()) for p in [*model.parameters(), *model.buffers()] if p.is_floating_point()):
-        return Clue(cause="nonfinite_weight", weight=0.5, text="logits are not finite, and some weights neither")
-    where = next(iter(found), "the forward pass")
-    text = f"the output of {where} is not finite before the first step; rows and weights are"
-    return Clue(cause="log_of_negative", weight=0.9, text=text, location=where, separating=True)
-
-
-def _forward_outcomes(built: BuiltTraining, batch: Any) -> Iterator[Outcome]:
-    """Contracts of the forward pass that tell a cause by themselves."""
-    model = built.model
-    yield from (o for o in rehearse(built, batch).outcomes if o.name in ("own_rows", "table_rows"))
-    few = batch.each(lambda tensor: tensor[:INDEPENDENT_ROWS])
-    with kept_generators(model), kept_buffers(model), torch.no_grad():
-        setup = TrainingSetup(model=model, batch=few, forward=lambda _, b: built.forward(b), loss=lambda z, _: z.sum())
-        limit = 1e-5 if few.numeric.device.type == "cpu" and not built.half else 1e-3
-        yield check_cross_sample(setup, limit=limit, double=False)
-        model.eval()
-        with observed_activations(model) as activations:
-            logits = built.forward(few)
-        yield live_units_outcome(activations)
-        yield starting_prediction_outcome(logits, built.rates, built.layout.tasks)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,11 +10,18 @@ import torch
 from torch import Tensor, nn
 
 from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.gradients.triage.batch_rules import batch_clues
 from ctr_pipeline.gradients.triage.comparison import compare
 from ctr_pipeline.gradients.triage.contract_rules import contract_clues
 from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
 from ctr_pipeline.gradients.triage.feature_rules import feature_clues
-from ctr_pipeline.gradients.triage.gradient_rules import Received, Written, received_clues, written_clues
+from ctr_pipeline.gradients.triage.gradient_rules import (
+    Received,
+    Written,
+    received_clues,
+    state_clues,
+    written_clues,
+)
 from ctr_pipeline.gradients.triage.label_rules import label_clues, weight_clues
 from ctr_pipeline.gradients.triage.loss_rules import loss_clues, task_weight_clues
 from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_clues, model_clues, setting_clues
@@ -282,3 +290,49 @@ def test_the_last_good_training_tells_what_is_new() -> None:
     assert any("gradient norm of the first steps is 9, 9 times" in fact for fact in found.facts)
     assert causes(found.clues) == {"huge_lr"}
     assert compare(good, good, ["ad"], ["ad"]).facts == ()
+
+
+def stored_rows() -> BatchView:
+    generator = torch.Generator().manual_seed(4)
+    return BatchView(
+        numeric=torch.randn(100, 1, generator=generator), ids=torch.randint(2, 40, (100, 1), generator=generator),
+        labels=torch.randint(0, 2, (100, 1), generator=generator).to(torch.int8), weights=torch.ones(100, 1),
+        rows=torch.arange(100), position=torch.zeros(100),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda _: {}, None),
+        (
+            lambda b: {"labels": b.labels[torch.randperm(100, generator=torch.Generator().manual_seed(1))]},
+            "label_permute",
+        ),
+        (lambda b: {"labels": b.labels.roll(1, 0)}, "row_shift"),
+        (lambda b: {"labels": 1 - b.labels}, "label_flip"),
+        (lambda b: {"labels": torch.full_like(b.labels, -1)}, "mask_drops_labels"),
+        (lambda b: {"weights": b.weights * 9}, "weights_scaled"),
+        (lambda b: {"numeric": b.numeric * 50}, "unnormalised_feature"),
+        (lambda b: {"numeric": b.numeric.flip(0)}, "feature_permuted"),
+        (lambda b: {"numeric": b.numeric.log()}, "feature_missing"),
+        (lambda b: {"ids": b.ids.clamp_max(6)}, "hash_clip"),
+        (lambda b: {"ids": b.ids.flip(0)}, "feature_permuted"),
+    ],
+)
+def test_a_batch_is_compared_with_the_rows_that_it_was_read_from(change, cause: str | None) -> None:
+    stored = stored_rows()
+    own = replace(stored, **change(stored))
+    assert causes(batch_clues(own, stored, ["price"], ["ad"])) == ({cause} if cause else set())
+
+
+def test_an_optimizer_remembers_its_updates() -> None:
+    layer = nn.Linear(2, 1)
+    optimizer = torch.optim.AdamW(layer.parameters())
+    for _ in range(3):
+        layer(torch.ones(4, 2)).sum().backward()
+        optimizer.step()
+    assert not list(state_clues(optimizer, 3))
+    optimizer.state.clear()
+    assert causes(state_clues(optimizer, 3)) == {"optimizer_state_reset"}
+    assert not list(state_clues(torch.optim.SGD(layer.parameters(), lr=0.1), 3))

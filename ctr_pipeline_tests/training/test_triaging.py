@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from ctr_pipeline.gradients.drills import fault_named, registered_faults
 from ctr_pipeline.gradients.triage.causes import is_right
@@ -14,6 +15,7 @@ from ctr_pipeline.training.drilling.drilled_run import prepare_drill
 from ctr_pipeline.training.execution import STOPPED, ProcessContext, execute
 from ctr_pipeline.training.triage_bundle import bundle_clues
 from ctr_pipeline.training.triage_replay import with_replays
+from ctr_pipeline.training.triage_survey import static_clues
 from ctr_pipeline.training.triaging import builder_of, evidence_of, triage_of, with_settings
 
 KINDS = (
@@ -134,3 +136,22 @@ def test_a_job_is_built_again_without_its_reports(job) -> None:
     assert trainer.job.mlflow is None
     assert trainer.files.steps.parent == job.output / "again"
     assert trainer.step == 0
+
+
+@pytest.mark.parametrize(
+    ("change", "cause"),
+    [
+        (lambda m: m.head.register_forward_hook(lambda _, __, z: torch.sigmoid(z)), "double_sigmoid"),
+        (lambda m: m.head.register_forward_hook(lambda _, __, z: 3 * torch.tanh(z)), "bounded_logits"),
+        (lambda m: m.tower.register_forward_hook(lambda _, __, h: h * torch.rand_like(h)), "random_in_evaluation"),
+        (lambda m: m.tower.register_forward_hook(lambda _, __, h: h + h.mean(0, keepdim=True)), "batch_mixing"),
+        (lambda m: m.numeric.register_forward_pre_hook(lambda _, given: (given[0] * torch.tensor([1.0, 0.0]),)), "feature_ignored"),
+    ],
+)  # fmt: skip
+def test_the_forward_pass_of_the_untrained_model_tells_its_fault(change, cause: str, tmp_path: Path) -> None:
+    trainer = prepare_drill(None, 1, tmp_path).build(tmp_path / "run")
+    before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
+    change(trainer.model)
+    found = max(static_clues(trainer), key=lambda clue: clue.weight)
+    assert found.cause == cause
+    assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())

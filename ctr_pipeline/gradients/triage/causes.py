@@ -37,7 +37,7 @@ _CAUSES = (
     Cause("weights_misapplied", "the weights of the labels are not applied, or applied twice", "multiply each label's loss by its weight once", ("weights_twice", "weights_missing", "weights_ignored", "weights_other")),
     Cause("class_weights", "the two classes are weighted, so that predictions are not probabilities", "remove the weights of the classes, or correct the predictions", ("pos_weight",)),
     Cause("task_weight_huge", "the loss of one task drowns the others", "bring the weights of the tasks to one scale", ("task_weight_wrong", "task_weight_twice", "task_weight_missing")),
-    Cause("wrong_loss", "the loss is another function than the one that is declared", "use the loss that the spec names", ("squared_error", "other_loss", "mse_loss", "clamped_logits", "clamped", "mean_over_rows", "divided_twice")),
+    Cause("wrong_loss", "the loss is another function than the one that is declared", "use the loss that the spec names", ("squared_error", "other_loss", "mse_loss", "clamped", "clamped_logits", "mean_over_rows", "divided_twice")),
     Cause("loss_scaled", "the loss is multiplied by a constant", "remove the factor", ("loss_scale", "scaled_loss")),
     # Gradients between backward and update.
     Cause("missing_zero_grad", "gradients of earlier steps are never cleared", "call zero_grad of every optimizer in each step"),
@@ -60,6 +60,7 @@ _CAUSES = (
     Cause("l2_in_adam", "a penalty or a decay moves rows that the batch does not read", "regularise the rows of the batch, or decouple the decay", ("weight_decay_in_adam", "decay_of_tables")),
     Cause("huge_weight_decay", "decay or a penalty draws weights to 0 faster than they learn", "lower it to its default", ("weight_decay_huge", "l2_huge", "embedding_l2_huge")),
     Cause("optimizer_settings", "settings of an optimizer (betas, momentum, epsilon) are far from usual ones", "use its defaults", ("momentum_huge", "adam_epsilon", "huge_epsilon", "epsilon_zero", "eps_zero", "betas")),
+    Cause("optimizer_state_reset", "the state of an optimizer is lost between steps", "keep the optimizer, and its state, for the whole training", ("state_reset", "fresh_optimizer")),
     Cause("weights_overwritten", "something beside the optimizers writes weights: they do not move as their optimizer would move them", "let the optimizer alone write weights", ("weights_reset", "table_reset", "update_skipped", "update_twice", "double_step")),
     # Initial state and model.
     Cause("new_embedding_huge", "a table starts with values many times those of the others", "start embeddings near 0", ("huge_table", "embedding_init_large")),
@@ -71,6 +72,9 @@ _CAUSES = (
     Cause("dead_relu", "the units of a layer are flat for every row", "start biases at 0, and normalise what comes in", ("dead_units", "saturated_units")),
     Cause("wrong_offsets", "a feature reads rows of another one in a table that they share", "pack the dataset again, and build the model from its layout", ("shared_rows", "offset_collapse")),
     Cause("eval_mode", "modules are in evaluation mode while training", "call model.train() before each epoch", ("batch_norm_eval",)),
+    Cause("random_in_evaluation", "the model draws random numbers, or changes, in evaluation mode too", "ask for module.training", ("dropout_in_evaluation",)),
+    Cause("bounded_logits", "logits are squashed or cut off: predictions cannot come near 0 or 1", "remove what limits them", ("tanh_logits", "clamped_output")),
+    Cause("feature_ignored", "a feature has no way into the model", "let the model read it", ("feature_not_read", "ignored_feature")),
     Cause("batch_mixing", "a row's prediction depends on the other rows of its batch", "normalise over features, not over the batch", ("batch_leak", "cross_sample")),
     Cause("dropout_too_high", "dropout leaves almost nothing of what is before it", "lower it to .5 or less", ("dropout_huge", "huge_dropout")),
     Cause("fp16_embedding", "weights are stored in 16 bits: small updates are lost", "keep weights in float32", ("fp16_weights", "half_weights", "bf16_weights")),

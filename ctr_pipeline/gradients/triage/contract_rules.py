@@ -189,7 +189,9 @@ _RULES: dict[str, Rule] = {
     "task_balance": _of("task_weight_huge", 0.9),
     "update_ratio": _of("huge_lr", 0.8, separating=False),
     "label_alignment": _of("label_permute", 0.6, separating=False),
-    "feature_leak": _of("leak", 0.9),
+    "evaluation_mode": _of("random_in_evaluation", 0.93),
+    "feature_dominance": _of("leak", 0.4, separating=False),
+    "feature_leak": _of("leak", 0.88),
     "repeated_batch": _of("stale_batch", 0.95),
     "first_loss": _of("wrong_loss", 0.3, separating=False),
 }  # fmt: skip

@@ -226,3 +226,25 @@ def written_clues(parameters: Sequence[Written], rates: Mapping[str, float]) -> 
         name, by = max(wrong, key=lambda item: item[1])
         text = f"{listed([n for n, _ in wrong])}: what a step wrote is not what the optimizer writes (up to {by:.3g} of its update apart)"
         yield Clue(cause="weights_overwritten", weight=0.85, text=text, location=name, separating=True)
+
+
+def state_clues(optimizer: torch.optim.Optimizer, updates: int) -> Iterator[Clue]:
+    """Clues from the state of an optimizer that has made some updates: it remembers them.
+
+    Args:
+        optimizer: About to make its next update.
+        updates: Those that it has made.
+    """
+    kind = type(optimizer).__name__
+    remembers = any("betas" in group or group.get("momentum", 0) for group in optimizer.param_groups)
+    states = list(optimizer.state.values())
+    counted = [float(state["step"]) for state in states if "step" in state]
+    sums = [float(state["accumulated"].sum()) for state in states if "accumulated" in state]
+    lost = (
+        (remembers and not states)
+        or (bool(counted) and max(counted) < 0.5 * updates)
+        or (bool(sums) and max(sums) == 0)
+    )
+    if updates >= 2 and lost:
+        text = f"{kind} has made {updates} updates, and its state knows of {max(counted, default=0):g}"
+        yield Clue(cause="optimizer_state_reset", weight=0.9, text=text, location=kind, separating=True)

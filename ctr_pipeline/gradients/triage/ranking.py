@@ -56,7 +56,6 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "duplicate_rows": frozenset({"leak", "label_permute", "feature_missing", "feature_drift", "ids_misplaced"}),
     "hash_clip": frozenset({"ids_misplaced", "feature_drift", "feature_permuted"}),
     "ids_misplaced": frozenset({"hash_clip", "feature_permuted"}),
-    "feature_missing": frozenset({"feature_permuted", "feature_drift", "infinite_feature"}),
     "feature_drift": frozenset({"feature_permuted"}),
     "label_noise": frozenset({"mask_inverted", "base_rate_shift", "label_permute"}),
     "mask_inverted": frozenset({"base_rate_shift", "no_base_rate", "label_noise"}),
@@ -65,6 +64,9 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "label_flip": frozenset({"no_base_rate", "base_rate_shift", "mask_inverted", "label_noise", "feature_drift"}),
     "log_of_negative": frozenset({"log0", "bad_init_large", "no_base_rate", "huge_lr", "detached_tower", "dead_relu"}),
     "nonfinite_weight": frozenset({"log0", "bad_init_large", "no_base_rate", "log_of_negative"}),
+    "feature_missing": frozenset({"feature_permuted", "feature_drift", "infinite_feature", "feature_ignored"}),
+    "batch_mixing": frozenset({"random_in_evaluation"}),
+    "dead_relu": frozenset({"feature_ignored", "detached_tower"}),
     "eval_mode": frozenset({"gradient_changed"}),
 }
 """Causes that a cause brings with it: their evidence alone is no second fault."""
