@@ -23,6 +23,8 @@ def write_triage(job: TrainingJob, stopped: Stopped) -> str | None:
     Returns:
         None; or why there is no triage. That must not hide why the training stopped.
     """
+    # Of an earlier start of a training that went on from its checkpoint.
+    (job.output / FILE).unlink(missing_ok=True)
     try:
         settings = job.training.model_dump(mode="json")
         evidence = with_settings(evidence_of(job.output, stopped.cause, stopped.health), settings)

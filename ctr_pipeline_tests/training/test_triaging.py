@@ -114,6 +114,11 @@ def test_a_stopped_training_writes_its_triage(job, monkeypatch: pytest.MonkeyPat
     written = json.loads((job.output / "triage.json").read_text())
     assert written["hypotheses"][0]["cause"] == "loss_sum"
     assert "the built training" in written["looked_at"]
+    # Whoever looks later, with code that is right again, is told what it found.
+    found = triage_of(evidence_of(job.output))
+    assert found.top is not None
+    assert found.top.cause == "loss_sum"
+    assert "the triage at the stop" in found.looked_at
 
 
 def test_a_triage_that_fails_does_not_hide_the_stop(job, monkeypatch: pytest.MonkeyPatch) -> None:

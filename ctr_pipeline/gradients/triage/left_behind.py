@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from ctr_pipeline.gradients import Diagnosis, HealthReport
-from ctr_pipeline.gradients.triage.evidence import RunEvidence
+from ctr_pipeline.gradients.triage.causes import CAUSES, INTERACTIONS
+from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
 
 
 def evidence_of(folder: Path, cause: Diagnosis | None = None, health: HealthReport | None = None) -> RunEvidence:
@@ -27,14 +28,30 @@ def evidence_of(folder: Path, cause: Diagnosis | None = None, health: HealthRepo
         "contracts": _json(folder / "contracts.json", []),
         "steps": _lines(folder / "steps.jsonl") or _lines(folder / "records.jsonl"),
         "validation": _lines(folder / "validation.jsonl"),
+        "the triage at the stop": _recorded(_json(folder / "triage.json", {})),
     }
     settings = _json(folder / "job.json", {}).get("training", {}) | {
         key: value for key, value in result.get("plan", {}).items() if key.endswith("learning_rate")
     }
     return RunEvidence(
         cause=found["the stop"], findings=found["findings"], outcomes=found["contracts"], steps=found["steps"],
-        validation=found["validation"], settings=settings, looked_at=tuple(name for name, value in found.items() if value),
+        validation=found["validation"], clues=found["the triage at the stop"], settings=settings, looked_at=tuple(name for name, value in found.items() if value),
     )  # fmt: skip
+
+
+def _recorded(triage: Mapping[str, Any]) -> list[Clue]:
+    """What the trainer itself found when it was stopped: code and rows may have changed since.
+
+    Of each hypothesis its first evidence stands for all; what is measured again counts once.
+    """
+    return [
+        Clue(
+            cause=hypothesis["cause"], weight=float(hypothesis["score"]), text=next(iter(hypothesis["evidence"]), ""),
+            location=hypothesis["location"], separating=bool(hypothesis["separating"]),
+        )
+        for hypothesis in triage.get("hypotheses", [])
+        if hypothesis["cause"] in CAUSES and hypothesis["cause"] not in INTERACTIONS.values()
+    ]  # fmt: skip
 
 
 def with_settings(evidence: RunEvidence, settings: Mapping[str, Any]) -> RunEvidence:

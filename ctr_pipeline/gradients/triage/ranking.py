@@ -133,7 +133,8 @@ def _explains(other: Hypothesis, own: Hypothesis) -> bool:
     mutual = other.cause in EXPLAINS.get(own.cause, ())
     if mutual and (other.score, other.separating, other.cause) <= (own.score, own.separating, own.cause):
         return False
-    return other.score >= own.score - 0.1 and (other.separating or not own.separating)
+    # Only what is told for sure may be a little behind what it explains.
+    return other.score >= own.score - (0.1 if other.separating else 0.0) and (other.separating or not own.separating)
 
 
 def _with_interactions(found: Sequence[Hypothesis]) -> list[Hypothesis]:
