@@ -14,6 +14,9 @@ def drill(
     seed: Annotated[int, typer.Option(min=0, help="Seed of rows, weights and fault.")] = 1,
     output: Annotated[Path, typer.Option(help="Folder of the tarball.")] = Path("drills"),
     unchecked: Annotated[bool, typer.Option(help="Without contracts, as the fault would go on.")] = False,
+    why: Annotated[
+        bool, typer.Option(help="Say what triage makes of it, with replays of remedies, instead of a tarball.")
+    ] = False,
     score: Annotated[
         bool, typer.Option(help="Run all faults of a half instead, and score what is made of them.")
     ] = False,
@@ -50,6 +53,15 @@ def drill(
         for known in registered_faults():
             table.add_row(known.name, known.family, known.half, known.cause)
         console().print(table)
+        return
+    if why:
+        from ctr_pipeline.commands.why import explain_drill
+        from ctr_pipeline.commands.why_text import print_why
+
+        with user_errors():
+            found = explain_drill(fault, seed, contracts=not unchecked)
+        write_json(found, json_out)
+        print_why(found, console())
         return
     with user_errors():
         found = make_drill(fault, seed, output, not unchecked)

@@ -3,7 +3,8 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.commands.report import find_report
 from ctr_pipeline.deployment.json_files import read_json
@@ -12,6 +13,9 @@ from ctr_pipeline.errors import UserError
 from ctr_pipeline.gradients.triage.causes import CAUSES
 from ctr_pipeline.gradients.triage.evidence import RunEvidence
 from ctr_pipeline.gradients.triage.left_behind import evidence_of
+
+if TYPE_CHECKING:
+    from ctr_pipeline.gradients.triage.hypothesis import Triage
 
 FORMAT = 1
 STEP_FILES = ("step.pt", "diagnosis.json")
@@ -69,9 +73,7 @@ def explain(
     if build is not None:
         progress("measuring the training" + (" and replaying it with one remedy at a time" if try_fixes else ""))
     found = triage_of(evidence, build, replay=try_fixes, compared=compared)
-    content = found.to_dict()
-    for hypothesis in content["hypotheses"]:
-        hypothesis["meaning"] = CAUSES[hypothesis["cause"]].meaning
+    content = _with_meanings(found)
     return {
         "format": FORMAT,
         "run": {
@@ -86,6 +88,46 @@ def explain(
         "notes": notes,
         "next": next_commands(place, content, tried=try_fixes),
     }
+
+
+def explain_drill(fault: str, seed: int, *, contracts: bool) -> dict[str, Any]:
+    """What triage makes of a drill, with replays of remedies: the content of `ctr why --json`.
+
+    Args:
+        fault: Name of the fault.
+        seed: Seed of rows, weights and fault.
+        contracts: Whether contracts are checked and may stop it.
+
+    Raises:
+        DrillError: there is no such fault.
+    """
+    from ctr_pipeline.gradients.drills import fault_named
+    from ctr_pipeline.training.drilling.drilled_run import prepare_drill
+    from ctr_pipeline.training.triaging import triage_of, with_settings
+
+    with TemporaryDirectory() as folder:
+        drill = prepare_drill(fault_named(fault), seed, Path(folder))
+        went = drill.run(contracts=contracts)
+        evidence = evidence_of(drill.job.output, went.cause, went.health)
+        evidence = with_settings(evidence, drill.job.training.model_dump(mode="json"))
+        content = _with_meanings(triage_of(evidence, drill.build, replay=True))
+    return {
+        "format": FORMAT,
+        "run": {"folder": f"drill {fault}, seed {seed}", "failed_step": None, "day": ""},
+        "stop": dict(evidence.cause),
+        "findings": [dict(found) for found in evidence.findings if found["severity"] != "ok"],
+        "steps_taken": went.steps,
+        "triage": content,
+        "notes": [],
+        "next": [f"Keep it for others: ctr drill --fault {fault} --seed {seed}"],
+    }
+
+
+def _with_meanings(found: "Triage") -> dict[str, Any]:
+    content = found.to_dict()
+    for hypothesis in content["hypotheses"]:
+        hypothesis["meaning"] = CAUSES[hypothesis["cause"]].meaning
+    return content
 
 
 def find_place(run: str, data_root: Path) -> Place:

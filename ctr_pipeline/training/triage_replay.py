@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from statistics import median
@@ -11,8 +11,9 @@ import torch
 
 from ctr_pipeline.gradients import StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.gradients.triage.causes import INTERACTIONS
 from ctr_pipeline.gradients.triage.hypothesis import Hypothesis, Remedy, Triage, Verdict
-from ctr_pipeline.gradients.triage.ranking import rank
+from ctr_pipeline.gradients.triage.ranking import is_sure, rank
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.scoring import validate
 from ctr_pipeline.training.triage_remedies import SYMPTOMATIC, Treatment, treatment_of
@@ -162,7 +163,17 @@ def with_replays(found: Triage, build: Callable[[Path], Trainer], folder: Path, 
         if h.cause in by_cause else h
         for h in found.hypotheses
     )  # fmt: skip
-    return _weighed(found, hypotheses, remedies)
+    return _weighed(found, [_together(h, by_cause, as_it_is) for h in hypotheses], remedies)
+
+
+def _together(hypothesis: Hypothesis, tried: Mapping[str, Remedy], as_it_is: Replayed) -> Hypothesis:
+    """An interaction is proved where the training breaks, and removing either of its causes alone cures it."""
+    for pair, name in INTERACTIONS.items():
+        cured = [cause for cause in pair if cause in tried and tried[cause].verdict == "cures"]
+        if name == hypothesis.cause and len(cured) == len(pair) and not as_it_is.finite:
+            text = f"without {' or without '.join(sorted(pair))} it does not break: both are needed"
+            return replace(hypothesis, evidence=(*hypothesis.evidence, text), separating=True)
+    return hypothesis
 
 
 def _weighed(found: Triage, hypotheses: Sequence[Hypothesis], remedies: tuple[Remedy, ...]) -> Triage:
@@ -171,6 +182,7 @@ def _weighed(found: Triage, hypotheses: Sequence[Hypothesis], remedies: tuple[Re
     ranked = sorted(hypotheses, key=lambda h: -h.score * factor[h.verdict])
     top_was, top_is = found.hypotheses[0].cause, ranked[0].cause
     sure = found.sure and top_was == top_is and ranked[0].verdict in ("cures", "not replayed")
+    sure = sure or (ranked[0].cause in INTERACTIONS.values() and is_sure(ranked))
     return replace(
         found, hypotheses=tuple(ranked), sure=sure, remedies=remedies, looked_at=(*found.looked_at, "replays")
     )

@@ -103,6 +103,17 @@ def test_what_is_not_there_is_said(tmp_path: Path) -> None:
         explain(str(tmp_path), tmp_path, try_fixes=False)
 
 
+def test_a_drill_is_explained_without_a_tarball(tmp_path: Path) -> None:
+    done = CliRunner().invoke(
+        app,
+        ["drill", "--fault", "label_permute", "--why", "--json", str(tmp_path / "why.json"), "--output", str(tmp_path)],
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "why.json").read_text())["triage"]["hypotheses"][0]["cause"] == "label_permute"
+    assert "drill label_permute, seed 1" in done.output
+    assert not list(tmp_path.glob("*.tar.gz"))
+
+
 def printed(found: dict) -> str:
     console = Console(width=130, record=True, file=io.StringIO())
     print_why(found, console)

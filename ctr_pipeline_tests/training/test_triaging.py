@@ -70,6 +70,8 @@ def test_the_incident_is_an_interaction_that_clipping_masks_and_its_fix_cures(tm
     assert found.top is not None
     assert (found.top.cause, found.top.verdict) == ("refactor_incident", "cures")
     assert found.top.location == "ad × click"
+    assert "both are needed" in found.top.evidence[-1]
+    assert found.sure
     by_name = {remedy.name: remedy for remedy in found.remedies}
     assert by_name["clip the norm of all gradients to 10"].verdict == "masks"
     # Three epochs of a hundred steps, all of them finite and steady.

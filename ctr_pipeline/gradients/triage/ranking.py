@@ -83,7 +83,7 @@ def rank(clues: Sequence[Clue], looked_at: tuple[str, ...] = ()) -> Triage:
     found = [_joined(cause, clues) for cause in dict.fromkeys(clue.cause for clue in clues if not clue.against)]
     found = _with_interactions(_explained_away(found))
     named = sorted((h for h in found if h.score >= LEAST_SCORE), key=lambda h: -h.score)[:MOST]
-    return Triage(hypotheses=tuple(named), sure=_is_sure(named), looked_at=looked_at)
+    return Triage(hypotheses=tuple(named), sure=is_sure(named), looked_at=looked_at)
 
 
 def _joined(cause: str, clues: Iterable[Clue]) -> Hypothesis:
@@ -162,7 +162,8 @@ def _with_interactions(found: Sequence[Hypothesis]) -> list[Hypothesis]:
     return [*joined, *rest]
 
 
-def _is_sure(named: Sequence[Hypothesis]) -> bool:
+def is_sure(named: Sequence[Hypothesis]) -> bool:
+    """Whether the first of them, the most likely one first, is beyond doubt."""
     if not named or not named[0].separating or named[0].against:
         return False
     second = named[1].score if len(named) > 1 else 0.0
