@@ -90,7 +90,8 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
         if stopped.bundle is not None:
             result["failed_step"] = str(stopped.bundle.relative_to(job.output))
         result |= health_content(stopped.health)
-        if group.is_first and (problem := write_triage(job, stopped)) is not None:
+        # Of several processes, those that end now would take this one with them.
+        if group.is_single and (problem := write_triage(job, dataset.layout, stopped)) is not None:
             result["warnings"].append(problem)
         return STOPPED
     finally:

@@ -4,20 +4,26 @@ import json
 import logging
 from pathlib import Path
 
+from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.gradients.triage.left_behind import evidence_of, with_settings
 from ctr_pipeline.training.job_spec import TrainingJob
 from ctr_pipeline.training.stopping import Stopped
 from ctr_pipeline.training.triaging import builder_of, triage_of
 
 FILE = "triage.json"
+
+MOST_PARAMETERS = 200_000_000
+"""Size of the tables up to which a training is built once more beside the one that stopped."""
+
 _log = logging.getLogger("ctr_pipeline.training")
 
 
-def write_triage(job: TrainingJob, stopped: Stopped) -> str | None:
+def write_triage(job: TrainingJob, layout: Layout, stopped: Stopped) -> str | None:
     """Writes triage.json into the job's output directory.
 
     Args:
         job: The job.
+        layout: Its packed layout.
         stopped: How it ended.
 
     Returns:
@@ -28,7 +34,8 @@ def write_triage(job: TrainingJob, stopped: Stopped) -> str | None:
     try:
         settings = job.training.model_dump(mode="json")
         evidence = with_settings(evidence_of(job.output, stopped.cause, stopped.health), settings)
-        found = triage_of(evidence, builder_of(job))
+        small = sum(column.rows * column.dim for column in layout.ids) <= MOST_PARAMETERS
+        found = triage_of(evidence, builder_of(job) if small else None)
     except Exception as error:
         _log.exception("triage failed")
         return f"no triage: {type(error).__name__}: {error}"

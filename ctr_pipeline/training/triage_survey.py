@@ -40,8 +40,7 @@ def survey(build: Callable[[Path], Trainer], folder: Path) -> list[Clue]:
         build: Builds it, writing into the folder that it is given.
         folder: An empty folder for what the training writes.
     """
-    trainer = build(folder / "survey")
-    clues = [*_as_far_as(row_clues(trainer)), *_as_far_as(static_clues(trainer))]
+    clues = _before_first_step(build(folder / "survey"))
     watched = build(folder / "steps")
     watch = StepWatch(watched)
     stopped = run_window(watched, STEPS, watch)
@@ -50,6 +49,11 @@ def survey(build: Callable[[Path], Trainer], folder: Path) -> list[Clue]:
         text = stopped.cause.message
         clues.append(Clue(cause="nonfinite_weight", weight=0.6, text=text, location=stopped.cause.tensor))
     return clues
+
+
+def _before_first_step(trainer: Trainer) -> list[Clue]:
+    """In a function of its own: the model is gone before another one is built."""
+    return [*_as_far_as(row_clues(trainer)), *_as_far_as(static_clues(trainer))]
 
 
 def _as_far_as(clues: Iterator[Clue]) -> Iterator[Clue]:
