@@ -100,6 +100,9 @@ def test_features_are_compared_with_trusted_rows() -> None:
     }
     for cause, own in cases.items():
         assert causes(feature_clues(own, trusted)) == ({cause} if cause else set()), cause
+    assert causes(feature_clues(train, changed(trusted, numbers=trusted.numbers * 100))) == {"train_serving_skew"}
+    elsewhere = changed(trusted, labels=permuted(trusted.labels, 1.0))
+    assert causes(label_clues(train, train, elsewhere)) == {"train_serving_skew"}
     lost = changed(train, numbers=shuffled)
     found = [clue for clue in label_clues(lost, lost, trusted) if clue.weight >= 0.5]
     assert [(clue.cause, clue.location) for clue in found] == [("feature_permuted", "price")]

@@ -94,6 +94,7 @@ _CAUSES = (
     Cause("infinite_feature", "a number is infinite", "make it finite or missing at ingestion", ("inf_feature",)),
     Cause("log_of_negative", "a step of the forward pass is not finite for finite inputs, as the log of a negative number", "limit what comes into it (clamp, log1p of what is not negative)", ("nan_in_forward", "division_by_zero")),
     Cause("feature_missing", "a feature is missing, or has one value, where it should not", "restore the feature at its source", ("feature_constant", "constant_feature", "missing_feature", "feature_dropped", "feature_zeroed", "nan_feature_at_step", "nan_feature")),
+    Cause("train_serving_skew", "later rows have a feature, or labels, that are made otherwise than those of the training rows", "make both by the same code", ("validation_skew", "serving_skew", "feature_skew", "validation_permuted")),
     Cause("feature_permuted", "values of a feature stand beside rows that are not theirs", "join the feature by its key", ("feature_shuffled", "shuffled_feature", "feature_join", "feature_shift")),
     Cause("feature_drift", "a feature of the training rows is distributed unlike the one of the rows that are validated", "look at what changed at its source", ("sign_flipped_feature", "feature_sign")),
     Cause("ips_unclipped", "inverse propensities are not limited: few rows decide the gradient", "limit weights, and let their mean be 1", ("heavy_weights", "weights_unclipped")),

@@ -38,6 +38,9 @@ def _number_clues(name: str, own: NDArray[np.float64], other: NDArray[np.float64
         text = f"feature {name} is missing in {missing:.0%} of the training rows and in {missing_there:.0%} of the trusted ones"
         weight = 0.9 if missing > 0.9 else 0.8
         yield Clue(cause="feature_missing", weight=weight, text=text, location=name, separating=True)
+    elif missing_there - missing > 0.3:
+        text = f"feature {name} is missing in {missing_there:.0%} of the later rows and in {missing:.0%} of the training rows"
+        yield Clue(cause="train_serving_skew", weight=0.75, text=text, location=name)
     own, other = own[np.isfinite(own)], other[np.isfinite(other)]
     if len(own) < 100 or len(other) < 100:
         return
@@ -57,7 +60,10 @@ def _number_clues(name: str, own: NDArray[np.float64], other: NDArray[np.float64
             f"feature {name} spreads {scaled:.3g} times as widely as among trusted rows, its median lies "
             f"{moved:.3g} of their spreads away"
         )
-        yield Clue(cause="unnormalised_feature", weight=0.9, text=text, location=name, separating=True)
+        # The training statistics are those of the rows that are as they should be.
+        right = _standard(own, spread) and not _standard(other, spread_there)
+        cause = "train_serving_skew" if right else "unnormalised_feature"
+        yield Clue(cause=cause, weight=0.9, text=text, location=name, separating=True)
         return
     distance = _distance(own, other)
     if distance > APART:
@@ -108,6 +114,11 @@ def _id_clues(name: str, own: NDArray[np.int64], other: NDArray[np.int64]) -> It
             return
         weight = 0.9 if renamed else 0.8 if few else 0.45 if moved > 0.5 else 0.2
         yield Clue(cause=cause, weight=weight, text=text, location=name, separating=renamed)
+
+
+def _standard(values: NDArray[np.float64], spread: float) -> bool:
+    """Whether values that were standardised lie about 0, and spread about as widely as a deviation."""
+    return abs(float(np.median(values))) < 2 and 0.3 < spread < 6
 
 
 def _mode(values: NDArray[np.float64]) -> tuple[float, int]:

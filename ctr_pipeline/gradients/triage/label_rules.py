@@ -123,6 +123,7 @@ def _task_clues(train: Rows, neighbours: Rows, trusted: Rows, task: int) -> Iter
     reference = there["all"] - 0.5
     yield from _leak_clues(train, trusted, task, float(error))
     if reference < 4 * error:
+        yield from _skew_clues(train, trusted, task, float(error))
         return
     kept = (here["all"] - 0.5) / reference
     numbers = f"a model of the trusted rows has an AUC of {there['all']:.3f} on them and of {here['all']:.3f} on the training rows (task {label})"
@@ -149,6 +150,15 @@ def _task_clues(train: Rows, neighbours: Rows, trusted: Rows, task: int) -> Iter
         yield from _weakened(train, trusted, task, kept, numbers)
 
 
+def _skew_clues(train: Rows, later: Rows, task: int, error: float) -> Iterator[Clue]:
+    """Where features predict the training labels, and by the same model not at all those of later rows."""
+    own = _quality(cross_scores(train, task), train, task)["all"] - 0.5
+    there = _quality(RowModel(train, task).scores(later), later, task)["all"] - 0.5
+    if own > max(8 * error, 0.08) and there < LOST * own:
+        text = f"a model of the training rows has an AUC of {own + 0.5:.3f} on them and of {there + 0.5:.3f} on later rows (task {train.tasks[task]})"
+        yield Clue(cause="train_serving_skew", weight=0.7, text=text, location=train.tasks[task])
+
+
 def _weakened(train: Rows, trusted: Rows, task: int, kept: float, numbers: str) -> Iterator[Clue]:
     """All features say less than they should: labels are permuted, or wrong for a share of the rows.
 
@@ -170,6 +180,9 @@ def _weakened(train: Rows, trusted: Rows, task: int, kept: float, numbers: str) 
 
 def _leak_clues(train: Rows, trusted: Rows, task: int, error: float) -> Iterator[Clue]:
     own, there = (_quality(cross_scores(rows, task), rows, task) for rows in (train, trusted))
+    telling = [name for name, value in own.items() if name != "all" and value - 0.5 > 5 * error]
+    # Where no feature predicts the later rows, these are the odd ones, or what leaks is all that there is.
+    kept = any(there[name] - 0.5 > 0.5 * (own[name] - 0.5) for name in telling)
     for name, value in own.items():
         # Ids of which more rows are known tell more: only of numbers a small difference is strange.
         least = 0.05 if name in train.number_names else 0.1
@@ -177,7 +190,11 @@ def _leak_clues(train: Rows, trusted: Rows, task: int, error: float) -> Iterator
         if name != "all" and risen > max(4 * error, least) and value > 0.7:
             text = f"feature {name} alone predicts task {train.tasks[task]} with an AUC of {value:.3f} here and of {there[name]:.3f} among trusted rows"
             yield Clue(
-                cause="leak", weight=0.9 if risen > 0.1 else 0.75, text=text, location=name, separating=risen > 0.1
+                cause="leak",
+                weight=0.45 if not kept else 0.9 if risen > 0.1 else 0.75,
+                text=text,
+                location=name,
+                separating=kept and risen > 0.1,
             )
 
 

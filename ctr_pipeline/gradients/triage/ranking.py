@@ -67,6 +67,7 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "feature_missing": frozenset({"feature_permuted", "feature_drift", "infinite_feature", "feature_ignored"}),
     "batch_mixing": frozenset({"random_in_evaluation"}),
     "dead_relu": frozenset({"feature_ignored", "detached_tower"}),
+    "train_serving_skew": frozenset({"label_permute", "label_noise", "feature_drift", "feature_permuted"}),
     "eval_mode": frozenset({"gradient_changed"}),
 }
 """Causes that a cause brings with it: their evidence alone is no second fault."""
