@@ -1,7 +1,7 @@
 """Faults of families that are only scored: no rule of triage may be written against them.
 
 Each says which causes of :mod:`ctr_pipeline.gradients.triage.causes` are right names for it. That was decided from the fault,
-before any of them was run.
+before any of them was run; the name of ``dropout_at_scoring`` was added when triage came to know that cause.
 """
 
 from collections.abc import Callable, Iterator
@@ -263,7 +263,7 @@ for _fault in (
     Fault(name="old_weights_return", family="restoring", symptom="the loss has teeth", cause="the weights of the layers are set back "
           "again and again", fix="load the checkpoint once", inject=_restored, named=("weights_overwritten",)),
     Fault(name="dropout_at_scoring", family="scoring", symptom="predictions of a row differ each time", cause="dropout stays on when "
-          "scoring", fix="follow model.eval()", inject=_dropout, named=("dropout_too_high",)),
+          "scoring", fix="follow model.eval()", inject=_dropout, named=("random_in_evaluation", "dropout_too_high")),
     Fault(name="temperature", family="temperature", symptom="predictions are extreme", cause="logits are multiplied by a constant",
           fix="remove it", inject=_sharp, named=("temperature",)),
 ):  # fmt: skip
