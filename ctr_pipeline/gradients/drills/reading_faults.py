@@ -61,7 +61,7 @@ for _fault in (
           batches=_twice),
     Fault(name="nan_feature_at_step", family="missing", symptom="the loss rises a little at some step and stays there",
           cause="from some step on a feature is NaN, which is read as missing", fix="repair what makes the feature",
-          batches=_missing_from_some_step, located=("rating",)),
+          batches=_missing_from_some_step, named=("feature_missing",), located=("rating",)),
     Fault(name="log_of_negative", family="missing", symptom="the first loss is NaN",
           cause="a feature is transformed by a logarithm, and some of its values are negative", fix="take sign(x) · log(1 + |x|)",
           inject=_logarithm, located=("rating", "numeric")),

@@ -80,7 +80,7 @@ for _fault in (
           fix="read the feature as of the impression", rows=_leak,
           located=("rating", "price")),
     Fault(name="noisy_leak", family="leakage", symptom="an AUC that is too good", cause="a feature is mostly the outcome",
-          fix="read the feature as of the impression", rows=_noisy_leak,
+          fix="read the feature as of the impression", rows=_noisy_leak, named=("leak",),
           located=("rating", "price")),
     Fault(name="unnormalised_feature", family="scale", symptom="a feature has no influence: it is limited to one value",
           cause="training statistics of another scale", fix="pack the dataset again", rows=_unnormalised,

@@ -104,7 +104,7 @@ for _fault in (
           cause="the sign of the loss is reversed", fix="minimise the loss, not its negative",
           inject=_of_loss(lambda inner: lambda z, *rest: -inner(z, *rest))),
     Fault(name="weights_twice", family="weighting", half="scored", symptom="a few rows decide the gradient",
-          cause="the weight of a label is applied twice", fix="apply weights in one place",
+          cause="the weight of a label is applied twice", fix="apply weights in one place", named=("weights_misapplied",),
           rows=spread_weights, inject=_of_loss(lambda inner: lambda z, y, w, *rest: inner(z, y, w * w, *rest))),
     Fault(name="unknown_as_zero", family="mask", symptom="later tasks of the funnel predict too little",
           cause="labels that are not known are learnt as 0", fix="mask labels below 0 with torch.where",

@@ -9,7 +9,6 @@ from typing import Any
 from ctr_pipeline.gradients.drills import fault_named
 from ctr_pipeline.gradients.drills.benign_variants import BENIGN
 from ctr_pipeline.gradients.drills.fault import Fault
-from ctr_pipeline.gradients.triage.causes import is_right
 from ctr_pipeline.gradients.triage.hypothesis import Triage
 from ctr_pipeline.training.drilling.default_rules import DefaultRules
 from ctr_pipeline.training.drilling.drilled_run import Drill, PreparedDrill, prepare_drill
@@ -115,7 +114,7 @@ def score_drill(task: DrillTask) -> ScoredDrill:
 
 def names(fault: Fault, cause: str) -> bool:
     """Whether ``cause`` is a right name for ``fault``."""
-    return cause in fault.right_names or (not fault.named and is_right(cause, fault.name))
+    return cause in fault.right_names
 
 
 def places(right: Sequence[str], location: str | None) -> bool:

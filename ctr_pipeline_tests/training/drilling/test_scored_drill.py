@@ -87,7 +87,7 @@ def test_a_right_cause_at_a_right_place_is_located() -> None:
 
 
 def test_right_names_and_places() -> None:
-    assert names(fault_named("noisy_leak"), "leak")  # the cause says that it covers it
+    assert names(fault_named("noisy_leak"), "leak")
     assert names(fault_named("schedule_stuck"), "tiny_lr")
     assert not names(fault_named("schedule_stuck"), "huge_lr")
     assert places(("tower.",), "tower.0.linear")
