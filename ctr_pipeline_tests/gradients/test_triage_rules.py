@@ -339,3 +339,20 @@ def test_an_optimizer_remembers_its_updates() -> None:
     optimizer.state.clear()
     assert causes(state_clues(optimizer, 3)) == {"optimizer_state_reset"}
     assert not list(state_clues(torch.optim.SGD(layer.parameters(), lr=0.1), 3))
+
+
+def test_what_is_wrong_of_one_task_alone_is_not_sure() -> None:
+    def two(seed: int, flipped: bool) -> Rows:
+        own = rows(seed)
+        second = exchanged(own.labels, 0.1)
+        labels = np.concatenate([own.labels, 1 - second if flipped else second], axis=1).astype(np.int8)
+        return Rows(
+            numbers=own.numbers, ids=own.ids, labels=labels, weights=np.ones_like(labels, dtype=float),
+            number_names=own.number_names, id_names=own.id_names, tasks=("click", "cart"),
+        )  # fmt: skip
+
+    train = two(1, True)
+    (found,) = (clue for clue in label_clues(train, train, two(2, False)) if clue.cause == "label_flip")
+    assert found.location == "cart"
+    assert not found.separating
+    assert "of the tasks before it nothing is wrong" in found.text
