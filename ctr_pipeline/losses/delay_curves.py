@@ -13,6 +13,9 @@ FEWEST_OUTCOMES = 10
 
 _BELOW_1 = 1 - 1e-6
 
+_STEEPEST = 50.0
+"""Largest shape of a Weibull curve: delays that hardly differ have none that could be fitted, and are a step of the curve."""
+
 
 class DelayBuckets:
     """Share of the outcomes in each of some intervals of delay: no shape is assumed.
@@ -53,11 +56,16 @@ class WeibullDelays:
 
         self._usable = len(delays) >= FEWEST_OUTCOMES
         self._shape, self._scale = 1.0, 1.0
+        times = np.maximum(np.asarray(delays, dtype=np.float64), 1.0)
         if self._usable:
-            shape, _, scale = weibull_min.fit(np.maximum(delays, 1.0), floc=0)
-            self._shape, self._scale = float(shape), float(scale)
-        longest = float(np.max(delays)) if self._usable else np.inf
-        self._whole = 1 - float(np.exp(-((longest / self._scale) ** self._shape)))
+            logs = np.log(times)
+            self._shape, self._scale = _STEEPEST, float(np.exp(logs.mean()))
+            # The logarithm of a Weibull variable has the standard deviation π / (√6 · shape).
+            if logs.std() * _STEEPEST > np.pi / np.sqrt(6):
+                shape, _, scale = weibull_min.fit(times, floc=0)
+                self._shape, self._scale = min(float(shape), _STEEPEST), float(scale)
+        longest = float(np.max(times)) if self._usable else np.inf
+        self._whole = -float(np.expm1(-((longest / self._scale) ** self._shape)))
 
     def share(self, elapsed: Tensor) -> Tensor:
         """P(known by now | it happens) at ages ``elapsed`` (seconds), in [0, 1)."""

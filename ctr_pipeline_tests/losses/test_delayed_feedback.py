@@ -8,6 +8,7 @@ from torch import Tensor
 from ctr_pipeline.losses import build_loss
 from ctr_pipeline.losses.binary_cross_entropy import WeightedBinaryCrossEntropy
 from ctr_pipeline.losses.delay_curves import DelayBuckets, WeibullDelays
+from ctr_pipeline.losses.delayed_feedback import CureModelLoss
 from ctr_pipeline.losses.multi_task import TaskObjectives, settled_delays
 from ctr_pipeline.losses.protocol import DelayedLoss, Delays
 from ctr_pipeline.spec.losses import DelayedFeedback, DfmDiscrete, DfmWeibull, Fsiw
@@ -148,6 +149,22 @@ def test_a_weibull_curve_is_recovered_and_ends_with_the_window() -> None:
     expected = 1 - np.exp(-((ages.numpy() / DAY) ** 1.4))
     np.testing.assert_allclose(curve.share(ages).numpy(), expected, atol=0.01)
     assert WeibullDelays(drawn_delays(1000)).share(torch.tensor([WINDOW])).item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("delay", [0.0, 0.5, 1.0, 3600.0, 1e7])
+@pytest.mark.parametrize("others", [(), (0.0,) * 5, (1e-3,), (86_400.0,) * 3])
+def test_a_weibull_curve_of_delays_that_do_not_differ_is_a_step(delay: float, others: tuple[float, ...]) -> None:
+    delays = np.array([delay] * 500 + [delay + other for other in others])
+    ages = torch.tensor([0.0, delay / 2, delay, 2 * delay + 1e5, 1e8], dtype=torch.float32)
+    share = WeibullDelays(delays).share(ages)
+    assert bool(((share >= 0) & (share < 1)).all())
+    assert bool((share.diff() >= 0).all())
+    assert share[-1].item() == pytest.approx(1, abs=1e-5)
+    logits = torch.linspace(-60, 60, 5, requires_grad=True)
+    for known in (False, True):
+        loss = CureModelLoss(WeibullDelays)._open_loss(logits, torch.full((5,), known), share)
+        (gradient,) = torch.autograd.grad(loss.sum(), logits)
+        assert bool(torch.isfinite(gradient).all())
 
 
 @pytest.mark.parametrize("section", SECTIONS, ids=IDS)
