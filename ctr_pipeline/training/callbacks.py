@@ -47,16 +47,3 @@ class JsonLines:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
-
-
-def read_steps(path: Path) -> list[dict[str, Any]]:
-    """The lines of a steps.jsonl; none where it is gone, and no last one that a killed process left unfinished."""
-    if not path.is_file():
-        return []
-    found = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            found.append(json.loads(line))
-        except ValueError:
-            break
-    return found

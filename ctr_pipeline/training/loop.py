@@ -13,11 +13,12 @@ from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.ranker_contracts import BrokenContract
 from ctr_pipeline.gradients.detectors import Divergence
 from ctr_pipeline.gradients.triage.failed_step import dump_failed_step
+from ctr_pipeline.gradients.triage.left_behind import read_json_lines
 from ctr_pipeline.losses.label_smoothing import base_rates
 from ctr_pipeline.ranker import layout_hash, load_ranker, save_ranker
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.assembly import build_objectives, build_state
-from ctr_pipeline.training.callbacks import Callback, JsonLines, read_steps
+from ctr_pipeline.training.callbacks import Callback, JsonLines
 from ctr_pipeline.training.checkpoint import (
     CheckpointSchedule,
     load_checkpoint,
@@ -88,7 +89,7 @@ class Trainer:
         if job.health_limits is not None:
             self.monitor.calibrate(job.health_limits.limits, job.health_limits.runs)
         if split == "train" and job.last_good_steps is not None:
-            self.monitor.compare_with(read_steps(job.last_good_steps))
+            self.monitor.compare_with(read_json_lines(job.last_good_steps))
         self._preflight: Preflight | None = None
         self._record = GradientRecord(self.files.gradients)
         self._checkpoints = CheckpointSchedule(job.checkpoint_every, self.steps, clock)

@@ -183,13 +183,13 @@ def feature_aucs(sample: RowSample, label: NDArray[np.integer]) -> list[tuple[st
     if min(positive.sum(), (~positive).sum()) < FEWEST:
         return []
     found = [
-        (name, _auc(np.nan_to_num(column[known], nan=0.0), positive))
+        (name, area_under_curve(np.nan_to_num(column[known], nan=0.0), positive))
         for name, column in zip(sample.names, sample.numbers.T, strict=False)
     ]
     names = sample.names[sample.numbers.shape[1] :]
     odd = np.arange(len(positive)) % 2 == 1
     return found + [
-        (name, _auc(_rates_of_others(column[known], positive, odd), positive))
+        (name, area_under_curve(_rates_of_others(column[known], positive, odd), positive))
         for name, column in zip(names, sample.ids.T, strict=True)
     ]
 
@@ -207,7 +207,7 @@ def _rates_of_others(
     return rates
 
 
-def _auc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
+def area_under_curve(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
     """Area under the curve, ties counted half."""
     _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]

@@ -6,8 +6,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from ctr_pipeline.gradients.contracts.feature_profile import area_under_curve
 from ctr_pipeline.gradients.triage.evidence import Clue
-from ctr_pipeline.gradients.triage.row_sample import FEWEST, RowModel, Rows, auc, auc_error, cross_scores
+from ctr_pipeline.gradients.triage.row_sample import FEWEST, RowModel, Rows, auc_error, cross_scores
 
 SHIFTS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
 LOST = 0.25
@@ -217,7 +218,7 @@ def _quality(scores: Mapping[str, NDArray[np.float64]], rows: Rows, task: int) -
     known = rows.labels[:, task] >= 0
     positive = rows.labels[known, task] == 1
     total = np.sum(list(scores.values()), axis=0)
-    return {name: auc(values[known], positive) for name, values in ({"all": total} | dict(scores)).items()}
+    return {name: area_under_curve(values[known], positive) for name, values in ({"all": total} | dict(scores)).items()}
 
 
 def _best_shift(model: RowModel, neighbours: Rows, task: int) -> tuple[int, float, float] | None:
@@ -228,7 +229,7 @@ def _best_shift(model: RowModel, neighbours: Rows, task: int) -> tuple[int, floa
 
     def of(shift: int) -> float:
         moved = np.roll(labels, shift)
-        return auc(total[moved >= 0], moved[moved >= 0] == 1)
+        return area_under_curve(total[moved >= 0], moved[moved >= 0] == 1)
 
     best = max(SHIFTS, key=of)
     return best, of(best), of(0)

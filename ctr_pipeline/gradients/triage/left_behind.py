@@ -26,8 +26,8 @@ def evidence_of(folder: Path, cause: Diagnosis | None = None, health: HealthRepo
         else result.get("cause") or _json(folder / "diagnosis.json", {}),
         "findings": [_finding(f) for f in health.findings] if health is not None else result.get("findings", []),
         "contracts": _json(folder / "contracts.json", []),
-        "steps": _lines(folder / "steps.jsonl") or _lines(folder / "records.jsonl"),
-        "validation": _lines(folder / "validation.jsonl"),
+        "steps": read_json_lines(folder / "steps.jsonl") or read_json_lines(folder / "records.jsonl"),
+        "validation": read_json_lines(folder / "validation.jsonl"),
         "the triage at the stop": _recorded(_json(folder / "triage.json", {})),
     }
     settings = _json(folder / "job.json", {}).get("training", {}) | {
@@ -68,7 +68,8 @@ def _json(path: Path, default: Any) -> Any:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def read_json_lines(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file that a training writes; none where it is gone, and no last one that was left unfinished."""
     if not path.is_file():
         return []
     found = []

@@ -91,14 +91,6 @@ def rows_of(
     )
 
 
-def auc(score: NDArray[np.floating], positive: NDArray[np.bool_]) -> float:
-    """Area under the curve, ties counted half."""
-    _, inverse, counts = np.unique(score, return_inverse=True, return_counts=True)
-    ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]
-    n, m = int(positive.sum()), int((~positive).sum())
-    return float((ranks[positive].sum() - n * (n + 1) / 2) / (n * m))
-
-
 def auc_error(positive: NDArray[np.bool_]) -> float:
     """Standard error of an AUC near 1/2 (of Mann and Whitney's test): an upper bound for larger ones."""
     n, m = int(positive.sum()), int((~positive).sum())

@@ -1,9 +1,7 @@
 """`ranker`: one training, in a process of its own, as one MLflow run."""
 
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
 
 import dagster as dg
 
@@ -178,9 +176,12 @@ def _artifacts(spec: Spec, paths: RetrainPaths) -> list[tuple[str, Path]]:
 
 def _plots(spec: Spec, paths: RetrainPaths) -> Mapping[str, bytes]:
     from ctr_pipeline.evaluation.plots import gradient_norm_plot, loss_curve
+    from ctr_pipeline.gradients.triage.left_behind import read_json_lines
 
-    steps = _lines(paths.training / "steps.jsonl")
-    validation = [{**record, "step": record.get("steps")} for record in _lines(paths.training / "validation.jsonl")]
+    steps = read_json_lines(paths.training / "steps.jsonl")
+    validation = [
+        {**record, "step": record.get("steps")} for record in read_json_lines(paths.training / "validation.jsonl")
+    ]
     images = {
         "loss": loss_curve(steps, [v for v in validation if v.get("loss") is not None], title="Training loss"),
         "grad_norm": gradient_norm_plot(steps, clip_norm=spec.training.clip_norm, title="Gradient norm"),
@@ -189,9 +190,3 @@ def _plots(spec: Spec, paths: RetrainPaths) -> Mapping[str, bytes]:
     for name, image in images.items():
         (paths.plots / f"{name}.png").write_bytes(image)
     return images
-
-
-def _lines(path: Path) -> list[dict[str, Any]]:
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
