@@ -76,7 +76,8 @@ _MEASURES = (
     ("right place, of those named right", "located"),
     ("no cause named", "abstained"),
     ("wrong, of those it is sure of", "wrong_while_sure"),
-    ("ends with every check green", "silent"),
+    ("ends with nothing red", "silent"),
+    ("ends with every check green", "green"),
     ("generic alarms: noticed", "generic"),
     ("default rules: noticed", "rules"),
     ("default rules silent in healthy trainings: noticed", "rules_beyond_healthy"),
@@ -109,7 +110,9 @@ def score_lines(found: dict[str, Any]) -> list[str]:
     lines = []
     for half in found["halves"]:
         silent = ", ".join(f"{fault} ({count})" for fault, count in half["silent_faults"].items())
-        lines.append(f"{half['half']}, ends with every check green: {silent or 'none'}")
+        lines.append(f"{half['half']}, ends with nothing red: {silent or 'none'}")
+        green = ", ".join(f"{fault} ({count})" for fault, count in half["green_faults"].items())
+        lines.append(f"{half['half']}, ends with every check green: {green or 'none'}")
         wrong = "; ".join(
             f"{fault}: {', '.join(f'{cause} ({count})' for cause, count in causes.items())}"
             for fault, causes in half["misnamed"].items()

@@ -9,6 +9,7 @@ from typing import Any
 from ctr_pipeline.deployment.json_files import read_json, write_json
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import TrainingOutcome
+from ctr_pipeline.gradients.triage.verdict import NAME as TRIAGE
 
 STRONGEST = 3
 """Findings that a person is shown."""
@@ -52,7 +53,8 @@ def keep_failure(paths: RetrainPaths, spec_name: str, outcome: TrainingOutcome, 
         "reason": reason,
         "status": outcome.status,
         "cause": dict(outcome.facts.get("cause") or {"message": outcome.cause}),
-        "findings": [dict(finding) for finding in outcome.strongest(STRONGEST)],
+        # What triage found is told apart, below.
+        "findings": [dict(f) for f in outcome.strongest(STRONGEST + 1) if f["name"] != TRIAGE][:STRONGEST],
         "evidence": str(folder),
         "failed_step": str(folder / "failed_step") if (folder / "failed_step").is_dir() else None,
         "mlflow": run,

@@ -10,6 +10,7 @@ import torch.distributed as dist
 
 from ctr_pipeline.datasets import DatasetError, PackedDataset
 from ctr_pipeline.datasets.packed import REFIT
+from ctr_pipeline.gradients.triage.verdict import triage_finding
 from ctr_pipeline.losses import LossError
 from ctr_pipeline.ranker import RankerError, layout_hash
 from ctr_pipeline.training.callbacks import Callback
@@ -17,15 +18,15 @@ from ctr_pipeline.training.dataloader import Shard
 from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
 from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.own_triage import FILE as TRIAGE_FILE
+from ctr_pipeline.training.own_triage import own_triage
 from ctr_pipeline.training.pipes import pipes_report
 from ctr_pipeline.training.plan import TrainingPlan, known_outcomes, plan_training
 from ctr_pipeline.training.process import gpu_lock
 from ctr_pipeline.training.reporting import MlflowReport, ProgressLog
 from ctr_pipeline.training.run_files import RunFiles
-from ctr_pipeline.training.stop_triage import FILE as TRIAGE_FILE
-from ctr_pipeline.training.stop_triage import write_triage
 from ctr_pipeline.training.stopping import Cancelled, Stopped
-from ctr_pipeline.training.training_result import TrainingResult, health_content, result_content
+from ctr_pipeline.training.training_result import TrainingResult, health_content, result_content, with_finding
 
 FINISHED, FAILED, STOPPED = 0, 1, 3
 
@@ -91,8 +92,10 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
             result["failed_step"] = str(stopped.bundle.relative_to(job.output))
         result |= health_content(stopped.health)
         # Of several processes, those that end now would take this one with them.
-        if group.is_single and (problem := write_triage(job, dataset.layout, stopped)) is not None:
-            result["warnings"].append(problem)
+        if group.is_single:
+            found, problem = own_triage(job, dataset.layout, stopped.health, stopped.cause)
+            result["warnings"] += [problem] if problem else []
+            result |= with_finding(result, triage_finding(found, problem))
         return STOPPED
     finally:
         result["wall_seconds"] = round(process.clock() - started, 3)
@@ -101,6 +104,10 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
             if mlflow.warning is not None:
                 result["warnings"].append(mlflow.warning)
     result |= {"status": "finished", **result_content(*fits)}
+    if group.is_first:
+        # Of several processes the others wait for this one: what is built once more would keep them waiting.
+        found, problem = own_triage(job, dataset.layout, fits[0].health, build=group.is_single)
+        result |= with_finding(result, triage_finding(found, problem))
     return FINISHED
 
 

@@ -1,9 +1,10 @@
 """Outcome of a training: of the fit that chooses the epochs, and of the second one where there is one."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ctr_pipeline.gradients import HealthReport
+from ctr_pipeline.gradients import HealthReport, NamedFinding
 
 _SEVERITIES = ("ok", "warn", "error")
 
@@ -65,6 +66,19 @@ def health_content(report: HealthReport) -> dict[str, Any]:
         "health": report.numbers,
         "findings": [found.to_dict() for found in report.findings],
         "strongest": [found.name for found in report.strongest],
+    }
+
+
+def with_finding(content: Mapping[str, Any], found: NamedFinding) -> dict[str, Any]:
+    """The parts of the content of result.json that change where a finding of the whole training joins those of detectors.
+
+    It comes last in ``strongest``: it is drawn from the others too.
+    """
+    named = [found.name] if found.finding.severity != "ok" else []
+    return {
+        "health": {**content["health"], **found.finding.numbers},
+        "findings": [*content["findings"], found.to_dict()],
+        "strongest": [*content["strongest"], *named],
     }
 
 

@@ -2,16 +2,23 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
+import dagster as dg
 import pytest
 import torch
 
+from ctr_pipeline.deployment.retrain_files import TrainingOutcome
 from ctr_pipeline.gradients.drills import fault_named, registered_faults
 from ctr_pipeline.gradients.triage.evidence import RunEvidence
 from ctr_pipeline.gradients.triage.hypothesis import Hypothesis, Triage
+from ctr_pipeline.gradients.triage.verdict import triage_finding
+from ctr_pipeline.orchestration.assets.training import blocking_findings
+from ctr_pipeline.orchestration.checks import check_results
+from ctr_pipeline.orchestration.checks.gradient_health import TrainingEvidence
 from ctr_pipeline.training import step as steps
 from ctr_pipeline.training.drilling.drilled_run import prepare_drill
-from ctr_pipeline.training.execution import STOPPED, ProcessContext, execute
+from ctr_pipeline.training.execution import FINISHED, STOPPED, ProcessContext, execute
 from ctr_pipeline.training.triage_bundle import bundle_clues
 from ctr_pipeline.training.triage_replay import with_replays
 from ctr_pipeline.training.triage_survey import static_clues
@@ -27,6 +34,11 @@ KINDS = (
     "stale_batch",
 )
 """One fault of each kind of measurement; the others of the development half are looked at each night."""
+
+
+SURE = Triage(
+    hypotheses=(Hypothesis(cause="leak", score=0.95, evidence=("an AUC of 1",), location="rating"),), sure=True
+)
 
 
 def named(name: str, seed: int, folder: Path) -> Triage:
@@ -91,29 +103,69 @@ def test_a_training_that_no_longer_breaks_says_nothing_of_remedies(tmp_path: Pat
     assert "does not break (it broke at step 5" in found.compared[0]
 
 
-def stopped_by_a_sum(job, monkeypatch: pytest.MonkeyPatch) -> None:
+def executed(job) -> tuple[int, dict[str, Any]]:
+    process = ProcessContext(
+        rank=0, local_rank=0, world=1, under_pipes=False, clock=lambda: 0.0, milliseconds=lambda: 0, cancelled=lambda: False
+    )  # fmt: skip
+    result: dict[str, Any] = {"warnings": []}
+    return execute(job, False, process, result), result
+
+
+def own_finding(result: dict[str, Any]) -> dict[str, Any]:
+    return next(found for found in result["findings"] if found["name"] == "triage")
+
+
+def test_a_training_that_finished_writes_its_triage_too(tmp_path: Path) -> None:
+    drill = prepare_drill(None, 1, tmp_path)
+    code, result = executed(drill.job)
+    assert (code, own_finding(result)["severity"]) == (FINISHED, "ok")
+    assert "triage" not in result["strongest"]
+    assert json.loads((drill.job.output / "triage.json").read_text())["unknown"]
+
+
+def test_a_finished_training_is_warned_of_what_triage_finds_in_its_rows(tmp_path: Path) -> None:
+    drill = prepare_drill(fault_named("feature_of_another_row"), 1, tmp_path)
+    code, result = executed(drill.job)
+    found = own_finding(result)
+    assert (code, found["severity"], found["tensor"]) == (FINISHED, "warn", "rating")
+    assert "feature_permuted at rating" in found["message"]
+    assert result["strongest"][-1] == "triage"
+    assert result["health"]["triage_score"] > 0.75
+
+
+def test_what_triage_is_sure_of_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "result.json").write_text(
+        json.dumps({"status": "finished", "findings": [triage_finding(SURE).to_dict()], "strongest": ["triage"]})
+    )
+    outcome = TrainingOutcome.read(tmp_path / "result.json")
+    reason = outcome.blocking_reason(blocking_findings())
+    assert reason is not None
+    assert reason.startswith("Training finished, but triage is sure of leak at rating")
+    results = {found.check_name: found for found in check_results("ranker", TrainingEvidence(outcome.findings))}
+    assert (results["triage"].passed, results["triage"].severity) == (False, dg.AssetCheckSeverity.ERROR)
+
+
+def test_a_stopped_training_of_several_processes_has_no_triage_and_no_failed_check() -> None:
+    results = {found.check_name: found for found in check_results("ranker", TrainingEvidence({}))}
+    assert results["triage"].passed
+
+
+def stopped_by_a_sum(job, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     inner = steps.multi_task_loss
 
     def summed(sums, counts, loss_weights):
         return (sums * loss_weights).sum(), inner(sums, counts, loss_weights)[1]
 
     monkeypatch.setattr(steps, "multi_task_loss", summed)
-    process = ProcessContext(
-        rank=0,
-        local_rank=0,
-        world=1,
-        under_pipes=False,
-        clock=lambda: 0.0,
-        milliseconds=lambda: 0,
-        cancelled=lambda: False,
-    )
-    result: dict[str, object] = {"warnings": []}
-    assert execute(job, False, process, result) == STOPPED
+    code, result = executed(job)
+    assert code == STOPPED
     assert result["warnings"] == []
+    return result
 
 
 def test_a_stopped_training_writes_its_triage(job, monkeypatch: pytest.MonkeyPatch) -> None:
-    stopped_by_a_sum(job, monkeypatch)
+    result = stopped_by_a_sum(job, monkeypatch)
+    assert own_finding(result)["message"].startswith("triage is sure of loss_sum")
     written = json.loads((job.output / "triage.json").read_text())
     assert written["hypotheses"][0]["cause"] == "loss_sum"
     assert "the built training" in written["looked_at"]
@@ -121,14 +173,14 @@ def test_a_stopped_training_writes_its_triage(job, monkeypatch: pytest.MonkeyPat
     found = triage_of(evidence_of(job.output))
     assert found.top is not None
     assert found.top.cause == "loss_sum"
-    assert "the triage at the stop" in found.looked_at
+    assert "the triage of the training itself" in found.looked_at
 
 
 def test_a_triage_that_fails_does_not_hide_the_stop(job, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_, **__):
         raise RuntimeError("no")
 
-    monkeypatch.setattr("ctr_pipeline.training.stop_triage.triage_of", broken)
+    monkeypatch.setattr("ctr_pipeline.training.own_triage.triage_of", broken)
     with pytest.raises(AssertionError, match="no triage: RuntimeError: no"):
         stopped_by_a_sum(job, monkeypatch)
     assert not (job.output / "triage.json").exists()

@@ -28,19 +28,19 @@ def evidence_of(folder: Path, cause: Diagnosis | None = None, health: HealthRepo
         "contracts": _json(folder / "contracts.json", []),
         "steps": read_json_lines(folder / "steps.jsonl") or read_json_lines(folder / "records.jsonl"),
         "validation": read_json_lines(folder / "validation.jsonl"),
-        "the triage at the stop": _recorded(_json(folder / "triage.json", {})),
+        "the triage of the training itself": _recorded(_json(folder / "triage.json", {})),
     }
     settings = _json(folder / "job.json", {}).get("training", {}) | {
         key: value for key, value in result.get("plan", {}).items() if key.endswith("learning_rate")
     }
     return RunEvidence(
         cause=found["the stop"], findings=found["findings"], outcomes=found["contracts"], steps=found["steps"],
-        validation=found["validation"], clues=found["the triage at the stop"], settings=settings, looked_at=tuple(name for name, value in found.items() if value),
+        validation=found["validation"], clues=found["the triage of the training itself"], settings=settings, looked_at=tuple(name for name, value in found.items() if value),
     )  # fmt: skip
 
 
 def _recorded(triage: Mapping[str, Any]) -> list[Clue]:
-    """What the trainer itself found when it was stopped: code and rows may have changed since.
+    """What the trainer itself found at its end: code and rows may have changed since.
 
     Of each hypothesis its first evidence stands for all; what is measured again counts once.
     """

@@ -66,6 +66,7 @@ def training_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             write_json(paths.provenance, _lineage(deployment, paths, outcome).to_json())
             images = _plots(deployment.spec, paths)
             tracking.log(run_id, _numbers(outcome), _artifacts(deployment.spec, paths))
+            tracking.tag(run_id, _triage_tag(paths))
             checks = check_results("ranker", TrainingEvidence(outcome.findings)) if outcome.findings else []
             if outcome.died and context.retry_number == 0:
                 context.log.warning(f"The training died and is tried once more: {outcome.cause}")
@@ -159,12 +160,18 @@ def _refit(outcome: TrainingOutcome) -> dict[str, float]:
     return {f"refit/{name}": of[name] for name in ("epochs", "steps", "rows", "seconds") if name in of}
 
 
+def _triage_tag(paths: RetrainPaths) -> dict[str, str]:
+    """The causes that the trainer's own triage names, for the list of MLflow's runs."""
+    found = read_json(paths.training / "triage.json")
+    return {"triage": ", ".join(str(h["cause"]) for h in found["hypotheses"]) or "unknown"} if found else {}
+
+
 def _artifacts(spec: Spec, paths: RetrainPaths) -> list[tuple[str, Path]]:
     """Folder among the run's artifacts, and what goes there; files that the trainer did not write are left out."""
     own = ("steps.jsonl", "validation.jsonl", "gradients.parquet")
     refit = [paths.training / "refit" / name for name in own]
     files = [paths.training / name for name in own]
-    files += [paths.result, paths.spec, paths.provenance]
+    files += [paths.result, paths.spec, paths.provenance, paths.training / "triage.json"]
     if spec.label_quality is not None:
         files.append(paths.advertiser_quality)
     return [

@@ -1,4 +1,4 @@
-"""Did the training stay healthy? One check for each detector of :mod:`ctr_pipeline.gradients`, derived from its class."""
+"""Did the training stay healthy? One check for each detector of :mod:`ctr_pipeline.gradients`, and one for triage."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -6,7 +6,8 @@ from functools import partial
 from typing import Any
 
 from ctr_pipeline.gradients import registered_detectors
-from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, derive
+from ctr_pipeline.gradients.triage.verdict import NAME, QUESTION
+from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, derive, register
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,4 +46,12 @@ def detector_checks() -> list[CheckDefinition]:
     ]
 
 
+def check_triage(evidence: TrainingEvidence) -> Outcome:
+    """The outcome of the trainer's own triage; a training of several processes that was stopped has none."""
+    if NAME not in evidence.findings:
+        return Outcome(passed=True, description="the training wrote no triage; `ctr why` makes one")
+    return check_finding(NAME, evidence)
+
+
 derive(detector_checks)
+register(CheckDefinition(asset="ranker", name=NAME, question=QUESTION, evaluate=check_triage, blocking=True))

@@ -65,7 +65,8 @@ class HalfScore:
         located: Of the runs that are named right and have a place, those that are placed right.
         abstained: Runs for which triage names nothing.
         wrong_while_sure: Of the runs for which triage is sure, those whose first cause is wrong.
-        silent: Runs that end with every check green.
+        silent: Runs that end with nothing red: the model would be promoted.
+        green: Of these, those that end without a warning too.
         steps_median: Median of the steps before something red, of the runs that have it.
         steps_p90: Their 90th percentile.
         generic: Runs with a generic alarm.
@@ -73,6 +74,7 @@ class HalfScore:
         rules_beyond_healthy: Runs in which one fires that fires in no healthy training.
         rules_named: Runs in which the first rule that fires beyond healthy ones may pass for a cause.
         silent_faults: Faults with silent runs, and how many.
+        green_faults: Faults with runs that end with every check green, and how many.
         misnamed: By fault, causes that were named first and are wrong, and how often; ``unknown`` for none.
         troubles: By fault, errors that triage raised.
     """
@@ -86,6 +88,7 @@ class HalfScore:
     abstained: Share
     wrong_while_sure: Share
     silent: Share
+    green: Share
     steps_median: float | None
     steps_p90: float | None
     generic: Share
@@ -93,6 +96,7 @@ class HalfScore:
     rules_beyond_healthy: Share
     rules_named: Share
     silent_faults: Mapping[str, int]
+    green_faults: Mapping[str, int]
     misnamed: Mapping[str, Mapping[str, int]]
     troubles: Mapping[str, str]
 
@@ -128,6 +132,7 @@ def half_score(half: str, drills: Sequence[ScoredDrill], healthy: Sequence[Score
         abstained=_share(not drill.causes for drill in runs),
         wrong_while_sure=_share(drill.rank != 1 for drill in sure),
         silent=_share(not drill.stopped for drill in runs),
+        green=_share(not drill.found_by for drill in runs),
         steps_median=float(median(steps)) if steps else None,
         steps_p90=float(np.quantile(steps, 0.9)) if steps else None,
         generic=_share(bool(drill.generic) for drill in watched),
@@ -135,6 +140,7 @@ def half_score(half: str, drills: Sequence[ScoredDrill], healthy: Sequence[Score
         rules_beyond_healthy=_share(bool(found) for found in beyond),
         rules_named=_share(named),
         silent_faults=dict(sorted(Counter(drill.fault for drill in runs if not drill.stopped).items())),
+        green_faults=dict(sorted(Counter(drill.fault for drill in runs if not drill.found_by).items())),
         misnamed={fault: dict(found.most_common()) for fault, found in sorted(misnamed.items())},
         troubles={drill.fault: drill.trouble for drill in runs if drill.trouble},
     )

@@ -10,6 +10,8 @@ from ctr_pipeline.gradients.drills import fault_named
 from ctr_pipeline.gradients.drills.benign_variants import BENIGN
 from ctr_pipeline.gradients.drills.fault import Fault
 from ctr_pipeline.gradients.triage.hypothesis import Triage
+from ctr_pipeline.gradients.triage.verdict import NAME as TRIAGE
+from ctr_pipeline.gradients.triage.verdict import triage_finding
 from ctr_pipeline.training.drilling.default_rules import DefaultRules
 from ctr_pipeline.training.drilling.drilled_run import Drill, PreparedDrill, prepare_drill
 from ctr_pipeline.training.drilling.generic_alarms import Alarm, GenericAlarms
@@ -25,13 +27,14 @@ class ScoredDrill:
         family: Its family; ``healthy`` where nothing is wrong.
         half: ``development``, ``scored`` or ``healthy``.
         seed: Seed of rows, weights and fault.
-        found_by: What noticed it; empty where nothing did.
+        found_by: What noticed it, the triage at its end included; empty where nothing did.
         found_at: Steps before that.
         steps: Steps taken.
         stopped: Whether it ended with something red.
         validation: Normalised entropy of the best epoch; None where there is none.
         causes: Causes that triage names, the most likely one first.
         sure: Whether triage is sure of the first.
+        score: Score of the first; 0 where none is named.
         rank: Place of the first right cause, from 1; None where none is.
         location: Where triage places its first cause.
         located: Whether that is right; None where the fault has no place, or the cause is not right.
@@ -51,6 +54,7 @@ class ScoredDrill:
     validation: float | None
     causes: tuple[str, ...]
     sure: bool
+    score: float
     rank: int | None
     location: str | None
     located: bool | None
@@ -99,17 +103,39 @@ def score_drill(task: DrillTask) -> ScoredDrill:
     if task.baselines:
         generic.finish(watched)
         rules.finish(watched)
+    noticed = _noticed(drill, found, trouble)
     causes = tuple(dict.fromkeys(hypothesis.cause for hypothesis in found.hypotheses))
     rank = None if task.healthy else next((n for n, name in enumerate(causes, 1) if names(fault, name)), None)
     location = found.top.location if found.top is not None else None
     return ScoredDrill(
         fault=fault.name, family=fault.family, half="healthy" if task.healthy else fault.half, seed=task.seed,
-        found_by=drill.found_by, found_at=drill.found_at, steps=drill.steps, stopped=drill.stopped,
-        validation=drill.validation, causes=causes, sure=found.sure, rank=rank, location=location,
+        found_by=noticed.by, found_at=noticed.at, steps=drill.steps, stopped=noticed.red,
+        validation=drill.validation, causes=causes, sure=found.sure, score=found.top.score if found.top else 0.0, rank=rank,
+        location=location,
         located=places(fault.located, location) if fault.located and rank == 1 else None,
         generic=tuple(generic.alarms) if task.baselines else None, rules=tuple(rules.alarms) if task.baselines else None,
         trouble=trouble,
     )  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class _Noticed:
+    """What noticed a fault, after how many steps, and whether that is red."""
+
+    by: str
+    at: int | None
+    red: bool
+
+
+def _noticed(drill: Drill, found: Triage, trouble: str) -> _Noticed:
+    """As a training that goes to its end asks triage itself: what triage finds is a finding of it."""
+    own = _Noticed(drill.found_by, drill.found_at, drill.stopped)
+    severity = triage_finding(None if trouble else found, trouble).finding.severity
+    if own.red or severity == "ok":
+        return own
+    if severity == "error":
+        return _Noticed(TRIAGE, drill.steps, True)
+    return own if own.by else _Noticed(f"{TRIAGE} (warning)", drill.steps, False)
 
 
 def names(fault: Fault, cause: str) -> bool:

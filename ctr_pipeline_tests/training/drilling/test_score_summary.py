@@ -19,7 +19,7 @@ from ctr_pipeline.training.drilling.scored_drill import ScoredDrill
 def scored(fault: str = "leak", **changed: Any) -> ScoredDrill:
     parts: dict[str, Any] = {
         "fault": fault, "family": f"family of {fault}", "half": "development", "seed": 1, "found_by": "single_feature",
-        "found_at": 0, "steps": 1, "stopped": True, "validation": None, "causes": (fault,), "sure": True, "rank": 1,
+        "found_at": 0, "steps": 1, "stopped": True, "validation": None, "causes": (fault,), "sure": True, "score": 0.95, "rank": 1,
         "location": None, "located": None, "generic": (), "rules": (),
     }  # fmt: skip
     return ScoredDrill(**(parts | changed))
@@ -48,14 +48,16 @@ def test_a_half_counts_ranks_places_and_what_it_is_sure_of() -> None:
         scored("huge_lr", causes=("x", "huge_lr"), rank=2, found_at=100),
         scored("temperature", causes=("no_base_rate",), rank=None, sure=False, found_at=20),
         scored("silent", causes=(), rank=None, sure=False, stopped=False, found_by="", found_at=None, trouble="KeyError: 1"),
+        scored("warned", stopped=False, found_by="triage (warning)"),
         scored("other", half="scored"),
     ]  # fmt: skip
     found = half_score("development", runs, [])
     counts = {n: (getattr(found, n).count, getattr(found, n).of) for n in ("top1", "top3", "located", "abstained")}
-    assert counts == {"top1": (2, 5), "top3": (3, 5), "located": (1, 2), "abstained": (1, 5)}
-    assert (found.wrong_while_sure.count, found.wrong_while_sure.of) == (1, 3)
-    assert (found.faults, found.families, found.silent.count) == (4, 4, 1)
-    assert (found.steps_median, found.silent_faults) == (15.0, {"silent": 1})
+    assert counts == {"top1": (3, 6), "top3": (4, 6), "located": (1, 2), "abstained": (1, 6)}
+    assert (found.wrong_while_sure.count, found.wrong_while_sure.of) == (1, 4)
+    assert (found.faults, found.families, found.silent.count, found.green.count) == (5, 5, 2, 1)
+    assert found.steps_median == 15.0
+    assert (found.silent_faults, found.green_faults) == ({"silent": 1, "warned": 1}, {"silent": 1})
     assert found.misnamed == {"huge_lr": {"x": 1}, "silent": {"unknown": 1}, "temperature": {"no_base_rate": 1}}
     assert found.troubles == {"silent": "KeyError: 1"}
 

@@ -105,8 +105,8 @@ def test_the_score_of_a_half_and_its_tables() -> None:
     assert len(lines) == 2
     assert [half["half"] for half in found["halves"]] == ["development", "scored"]
     scores, alarms = score_tables(found)
-    assert (scores.row_count, alarms.row_count) == (11, 4)
-    assert any("scored, ends with every check green: mostly_unknown (1)" in line for line in score_lines(found))
+    assert (scores.row_count, alarms.row_count) == (12, 4)
+    assert any("scored, ends with nothing red: mostly_unknown (1)" in line for line in score_lines(found))
     for wrong in ({"half": "none"}, {"half": "development", "faults": ["mostly_unknown"]}):
         with pytest.raises(DrillError):
             score_drills(1, **wrong)  # type: ignore[arg-type]
