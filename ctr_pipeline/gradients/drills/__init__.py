@@ -2,7 +2,9 @@
 
 from ctr_pipeline.gradients.drills import (  # noqa: F401 - registers their faults
     incident,
+    log_mistakes,
     reading_faults,
+    refactoring_mistakes,
     row_faults,
     scored_families,
     step_faults,
