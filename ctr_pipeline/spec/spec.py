@@ -25,6 +25,7 @@ from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.null_values import columns_with_null_values
 from ctr_pipeline.spec.position import NoPosition, refuse_wrong_position
 from ctr_pipeline.spec.scope import Days, Privacy
+from ctr_pipeline.spec.serving import Serving
 from ctr_pipeline.spec.side_tables import refuse_wrong_tables
 from ctr_pipeline.spec.source import ImpressionColumns, LogFiles, SideTable, Source
 from ctr_pipeline.spec.split import Split
@@ -59,6 +60,7 @@ class Spec(Section):
     training: Training = Field(default=Training(), description="The training loop.")
     calibration: AnyCalibrator = added_field(CrossValidated(), "How logits become probabilities whose rates hold.")
     evaluation: Evaluation = added_field(Evaluation(), "Keys of the metrics and their intervals.")
+    serving: Serving = added_field(Serving(), "How fast a request must be answered.")
     quality: Quality = Field(default=Quality(), description="Limits of the checks.")
 
     @field_validator("tasks")

@@ -81,6 +81,7 @@ def test_every_check_ran_and_the_summary_says_what_a_person_needs(finished: Fini
         "advertiser_quality.advertiser_labels",
         "ranker.nonfinite",
         "serving_bundle.export_parity",
+        "serving_bundle.latency_budget",
         "champion.not_worse_than_champion",
     }
     for words in ("120,000 rows in", "Test, with 95 % intervals", "click", "Position propensity", "MLflow run"):

@@ -6,8 +6,9 @@ import pytest
 
 from ctr_pipeline.evaluation import Floor
 from ctr_pipeline.orchestration.checks.definition import check_results, refused
-from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
+from ctr_pipeline.orchestration.checks.model_quality import BundleEvidence, EvaluationEvidence
 from ctr_pipeline.orchestration.gates import passed_text
+from ctr_pipeline.serving.latency import Latency
 
 FLOOR = Floor(validation_ne=0.8, validation={}, position={}, validation_reasons=(), position_reasons=())
 GOOD = EvaluationEvidence({"click": 0.8}, [], {"click": (1.0, 0.95, 1.05)}, {}, FLOOR)
@@ -39,3 +40,16 @@ def test_a_good_model_passes_every_gate_and_says_by_how_much() -> None:
     assert text == (
         "Every gate is passed: validation NE 0.824; on the test click NE 0.810, -15.0% beside the position alone, buy NE 0.900."
     )
+
+
+@pytest.mark.parametrize("budget", [None, 8.0, 1.5])
+def test_a_bundle_is_refused_for_its_latency_alone(budget: float | None) -> None:
+    latency = Latency(candidates=300, p50=1.0, p99=2.0)
+    evidence = BundleEvidence(True, 0.0, 0.0, 0.0, latency, budget)
+    checks = {check.check_name: check for check in check_results("serving_bundle", evidence)}
+    found = refused("serving_bundle", list(checks.values()))
+    assert [check.check_name for check in found] == (["latency_budget"] if budget == 1.5 else [])
+    text = str(checks["latency_budget"].description)
+    assert text.startswith("a request takes 2.00 ms of one core at the 99th percentile for 300 impressions")
+    if budget == 1.5:
+        assert "the spec allows 1.5 (`serving.budget_ms`). Choose a smaller `model`" in text

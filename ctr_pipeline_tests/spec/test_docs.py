@@ -35,6 +35,7 @@ from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.spec.position import AdditivePosition, Examination, NoPosition
 from ctr_pipeline.spec.row_filters import RowFilter
 from ctr_pipeline.spec.scope import Days, Privacy
+from ctr_pipeline.spec.serving import Serving
 from ctr_pipeline.spec.simulator import (
     BotCampaign,
     ClickLogOutage,
@@ -119,6 +120,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     **dict.fromkeys((CrossValidated, Identity, Platt, Beta, Isotonic), "calibration"),
     Evaluation: "evaluation",
     Quality: "quality",
+    Serving: "serving",
 }
 IN_WORDS = {
     ("features.dense[].encoding", "kind"),

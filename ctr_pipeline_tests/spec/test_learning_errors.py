@@ -1,4 +1,4 @@
-"""What a user reads when what a task learns from, what the position does, or how scores are calibrated, is declared wrongly."""
+"""What a user reads when what a task learns from, what the position does, or how scores are calibrated or served, is declared wrongly."""
 
 import copy
 
@@ -44,6 +44,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     "a validation that nothing can pass": (
         set_to("quality.max_validation_ne", 0),
         ("quality.max_validation_ne", "greater than 0", "(found 0)"),
+    ),
+    "no time to answer": (
+        set_to("serving", {"budget_ms": 0}),
+        ("serving.budget_ms", "greater than 0", "(found 0)"),
+    ),
+    "a request for nothing": (
+        set_to("serving", {"candidates": 0}),
+        ("serving.candidates", "greater than or equal to 1", "(found 0)"),
     ),
     "better than the position by how much": (
         set_to("quality.better_than_position", 0.1),

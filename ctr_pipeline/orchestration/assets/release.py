@@ -1,6 +1,7 @@
 """`serving_bundle` → `champion`: what is served, and whether it may take over."""
 
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +16,7 @@ from ctr_pipeline.deployment.retrain_files import Release, RetrainFiles
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
 from ctr_pipeline.orchestration.assets.training import start_model
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
-from ctr_pipeline.orchestration.checks.model_quality import ParityEvidence, PromotionEvidence
+from ctr_pipeline.orchestration.checks.model_quality import BundleEvidence, PromotionEvidence
 from ctr_pipeline.orchestration.gates import passed_text, refusal_reasons
 from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell
 from ctr_pipeline.orchestration.partitions import daily_partitions
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from ctr_pipeline.datasets import Tables
     from ctr_pipeline.evaluation import PromotionDecision
     from ctr_pipeline.serving import Bundle
+    from ctr_pipeline.serving.latency import Latency
     from ctr_pipeline.serving.parity import Parity
 
 BUNDLE = "bundle"
@@ -65,15 +67,15 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             # An evaluation that refused its model is made: a later run begins here.
             if broken := refusal_reasons(spec, paths, context.instance, "serving_bundle"):
                 raise dg.Failure(f"The model must not be served. {' '.join(broken)}", allow_retries=False)
-            bundle, parity = _export(spec, paths)
-        checks = check_results(
-            "serving_bundle", ParityEvidence(parity.passed, parity.logit, parity.probability, parity.batch)
-        )
+            bundle, parity, latency = _export(spec, paths)
+        differences = parity.passed, parity.logit, parity.probability, parity.batch
+        checks = check_results("serving_bundle", BundleEvidence(*differences, latency, spec.serving.budget_ms))
         if refused("serving_bundle", checks):
             shutil.rmtree(paths.bundle)
             tracking.fail_model(run.run_id)
         yield from require("serving_bundle", checks)
-        tracking.log(run.run_id, {"export/max_logit_difference": parity.logit}, [])
+        measured = {"export/max_logit_difference": parity.logit, "export/latency_p99_ms": latency.p99}
+        tracking.log(run.run_id, measured, [])
         if not tracking.has_model(run.run_id):
             start_model(tracking, run.run_id, spec, context)
         tracking.finish_model(run.run_id, paths.bundle, bundle.inputs, dict.fromkeys(bundle.tasks, "double"))
@@ -86,6 +88,7 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 "max_logit_difference": cell(parity.logit),
                 "max_probability_difference": cell(parity.probability),
                 "max_batch_difference": cell(parity.batch),
+                "latency_p99_ms": cell(latency.p99),
                 "mlflow_run_id": run.run_id,
             },
             tags=retrain_tags(deployment, context),
@@ -144,16 +147,26 @@ def key_reasons(held: ModelVersion | None, fingerprint: str) -> list[str]:
     ]
 
 
-def _export(spec: Spec, paths: RetrainPaths) -> "tuple[Bundle, Parity]":
+def _export(spec: Spec, paths: RetrainPaths) -> "tuple[Bundle, Parity, Latency]":
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.ranker import load_ranker
     from ctr_pipeline.serving.export import check_parity, export_bundle
+    from ctr_pipeline.serving.latency import measure_latency
 
     dataset, fitted = PackedDataset.open(paths.packed), RetrainFiles(paths).calibrators()
     ranker = load_ranker(paths.model, dataset.layout, spec.model)
     bundle = export_bundle(ranker, fitted, dataset.layout, paths.packed / "vocabulary.parquet", spec, paths.bundle)
     test = dataset.splits["test"]
-    return bundle, check_parity(bundle, ranker, fitted, test.numeric[:PARITY_ROWS], test.ids[:PARITY_ROWS])
+    numeric, ids = test.numeric[:PARITY_ROWS], test.ids[:PARITY_ROWS]
+    parity = check_parity(bundle, ranker, fitted, numeric, ids)
+    latency = measure_latency(
+        bundle, numeric, ids, spec.serving.candidates, processor_time=time.thread_time, pause=_pause
+    )
+    return bundle, parity, latency
+
+
+def _pause() -> None:
+    time.sleep(0.001)
 
 
 def _compare(

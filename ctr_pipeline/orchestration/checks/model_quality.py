@@ -8,6 +8,7 @@ from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcom
 
 if TYPE_CHECKING:
     from ctr_pipeline.evaluation import Floor
+    from ctr_pipeline.serving.latency import Latency
 
 CALIBRATED_LOW, CALIBRATED_HIGH = 0.9, 1.1
 """Observed over expected outcomes between which a task counts as calibrated."""
@@ -32,15 +33,19 @@ class EvaluationEvidence:
 
 
 @dataclass(frozen=True, slots=True)
-class ParityEvidence:
-    """Largest differences between the exported graph and the trained model."""
+class BundleEvidence:
+    """Largest differences between the exported graph and the trained model, and how long a request takes it."""
 
     passed: bool
-    """Whether all are within their limits."""
+    """Whether all differences are within their limits."""
     logit: float
     probability: float
     batch: float
     """Of a row's probability alone and in a batch."""
+    latency: "Latency"
+    """Of a request of the spec's size."""
+    budget_ms: float | None
+    """The spec's; None for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,7 +108,7 @@ def check_calibrated(evidence: EvaluationEvidence) -> Outcome:
     )
 
 
-def check_parity(evidence: ParityEvidence) -> Outcome:
+def check_parity(evidence: BundleEvidence) -> Outcome:
     """Error when the exported graph and the trained model disagree, or a row's score depends on its batch."""
     return Outcome(
         passed=evidence.passed,
@@ -111,6 +116,25 @@ def check_parity(evidence: ParityEvidence) -> Outcome:
         metadata={"logit": evidence.logit, "probability": evidence.probability, "batch": evidence.batch},
         description=f"logits differ by up to {evidence.logit:.1e}, probabilities by {evidence.probability:.1e}, "
         f"alone and in a batch by {evidence.batch:.1e}",
+    )
+
+
+def check_latency(evidence: BundleEvidence) -> Outcome:
+    """Error when a request takes longer than the spec allows."""
+    found, budget = evidence.latency, evidence.budget_ms
+    took = f"{found.p99:.2f} ms of one core at the 99th percentile for {found.candidates:,} impressions"
+    advice = (
+        f"; the spec allows {budget:g} (`serving.budget_ms`). Choose a smaller `model`, or fewer `serving.candidates`"
+        if not found.within(budget)
+        else f" of the {budget:g} that the spec allows"
+        if budget is not None
+        else ""
+    )
+    return Outcome(
+        passed=found.within(budget),
+        error=True,
+        metadata={"p50_ms": found.p50, "p99_ms": found.p99, "candidates": found.candidates},
+        description=f"a request takes {took}{advice}",
     )
 
 
@@ -168,6 +192,13 @@ register(
         name="export_parity",
         question="The exported graph scores as the trained model does.",
         evaluate=check_parity,
+        blocking=True,
+    ),
+    CheckDefinition(
+        asset="serving_bundle",
+        name="latency_budget",
+        question="Scoring a request stays within the spec's latency budget.",
+        evaluate=check_latency,
         blocking=True,
     ),
     CheckDefinition(
