@@ -41,6 +41,14 @@ def check_cross_sample(
         samples = logits.shape[0]
         if samples < 2:
             return Outcome(name=NAME, verdict="not_measured", message="the batch has one sample: give it more")
+        broken = (~torch.isfinite(logits)).reshape(samples, -1).any(dim=1)
+        if bool(broken.any()):
+            # NaN differs from itself, so a comparison would blame the exchange for what was there before it.
+            message = (
+                f"the logits of {int(broken.sum())} of {samples} samples are not finite before any input is exchanged, the "
+                f"first of them of sample {int(broken.nonzero()[0])}: cure that first"
+            )
+            return Outcome(name=NAME, verdict="not_measured", message=message)
         order = torch.arange(samples)
         stay = order % kept == 0
         others = order[~stay]
@@ -57,7 +65,8 @@ def check_cross_sample(
     if measured <= limit:
         message = f"logits depend on their own sample alone (largest change {measured:.2g})"
         return Outcome(name=NAME, verdict="passed", message=message, measured=measured, limit=limit)
-    share = float((difference.reshape(difference.shape[0], -1).amax(dim=1) > limit * scale).double().mean())
+    changed_rows = ~(difference.reshape(difference.shape[0], -1).amax(dim=1) <= limit * scale)
+    share = float(changed_rows.double().mean())
     message = (
         f"when the inputs of other samples are exchanged, {share:.0%} of the logits change, by up to {measured:.3g} "
         f"(limit {limit:g}): something reduces or normalises over the batch; look for dim=0, a softmax over the wrong "

@@ -89,20 +89,6 @@ def _focal(training: DrilledTraining, rng: np.random.Generator) -> None:
 # Gradients, optimizers and weights.
 
 
-def _last_one_wins(training: DrilledTraining, _: np.random.Generator) -> None:
-    def last(gradient: Tensor) -> Tensor:
-        if not gradient.is_sparse or gradient.is_coalesced():
-            return gradient
-        rows, values = gradient._indices()[0], gradient._values()
-        at = torch.full((gradient.shape[0],), -1, dtype=torch.int64)
-        at.scatter_reduce_(0, rows, torch.arange(len(rows)), "amax")
-        kept = at[at >= 0]
-        return torch.sparse_coo_tensor(rows[kept][None], values[kept], gradient.shape, check_invariants=False)
-
-    for table in _tables(training):
-        table.table.weight.register_hook(last)  # type: ignore[no-untyped-call]
-
-
 def _averaged(training: DrilledTraining, rng: np.random.Generator) -> None:
     decay = float(rng.uniform(0.97, 0.995))
     parameters = list(training.model.parameters())
@@ -180,9 +166,6 @@ for _fault in (
           "the spec says cross-entropy", fix="build the loss from the spec", inject=_focal, named=("wrong_loss",)),
     Fault(name="smoothing_too_strong", family="smoothing", symptom="predictions are drawn to the base rate", cause="labels are smoothed by "
           "almost one half", fix="smooth by some hundredths", training={"label_smoothing": 0.45}, named=("label_noise", "bounded_logits")),
-    Fault(name="last_gradient_wins", family="sparse_gradients", symptom="embeddings are noisy", cause="of several gradients of a row the last "
-          "one is kept, not their sum", fix="accumulate them", inject=_last_one_wins, named=("gradient_changed",),
-          located=("ad", "query", "device", "embeddings.tables.width_4.table.weight", "wide.rows.table.weight")),
     Fault(name="average_learns", family="averaging", symptom="learning is slow", cause="the running mean of the weights is written over the "
           "weights themselves", fix="keep it beside them", inject=_averaged, named=("weights_overwritten",)),
     Fault(name="rate_restarts", family="restart", symptom="the loss jumps at some step and stays high", cause="a restart of the schedule "

@@ -117,6 +117,34 @@ def test_mixed_samples_are_found(make_setup: MakeSetup, model: nn.Sequential, ch
     assert outcome.failed, outcome.message
 
 
+@pytest.mark.parametrize("broken", [slice(3, 4), slice(None)])
+def test_logits_that_are_not_finite_mix_nothing(make_setup: MakeSetup, model: nn.Sequential, broken: slice) -> None:
+    def spoil(hidden: Tensor) -> Tensor:
+        spoilt = hidden.clone()
+        spoilt[broken] = torch.nan
+        return spoilt
+
+    setup = make_setup(model=Around(model, spoil))
+    for double in (True, False):
+        outcome = check_cross_sample(setup, double=double)
+        assert outcome.verdict == "not_measured"
+        first = broken.start or 0
+        assert f"not finite before any input is exchanged, the first of them of sample {first}" in outcome.message
+
+
+@pytest.mark.parametrize("numerator", [1.0, 0.0])
+def test_samples_that_make_another_one_no_number_are_mixed(
+    make_setup: MakeSetup, model: nn.Sequential, numerator: float
+) -> None:
+    def divide(hidden: Tensor) -> Tensor:
+        # Finite in the order of the batch; the exchange gives sample 3 the input of sample 2.
+        return hidden + numerator / (hidden[2] - hidden[3]).abs().sum()
+
+    outcome = check_cross_sample(make_setup(model=Around(model, divide)))
+    assert outcome.failed
+    assert "100% of the logits change" in outcome.message
+
+
 def test_batch_normalisation_mixes_in_training_only(make_setup: MakeSetup, model: nn.Sequential) -> None:
     norm = nn.BatchNorm1d(16)
     setup = make_setup(model=Around(model, norm))
