@@ -1,6 +1,7 @@
 """The ranker: transforms, embeddings, a multi-layer perceptron, interactions, a wide part, and one head a task."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -9,7 +10,9 @@ from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.ranker.embeddings import Embeddings, FusedTable
 from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.frequency import FrequencyEncoder
-from ctr_pipeline.ranker.heads import chain_logits
+from ctr_pipeline.ranker.heads import HeadShape, build_head
+from ctr_pipeline.ranker.heads.chain import chain_logits
+from ctr_pipeline.ranker.heads.head_layers import TaskOutputs
 from ctr_pipeline.ranker.initialisation import (
     initialise_head,
     initialise_hidden,
@@ -97,8 +100,27 @@ class Ranker(nn.Module):
             # Along a funnel the position decides on its first steps alone.
             acted_on = [t for t, parent in enumerate(layout.parents) if parent < 0 or not self.chained]
             self.position = build_position_effect(layout, effect, acted_on)
-        self.head = nn.Linear(self.tower.out_width + sum(self.out_widths.values()), len(layout.tasks))
+        width = self.tower.out_width + sum(self.out_widths.values())
+        self.stopped: tuple[bool, ...] = ()
+        # None, not a module that hands on what it reads: a model whose tasks share all hidden units stays what it was.
+        self.multi_task = self._build_heads(width, layout, model, seed)
+        if self.multi_task is None:
+            self.head = nn.Linear(width, len(layout.tasks))
+        else:
+            self.head = TaskOutputs(self.multi_task.out_width, len(layout.tasks))
         self._initialise(layout, seed)
+
+    def _build_heads(self, width: int, layout: Layout, model: Model, seed: int) -> Any:
+        """The module of ``model.multi_task``; None where every task reads the same units."""
+        section = model.multi_task
+        if section is None or (
+            section.kind == "shared_bottom" and section.gate_on is None and not section.stop_gradient
+        ):
+            return None
+        stopped = tuple(task in section.stop_gradient for task in layout.tasks)
+        self.stopped = stopped if any(stopped) else ()
+        torch.manual_seed(part_seed(seed, f"heads {section.kind}"))
+        return build_head(section, HeadShape(width, layout.tasks, layout.parents, stopped, model))
 
     def _initialise(self, layout: Layout, seed: int) -> None:
         for table in self.embeddings.tables.values():
@@ -109,7 +131,9 @@ class Ranker(nn.Module):
             initialise_hidden(linear, seed, f"hidden layer {place}")
         initialise_head(self.head, seed)
         # So an input that says "missing", where no training row said so, has no influence when a served row does.
-        without_influence([*linears, self.head][0].weight, self.numeric.flags)
+        first = linears[:1] or (self.multi_task.readers if self.multi_task is not None else []) or [self.head]
+        for linear in first:
+            without_influence(linear.weight, self.numeric.flags)
 
     def encode(self, numeric: Tensor, ids: Tensor, position: Tensor | None = None) -> RankerInputs:
         """What the modules read, from raw numbers [B, D], vocabulary rows [B, F] and, where known, positions [B].
@@ -129,6 +153,8 @@ class Ranker(nn.Module):
     def hidden(self, inputs: RankerInputs) -> Tensor:
         """[B, H] what the heads read: the tower's output, then the interactions' in the order of the spec.
 
+        With ``model.multi_task`` [B, T, K], what each task's last layer reads of it.
+
         Raises:
             RankerError: the output of an interaction is not [B, out_width].
         """
@@ -139,14 +165,15 @@ class Ranker(nn.Module):
             check_shape(f"output of interaction {name}", output, self.out_widths[name], rows=rows)
             parts.append(output)
         # Under autocast one part may be 16 bits wide and another 32: the result then has 32.
-        return torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        shared = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
+        return shared if self.multi_task is None else self.multi_task(shared)
 
     def score(self, hidden: Tensor, inputs: RankerInputs) -> Tensor:
-        """Entire-space logits [B, T] from [B, H] of :meth:`hidden`, the wide part's logits and the position."""
+        """Entire-space logits [B, T] from :meth:`hidden`, the wide part's logits and the position."""
         conditional: Tensor = self.head(hidden) + inputs.wide
         if self.position is not None:
             conditional = self.position(conditional, inputs.ids, inputs.position)
-        return chain_logits(conditional, self.parents) if self.chained else conditional
+        return chain_logits(conditional, self.parents, self.stopped) if self.chained else conditional
 
     def forward(self, numeric: Tensor, ids: Tensor, position: Tensor | None = None) -> Tensor:
         """Score a batch.

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.ranker.errors import RankerError
-from ctr_pipeline.ranker.heads import product_logits
+from ctr_pipeline.ranker.heads.chain import product_logits
 from ctr_pipeline.spec.position import AdditivePosition, Examination
 
 MOST_CONTEXT_ROWS = 1000

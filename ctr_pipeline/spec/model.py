@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from ctr_pipeline.spec.fields import Section, added_field
+from ctr_pipeline.spec.heads import AnyHead
 from ctr_pipeline.spec.interactions import AnyInteraction
 from ctr_pipeline.spec.position import AnyPosition
 
@@ -45,4 +46,8 @@ class Model(Section):
     heads: Literal["chain", "independent"] = Field(
         default="chain",
         description="`chain` multiplies conditional probabilities along the funnel; `independent` has one logit a task.",
+    )
+    multi_task: AnyHead | None = added_field(
+        None,
+        "What the tasks share above the hidden layers; `shared_bottom` when absent: all heads read the same units.",
     )

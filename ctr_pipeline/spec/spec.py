@@ -10,6 +10,7 @@ from ctr_pipeline.spec.calibration import AnyCalibrator, CrossValidated, refuse_
 from ctr_pipeline.spec.evaluation import Evaluation
 from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
+from ctr_pipeline.spec.heads import refuse_wrong_heads
 from ctr_pipeline.spec.keys import refuse_absent_keys, stored_keys
 from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.log_columns import (
@@ -136,6 +137,7 @@ class Spec(Section):
         refuse_absent_keys(self.split, self.evaluation, self.impression)
         refuse_wrong_position(self.model.position, self.impression.position, self.features.single)
         refuse_wrong_smoothing(self.training, self.tasks)
+        refuse_wrong_heads(self.model.multi_task, [t.name for t in self.tasks], [t.parent for t in self.tasks])
         refuse_wrong_offsets(self.calibration, self.source, self.impression, self.features)
         self.split.require_gap(self.longest_maturity)
         return self

@@ -27,6 +27,7 @@ from ctr_pipeline.spec.features import (
     Values,
 )
 from ctr_pipeline.spec.fields import DAY_US, format_duration
+from ctr_pipeline.spec.heads import Aitm, Mmoe, Ple, SharedBottom, TaskTowers
 from ctr_pipeline.spec.interactions import FactorisationMachine
 from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.losses import BinaryCrossEntropy, DfmDiscrete, DfmWeibull, Focal, Fsiw
@@ -116,6 +117,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Model: "model",
     **dict.fromkeys((NoPosition, AdditivePosition, Examination), "model.position"),
     FactorisationMachine: "model.interactions[]",
+    **dict.fromkeys((SharedBottom, TaskTowers, Mmoe, Ple, Aitm), "model.multi_task"),
     Training: "training",
     **dict.fromkeys((CrossValidated, Identity, Platt, Beta, Isotonic), "calibration"),
     Evaluation: "evaluation",
@@ -131,6 +133,8 @@ IN_WORDS = {
     ("source.simulator.incidents[]", "share"),
     ("model.position", "kind"),
     ("model.interactions[]", "kind"),
+    ("model.multi_task", "kind"),
+    ("model.multi_task", "tower"),
     ("calibration", "kind"),
     ("tasks[].objective", "kind"),
     ("tasks[].objective.loss", "kind"),

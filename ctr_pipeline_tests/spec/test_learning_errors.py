@@ -28,6 +28,33 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("model.position", "additiv"),
         ("model.position: set `kind` to one of 'additive', 'examination', 'none'", "did you mean 'additive'?"),
     ),
+    "unknown architecture of the heads": (
+        set_to("model.multi_task", "mmeo"),
+        ("model.multi_task: set `kind` to one of 'aitm', 'mmoe', 'ple', 'shared_bottom'", "did you mean 'mmoe'?"),
+    ),
+    "one expert": (
+        set_to("model.multi_task", {"kind": "mmoe", "experts": 1}),
+        ("model.multi_task: experts: ", "greater than or equal to 2", "(found 1)"),
+    ),
+    "a tower without layers": (
+        set_to("model.multi_task", {"kind": "task_towers", "tower": []}),
+        ("model.multi_task: tower: ", "at least 1"),
+    ),
+    "gates on something else than the parent": (
+        set_to("model.multi_task", {"kind": "shared_bottom", "gate_on": "child"}),
+        ("model.multi_task: gate_on: ", "'parent'", "(found 'child')"),
+    ),
+    "gates on a parent without a funnel": (
+        lambda c: (
+            [task.pop("parent", None) for task in c["tasks"]],
+            set_to("model.multi_task", {"kind": "ple", "gate_on": "parent"})(c),
+        ),
+        ("`model.multi_task.gate_on` is parent, and no task has a `parent`",),
+    ),
+    "a stopped task that there is not": (
+        set_to("model.multi_task", {"kind": "shared_bottom", "stop_gradient": ["clack"]}),
+        ("`model.multi_task.stop_gradient` names 'clack', which is no task; use one of",),
+    ),
     "intervals of delay that do not rise": (
         set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "dfm_discrete", "edges": ["2d", "1d"]}}),
         ("tasks.0.objective: loss: edges: the ends of the intervals rise from above 0; found ['2d', '1d']",),

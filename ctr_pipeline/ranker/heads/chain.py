@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-def chain_logits(conditional: Tensor, parents: Sequence[int]) -> Tensor:
+def chain_logits(conditional: Tensor, parents: Sequence[int], stopped: Sequence[bool] = ()) -> Tensor:
     """Logits of P(task) on all impressions from logits of P(task | parent): P(task) is the product along the funnel.
 
     (Entire-space modelling: Ma et al., SIGIR 2018.)
@@ -14,6 +14,7 @@ def chain_logits(conditional: Tensor, parents: Sequence[int]) -> Tensor:
     Args:
         conditional: [B, T] logits of P(task | parent happened).
         parents: Index of each task's parent, -1 for none; a parent stands before its children.
+        stopped: [T] whether the task's gradient stops before its parent's logit; empty for none.
 
     Returns:
         [B, T] logits of P(task).
@@ -24,7 +25,8 @@ def chain_logits(conditional: Tensor, parents: Sequence[int]) -> Tensor:
         if parent < 0:
             logits.append(own)
             continue
-        logits.append(product_logits(logits[parent], own))
+        base = logits[parent].detach() if stopped and stopped[task] else logits[parent]
+        logits.append(product_logits(base, own))
     return torch.stack(logits, dim=1)
 
 

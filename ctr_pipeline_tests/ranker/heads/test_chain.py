@@ -4,7 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ctr_pipeline.ranker.heads import chain_logits
+from ctr_pipeline.ranker.heads.chain import chain_logits
 
 logit = st.floats(min_value=-60, max_value=60, allow_nan=False)
 
