@@ -3,26 +3,31 @@
 import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from scipy.stats import beta
 
 from ctr_pipeline.datasets import PackedDataset
-from ctr_pipeline.gradients import registered_detectors
+from ctr_pipeline.gradients import Finding, registered_detectors
+from ctr_pipeline.gradients.triage.left_behind import read_json_lines
 from ctr_pipeline.training.dataloader import Shard
 from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import HealthLimits, TrainingError, TrainingJob
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.plan import known_outcomes, plan_training
+from ctr_pipeline.training.run_files import RunFiles
 from ctr_pipeline.training.stopping import Stopped
 
 CONFIDENCE = 0.95
 FEWEST_RUNS = 20
 
 SMALLEST = 0.1
-"""Limits stay above this share of the rule of thumb: what never happened in healthy runs may happen once."""
+"""Limits stay above this share of the rule of thumb: what never happened in healthy runs may happen once. A detector whose
+limit healthy runs cannot lower so far has a share of its own, ``smallest_share``.
+"""
 
 PER_STEPS = 10_000
 
@@ -34,7 +39,8 @@ class HealthyRun:
     Attributes:
         seed: Its seed.
         steps: Steps taken.
-        strengths: Of each soft detector the largest measurement, relative to its rule of thumb.
+        strengths: Of each soft detector the largest measurement, relative to its rule of thumb; of those that compare a run
+            with another one, that of the run after the one before it. None of a detector that measured nothing.
     """
 
     seed: int
@@ -69,7 +75,11 @@ def run_healthy(job: TrainingJob, seed: int, folder: Path, epochs: int | None) -
             f"from this job: {stopped.cause.message}"
         ) from stopped
     soft = {detector.name for detector in registered_detectors() if hasattr(detector, "calibrate")}
-    strengths = {found.name: found.finding.strength for found in done.health.findings if found.name in soft}
+    strengths = {
+        found.name: found.finding.strength
+        for found in done.health.findings
+        if found.name in soft and found.finding.value is not None
+    }
     return HealthyRun(seed=seed, steps=done.steps, strengths=strengths)
 
 
@@ -108,7 +118,7 @@ def limits_of(runs: Sequence[HealthyRun], budget: float | None) -> HealthLimits:
         rule = getattr(detector, "rule", None)
         found = sorted((run.strengths[detector.name] for run in runs if detector.name in run.strengths), reverse=True)
         if rule is not None and len(found) == len(runs) and math.isfinite(found[allowed]):
-            limits[detector.name] = rule * max(found[allowed], SMALLEST)
+            limits[detector.name] = rule * max(found[allowed], getattr(detector, "smallest_share", SMALLEST))
     return HealthLimits(runs=len(runs), steps=steps, false_alarms=budget, limits=limits)
 
 
@@ -136,10 +146,33 @@ def calibrate_health(
     """
     if runs < FEWEST_RUNS:
         raise TrainingError(f"{runs} healthy runs are too few for limits: take at least {FEWEST_RUNS}")
-    found = []
+    found: list[HealthyRun] = []
+    first: list[dict[str, Any]] = []
+    before: list[dict[str, Any]] = []
     for number in range(1, runs + 1):
         own = folder / str(number)
-        found.append(run_healthy(job, (job.seed + 7919 * number) % 2**31, own, epochs))
+        run = run_healthy(job, (job.seed + 7919 * number) % 2**31, own, epochs)
+        lines = read_json_lines(RunFiles.of(own).steps)
         shutil.rmtree(own, ignore_errors=True)
+        found.append(compared(run, lines, before))
+        first, before = first or lines, lines
         progress(found[-1])
+    # The first one has none before it, so that it follows the last: each is compared once.
+    found[0] = compared(found[0], first, before if runs > 1 else [])
     return limits_of(found, budget)
+
+
+def compared(run: HealthyRun, own: Sequence[Mapping[str, Any]], before: Sequence[Mapping[str, Any]]) -> HealthyRun:
+    """``run`` with the measurements of the detectors that compare runs.
+
+    Args:
+        run: The run.
+        own: Lines of its steps.jsonl.
+        before: Those of the run that it is compared with.
+    """
+    found: dict[str, Finding] = {}
+    for detector in registered_detectors():
+        if (between := getattr(detector, "between", None)) is not None:
+            found[detector.name] = between(own, before)
+    known = {name: finding.strength for name, finding in found.items() if finding.value is not None}
+    return replace(run, strengths={**run.strengths, **known})

@@ -43,7 +43,7 @@ def test_a_limit_of_dead_units_stays_below_that_of_its_error() -> None:
 
 def test_soft_detectors_have_a_rule_and_findings_with_a_limit() -> None:
     soft = [made for made in registered_detectors() if hasattr(made, "calibrate")]
-    assert {made.name for made in soft} == {"norm_ratio", "update_ratio", "dead_units", "clipped_steps"}
+    assert {made.name for made in soft} == {"norm_ratio", "update_ratio", "dead_units", "clipped_steps", "departure"}
     for made in soft:
         assert made.rule > 0
         assert not made.blocking

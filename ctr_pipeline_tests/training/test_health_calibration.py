@@ -2,11 +2,12 @@
 
 import json
 import math
+from pathlib import Path
 
 import pytest
 
 from ctr_pipeline.training import health_calibration
-from ctr_pipeline.training.health_calibration import HealthyRun, calibrate_health, highest_rate, limits_of
+from ctr_pipeline.training.health_calibration import HealthyRun, calibrate_health, compared, highest_rate, limits_of
 from ctr_pipeline.training.job_spec import HealthLimits, TrainingError, TrainingJob
 
 
@@ -67,6 +68,43 @@ def test_runs_of_other_seeds_give_limits_and_the_next_training_uses_them(
     assert make_trainer(job).run(False).health.finding("update_ratio").limit == 0.5
 
 
+def lines(factor: float, steps: int = 40) -> list[dict[str, float]]:
+    """Lines of steps.jsonl whose loss is ``factor``."""
+    return [{"step": step, "loss": factor, "grad_norm": 2.0} for step in range(steps)]
+
+
+def test_each_run_is_compared_with_the_one_before_it_and_the_first_with_the_last(
+    job, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = iter((1.0, 1.2, 1.2, 1.8))
+
+    def run(_: TrainingJob, seed: int, folder: Path, __: int | None) -> HealthyRun:
+        folder.mkdir(parents=True)
+        text = "".join(json.dumps(line) + "\n" for line in lines(next(losses)))
+        (folder / "steps.jsonl").write_text(text)
+        return HealthyRun(seed=seed, steps=1000, strengths={})
+
+    monkeypatch.setattr(health_calibration, "FEWEST_RUNS", 4)
+    monkeypatch.setattr(health_calibration, "run_healthy", run)
+    seen: list[HealthyRun] = []
+    found = calibrate_health(job, tmp_path, runs=4, progress=seen.append)
+    # log(1.8 / 1) / log(1.5), of the first after the last.
+    assert found.limits == {"departure": pytest.approx(math.log(1.8) / math.log(1.5))}
+    factor = math.log(1.5)
+    assert [run.strengths.get("departure") for run in seen] == [
+        None, *(pytest.approx(math.log(ratio) / factor) for ratio in (1.2, 1.0, 1.5)),
+    ]  # fmt: skip
+
+
+def test_runs_of_the_same_rows_raise_the_limit_of_departure_and_do_not_lower_it() -> None:
+    for change, limit in ((1.0, 1.0), (1.1, 1.0), (2.0, math.log(2) / math.log(1.5))):
+        runs = [compared(run, lines(change), lines(1.0)) for run in healthy(20)]
+        assert limits_of(runs, None).limits["departure"] == pytest.approx(limit)
+    # Too few steps for a median: nothing was compared, and the rule of thumb stays.
+    short = [compared(run, lines(1.0, 15), lines(1.0, 15)) for run in healthy(20)]
+    assert "departure" not in limits_of(short, None).limits
+
+
 def test_a_run_that_is_stopped_is_not_healthy(job, tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(health_calibration, "FEWEST_RUNS", 1)
     broken = job.model_copy(update={"training": job.training.model_copy(update={"learning_rate": 1e4})})
@@ -102,3 +140,8 @@ def test_a_training_is_compared_with_the_last_good_one(job, make_trainer, tmp_pa
     departed = make_trainer(again.model_copy(update={"output": tmp_path / "d"})).run(False).health.finding("departure")
     assert (departed.severity, departed.tensor) == ("warn", "loss")
     assert departed.value == pytest.approx(math.log(2) / math.log(1.5), rel=1e-6)
+    limits = HealthLimits(runs=20, steps=1000, false_alarms=5.0, limits={"departure": 1.8})
+    wide = again.model_copy(update={"output": tmp_path / "e", "health_limits": limits})
+    allowed = make_trainer(wide).run(False).health.finding("departure")
+    assert (allowed.severity, allowed.limit) == ("ok", 1.8)
+    assert "(warning above 1.8, calibrated on 20 healthy runs)" in allowed.message

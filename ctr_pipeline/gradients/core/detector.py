@@ -33,7 +33,10 @@ class Detector(Protocol):
         rule, calibrate(limit): ClassVar[float], and a method that takes a
             :class:`~ctr_pipeline.gradients.core.soft_limit.SoftLimit`; of a soft detector whose rule of thumb may be replaced
             by a limit that was taken from healthy runs. Its finding has ``value`` and ``limit``.
+        smallest_share: ClassVar[float]; share of its rule below which healthy runs do not take its limit.
         compare_with(records): called before the first step with the steps of the last good run, where there is one.
+        between(own, before): classmethod; the finding of a run after another one, both as lines of steps.jsonl. Of a detector
+            that compares runs and may be calibrated.
         wrong_statistic(row): called with a measurement (step, tensor, kind, statistic, value) whose value is no finite number.
         validated(step, relative): called after each validation with the steps taken and each task's loss relative to the
             best constant, None where the labels cannot tell.
