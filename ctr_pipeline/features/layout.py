@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
@@ -115,6 +115,16 @@ class Frequency:
 
 
 @dataclass(frozen=True, slots=True)
+class ParentMean:
+    """What the embedding of a new value of a category begins as: the mean of those that share its parent."""
+
+    parent: str
+    """Name of the id column that the parent is in."""
+    evidence: float
+    """Training rows with which a value's own embedding counts as much as the mean."""
+
+
+@dataclass(frozen=True, slots=True)
 class IdColumn:
     """One embedded category, or a list of them."""
 
@@ -132,6 +142,8 @@ class IdColumn:
     """Set for a category that a request need not hold where it holds its time."""
     frequency: Frequency | None = None
     """Set for a category whose frequency is an input too."""
+    cold_start: ParentMean | None = None
+    """Set for a category whose new values have a parent to begin from."""
 
     @property
     def places(self) -> int:
@@ -188,6 +200,8 @@ class Layout:
                 raise LayoutError(f"layout: {id_column.name}: a list has at least one place, found {id_column.places}")
             if id_column.frequency is not None:
                 _check_frequency(id_column, id_column.frequency)
+            if id_column.cold_start is not None:
+                _check_cold_start(id_column, id_column.cold_start, self.ids)
 
     @property
     def number_places(self) -> dict[str, slice]:
@@ -235,7 +249,7 @@ class Layout:
             del content["positions"]
         for column in content["ids"]:
             # These too came later: a layout without one has the text, and so the hash, that it always had.
-            for name in ("pooled", "from_time", "frequency"):
+            for name in ("pooled", "from_time", "frequency", "cold_start"):
                 if column[name] is None:
                     del column[name]
         return json.dumps(content, indent=1) + "\n"
@@ -283,6 +297,15 @@ def _check_frequency(column: IdColumn, frequency: Frequency) -> None:
         raise LayoutError(f"layout: {column.name}: the frequency is that of one value, found a list")
 
 
+def _check_cold_start(column: IdColumn, cold_start: ParentMean, columns: Sequence[IdColumn]) -> None:
+    single = [other.name for other in columns if other.pooled is None and other.name != column.name]
+    if column.pooled is not None or cold_start.parent not in single or not 0 < cold_start.evidence < math.inf:
+        raise LayoutError(
+            f"layout: {column.name}: a cold start is that of one value, with a parent among {single} and a positive evidence; "
+            f"found {cold_start}"
+        )
+
+
 def _numeric_column(encoding: dict[str, Any] | None = None, **fields: Any) -> NumericColumn:
     if encoding is None:
         return NumericColumn(**fields)
@@ -294,11 +317,13 @@ def _id_column(
     pooled: dict[str, Any] | None = None,
     from_time: dict[str, Any] | None = None,
     frequency: dict[str, Any] | None = None,
+    cold_start: dict[str, Any] | None = None,
     **fields: Any,
 ) -> IdColumn:
     return IdColumn(
         pooled=None if pooled is None else Pooled(**pooled),
         from_time=None if from_time is None else FromTime(**from_time),
         frequency=None if frequency is None else Frequency(**frequency),
+        cold_start=None if cold_start is None else ParentMean(**cold_start),
         **fields,
     )

@@ -19,6 +19,7 @@ from ctr_pipeline.features.layout import (
     IdColumn,
     Layout,
     NumericColumn,
+    ParentMean,
     Pooled,
 )
 from ctr_pipeline.features.number_encodings import fit_encoding
@@ -104,6 +105,9 @@ def fit_layout(
             pooled=_pooled(feature),
             from_time=FromTime(feature.time, spec.time_part_zone(feature)) if feature.time else None,
             frequency=frequencies.get(feature.name),
+            cold_start=ParentMean(feature.cold_start.parent, feature.cold_start.evidence)
+            if feature.cold_start
+            else None,
         )
         for (group, feature), frame in zip(categories, counts, strict=True)
     )

@@ -5,10 +5,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctr_pipeline.features.layout import IdColumn, Pooled
+from ctr_pipeline.ranker.cold_start import ColdStart, cold_starts
 from ctr_pipeline.ranker.shapes import group_by_width
 
 
@@ -43,9 +46,40 @@ class FusedTable(nn.Module):
             "offsets", torch.tensor([start for _, start in places], dtype=torch.int64), persistent=False
         )
         self.register_buffer("positions", torch.tensor([at for at, _ in places], dtype=torch.int64), persistent=False)
+        self.cold_starts = nn.ModuleDict({str(at): of for at, of in cold_starts(columns, wanted, width).items()})
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """[B, F] rows within each column's vocabulary to [B, features of this table, width]."""
+    def forward(self, ids: Tensor, forgotten: Tensor | None = None) -> Tensor:
+        """[B, F] rows within each column's vocabulary to [B, features of this table, width].
+
+        Args:
+            ids: [B, F].
+            forgotten: [B, features of this table] which ids are to be treated as new ones, where the feature has a cold
+                start.
+        """
+        vectors = self._looked_up(ids)
+        if not self.cold_starts:
+            return vectors
+        features = list(vectors.unbind(1))
+        for at, module in self.cold_starts.items():
+            place = int(at)
+            features[place] = module(features[place], ids, None if forgotten is None else forgotten[:, place])
+        return torch.stack(features, dim=1)
+
+    def learn_counts(self, ids: NDArray[np.int32]) -> None:
+        """Count the ids of the training rows [N, F], for the features with a cold start."""
+        for module in self.cold_starts.values():
+            assert isinstance(module, ColdStart)
+            module.learn_counts(ids)
+        self.follow()
+
+    def follow(self) -> None:
+        """Let the means of parents follow the embeddings."""
+        for at, module in self.cold_starts.items():
+            assert isinstance(module, ColdStart)
+            start = self.starts[int(at)]
+            module.follow(self.table.weight.detach()[start : start + len(module.share)])
+
+    def _looked_up(self, ids: Tensor) -> Tensor:
         own = torch.index_select(ids, 1, self.positions).long()
         if self.padding is None:
             rows: Tensor = self.table(own + self.offsets)
@@ -117,10 +151,19 @@ class Embeddings(nn.Module):
         # Flattened here and nowhere else: the tower's input has one order, whatever reads the groups.
         parts: list[Tensor] = []
         for table in self.tables.values():
-            vectors = table(ids)
+            assert isinstance(table, FusedTable)
             if self.training and self.dropout > 0:
-                kept = torch.rand(vectors.shape[:2], device=vectors.device) >= self.dropout
-                vectors = vectors * (kept.to(vectors.dtype) / (1 - self.dropout)).unsqueeze(-1)
+                shape = ids.shape[0], len(table.wanted)
+                kept = torch.rand(shape, device=ids.device) >= self.dropout
+                vectors = table(ids, ~kept)
+                scale = kept.to(vectors.dtype) / (1 - self.dropout)
+                if table.cold_starts:
+                    # A forgotten id is a new one, which has the mean of its parent and not zeros.
+                    cold = torch.tensor([str(at) in table.cold_starts for at in range(shape[1])], device=ids.device)
+                    scale = torch.where(cold, 1.0, scale)
+                vectors = vectors * scale.unsqueeze(-1)
+            else:
+                vectors = table(ids)
             groups.append(vectors)
             parts.append(vectors.flatten(1))
         if not parts:

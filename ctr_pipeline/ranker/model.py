@@ -1,9 +1,11 @@
 """The ranker: transforms, embeddings, a multi-layer perceptron, interactions, a wide part, and one head a task."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctr_pipeline.features.layout import Layout
@@ -204,6 +206,19 @@ class Ranker(nn.Module):
                 share = rates[task] / base if base > 0 else 0.0
                 bias = torch.logit(torch.tensor(share, dtype=torch.float64)) if 0 < share < 1 else torch.tensor(0.0)
                 self.head.bias[task] = float(bias)
+
+    def learn_counts(self, ids: NDArray[np.int32]) -> None:
+        """Count the ids of the training rows [N, F], for the features with a cold start; call before the first step."""
+        for module in self._tables():
+            module.learn_counts(ids)
+
+    def follow_embeddings(self) -> None:
+        """Let the means from which new ids begin follow the embeddings that they are means of."""
+        for module in self._tables():
+            module.follow()
+
+    def _tables(self) -> Iterator[FusedTable]:
+        return (module for module in self.modules() if isinstance(module, FusedTable))
 
 
 def build_ranker(layout: Layout, model: Model, seed: int) -> Ranker:

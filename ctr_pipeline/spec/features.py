@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
+from ctr_pipeline.spec.cold_start import ColdStart
 from ctr_pipeline.spec.encodings import AnyEncoding, Cyclic, EncodingSection, PiecewiseLinear, Standard
 from ctr_pipeline.spec.fields import Column, Name, Section, TimeZone, added_field
 from ctr_pipeline.spec.time_parts import TimePart
@@ -123,6 +124,17 @@ class CategoricalFeature(Section):
     frequency: bool = added_field(
         False, "Beside its embedding, a number: how frequent the value is among the training rows."
     )
+
+    cold_start: ColdStart | None = added_field(
+        None, "What a value that the training rows do not hold, or few of them, begins as."
+    )
+
+    @model_validator(mode="after")
+    def _cold_start_of_one_value(self) -> Self:
+        if self.cold_start is not None and (self.list is not None or self.time is not None):
+            other = "list" if self.list is not None else "time"
+            raise ValueError(f"`cold_start` is for ids that are new some day: remove it, or `{other}`")
+        return self
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
@@ -331,7 +343,14 @@ class Features(Section):
         return tuple(
             (
                 declared[feature.item].model_copy(
-                    update={"name": name, "column": None, "time": None, "time_zone": None, "frequency": False}
+                    update={
+                        "name": name,
+                        "column": None,
+                        "time": None,
+                        "time_zone": None,
+                        "frequency": False,
+                        "cold_start": None,
+                    }
                 ),
                 feature,
             )

@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ctr_pipeline.spec.calibration import AnyCalibrator, CrossValidated, refuse_wrong_offsets
+from ctr_pipeline.spec.cold_start import refuse_absent_parents
 from ctr_pipeline.spec.evaluation import Evaluation
 from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
@@ -107,6 +108,8 @@ class Spec(Section):
                     f"history feature {history.name!r} counts task {history.task!r}; "
                     f"use one of {', '.join(sorted(tasks))}"
                 )
+        cold = {feature.name: feature.cold_start for feature in self.features.embedded if feature.cold_start}
+        refuse_absent_parents(cold, self.features.single)
         for response in self.propensity.responses:
             if response not in tasks:
                 raise ValueError(f"propensity response {response!r} is no task; use one of {', '.join(sorted(tasks))}")

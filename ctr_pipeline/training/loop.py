@@ -40,6 +40,9 @@ from ctr_pipeline.training.step_bundle import own_part, step_content
 from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause, with_leading_finding
 from ctr_pipeline.training.training_result import TrainingResult
 
+STEPS_BETWEEN_MEANS = 100
+"""How often the means from which new ids begin follow the embeddings."""
+
 
 class Trainer:
     """Fits one ranker. Build it, then :meth:`run` once.
@@ -85,6 +88,7 @@ class Trainer:
         starting_rates = self.objectives.starting_rates(train.labels)
         self.state = build_state(job, dataset.layout, plan, group, self.objectives, starting_rates)
         self.model, self.optimizers = self.state.model, self.state.optimizers
+        self.model.learn_counts(train.ids)
         self.precision, self.monitor = self.state.precision, self.state.monitor
         if job.health_limits is not None:
             self.monitor.calibrate(job.health_limits.limits, job.health_limits.runs)
@@ -173,6 +177,8 @@ class Trainer:
                         callback.on_step(record, self.steps)
                 self.step += 1
                 self.batch += 1
+                if self.step % STEPS_BETWEEN_MEANS == 0:
+                    self.model.follow_embeddings()
                 self._write_measurements(all_of_them=False)
                 due = self._checkpoints.is_due(self.step) and self.batch < self.steps_per_epoch
                 # The clock of the first process decides for all.
@@ -226,6 +232,7 @@ class Trainer:
         raise Stopped(cause, health, bundle)
 
     def _finish_epoch(self, validation_file: JsonLines | None) -> None:
+        self.model.follow_embeddings()
         if self._validation is None:
             self.best_epoch = self.epoch
             if self.epoch + 1 == self._epochs:

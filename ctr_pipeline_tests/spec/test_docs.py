@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.attribute import Attribute
 from ctr_pipeline.spec.calibration import Beta, CrossValidated, Identity, Isotonic, Platt
+from ctr_pipeline.spec.cold_start import ColdStart
 from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear, Standard
 from ctr_pipeline.spec.evaluation import Evaluation
 from ctr_pipeline.spec.features import (
@@ -99,6 +100,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Missing: "features.dense[].missing",
     **dict.fromkeys((Standard, PiecewiseLinear, Bucket, Cyclic), "features.dense[].encoding"),
     CategoricalFeature: "features.categorical[]",
+    ColdStart: "features.categorical[].cold_start",
     Values: "features.categorical[].list",
     HistoryRate: "features.history[]",
     HistoryCount: "features.history[]",

@@ -39,6 +39,22 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ),
         ("features.dense.0: `encoding: cyclic` is of the value itself: remove `transform: signed_log1p`",),
     ),
+    "a cold start of a list": (
+        set_to("features.categorical.0", {"name": "ad_id", "list": {}, "cold_start": {"parent": "query"}}),
+        ("features.categorical.0: `cold_start` is for ids that are new some day", "remove it, or `list`"),
+    ),
+    "a cold start from itself": (
+        set_to("features.categorical.0.cold_start", {"parent": "ad_id"}),
+        ("feature 'ad_id' has the cold start parent 'ad_id'", "no other categorical feature of one value"),
+    ),
+    "a cold start from nothing": (
+        set_to("features.categorical.0.cold_start", {}),
+        ("features.categorical.0.cold_start.parent: required, but absent",),
+    ),
+    "a cold start without evidence": (
+        set_to("features.categorical.0.cold_start", {"parent": "query", "evidence": 0}),
+        ("features.categorical.0.cold_start.evidence", "greater than 0", "(found 0)"),
+    ),
     "frequency of a list": (
         set_to("features.categorical.0", {"name": "ad_id", "list": {}, "frequency": True}),
         ("features.categorical.0: `frequency` is that of one value", "has a `list` of them: remove one of both"),
