@@ -22,7 +22,7 @@ from ctr_pipeline.ranker.initialisation import (
     part_seed,
     without_influence,
 )
-from ctr_pipeline.ranker.interactions import build_interaction, out_width
+from ctr_pipeline.ranker.interactions import build_interaction, out_width, with_dropout
 from ctr_pipeline.ranker.numeric import NumericEncoder
 from ctr_pipeline.ranker.position import PositionEffect, build_position_effect
 from ctr_pipeline.ranker.shapes import InputShape, RankerInputs, check_shape, group_by_width
@@ -84,7 +84,8 @@ class Ranker(nn.Module):
         self.embeddings = Embeddings(layout.ids, model.embedding_dropout or 0.0)
         numbers = self.numeric.width + (0 if self.frequency is None else self.frequency.width)
         self.wide = WidePart(layout, numbers) if model.wide else None
-        self.shape = InputShape(numbers, group_by_width(layout.ids))
+        flags = self.numeric.flags
+        self.shape = InputShape(numbers, group_by_width(layout.ids), (flags.start, flags.stop))
         if not self.shape.numbers and not self.shape.groups:
             raise RankerError("the layout has neither numeric nor id columns: declare at least one feature")
         self.tower = Tower(self.shape.numbers, self.shape.embedded_width, model)
@@ -93,7 +94,7 @@ class Ranker(nn.Module):
             name = f"{section.kind}_{place}"
             # Interactions draw their own weights, from torch's generator.
             torch.manual_seed(part_seed(seed, name))
-            interactions[name] = build_interaction(section, self.shape)
+            interactions[name] = build_interaction(with_dropout(section, model.dropout), self.shape)
         self.interactions = nn.ModuleDict(interactions)
         self.out_widths: dict[str, int] = {name: out_width(module) for name, module in interactions.items()}
         effect = model.position or AdditivePosition()

@@ -35,10 +35,12 @@ class InputShape:
         numbers: Width D of the encoded numbers: standardised values, 0/1 columns for missing values, bins, frequencies
             of ids.
         groups: The id features by the width of their embeddings, narrowest first; empty without id features.
+        flags: First column of the numbers that says whether a value is missing, and the first behind them.
     """
 
     numbers: int
     groups: tuple[FieldGroup, ...]
+    flags: tuple[int, int] = (0, 0)
 
     @property
     def embedded_width(self) -> int:

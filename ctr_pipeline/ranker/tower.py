@@ -58,27 +58,58 @@ class Dropout(nn.Module):
         return values * kept.to(values.dtype).mul_(_SIXTEEN_BITS / (_SIXTEEN_BITS - self.dropped))
 
 
+class HiddenGate(nn.Module):
+    """h ↦ h ⊙ 2 sigmoid(W h + b): each hidden unit is weighed by the layer it is in (GateNet: Huang et al., 2020).
+
+    W and b start with zeros, so that all gates start at 1; gates are in (0, 2). (In a feed model: LiRank, Borisyuk et al.,
+    KDD 2024.)
+
+    Args:
+        width: Width of the layer.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.linear = nn.Linear(width, width)
+        nn.init.zeros_(self.linear.weight)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, width] of [B, width]."""
+        gates: Tensor = 2 * torch.sigmoid(self.linear(hidden))
+        return hidden * gates
+
+
 class HiddenLayer(nn.Module):
     """A linear layer, normalisation, rectification and dropout.
 
     Args:
         linear: The linear layer.
-        model: The spec's model section.
+        normalised: Whether its output is normalised.
+        dropout: Share of values zeroed in training.
         residual: Whether the layer's input is added to its output.
+        gated: Whether the layer's units have gates.
     """
 
-    def __init__(self, linear: nn.Linear, model: Model, residual: bool) -> None:
+    def __init__(
+        self, linear: nn.Linear, *, normalised: bool, dropout: float, residual: bool = False, gated: bool = False
+    ) -> None:
         super().__init__()
         self.residual = residual
         self.linear = linear
         # The statistics are those of the row itself (Ba et al., 2016): a row scores the same in any batch.
-        self.norm = nn.LayerNorm(linear.out_features) if model.normalisation == "layer" else nn.Identity()
+        self.norm = nn.LayerNorm(linear.out_features) if normalised else nn.Identity()
         self.activation = nn.ReLU()
-        self.dropout = Dropout(model.dropout or 0.0)
+        # None, not a module that does nothing: the exported graph of a model without it stays what it was.
+        self.gate = HiddenGate(linear.out_features) if gated else None
+        self.dropout = Dropout(dropout)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """[B, out] of what the linear layer reads."""
-        hidden: Tensor = self.dropout(self.activation(self.norm(self.linear(*inputs))))
+        hidden: Tensor = self.activation(self.norm(self.linear(*inputs)))
+        if self.gate is not None:
+            hidden = self.gate(hidden)
+        hidden = self.dropout(hidden)
         return inputs[0] + hidden if self.residual else hidden
 
 
@@ -96,7 +127,15 @@ class Tower(nn.ModuleList):
         self.out_width = numbers + embedded
         for place, width in enumerate(model.hidden):
             linear = nn.Linear(self.out_width, width) if place else InputLinear(numbers, embedded, width)
-            self.append(HiddenLayer(linear, model, model.residual and place > 0 and self.out_width == width))
+            self.append(
+                HiddenLayer(
+                    linear,
+                    normalised=model.normalisation == "layer",
+                    dropout=model.dropout or 0.0,
+                    residual=model.residual and place > 0 and self.out_width == width,
+                    gated=model.hidden_gates,
+                )
+            )
             self.out_width = width
 
     @property

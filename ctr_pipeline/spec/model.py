@@ -23,6 +23,7 @@ class Model(Section):
     residual: bool = added_field(
         False, "Add what a hidden layer reads to its output, where both are equally wide, from the second layer on."
     )
+    hidden_gates: bool = added_field(False, "Weigh each hidden unit by a gate between 0 and 2 that its layer computes.")
     dropout: float | None = Field(
         default=None,
         ge=0,

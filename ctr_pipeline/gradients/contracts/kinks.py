@@ -39,6 +39,9 @@ _KINKED: Mapping[str, Callable[..., list[Tensor]]] = {
 
 _STEPS = frozenset({"round", "floor", "ceil", "trunc"})
 
+_NOT_WRITTEN = frozenset({"empty", "empty_like", "empty_strided", "new_empty", "new_empty_strided"})
+"""What they return holds whatever was in memory, and decides nothing before it is written."""
+
 
 class _Decisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def __init__(self) -> None:
@@ -54,6 +57,8 @@ class _Decisions(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if (sides := _KINKED.get(name.removesuffix("_"))) is not None:
             self.found += sides(*args, **named)
         output = func(*args, **named)
+        if name in _NOT_WRITTEN:
+            return output
         for value in output if isinstance(output, tuple | list) else (output,):
             # A comparison, an arg max, an order: they decide what is computed next.
             if isinstance(value, Tensor) and (not value.is_floating_point() or name in _STEPS) and not value.is_sparse:

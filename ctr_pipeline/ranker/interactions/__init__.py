@@ -5,6 +5,7 @@ from ctr_pipeline.ranker.interactions.interaction import (
     build_interaction,
     out_width,
     register_interaction,
+    with_dropout,
 )
 
-__all__ = ["Interaction", "build_interaction", "out_width", "register_interaction"]
+__all__ = ["Interaction", "build_interaction", "out_width", "register_interaction", "with_dropout"]

@@ -4,6 +4,7 @@ from torch import Tensor, nn
 
 from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.shapes import InputShape, check_shape
+from ctr_pipeline.spec.interactions import FactorisationMachine
 
 
 class PairwiseProducts(nn.Module):
@@ -40,3 +41,8 @@ class PairwiseProducts(nn.Module):
         of_sum = vectors.sum(dim=1).square()
         sum_of = vectors.square().sum(dim=1)
         return 0.5 * (of_sum - sum_of).sum(dim=1, keepdim=True)
+
+
+def build(shape: InputShape, section: FactorisationMachine) -> PairwiseProducts:  # noqa: ARG001
+    """The module of a spec's section, which has no fields."""
+    return PairwiseProducts(shape)

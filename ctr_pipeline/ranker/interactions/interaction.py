@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol, TypeVar, overload
 
 from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.shapes import InputShape
-from ctr_pipeline.spec.interactions import INTERACTIONS, FactorisationMachine, InteractionSection
+from ctr_pipeline.spec.interactions import INTERACTIONS, InteractionSection
 from ctr_pipeline.spec.variants import Registry
 
 if TYPE_CHECKING:
@@ -93,6 +94,13 @@ def build_interaction(section: InteractionSection, shape: InputShape) -> nn.Modu
     return module
 
 
+def with_dropout(section: InteractionSection, dropout: float | None) -> InteractionSection:
+    """The section with the ranker's dropout in the place of one of its own that is absent."""
+    if "dropout" in type(section).model_fields and getattr(section, "dropout", None) is None:
+        return section.model_copy(update={"dropout": dropout})
+    return section
+
+
 def out_width(module: nn.Module) -> int:
     """Width of an interaction's output.
 
@@ -108,10 +116,16 @@ def out_width(module: nn.Module) -> int:
     return width
 
 
-def _factorisation_machine(shape: InputShape, section: FactorisationMachine) -> Interaction:  # noqa: ARG001
-    from ctr_pipeline.ranker.interactions.factorisation_machine import PairwiseProducts
+def _in_its_file(kind: str) -> Callable[[InputShape, InteractionSection], Interaction]:
+    """The builder of one of this project's interactions: ``build`` in the file of this folder that is called like it."""
 
-    return PairwiseProducts(shape)
+    def build(shape: InputShape, section: InteractionSection) -> Interaction:
+        # Imported where it is needed, because it imports torch.
+        made: Interaction = import_module(f"{__package__}.{kind}").build(shape, section)
+        return made
+
+    return build
 
 
-register_interaction("factorisation_machine", _factorisation_machine, FactorisationMachine)
+for _kind, _section in INTERACTIONS.sections.items():
+    register_interaction(_kind, _in_its_file(_kind), _section)
