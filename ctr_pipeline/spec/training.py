@@ -1,10 +1,11 @@
 """How the ranker is trained. What is absent is chosen from the training rows (:mod:`ctr_pipeline.training.plan`)."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ctr_pipeline.spec.balancing import AnyBalance, StaticBalance, refuse_wrong_balance
 from ctr_pipeline.spec.fields import Section, added_field
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.spec.tasks import Task
@@ -69,6 +70,12 @@ class Training(Section):
         ge=0,
         lt=0.5,
     )
+    balance: AnyBalance = added_field(StaticBalance(), "How the tasks' losses are weighted against each other.")
+
+    @model_validator(mode="after")
+    def _whole_batches(self) -> Self:
+        refuse_wrong_balance(self.balance, self.processes)
+        return self
 
 
 def refuse_wrong_smoothing(training: Training, tasks: Sequence[Task]) -> None:

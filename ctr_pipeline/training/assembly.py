@@ -8,8 +8,10 @@ from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.gradients import Detector
 from ctr_pipeline.gradients.adapters.inputs import InputCheck
 from ctr_pipeline.gradients.core.monitor import GradientMonitor
+from ctr_pipeline.losses.balances import TaskBalance
 from ctr_pipeline.losses.multi_task import SettledDelays, TaskObjectives
 from ctr_pipeline.ranker import build_ranker
+from ctr_pipeline.ranker.sharing import shared_parameters
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import TrainingError, TrainingJob
@@ -49,6 +51,7 @@ def build_state(
     objectives: TaskObjectives,
     starting_rates: Sequence[float] = (),
     detectors: Sequence[Detector] | None = None,
+    base_rates: Sequence[float] = (),
 ) -> StepState:
     """A new model with its optimizers, as before the first step.
 
@@ -60,6 +63,10 @@ def build_state(
         objectives: Those of :func:`build_objectives`.
         starting_rates: [T] rates from which the untrained model starts; empty where it will be overwritten.
         detectors: Objects that observe the run; by default one of each registered class.
+        base_rates: [T] base rates of the training labels, where the balance of the tasks needs them.
+
+    Raises:
+        LossError: The balance of the tasks needs a library that is not installed.
     """
     settings = job.training
     dropout = {"dropout": plan.dropout, "embedding_dropout": plan.embedding_dropout}
@@ -77,13 +84,15 @@ def build_state(
         optimizers.append(RowwiseAdagrad(embeddings, plan.embedding_learning_rate, settings.embedding_l2))
         peaks.append(plan.embedding_learning_rate)
     weights = [job.task_weights.get(task, 1.0) for task in layout.tasks]
+    balance = TaskBalance(settings.balance, weights, base_rates, group.device)
     return StepState(
         model=model,
         named=named,
         layout=layout,
         inputs=InputCheck(layout),
         objectives=objectives,
-        loss_weights=torch.tensor(weights, dtype=torch.float32, device=group.device),
+        balance=balance,
+        shared=list(shared_parameters(model).values()) if balance.reads_gradients else [],
         optimizers=optimizers,
         peaks=peaks,
         precision=Precision(settings.precision, group.device),

@@ -14,6 +14,7 @@ from ctr_pipeline.gradients.adapters.ranker_contracts import BrokenContract
 from ctr_pipeline.gradients.detectors import Divergence
 from ctr_pipeline.gradients.triage.failed_step import dump_failed_step
 from ctr_pipeline.gradients.triage.left_behind import read_json_lines
+from ctr_pipeline.losses.balances import needs_rates
 from ctr_pipeline.losses.label_smoothing import base_rates
 from ctr_pipeline.ranker import layout_hash, load_ranker, save_ranker
 from ctr_pipeline.spec.objectives import Binary
@@ -83,10 +84,12 @@ class Trainer:
         self.steps_per_epoch = batches_per_epoch(len(train), plan.batch_size)
         self.steps = self.steps_per_epoch * plan.epochs
         self._epochs = stop_after or plan.epochs
-        self._rates = base_rates(train.labels, train.weights) if job.training.label_smoothing else ()
+        self._rates = base_rates(train.labels, train.weights) if _needs_rates(job) else ()
         self.objectives = build_objectives(job, dataset.layout, delays_of(train), self._rates)
         starting_rates = self.objectives.starting_rates(train.labels)
-        self.state = build_state(job, dataset.layout, plan, group, self.objectives, starting_rates)
+        self.state = build_state(
+            job, dataset.layout, plan, group, self.objectives, starting_rates, base_rates=self._rates
+        )
         self.model, self.optimizers = self.state.model, self.state.optimizers
         self.model.learn_counts(train.ids)
         self.precision, self.monitor = self.state.precision, self.state.monitor
@@ -194,7 +197,7 @@ class Trainer:
         return Preflight(
             model=self.model, layout=self.dataset.layout, optimizers=self.optimizers, objectives=self.objectives,
             sections=[self.job.objectives.get(task, Binary()) for task in self.dataset.layout.tasks],
-            loss_weights=self.state.loss_weights, smoothing=self.job.training.label_smoothing, base_rates=self._rates,
+            loss_weights=self.state.loss_weights, weigh=self.state.weigh, smoothing=self.job.training.label_smoothing, base_rates=self._rates,
             forward=self.state.forward, precision=self.precision, group=self.group, rows=self.train,
             reference=self._validation, peaks=self.state.peaks, fresh=self.step == 0, file=self.files.steps.with_name("contracts.json"),
         )  # fmt: skip
@@ -318,6 +321,7 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "scaler": self.precision.state_dict(),
+            "balance": self.state.balance.state_dict(),
         }
 
     def _write_measurements(self, *, all_of_them: bool) -> None:
@@ -358,6 +362,7 @@ class Trainer:
         for optimizer, saved in zip(self.optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
         self.precision.load_state_dict(state["scaler"])
+        self.state.balance.load_state_dict(state["balance"])
         self.monitor.load_state_dict(state["monitor"])
         if self.group.is_first:
             self._record.start(state["parts"])
@@ -365,3 +370,8 @@ class Trainer:
         best = state["best"]
         self.best_epoch, self.best_validation, self.model_sha256 = best["epoch"], best["validation"], best["sha256"]
         restore_random_state(state["random"][self.group.shard.rank], self.group.device)
+
+
+def _needs_rates(job: TrainingJob) -> bool:
+    """Whether the training depends on the base rates of its labels."""
+    return bool(job.training.label_smoothing) or needs_rates(job.training.balance)

@@ -41,6 +41,7 @@ class Preflight:
         objectives: The tasks' objectives.
         sections: The objective of each task in the spec.
         loss_weights: [T] weights of the tasks.
+        weigh: Sets them from [T] sums of losses and numbers of labels, where gradients decide on them.
         smoothing: Share of each label that is the task's base rate, ``base_rates``.
         base_rates: [T] those rates; empty without smoothing.
         forward: [B, T] logits of a batch, as a step computes them.
@@ -62,6 +63,7 @@ class Preflight:
         objectives: TaskObjectives,
         sections: Sequence[ObjectiveSection],
         loss_weights: Tensor,
+        weigh: Callable[[Tensor, Tensor], None] | None = None,
         smoothing: float,
         base_rates: Sequence[float],
         forward: Callable[[BatchView], Tensor],
@@ -80,6 +82,7 @@ class Preflight:
             objectives=objectives,
             sections=sections,
             loss_weights=loss_weights,
+            weigh=weigh,
             rates=objectives.starting_rates(rows.labels) if fresh else (),
             forward=forward,
             smoothing=smoothing,

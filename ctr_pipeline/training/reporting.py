@@ -90,9 +90,11 @@ class MlflowReport:
         if record.step % self._every == 0:
             losses = {f"loss_{task}": value for task, value in record.task_losses.items()}
             layers = {f"grad_norm/{layer}": norm for layer, norm in record.layer_norms.items()}
+            weights = {f"weight_{task}": value for task, value in record.task_weights.items()}
             values = {
                 "loss": record.loss,
                 **losses,
+                **weights,
                 "grad_norm": record.grad_norm,
                 "lr": record.learning_rate,
                 **layers,

@@ -22,6 +22,7 @@ from ctr_pipeline.gradients.core.monitor import GradientMonitor
 from ctr_pipeline.gradients.core.norms import GradientNorms, clip_gradients, gradient_norms
 from ctr_pipeline.gradients.triage.diagnose import diagnose, wrong_update
 from ctr_pipeline.gradients.triage.replay import Replay
+from ctr_pipeline.losses.balances import TaskBalance
 from ctr_pipeline.losses.multi_task import TaskObjectives, multi_task_loss
 from ctr_pipeline.ranker.model import Ranker
 from ctr_pipeline.training.checkpoint import generator_state
@@ -45,7 +46,8 @@ class StepState:
         layout: Its packed layout.
         inputs: Looks at each batch.
         objectives: The tasks' objectives.
-        loss_weights: [T] weights of the tasks in the loss.
+        balance: The weights of the tasks in the loss.
+        shared: What the tasks share, where their balance compares gradients.
         optimizers: Those of the dense parameters and of the embedding tables.
         peaks: Peak learning rate of each optimizer.
         precision: Arithmetic of the dense part.
@@ -60,7 +62,8 @@ class StepState:
     layout: Layout
     inputs: InputCheck
     objectives: TaskObjectives
-    loss_weights: Tensor
+    balance: TaskBalance
+    shared: list[nn.Parameter]
     optimizers: list[torch.optim.Optimizer]
     peaks: list[float]
     precision: Precision
@@ -68,6 +71,11 @@ class StepState:
     monitor: GradientMonitor
     last_good: LastGood
     clip_norm: float
+
+    @property
+    def loss_weights(self) -> Tensor:
+        """[T] weights of the tasks in the loss."""
+        return self.balance.weights
 
     def forward(self, batch: BatchView) -> Tensor:
         """[B, T] logits: tower and interactions at the run's precision, what is before and after them in fp32."""
@@ -85,7 +93,13 @@ class StepState:
             counts: [T] known labels over all processes.
         """
         sums = self.objectives.task_sums(logits, batch.labels, batch.weights, batch.delays)
+        self.weigh(sums, counts)
         return multi_task_loss(sums, counts, self.loss_weights)
+
+    def weigh(self, sums: Tensor, counts: Tensor) -> None:
+        """Set the weights of the tasks from the gradients of their mean losses, where the balance asks for it."""
+        if self.balance.reads_gradients and torch.is_grad_enabled():
+            self.balance.from_gradients(sums / counts.clamp_min(1).to(sums.dtype), self.shared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -160,10 +174,12 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
     if measured:
         with state.monitor.forward():
             logits = state.forward(seen)
-        logits.retain_grad()
     else:
         logits = state.forward(seen)
     loss, means = state.loss(logits, seen, counts)
+    if measured:
+        # After the loss: to compare the tasks' gradients is a backward pass too, and would be added.
+        logits.retain_grad()
     torch.autograd.backward(state.precision.scale(loss))
     loss_view = _loss_view(state, logits, seen, counts) if measured else None
     extra = [means.detach(), loss.detach().reshape(1)]
@@ -196,6 +212,9 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
         loss_scale=state.precision.factor,
         batch_hash=batch.content,
         layer_norms=state.monitor.layer_norms(norms.names, each),
+        task_weights=dict(zip(state.layout.tasks, state.loss_weights.tolist(), strict=True))
+        if state.balance.moves
+        else {},
     )
     return TakenStep(
         decision=decision, cancelled=bool(stop), record=record, batch=batch, seen=seen, input=fault, counts=counts, random=random,
@@ -230,6 +249,8 @@ def update(state: StepState, taken: TakenStep) -> Diagnosis | None:
             state.last_good.restore()
         return cause
     state.precision.adapt(taken.decision == "skip")
+    if state.balance.moves and taken.decision == "update":
+        state.balance.observe(list(taken.record.task_losses.values()), list(taken.record.known_labels.values()))
     return None
 
 

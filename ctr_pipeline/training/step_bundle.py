@@ -52,7 +52,7 @@ def step_content(
         at: Where in the run the step is.
         parts: Those of :func:`own_part` of all processes, by rank.
         settled: How long the outcomes of settled training labels took; kept where a loss learns from them.
-        rates: [T] base rates of the training labels, where labels are smoothed.
+        rates: [T] base rates of the training labels, where labels are smoothed or tasks balanced by them.
     """
     rows = rows_read(state.model, [part["batch"]["ids"] for part in parts])
     names = {id(parameter): name for name, parameter in state.named}
@@ -84,6 +84,7 @@ def step_content(
             for optimizer in state.optimizers
         ],
         "scaler": state.precision.state_dict(),
+        "balance": state.balance.state_dict(),
     }
 
 
@@ -144,7 +145,9 @@ def load_step(path: Path) -> StepBundle:
     settled = None if content["settled"] is None else [delays.numpy() for delays in content["settled"]]
     objectives = build_objectives(job, layout, settled, content["rates"])
     group = ProcessGroup(Shard(), torch.device("cpu"))
-    state = build_state(job, layout, TrainingPlan(**content["plan"]), group, objectives, detectors=[])
+    state = build_state(
+        job, layout, TrainingPlan(**content["plan"]), group, objectives, detectors=[], base_rates=content["rates"]
+    )
     state.model.load_state_dict({name: _whole(value) for name, value in content["model"].items()})
     state.model.train()
     parameters = dict(state.named)
@@ -152,6 +155,8 @@ def load_step(path: Path) -> StepBundle:
         for name, of_parameter in saved.items():
             optimizer.state[parameters[name]] = {key: _whole(value) for key, value in of_parameter.items()}
     state.precision.load_state_dict(content["scaler"])
+    if "balance" in content:
+        state.balance.load_state_dict(content["balance"])
     return StepBundle(
         job=job,
         layout=layout,

@@ -13,6 +13,7 @@ from ctr_pipeline.gradients.triage.model_rules import coverage_clues, model_clue
 from ctr_pipeline.gradients.triage.row_sample import rows_of
 from ctr_pipeline.ranker.embeddings import FusedTable
 from ctr_pipeline.ranker.initialisation import EMBEDDING_LENGTH
+from ctr_pipeline.spec.balancing import StaticBalance
 from ctr_pipeline.training.assembly import build_objectives
 from ctr_pipeline.training.step_bundle import StepBundle, load_step
 
@@ -38,8 +39,9 @@ def _state_clues(bundle: StepBundle) -> Iterator[Clue]:
     yield from coverage_clues(state.model, state.optimizers)
     yield from setting_clues(state.optimizers)
     yield from model_clues(state.model)
-    declared_weights = torch.tensor([job.task_weights.get(task, 1.0) for task in layout.tasks])
-    yield from task_weight_clues(state.loss_weights, declared_weights, layout.tasks)
+    if job.training.balance == StaticBalance():
+        declared_weights = torch.tensor([job.task_weights.get(task, 1.0) for task in layout.tasks])
+        yield from task_weight_clues(state.loss_weights, declared_weights, layout.tasks)
     declared = build_objectives(job, layout, None, [0.0] * len(layout.tasks))
     batch = bundle.batches[0]
     if len(batch.labels) > 1 and not job.training.label_smoothing and batch.delays is None:

@@ -17,6 +17,7 @@ from ctr_pipeline.gradients.triage.label_rules import label_clues, weight_clues
 from ctr_pipeline.gradients.triage.loss_rules import loss_clues, task_weight_clues
 from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_clues, model_clues, setting_clues
 from ctr_pipeline.gradients.triage.row_sample import neighbouring_rows, spread_rows
+from ctr_pipeline.spec.balancing import StaticBalance
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.assembly import build_objectives
 from ctr_pipeline.training.dataloader import delays_of, gather, to_device
@@ -122,8 +123,9 @@ def static_clues(trainer: Trainer) -> Iterator[Clue]:
     chosen = np.unique(np.linspace(0, len(trainer.train) - 1, min(BATCH, len(trainer.train))).astype(np.int64))
     batch = to_device(gather(trainer.train, chosen), trainer.group.device)
     tasks = layout.tasks
-    weights = torch.tensor([trainer.job.task_weights.get(task, 1.0) for task in tasks])
-    yield from task_weight_clues(state.loss_weights.cpu(), weights, tasks)
+    if trainer.job.training.balance == StaticBalance():
+        weights = torch.tensor([trainer.job.task_weights.get(task, 1.0) for task in tasks])
+        yield from task_weight_clues(state.loss_weights.cpu(), weights, tasks)
     rates = trainer._rates
     declared = build_objectives(trainer.job, layout, delays_of(trainer.train), rates)
     # Weights of the tasks that are not the declared ones are a cause of their own.
@@ -135,7 +137,7 @@ def static_clues(trainer: Trainer) -> Iterator[Clue]:
         model=model, layout=layout, optimizers=trainer.optimizers, objectives=trainer.objectives, sections=sections,
         loss_weights=state.loss_weights, rates=trainer.objectives.starting_rates(trainer.train.labels),
         forward=state.forward, smoothing=trainer.job.training.label_smoothing, base_rates=rates,
-        scale=trainer.precision.factor, half=trainer.precision.name != "fp32",
+        weigh=state.weigh, scale=trainer.precision.factor, half=trainer.precision.name != "fp32",
     )  # fmt: skip
     yield from _bias_clues(trainer, built.rates)
     yield from forward_clues(built, batch)

@@ -11,6 +11,7 @@ from pydantic.fields import FieldInfo
 
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.attribute import Attribute
+from ctr_pipeline.spec.balancing import DwaBalance, GradientBalance, StaticBalance, UncertaintyBalance
 from ctr_pipeline.spec.calibration import Beta, CrossValidated, Identity, Isotonic, Platt
 from ctr_pipeline.spec.cold_start import ColdStart
 from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear, Standard
@@ -121,6 +122,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     FactorisationMachine: "model.interactions[]",
     **dict.fromkeys((SharedBottom, TaskTowers, Mmoe, Ple, Aitm), "model.multi_task"),
     Training: "training",
+    **dict.fromkeys((StaticBalance, UncertaintyBalance, DwaBalance, GradientBalance), "training.balance"),
     **dict.fromkeys((CrossValidated, Identity, Platt, Beta, Isotonic), "calibration"),
     Evaluation: "evaluation",
     Quality: "quality",
@@ -136,6 +138,7 @@ IN_WORDS = {
     ("model.position", "kind"),
     ("model.interactions[]", "kind"),
     ("model.multi_task", "kind"),
+    ("training.balance", "kind"),
     ("model.multi_task", "tower"),
     ("calibration", "kind"),
     ("tasks[].objective", "kind"),

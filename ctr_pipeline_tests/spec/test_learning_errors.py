@@ -55,6 +55,21 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("model.multi_task", {"kind": "shared_bottom", "stop_gradient": ["clack"]}),
         ("`model.multi_task.stop_gradient` names 'clack', which is no task; use one of",),
     ),
+    "unknown balance": (
+        set_to("training.balance", "uncertanty"),
+        ("training.balance: set `kind` to one of 'dwa', 'gradient', 'static', 'uncertainty'", "did you mean"),
+    ),
+    "a window without steps": (
+        set_to("training.balance", {"kind": "dwa", "window": 0}),
+        ("training.balance: window: ", "greater than 0", "(found 0)"),
+    ),
+    "gradients of parts of a batch": (
+        lambda c: (
+            set_to("training.balance", {"kind": "gradient", "aggregator": "pcgrad"})(c),
+            set_to("training.processes", 2)(c),
+        ),
+        ("`training.balance` of kind gradient compares", "`training.processes` is 2"),
+    ),
     "intervals of delay that do not rise": (
         set_to("tasks.0.objective", {"kind": "binary", "loss": {"kind": "dfm_discrete", "edges": ["2d", "1d"]}}),
         ("tasks.0.objective: loss: edges: the ends of the intervals rise from above 0; found ['2d', '1d']",),

@@ -47,6 +47,7 @@ class BuiltTraining:
         half: Whether the step computes in 16 bits.
         alone: Whether this process has the whole batch.
         peaks: Largest learning rate of each optimizer; empty where it is not known.
+        weigh: Sets ``loss_weights`` for a step from [T] sums of losses and numbers of labels, where gradients decide.
     """
 
     model: Ranker
@@ -63,6 +64,7 @@ class BuiltTraining:
     half: bool = False
     alone: bool = True
     peaks: Sequence[float] = ()
+    weigh: Callable[[Tensor, Tensor], None] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,6 +90,9 @@ def rehearse(built: BuiltTraining, batch: BatchView) -> Rehearsal:
     with kept_generators(model), kept_buffers(model), without_gradients(model):
         with observed_lookups(model) as lookups:
             logits = built.forward(batch)
+        if built.weigh is not None:
+            counts = built.objectives.known_counts(batch.labels, batch.delays)
+            built.weigh(built.objectives.task_sums(logits, batch.labels, batch.weights, batch.delays), counts)
         outcomes = [lookup_outcome(lookups), own_rows_outcome(model, built.layout, lookups)]
         loss, outcome = _losses(built, logits, batch)
         outcomes += [outcome, _balance(built, logits, batch)]

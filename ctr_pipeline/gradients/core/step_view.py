@@ -37,6 +37,7 @@ class StepRecord:
         loss_scale: Factor on the loss while gradients were computed; 1 but in fp16.
         batch_hash: A number of the batch's content, of this process's rows; None where nobody computed it.
         layer_norms: Gradient norm of each layer before clipping, on logged steps; else empty.
+        task_weights: Weight of each task in the loss, where it may differ between steps; else empty.
     """
 
     step: int
@@ -53,9 +54,10 @@ class StepRecord:
     loss_scale: float = 1.0
     batch_hash: int | None = None
     layer_norms: Mapping[str, float] = field(default_factory=dict)
+    task_weights: Mapping[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
-        """One flat JSON object, with loss_<task> and known_<task> for each task; norms by layer are in gradients.parquet."""
+        """One flat JSON object, with loss_<task>, known_<task>, weight_<task> by task; norms by layer are in gradients.parquet."""
         # By hand: `asdict` copies what is in it, which takes as long as all else that is done for a record.
         return {
             "step": self.step, "epoch": self.epoch, "loss": self.loss, "grad_norm": self.grad_norm,
@@ -64,11 +66,12 @@ class StepRecord:
             "batch_hash": self.batch_hash,
             **{f"loss_{task}": value for task, value in self.task_losses.items()},
             **{f"known_{task}": value for task, value in self.known_labels.items()},
+            **{f"weight_{task}": value for task, value in self.task_weights.items()},
         }  # fmt: skip
 
     def to_json(self) -> str:
         """:meth:`to_dict` as JSON, at half of the cost: a step has a line, and a small model's step takes milliseconds."""
-        if not math.isfinite(self.loss + self.grad_norm + sum(self.task_losses.values())):
+        if self.task_weights or not math.isfinite(self.loss + self.grad_norm + sum(self.task_losses.values())):
             return json.dumps(self.to_dict())
         ratio = "null" if self.norm_ratio is None else repr(self.norm_ratio)
         values = (
