@@ -1,6 +1,7 @@
 """False alarms: healthy trainings of many kinds, through every contract and detector.
 
-40 trainings on made-up rows with a signal, as the trainer runs them, over
+40 trainings as the trainer runs them, each with its triage at the end, on made-up rows with a signal or on the packed rows of a
+log, over
 
 - seeds (of rows, weights, order and dropout: another one for each),
 - batch sizes from 64 to 8,192,
@@ -13,9 +14,14 @@ measured every 10 steps, ten times as often as by default. A hard alarm is a tra
 with an error; a soft one is a warning of a detector or a contract. Shares are of steps, with the exact two-sided 95 % interval
 (Clopper and Pearson).
 
+Rows of a log are those of a training of ``ctr run``, with its tasks, their weights and their objectives; each of the trainings
+here learns from another part of them, four fifths at most. Whatever a real log has of missing values, rare tasks, history that
+has yet to begin and drift is in them.
+
 Run from the checkout::
 
     python benchmarks/healthy_runs.py [--runs 40] [--steps 950] [--draw 1] [--json FILE] [--only N ...] [--assert]
+    ctr run --spec SPEC --data-root ROOT/NAME; python benchmarks/healthy_runs.py --job ROOT/NAME/training/DAY/job.json
 
 ``--assert`` exits with 1 where a training is refused, or the upper bound of hard alarms is above 1 in 10,000 steps.
 """
@@ -34,7 +40,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from ctr_pipeline.datasets import PackedDataset, PackedSplit, write_split
+from ctr_pipeline.datasets import SPLITS, PackedDataset, PackedSplit, write_split
+from ctr_pipeline.gradients.triage.verdict import triage_finding
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.training import Training
 from ctr_pipeline.training.dataloader import Shard
@@ -43,6 +50,7 @@ from ctr_pipeline.training.drilling.made_up_rows import LAYOUT, make_rows
 from ctr_pipeline.training.drilling.score_summary import clopper_pearson
 from ctr_pipeline.training.job_spec import TrainingJob
 from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.own_triage import own_triage
 from ctr_pipeline.training.plan import known_outcomes, plan_training
 from ctr_pipeline.training.stopping import Stopped
 
@@ -62,6 +70,8 @@ ARCHITECTURES: tuple[dict[str, Any], ...] = (
     {"embedding_dim": 4, "hidden": [32, 16], "wide": False, "dropout": 0.5},
 )
 SMALLEST_ROWS, OTHER_ROWS, BATCHES_OF_ROWS = 12_000, 4_000, 4
+SHARE = 0.8
+"""Share of a log's training rows that a training here learns from, at most: each has others."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,20 +134,44 @@ def with_positions(rows: PackedSplit, seed: int) -> PackedSplit:
     return replace(rows, position=position, labels=labels)
 
 
-def run(variant: Variant, steps: int, folder: Path) -> Outcome:
-    """One training."""
+def write_made_up(variant: Variant, folder: Path) -> PackedDataset:
+    """Rows of :func:`make_rows`, of the variant's own seed."""
     count = max(SMALLEST_ROWS, BATCHES_OF_ROWS * variant.batch)
-    epochs = max(1, round(steps / -(-count // variant.batch)))
     layout = replace(LAYOUT, positions=(0.0, *[0.1] * 10)) if variant.positions else LAYOUT
-    packed = folder / "packed"
-    packed.mkdir(parents=True)
-    (packed / "layout.json").write_text(layout.to_json(), encoding="utf-8")
-    for part, name in enumerate(("train", "validation", "calibration", "test")):
+    folder.mkdir(parents=True)
+    (folder / "layout.json").write_text(layout.to_json(), encoding="utf-8")
+    for part, name in enumerate(SPLITS):
         seed = 1000 * (variant.number + 1) + part
         rows = make_rows(count if name == "train" else OTHER_ROWS, seed)
-        write_split(packed, name, with_positions(rows, seed) if variant.positions else rows)
-    dataset = PackedDataset.open(packed)
+        write_split(folder, name, with_positions(rows, seed) if variant.positions else rows)
+    return PackedDataset.open(folder)
+
+
+def write_part(variant: Variant, steps: int, source: Path, folder: Path) -> PackedDataset:
+    """The rows of the packed dataset ``source``, with a part of its training rows that the variant's number decides."""
+    whole = PackedDataset.open(source)
+    # Rows of a vocabulary are the same whatever the width; a factorisation machine needs one width.
+    width = variant.model["embedding_dim"]
+    layout = replace(whole.layout, ids=tuple(replace(column, dim=width) for column in whole.layout.ids))
+    folder.mkdir(parents=True)
+    (folder / "layout.json").write_text(layout.to_json(), encoding="utf-8")
+    for name in SPLITS:
+        rows = whole.splits[name]
+        if name == "train":
+            count = min(round(SHARE * len(rows)), steps * variant.batch)
+            drawn = np.random.default_rng([variant.number, 5]).choice(len(rows), count, replace=False)
+            drawn.sort()
+            rows = replace(rows, **{key: array[drawn] for key, array in rows.arrays().items()})
+        write_split(folder, name, rows)
+    return PackedDataset.open(folder)
+
+
+def run(variant: Variant, steps: int, folder: Path, of: TrainingJob | None = None) -> Outcome:
+    """One training; on rows of the job ``of``, or on made-up ones."""
+    packed = folder / "packed"
+    dataset = write_made_up(variant, packed) if of is None else write_part(variant, steps, of.dataset, packed)
     train, model = dataset.splits["train"], Model(**variant.model)
+    epochs = max(1, round(steps / -(-len(train) // variant.batch)))
     settings: dict[str, Any] = {
         "epochs": epochs, "batch_size": variant.batch, "threads": 1, "detail_every": 10, "patience": 10**6,
         "precision": variant.precision, "refit": False,
@@ -149,13 +183,15 @@ def run(variant: Variant, steps: int, folder: Path) -> Outcome:
     )  # fmt: skip
     job = TrainingJob(
         dataset=packed, output=folder / "run", seed=variant.number, device="cpu", model=model, training=training,
-        checkpoint_every=10**6,
+        checkpoint_every=10**6, task_weights={} if of is None else of.task_weights,
+        objectives={} if of is None else of.objectives,
     )  # fmt: skip
     plan = plan_training(training, model, len(train), known_outcomes(train.labels))
     group = ProcessGroup(Shard(), torch.device("cpu"))
     started = time.process_time()
     trainer = Trainer(job, dataset, plan, group, lambda: 0.0, lambda: False)
-    hard, refused, validation = [], "", None
+    hard, refused, validation, cause = [], "", None, None
+    job.save(job.output / "job.json")
     try:
         done = trainer.run(resume=False)
         health, validation = done.health, done.best_validation
@@ -166,7 +202,8 @@ def run(variant: Variant, steps: int, folder: Path) -> Outcome:
     file = job.output / "contracts.json"
     contracts = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     soft = [f"{c['name']}: {c['message']}" for c in contracts if c["verdict"] == "failed" and not c["hard"]]
-    for found in health.strongest:
+    verdict = triage_finding(*own_triage(job, dataset.layout, health, cause))
+    for found in (*health.strongest, *((verdict,) if verdict.finding.severity != "ok" else ())):
         (hard if found.finding.severity == "error" else soft).append(f"{found.name}: {found.finding.message}")
     return Outcome(
         variant=variant, steps=trainer.step, validation=validation, hard=tuple(hard), soft=tuple(soft), refused=refused,
@@ -204,17 +241,21 @@ def main() -> int:
     parser.add_argument("--steps", type=int, default=950, help="steps of a training, about")
     parser.add_argument("--draw", type=int, default=1, help="seed of how the settings are shuffled")
     parser.add_argument("--only", type=int, nargs="*", help="numbers of the trainings to run")
+    parser.add_argument(
+        "--job", type=Path, help="job.json of a training of `ctr run`, for its packed rows; else made-up ones"
+    )
     parser.add_argument("--json", type=Path, help="file for the result")
     parser.add_argument("--assert", dest="judged", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True)
     outcomes: list[Outcome] = []
+    of = None if arguments.job is None else TrainingJob.load(arguments.job)
     for variant in variants(arguments.runs, arguments.draw):
         if arguments.only and variant.number not in arguments.only:
             continue
         with tempfile.TemporaryDirectory() as folder:
-            outcome = run(variant, arguments.steps, Path(folder))
+            outcome = run(variant, arguments.steps, Path(folder), of)
         outcomes.append(outcome)
         quality = "–" if outcome.validation is None else f"{outcome.validation:.3f}"
         print(

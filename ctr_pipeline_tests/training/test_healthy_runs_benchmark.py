@@ -4,7 +4,10 @@ from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
+
+from ctr_pipeline.training.job_spec import TrainingJob
 
 
 @pytest.fixture
@@ -42,6 +45,40 @@ def test_alarms_are_counted_by_run_and_bounded_by_steps(benchmark: ModuleType) -
     found = benchmark.report([outcome(0, ("a: x", "b: y"), ("a: z",)), *(outcome(n) for n in range(1, 40))])
     assert (found["hard"]["runs"], found["hard"]["names"], found["soft"]["names"]) == (1, {"a": 1, "b": 1}, {"a": 1})
     assert found["hard"]["interval"][1] > 1
+
+
+def test_rows_of_a_log_are_parts_of_those_of_a_training(benchmark: ModuleType, tmp_path: Path) -> None:
+    first, second = (next(v for v in benchmark.variants(40, 1) if v.batch == batch) for batch in (64, 2048))
+    source = benchmark.write_made_up(first, tmp_path / "source")
+    whole = source.splits["train"]
+    parts = [
+        benchmark.write_part(variant, steps, source.directory, tmp_path / f"{variant.number}-{steps}")
+        for variant, steps in ((first, 50), (first, 1000), (second, 50))
+    ]
+    assert [len(part.splits["train"]) for part in parts] == [3200, 9600, 9600]
+    for part in parts:
+        # In the order of time, none twice.
+        assert (np.diff(part.splits["train"].ts) > 0).all()
+        assert np.isin(part.splits["train"].ts, whole.ts).all()
+        assert len(part.splits["validation"]) == len(source.splits["validation"])
+    assert not np.array_equal(parts[1].splits["train"].ts, parts[2].splits["train"].ts)
+    assert {column.dim for column in parts[2].layout.ids} == {second.model["embedding_dim"]}
+
+
+def test_a_training_on_the_rows_of_a_job_has_its_tasks_and_is_asked_for_its_triage(
+    benchmark: ModuleType, job: TrainingJob, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[TrainingJob] = []
+
+    def triage(own: TrainingJob, *_: object) -> tuple[None, str]:
+        asked.append(own)
+        return None, "no triage"
+
+    monkeypatch.setattr(benchmark, "own_triage", triage)
+    given = job.model_copy(update={"task_weights": {"cart": 0.5}})
+    outcome = benchmark.run(benchmark.variants(40, 1)[0], 8, tmp_path, given)
+    assert (outcome.hard, outcome.soft[-1]) == ((), "triage: no triage")
+    assert asked[0].task_weights == {"cart": 0.5}
 
 
 @pytest.mark.nightly
