@@ -70,6 +70,7 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
     tables = [name for name in tables_of(lake) if name != FORGOTTEN_TABLE] if stored else []
     models = _models(deployment, shown["ts"].to_list())
     datasets, views = _drop_datasets(deployment, shown["ts"].to_list(), bool(tables))
+    failed_steps = _drop_failed_steps(deployment, shown["ts"].to_list())
     for folder in (deployment.paths.reproduction, deployment.data_root / "spill"):
         shutil.rmtree(folder, ignore_errors=True)
     scrubbed = scrub(deployment.data_root, [deployment.paths.lake], hashed, [*columns, *listed_users(deployment.spec)])
@@ -87,6 +88,7 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
         "tables": {name: {"rows": 0, "days": 0, "old_files": 0, **found} for name, found in sorted(removed.items())},
         "datasets": datasets,
         "views": views,
+        "failed_steps": failed_steps,
         "vocabularies": scrubbed.vocabularies,
         "bundles": scrubbed.bundles,
         "texts": scrubbed.texts,
@@ -148,17 +150,34 @@ def _drop_datasets(deployment: Deployment, times: Sequence[int], purged: bool) -
         holds = bounds is None or _training_rows(bounds, times) + _tested(bounds, times) > 0
         if times and holds:
             shutil.rmtree(folder)
-            # Rows of the batch that a training stopped at.
-            for failed in paths.failed_steps:
-                shutil.rmtree(failed, ignore_errors=True)
-                # Of a kept one, the folder above is named by the MLflow run that has a copy.
-                copies = deployment.paths.mlflow_artifacts / failed.parent.name / "artifacts" / "failed_step"
-                shutil.rmtree(copies, ignore_errors=True)
             datasets.append(folder.name)
         elif purged and paths.examples.is_file():
             paths.examples.unlink()
             views.append(folder.name)
     return datasets, views
+
+
+def _drop_failed_steps(deployment: Deployment, times: Sequence[int]) -> list[str]:
+    """Removes the batches that trainings stopped at, with their copies in MLflow, where one may hold an impression at ``times``.
+
+    Such a batch names no impression, its dataset may be gone, and the day may have been split otherwise since. A training
+    reads no row of a later day than its own: those from the user's first day on are removed.
+    """
+    if not times:
+        return []
+    first, root = datetime.fromtimestamp(min(times) / 1e6, UTC).date().isoformat(), deployment.data_root
+    dropped = []
+    for day in sorted({folder.name for kind in ("training", "failed_trainings") for folder in root.glob(f"{kind}/*/")}):
+        paths = deployment.paths.retrain(day)
+        for step in paths.failed_steps if day >= first else ():
+            kept = step.parent.parent == paths.failures
+            run_id = step.parent.name if kept else str(read_json(paths.mlflow_run).get("run_id", ""))
+            copy = deployment.paths.mlflow_artifacts / run_id / "artifacts" / "failed_step"
+            for folder in (step, *((copy,) if run_id else ())):
+                if folder.is_dir():
+                    shutil.rmtree(folder)
+                    dropped.append(folder.relative_to(root).as_posix())
+    return dropped
 
 
 def _models(deployment: Deployment, times: Sequence[int]) -> list[dict[str, Any]]:
@@ -235,4 +254,7 @@ def _not_searched(deployment: Deployment) -> str | None:
     uri = process_environment().tracking_uri
     if not uri or uri == default_tracking_uri(deployment.paths):
         return None
-    return f"the artifacts of MLflow at {without_password(uri)}: delete the models named above there"
+    return (
+        f"the artifacts of MLflow at {without_password(uri)}: delete the models named above there, and `failed_step` of the "
+        "runs of failed trainings"
+    )

@@ -305,6 +305,52 @@ def test_datasets_with_a_row_of_the_user_go_and_models_that_learnt_from_one_are_
     assert [(model["run_id"], model["training_rows"]) for model in report["models"]] == [("learnt", 4), ("tested", 2)]
 
 
+def stopped(deployment: Deployment, day: str, run_id: str) -> list[Path]:
+    """A stopped training of ``day``: its batch in its own folder, kept for good, and in MLflow; a copy of each."""
+    paths = deployment.paths.retrain(day)
+    folders = [
+        paths.training / "failed_step",
+        paths.kept_failure(run_id) / "failed_step",
+        deployment.paths.mlflow_artifacts / run_id / "artifacts" / "failed_step",
+    ]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "step.pt").write_bytes(b"rows")
+        (folder.parent / "triage.json").write_text(json.dumps({"hypotheses": [], "text": ANNA}))
+    paths.mlflow_run.write_text(json.dumps({"run_id": run_id}))
+    return folders
+
+
+def test_batches_that_trainings_stopped_at_go_though_their_dataset_is_gone_or_is_another_one(
+    deployment: Deployment,
+) -> None:
+    gone = stopped(deployment, DAYS[2].isoformat(), "gone")
+    other = stopped(deployment, DAYS[3].isoformat(), "other")
+    # Since then the day was split otherwise: nothing of the user is in its dataset now.
+    now = deployment.paths.retrain(DAYS[3].isoformat()).dataset / "packed"
+    now.mkdir(parents=True)
+    (now / "manifest.json").write_text(
+        json.dumps(
+            {"bounds": {"tasks": {"click": {"train_start": 0, "settled_end": 1}}, "test_start": 1, "test_end": 2}}
+        )
+    )
+    earlier = stopped(deployment, "2025-12-31", "earlier")
+    report = forget_user(deployment, ANNA, TODAY)
+    for folder in (*gone, *other):
+        assert not folder.exists()
+        # What was found stays, without the hash.
+        assert json.loads((folder.parent / "triage.json").read_text())["text"] == "0" * 32
+    assert report["failed_steps"] == [f.relative_to(deployment.data_root).as_posix() for f in dropped(gone, other)]
+    assert now.is_dir()
+    assert all(folder.is_dir() for folder in earlier)
+    assert forget_user(deployment, ANNA, TODAY)["failed_steps"] == []
+
+
+def dropped(*steps: list[Path]) -> list[Path]:
+    """In the order in which they are found: that of the training with its copy in MLflow, then the one that was kept."""
+    return [folder for own, kept, copy in steps for folder in (own, copy, kept)]
+
+
 def test_vocabularies_texts_and_databases_lose_the_hash(tmp_path: Path) -> None:
     words = pl.DataFrame({"feature": ["user_id", "user_id", "ad_id"], "key": [ANNA, BEN, ANNA], "row": [2, 3, 2]})
     (tmp_path / "fitted").mkdir()
