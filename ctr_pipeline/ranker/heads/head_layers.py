@@ -32,7 +32,7 @@ def hidden_layers(width: int, widths: Sequence[int], model: Model) -> nn.Sequent
         linear = nn.Linear(width, out)
         nn.init.kaiming_uniform_(linear.weight, nonlinearity="relu")
         nn.init.zeros_(linear.bias)
-        layers.append(HiddenLayer(linear, model, residual=False))
+        layers.append(HiddenLayer(linear, normalised=model.normalisation == "layer", dropout=model.dropout or 0.0))
         width = out
     return nn.Sequential(*layers)
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.shapes import InputShape, check_shape
 
-
 BOUND = 3.0
 """Largest number, in standard deviations, that a module with normalised inputs reads."""
 
