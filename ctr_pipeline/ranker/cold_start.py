@@ -33,9 +33,11 @@ class ColdStart(nn.Module):
 
     With n training rows of the id and evidence k, the embedding is
 
-        e = s · own + (1 - s) · mean(parent),    s = n / (n + k),
+        e = s · own + (1 - s) · (mean(parent) + new),    s = n / (n + k),
 
-    and so the mean alone for an id that the vocabulary does not hold. The mean of a parent is over its training rows, each
+    and so without anything of its own for an id that the vocabulary does not hold. ``new`` is the table's row of unknown
+    ids: what new ids have in common beside their parent. It is learnt from ids that are treated as new ones while training.
+    An average over outcomes is not the outcome of an average, so that new ids would be predicted too low without it. The mean of a parent is over its training rows, each
     with the own embedding of its id, together with k rows of the mean over all ids: a parent with little evidence, or a
     new one, has that. Means have no gradient: they follow the embeddings by :meth:`follow`. (Shrinkage of group means as
     in James & Stein, 1961; treating known ids as new ones while training, as in DropoutNet, Volkovs et al., NeurIPS 2017.)
@@ -60,19 +62,20 @@ class ColdStart(nn.Module):
         self.register_buffer("means", torch.zeros(parent.rows, width))
         self._children: _Children | None = None
 
-    def forward(self, own: Tensor, ids: Tensor, forgotten: Tensor | None = None) -> Tensor:
+    def forward(self, own: Tensor, new: Tensor, ids: Tensor, forgotten: Tensor | None = None) -> Tensor:
         """[B, width] embeddings.
 
         Args:
             own: [B, width] the ids' own embeddings.
+            new: [1, width] the embedding of unknown ids.
             ids: [B, F] the id array.
             forgotten: [B] whether the id is to be treated as a new one; none is when absent.
         """
         share = self.share[ids[:, self.place].long()]
         if forgotten is not None:
             share = torch.where(forgotten, 0.0, share)
-        mean = self.means[ids[:, self.parent_place].long()]
-        return mean + share.unsqueeze(1) * (own - mean)
+        without = self.means[ids[:, self.parent_place].long()] + new
+        return without + share.unsqueeze(1) * (own - without)
 
     def learn_counts(self, ids: NDArray[np.int32]) -> None:
         """Count ids and their parents in the training rows.

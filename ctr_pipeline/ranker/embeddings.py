@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ctr_pipeline.features.layout import IdColumn, Pooled
+from ctr_pipeline.features.layout import UNKNOWN_ROW, IdColumn, Pooled
 from ctr_pipeline.ranker.cold_start import ColdStart, cold_starts
 from ctr_pipeline.ranker.shapes import group_by_width
 
@@ -29,6 +29,7 @@ class FusedTable(nn.Module):
 
     offsets: Tensor
     positions: Tensor
+    unknown: Tensor
 
     def __init__(self, columns: Sequence[IdColumn], wanted: Sequence[int], width: int) -> None:
         super().__init__()
@@ -46,6 +47,8 @@ class FusedTable(nn.Module):
             "offsets", torch.tensor([start for _, start in places], dtype=torch.int64), persistent=False
         )
         self.register_buffer("positions", torch.tensor([at for at, _ in places], dtype=torch.int64), persistent=False)
+        unknown = torch.tensor([start + UNKNOWN_ROW for start in self.starts[:-1]], dtype=torch.int64)
+        self.register_buffer("unknown", unknown, persistent=False)
         self.cold_starts = nn.ModuleDict({str(at): of for at, of in cold_starts(columns, wanted, width).items()})
 
     def forward(self, ids: Tensor, forgotten: Tensor | None = None) -> Tensor:
@@ -62,7 +65,9 @@ class FusedTable(nn.Module):
         features = list(vectors.unbind(1))
         for at, module in self.cold_starts.items():
             place = int(at)
-            features[place] = module(features[place], ids, None if forgotten is None else forgotten[:, place])
+            # Looked up as any other row: a table's gradient is one of rows, never of the whole table.
+            new = self.table(self.unknown[place : place + 1])
+            features[place] = module(features[place], new, ids, None if forgotten is None else forgotten[:, place])
         return torch.stack(features, dim=1)
 
     def learn_counts(self, ids: NDArray[np.int32]) -> None:
@@ -123,10 +128,12 @@ class EmbeddedFields:
     Attributes:
         groups: [B, F, d] for each width d that occurs, narrowest first; F features in the order of the packed array.
         flat: [B, W] all of them side by side, group by group.
+        forgotten: [B, all features] which ids are treated as new ones, in the order of the id columns; None for none.
     """
 
     groups: tuple[Tensor, ...]
     flat: Tensor
+    forgotten: Tensor | None = None
 
 
 class Embeddings(nn.Module):
@@ -140,6 +147,7 @@ class Embeddings(nn.Module):
     def __init__(self, columns: Sequence[IdColumn], dropout: float) -> None:
         super().__init__()
         self.dropout = dropout
+        self.features = len(columns)
         self.tables = nn.ModuleDict()
         for group in group_by_width(columns):
             wanted = [index for index, column in enumerate(columns) if column.name in group.columns]
@@ -148,6 +156,7 @@ class Embeddings(nn.Module):
     def forward(self, ids: Tensor) -> EmbeddedFields:
         """The embeddings of rows [B, F]."""
         groups: list[Tensor] = []
+        forgotten: list[tuple[int, Tensor]] = []
         # Flattened here and nowhere else: the tower's input has one order, whatever reads the groups.
         parts: list[Tensor] = []
         for table in self.tables.values():
@@ -157,10 +166,10 @@ class Embeddings(nn.Module):
                 kept = torch.rand(shape, device=ids.device) >= self.dropout
                 vectors = table(ids, ~kept)
                 scale = kept.to(vectors.dtype) / (1 - self.dropout)
-                if table.cold_starts:
+                for at in map(int, table.cold_starts):
                     # A forgotten id is a new one, which has the mean of its parent and not zeros.
-                    cold = torch.tensor([str(at) in table.cold_starts for at in range(shape[1])], device=ids.device)
-                    scale = torch.where(cold, 1.0, scale)
+                    scale[:, at] = 1.0
+                    forgotten.append((table.wanted[at], ~kept[:, at]))
                 vectors = vectors * scale.unsqueeze(-1)
             else:
                 vectors = table(ids)
@@ -168,4 +177,13 @@ class Embeddings(nn.Module):
             parts.append(vectors.flatten(1))
         if not parts:
             return EmbeddedFields((), torch.zeros((ids.shape[0], 0), dtype=torch.float32, device=ids.device))
-        return EmbeddedFields(tuple(groups), torch.cat(parts, dim=1))
+        return EmbeddedFields(tuple(groups), torch.cat(parts, dim=1), self._by_column(forgotten))
+
+    def _by_column(self, forgotten: list[tuple[int, Tensor]]) -> Tensor | None:
+        """[B, features] from the masks [B] of some of them."""
+        if not forgotten:
+            return None
+        found = torch.zeros((len(forgotten[0][1]), self.features), dtype=torch.bool, device=forgotten[0][1].device)
+        for column, mask in forgotten:
+            found[:, column] = mask
+        return found

@@ -47,11 +47,14 @@ class WidePart(nn.Module):
         if self.numbers is not None:
             nn.init.zeros_(self.numbers.weight)
 
-    def forward(self, encoded: Tensor, ids: Tensor) -> Tensor | float:
-        """[B, T] contribution to the logits from encoded numbers [B, width] and rows [B, F]."""
+    def forward(self, encoded: Tensor, ids: Tensor, forgotten: Tensor | None = None) -> Tensor | float:
+        """[B, T] contribution to the logits from encoded numbers [B, width] and rows [B, F].
+
+        ``forgotten`` [B, features] are the ids that are treated as new ones, where the feature has a cold start.
+        """
         total: Tensor | float = 0.0
         if self.rows is not None:
-            total = total + self.rows(ids).sum(dim=1)
+            total = total + self.rows(ids, forgotten).sum(dim=1)
         if self.numbers is not None:
             total = total + self.numbers(encoded)
         return total
@@ -150,7 +153,7 @@ class Ranker(nn.Module):
         if self.frequency is not None:
             numbers = torch.cat([numbers, self.frequency(ids)], dim=1)
         fields = self.embeddings(ids)
-        wide = 0.0 if self.wide is None else self.wide(numbers, ids)
+        wide = 0.0 if self.wide is None else self.wide(numbers, ids, fields.forgotten)
         return RankerInputs(numbers, fields.groups, fields.flat.to(numbers.dtype), wide, ids, position)
 
     def hidden(self, inputs: RankerInputs) -> Tensor:

@@ -55,7 +55,7 @@ def by_hand(own: np.ndarray, ids: np.ndarray, asked: np.ndarray, evidence: float
         mean = (np.sum(of_parent, axis=0) + evidence * overall) / (len(of_parent) + evidence) if of_parent else overall
         n = sum(other == ad for other, _ in ids)
         share = 1.0 if ad == 0 else 0.0 if ad == 1 else n / (n + evidence)
-        found.append(share * own[ad] + (1 - share) * mean)
+        found.append(share * own[ad] + (1 - share) * (mean + own[1]))
     return np.array(found)
 
 
@@ -99,20 +99,32 @@ def test_a_known_id_leaves_its_parent_as_rows_come(cold: Layout) -> None:
 
 
 def test_the_wide_part_begins_new_ids_too(cold: Layout, batch: tuple[Tensor, Tensor]) -> None:
-    ranker = a_ranker(cold).eval()
+    ranker = a_ranker(cold)
     assert ranker.wide is not None
     assert isinstance(ranker.wide.rows, FusedTable)
-    ids = batch[1].clone()
-    ids[:, 0] = 1
-    weights = ranker.wide.rows.table.weight.detach()
-    of_new = ranker.wide.rows(ids)[:, 0]
-    assert not torch.allclose(of_new, weights[1].expand_as(of_new))
-    # Nothing of the row of unknown ids reaches a score.
-    before = ranker(batch[0], ids)
-    with torch.no_grad():
-        for name in ("wide.rows.table.weight", "embeddings.tables.width_4.table.weight"):
-            ranker.get_parameter(name)[1] += 100.0
-    assert torch.equal(ranker(batch[0], ids), before)
+    own = ranker.wide.rows.table.weight.detach()[:11].double().numpy()
+    asked = batch[1][:, [0, 2]].numpy()
+    expected = by_hand(own, training_ids()[:, [0, 2]], asked, 3.0)
+    np.testing.assert_allclose(ranker.wide.rows(batch[1])[:, 0].detach().numpy(), expected, atol=1e-5)
+
+
+def test_an_id_is_forgotten_by_the_whole_model(cold: Layout, batch: tuple[Tensor, Tensor]) -> None:
+    """In training every row with all ids forgotten scores as with an unknown ad; what is learnt is the row of unknown ids."""
+    model = MODEL.model_copy(update={"embedding_dropout": 0.999, "dropout": 0.0})
+    ranker = a_ranker(cold, model).train()
+    unknown = batch[1].clone()
+    unknown[:, 0] = 1
+    torch.manual_seed(0)
+    known_score = ranker(*batch)
+    torch.manual_seed(0)
+    assert torch.equal(ranker(batch[0], unknown), known_score)
+    known_score.sum().backward()
+    for name in ("wide.rows.table.weight", "embeddings.tables.width_4.table.weight"):
+        gradient = ranker.get_parameter(name).grad
+        assert gradient is not None
+        dense = gradient.to_dense()
+        assert bool((dense[1] != 0).any())
+        assert not bool(dense[2:11].any())
 
 
 def test_in_training_a_forgotten_id_is_a_new_one(cold: Layout) -> None:
