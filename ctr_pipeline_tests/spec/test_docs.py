@@ -30,7 +30,7 @@ from ctr_pipeline.spec.features import (
 )
 from ctr_pipeline.spec.fields import DAY_US, format_duration
 from ctr_pipeline.spec.heads import Aitm, Mmoe, Ple, SharedBottom, TaskTowers
-from ctr_pipeline.spec.interactions import FactorisationMachine
+from ctr_pipeline.spec.interactions import INTERACTIONS
 from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.losses import BinaryCrossEntropy, DfmDiscrete, DfmWeibull, Focal, Fsiw
 from ctr_pipeline.spec.model import Model
@@ -119,7 +119,12 @@ HEADINGS: dict[type[BaseModel], str] = {
     LabelQuality: "label_quality",
     Model: "model",
     **dict.fromkeys((NoPosition, AdditivePosition, Examination), "model.position"),
-    FactorisationMachine: "model.interactions[]",
+    # Those of this project: other tests of the same process may have registered more.
+    **{
+        section: "model.interactions[]"
+        for section in INTERACTIONS.sections.values()
+        if section.__module__.startswith("ctr_pipeline.")
+    },
     **dict.fromkeys((SharedBottom, TaskTowers, Mmoe, Ple, Aitm), "model.multi_task"),
     Training: "training",
     **dict.fromkeys((StaticBalance, UncertaintyBalance, DwaBalance, GradientBalance), "training.balance"),
@@ -137,6 +142,9 @@ IN_WORDS = {
     ("source.simulator.incidents[]", "share"),
     ("model.position", "kind"),
     ("model.interactions[]", "kind"),
+    ("model.interactions[]", "hidden"),
+    ("model.interactions[]", "blocks"),
+    ("model.interactions[]", "width"),
     ("model.multi_task", "kind"),
     ("training.balance", "kind"),
     ("model.multi_task", "tower"),

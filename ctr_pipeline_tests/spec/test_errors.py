@@ -210,6 +210,18 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("model.interactions", [{"kind": "factorisation_machine", "width": 4}]),
         ("model.interactions.0: width: unknown key",),
     ),
+    "interaction of no layers": (
+        set_to("model.interactions", [{"kind": "cross", "layers": 0}]),
+        ("model.interactions.0: layers: ", "greater than 0", "(found 0)"),
+    ),
+    "normalisation that is none": (
+        set_to("model.interactions", [{"kind": "mask_net", "normalisation": "batch"}]),
+        ("model.interactions.0: normalisation: ", "'layer', 'field' or 'none'"),
+    ),
+    "gates that are no switch": (
+        set_to("model.hidden_gates", "some"),
+        ("model.hidden_gates", "found 'some'"),
+    ),
     "unknown objective": (
         set_to("tasks.0.objective", {"kind": "binray"}),
         ("tasks.0.objective: set `kind` to one of 'binary'", "found 'binray', did you mean 'binary'?"),

@@ -95,6 +95,18 @@ def test_kinks_are_noticed(function: Callable[[Tensor], Tensor]) -> None:
     assert not same_decisions(first, across)
 
 
+def test_memory_that_is_not_yet_written_decides_nothing() -> None:
+    """The ranker's dropout draws its numbers into new memory."""
+    found = []
+    for content in (1, 2):
+        # What is freed here is what the next allocation of its size holds.
+        torch.full((4096,), content)
+        with observed_decisions() as decisions:
+            torch.empty(4096, dtype=torch.int64)
+        found.append(decisions)
+    assert same_decisions(*found)
+
+
 @pytest.mark.parametrize("layer", [nn.Identity(), nn.LayerNorm(16), nn.Dropout(0.3), nn.Softmax(dim=1)])
 def test_samples_of_a_healthy_model_are_independent(
     make_setup: MakeSetup, model: nn.Sequential, layer: nn.Module

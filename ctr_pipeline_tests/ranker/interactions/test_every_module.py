@@ -39,7 +39,7 @@ def one_thread() -> None:
 def batch_of(rows: int, places: int = 4, seed: int = 3) -> Batch:
     """Numbers, ids and labels [rows, 2]; the list of the last column has 0 to 3 values."""
     generator = torch.Generator().manual_seed(seed)
-    numeric = 3 * torch.randn((rows, 2), generator=generator)
+    numeric = torch.randn((rows, 2), generator=generator)
     numeric[::5, 0] = math.nan
     ids = torch.randint(0, 15, (rows, 6), generator=generator)
     ended = torch.arange(4) >= torch.randint(0, 4, (rows, 1), generator=generator)
