@@ -25,6 +25,7 @@ app.command()(data.simulate)
 app.command()(models.oracle)
 app.command()(drills.drill)
 spec_app.command("check")(specs.check)
+spec_app.command("modules")(specs.modules)
 # Their names before.
 app.command("repeat", hidden=True)(models.reproduce)
 app.command("truth", hidden=True)(models.oracle)

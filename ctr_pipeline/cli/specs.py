@@ -1,5 +1,7 @@
 """`ctr spec …`: work with spec files."""
 
+import difflib
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -32,3 +34,25 @@ def check(file: Annotated[Path, typer.Argument(help="Spec file to check.")]) -> 
             f"weighting {spec.label_quality.weighting}",
             highlight=False,
         )
+
+
+def modules(
+    kinds: Annotated[list[str] | None, typer.Argument(help="Kinds of module; all when absent.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """List the modules of the ranker: fields, parameters, and cost measured on this machine."""
+    from ctr_pipeline.commands.spec_modules import known_kinds, measured_modules, modules_json, print_modules
+
+    known = known_kinds()
+    for kind in kinds or ():
+        if kind not in known:
+            near = difflib.get_close_matches(kind, known, n=1)
+            raise typer.BadParameter(
+                f"{kind!r} is no module; there are {', '.join(sorted(known))}"
+                + (f". Did you mean {near[0]!r}?" if near else "")
+            )
+    found = measured_modules(kinds or ())
+    if as_json:
+        typer.echo(json.dumps(modules_json(found), indent=1))
+    else:
+        print_modules(found, Console())
