@@ -10,7 +10,8 @@ from ctr_pipeline.evaluation import (
     validation_entropy,
     validation_reasons,
 )
-from ctr_pipeline.evaluation.floor import PRIOR_ROWS
+from ctr_pipeline.evaluation.floor import FEW_POSITIVES, PRIOR_ROWS
+from ctr_pipeline.evaluation.intervals import PairedDifference
 
 GOOD, SURELY_BAD, PERHAPS = Interval(0.8, 0.75, 0.85), Interval(1.4, 1.2, 1.6), Interval(1.05, 0.9, 1.2)
 
@@ -77,6 +78,55 @@ def test_a_model_that_knows_only_the_position_is_refused_and_one_that_knows_more
         difference = against_position(logits, rates, labels, user, seed=0)
         assert bool(position_reasons({"click": difference})) == refused
     assert position_reasons({"click": None}) == ()
+
+
+def difference(value: float, low: float, high: float, positives: int) -> PairedDifference:
+    return PairedDifference(
+        absolute=Interval(value, low, high),
+        relative=Interval(value, low, high),
+        rows=5000,
+        positives=positives,
+        clusters=900,
+    )
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        (difference(-0.2, -0.4, -0.01, 12), None),
+        (difference(-0.2, -0.4, 0.1, 12), "with 12 outcomes on the test rows it cannot be told"),
+        (difference(0.1, -0.1, 0.3, 49), "with 49 outcomes on the test rows it cannot be told"),
+        (
+            difference(-0.2, -np.inf, np.inf, 5),
+            "buy: NE -20.0% (no interval) beside a model that knows the position alone: with 5",
+        ),
+        # Few are enough where all of the interval speaks against the model.
+        (difference(0.3, 0.1, 0.5, 12), "the model is no better; the interval has to lie below 0"),
+        (difference(-0.01, -0.03, 0.01, 50), "the model is not surely better; the interval has to lie below 0"),
+    ],
+)
+def test_a_task_with_few_outcomes_is_said_to_have_too_few(given: PairedDifference, words: str | None) -> None:
+    reasons = position_reasons({"buy": given})
+    assert len(reasons) == (words is not None)
+    assert words is None or words in reasons[0]
+
+
+def test_with_few_outcomes_the_true_rates_are_seldom_shown_to_be_better_and_noise_never() -> None:
+    shown = {True: 0, False: 0}
+    for seed in range(20):
+        draws = np.random.default_rng(seed)
+        position, known = draws.integers(1, 6, 4000), draws.normal(0, 1, 4000)
+        truth = special.logit(15 / 4000) - 0.5 + known
+        labels = (draws.random(4000) < special.expit(truth)).astype(np.int8)
+        rates = position_only(position, labels, position)
+        assert rates is not None
+        for good, logits in ((True, truth), (False, rates + draws.normal(0, 0.3, 4000))):
+            found = against_position(logits, rates, labels, None, seed=0)
+            assert found is not None
+            assert found.positives < FEW_POSITIVES
+            shown[good] += not position_reasons({"buy": found})
+    assert 4 <= shown[True] <= 16
+    assert shown[False] <= 2
 
 
 def test_the_validation_entropy_of_the_true_rates_lies_below_one() -> None:

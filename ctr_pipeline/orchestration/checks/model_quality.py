@@ -86,7 +86,12 @@ def check_position(evidence: EvaluationEvidence) -> Outcome:
     return Outcome(
         passed=not found,
         error=True,
-        metadata={f"ne_change/{task}": of.relative.value for task, of in differences.items() if of is not None},
+        metadata={
+            f"{name}/{task}": value
+            for task, of in differences.items()
+            if of is not None
+            for name, value in (("ne_change", of.relative.value), ("outcomes", of.positives))
+        },
         description=" ".join(found) or None,
     )
 
