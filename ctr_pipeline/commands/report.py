@@ -61,6 +61,7 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
         "metrics": read_json(retrain.evaluation).get("metrics", {}) if "evaluation" in made else {},
         "test_otherwise": read_json(retrain.evaluation).get("test_otherwise", {}) if "evaluation" in made else {},
         "floor": read_json(retrain.evaluation).get("floor", {}) if "evaluation" in made else {},
+        "slices": read_json(retrain.evaluation).get("slices", {}) if "evaluation" in made else {},
         "position_effect": read_json(retrain.position_effect) if "ranker" in made else {},
         "checks": facts.checks,
         "model": {

@@ -54,6 +54,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     for how, title in MEASURED.items():
         if metrics := report.get("test_otherwise", {}).get(how):
             console.print(_metric_table(metrics, f"Test, {title}"))
+    _print_slices(report.get("slices", {}), console)
     if report["propensity"].get("positions"):
         console.print(_propensity_table(report))
     for response in report["propensity"].get("responses", []):
@@ -79,6 +80,18 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         console.print(f"Assets took {total:.0f} s: {listed}, …", highlight=False)
     elif report.get("outcome", {}).get("reason") is None:
         console.print("Everything was up to date.")
+
+
+def _print_slices(by_task: dict[str, list[dict[str, Any]]], console: Console) -> None:
+    """Prints the parts of the test whose rates are off; nothing where none stand out."""
+    for task, slices in by_task.items():
+        for found in (of for of in slices if of["miscalibrated"]):
+            oe = found["oe"]
+            console.print(
+                f"  {task}, {found['dimension']} {found['value']}: observed/expected {oe['value']:.3f} "
+                f"[{oe['low']:.3f}, {oe['high']:.3f}], {found['positives']:,} of {found['rows']:,} rows",
+                markup=False, highlight=False, soft_wrap=True,
+            )  # fmt: skip
 
 
 def _label_table(report: dict[str, Any]) -> Table:

@@ -214,11 +214,13 @@ class RetrainFiles:
         metrics: Mapping[str, Mapping[str, Mapping[str, Any]]],
         otherwise: Mapping[str, Mapping[str, Mapping[str, Any]]],
         floor: Mapping[str, Any],
+        slices: Mapping[str, Sequence[Mapping[str, Any]]],
     ) -> None:
-        """Keeps the metrics by task and split, those of the test that were measured otherwise, by how and task, and how
-        the model compares with what it has to beat.
+        """Keeps the metrics by task and split, those of the test that were measured otherwise, by how and task, how
+        the model compares with what it has to beat, and the slices of the test by task.
         """
-        write_json(self.paths.evaluation, {"metrics": metrics, "test_otherwise": otherwise, "floor": floor})
+        content = {"metrics": metrics, "test_otherwise": otherwise, "floor": floor, "slices": slices}
+        write_json(self.paths.evaluation, content)
 
     def floor(self) -> dict[str, Any]:
         """How the model compares with what it has to beat; empty in files of earlier versions."""

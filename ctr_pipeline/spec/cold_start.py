@@ -14,7 +14,7 @@ class ColdStart(Section):
         description="Categorical feature of one value that a value belongs to, such as its advertiser."
     )
     evidence: float = Field(
-        default=20.0,
+        default=500.0,
         gt=0,
         description="Training rows with which a value's own embedding counts as much as the mean of its parent.",
     )

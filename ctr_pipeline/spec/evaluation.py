@@ -1,8 +1,34 @@
-"""By which keys of the log a model is measured."""
+"""By which keys of the log, and on which parts of it, a model is measured."""
 
-from pydantic import Field
+from collections.abc import Collection
 
-from ctr_pipeline.spec.fields import Column, Section
+from pydantic import Field, field_validator
+
+from ctr_pipeline.spec.fields import Column, Name, Section, added_field
+
+
+class EvaluationSlice(Section):
+    """A part of the rows that is measured by itself: the intervals of a number, or the values of a category."""
+
+    feature: Name = Field(description="Feature that the rows are divided by.")
+    edges: list[float] = Field(
+        default=[], description="Where the intervals of a number begin, ascending; none for a category."
+    )
+    name: str | None = Field(
+        default=None, min_length=1, description="What the slice is called; by default the feature."
+    )
+
+    @field_validator("edges")
+    @classmethod
+    def _ascending(cls, value: list[float]) -> list[float]:
+        if value != sorted(set(value)):
+            raise ValueError(f"the edges of intervals rise; found {value}")
+        return value
+
+    @property
+    def title(self) -> str:
+        """What the slice is called."""
+        return self.name or self.feature
 
 
 class Evaluation(Section):
@@ -16,3 +42,29 @@ class Evaluation(Section):
         default=None,
         description="Key whose rows are not independent, for all intervals; the user, or else the session, when absent.",
     )
+    slices: list[EvaluationSlice] = added_field([], "Parts of the test rows that are measured by themselves.")
+
+    def refuse_wrong_slices(self, numbers: Collection[str], categories: Collection[str]) -> None:
+        """Refuses slices of what is no input of the model, and intervals of what has none.
+
+        Args:
+            numbers: Names of the numbers.
+            categories: Names of the categories of one value that are not stored as keyed hashes.
+
+        Raises:
+            ValueError: names the slice and what there is.
+        """
+        for at, cut in enumerate(self.slices):
+            where = f"`evaluation.slices[{at}]`"
+            if cut.feature not in {*numbers, *categories}:
+                known = ", ".join(sorted({*numbers, *categories}))
+                raise ValueError(
+                    f"{where} names {cut.feature!r}, which is no feature of one value with values in the clear; use one of {known}"
+                )
+            if cut.feature in numbers and not cut.edges:
+                raise ValueError(f"{where}: {cut.feature!r} is a number: name the `edges` of its intervals")
+            if cut.feature in categories and cut.edges:
+                raise ValueError(f"{where}: {cut.feature!r} is a category, which has no `edges`: remove them")
+        titles = [cut.title for cut in self.slices]
+        if len(set(titles)) < len(titles):
+            raise ValueError(f"`evaluation.slices`: each needs a `name` of its own; found {', '.join(titles)}")

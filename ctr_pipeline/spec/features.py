@@ -1,6 +1,7 @@
 """What the model may look at, by group, and how missing values are treated."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
@@ -369,6 +370,15 @@ class Features(Section):
     def single(self) -> tuple[str, ...]:
         """Names of the categories that hold one value, so that rows can be grouped by them."""
         return tuple(f.name for f in self.embedded if f.list is None)
+
+    def open_categories(self, hashed: Collection[str]) -> tuple[str, ...]:
+        """Names of the categories of one value whose columns are not among the ``hashed`` ones."""
+        return tuple(f.name for f in self.embedded if f.list is None and f.source_column not in hashed)
+
+    @property
+    def one_number(self) -> tuple[str, ...]:
+        """Names of the features that are one number."""
+        return (*(f.name for f in self.numeric if f.width is None), *(name for name, _ in self.history_numbers))
 
     @property
     def lists(self) -> dict[str, str | None]:

@@ -140,6 +140,9 @@ class Spec(Section):
         refuse_absent_keys(self.split, self.evaluation, self.impression)
         refuse_wrong_position(self.model.position, self.impression.position, self.features.single)
         refuse_wrong_smoothing(self.training, self.tasks)
+        self.evaluation.refuse_wrong_slices(
+            self.features.one_number, self.features.open_categories(self.private_columns)
+        )
         refuse_wrong_heads(self.model.multi_task, [t.name for t in self.tasks], [t.parent for t in self.tasks])
         refuse_wrong_offsets(self.calibration, self.source, self.impression, self.features)
         self.split.require_gap(self.longest_maturity)

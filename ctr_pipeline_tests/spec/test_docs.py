@@ -15,7 +15,7 @@ from ctr_pipeline.spec.balancing import DwaBalance, GradientBalance, StaticBalan
 from ctr_pipeline.spec.calibration import Beta, CrossValidated, Identity, Isotonic, Platt
 from ctr_pipeline.spec.cold_start import ColdStart
 from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear, Standard
-from ctr_pipeline.spec.evaluation import Evaluation
+from ctr_pipeline.spec.evaluation import Evaluation, EvaluationSlice
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
     Features,
@@ -130,6 +130,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     **dict.fromkeys((StaticBalance, UncertaintyBalance, DwaBalance, GradientBalance), "training.balance"),
     **dict.fromkeys((CrossValidated, Identity, Platt, Beta, Isotonic), "calibration"),
     Evaluation: "evaluation",
+    EvaluationSlice: "evaluation.slices[]",
     Quality: "quality",
     Serving: "serving",
 }

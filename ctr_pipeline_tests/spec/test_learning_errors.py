@@ -87,6 +87,28 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("quality.max_validation_ne", 0),
         ("quality.max_validation_ne", "greater than 0", "(found 0)"),
     ),
+    "a slice of nothing": (
+        set_to("evaluation", {"slices": [{"feature": "campaign"}]}),
+        (
+            "`evaluation.slices[0]` names 'campaign', which is no feature of one value with values in the clear; use one of"
+        ),
+    ),
+    "a number without intervals": (
+        set_to("evaluation", {"slices": [{"feature": "price"}]}),
+        ("`evaluation.slices[0]`: 'price' is a number: name the `edges`",),
+    ),
+    "a category with intervals": (
+        set_to("evaluation", {"slices": [{"feature": "ad_id", "edges": [1, 2]}]}),
+        ("'ad_id' is a category, which has no `edges`: remove them",),
+    ),
+    "intervals that fall": (
+        set_to("evaluation", {"slices": [{"feature": "price", "edges": [7, 2]}]}),
+        ("evaluation.slices.0.edges: the edges of intervals rise; found [7.0, 2.0]",),
+    ),
+    "two slices of one name": (
+        set_to("evaluation", {"slices": [{"feature": "ad_id"}, {"feature": "ad_id"}]}),
+        ("`evaluation.slices`: each needs a `name` of its own; found ad_id, ad_id",),
+    ),
     "no time to answer": (
         set_to("serving", {"budget_ms": 0}),
         ("serving.budget_ms", "greater than 0", "(found 0)"),

@@ -10,6 +10,7 @@ from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import SCORED_SPLITS, RetrainFiles, TrainingOutcome
 from ctr_pipeline.deployment.tracked_datasets import split_datasets
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags
+from ctr_pipeline.orchestration.assets.slices import measured_slices, slice_rows
 from ctr_pipeline.orchestration.assets.training import blocking_findings
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
@@ -101,9 +102,10 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             otherwise = _measure_otherwise(spec, paths)
             images = _plots(spec, paths, metrics)
             floor = floor_of(spec, paths)
+            slices = measured_slices(spec, paths)
         content = {task: {split: found.to_json() for split, found in of.items()} for task, of in metrics.items()}
         others_content = {name: {task: found.to_json() for task, found in of.items()} for name, of in otherwise.items()}
-        files.write_evaluation(content, others_content, floor.to_json())
+        files.write_evaluation(content, others_content, floor.to_json(), slices)
         others = {name: value for split in OTHER_SPLITS for name, value in _numbers(metrics, split).items()}
         tracking.log(run.run_id, others, [("plots", paths.plots), ("", paths.evaluation)])
         [test] = split_datasets(paths.packed, ["test"])
@@ -123,6 +125,7 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 "test": table(test_rows({task: of["test"] for task, of in content.items()})),
                 "test_otherwise": table(other_rows(others_content)),
                 "splits": table(split_rows(content)),
+                "slices": table(slice_rows(slices)),
                 **{
                     f"{name}/{task}": cell(value)
                     for task, of in metrics.items()

@@ -1,0 +1,79 @@
+"""The slices of the test rows, for the evaluation."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from ctr_pipeline.deployment.paths import RetrainPaths
+from ctr_pipeline.deployment.retrain_files import RetrainFiles
+from ctr_pipeline.spec import Spec
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from ctr_pipeline.datasets import PackedDataset
+
+MOST_SHOWN = 60
+"""Slices of a task in the table of Dagster's page; evaluation.json has all."""
+
+
+def measured_slices(spec: Spec, paths: RetrainPaths) -> dict[str, list[dict[str, Any]]]:
+    """By task the slices of the test rows.
+
+    The scores know the position that was logged, where the model learns what it does: without it those of each position are
+    off, as they must.
+    """
+    from ctr_pipeline.datasets import PackedDataset
+    from ctr_pipeline.evaluation import slice_metrics, standard_slices
+    from ctr_pipeline.evaluation.declared_slices import cold_start_slices
+
+    dataset = PackedDataset.open(paths.packed)
+    test, layout = dataset.splits["test"], dataset.layout
+    if not len(test):
+        return {}
+    names = [column.name for column in layout.numeric]
+    slices = standard_slices(test.position, test.random, test.numeric, names)
+    # What the model has learnt of last.
+    learnt = dataset.splits["refit" if "refit" in dataset.splits else "train"]
+    slices |= cold_start_slices(layout, test.ids, learnt.ids)
+    slices |= dict(_declared(spec, paths, dataset))
+    tasks = [task.name for task in spec.tasks]
+    files = RetrainFiles(paths)
+    logits = files.calibrated("test", tasks, logged_position=True in files.position_modes)
+    return {
+        task: [found.to_json() for found in slice_metrics(logits[:, at], test.labels[:, at], slices)]
+        for at, task in enumerate(tasks)
+    }
+
+
+def _declared(spec: Spec, paths: RetrainPaths, dataset: "PackedDataset") -> "Iterator[tuple[str, NDArray[np.str_]]]":
+    import polars as pl
+
+    from ctr_pipeline.evaluation.declared_slices import category_slices, interval_slices
+
+    test, layout = dataset.splits["test"], dataset.layout
+    for declared in spec.evaluation.slices:
+        if declared.edges:
+            column = layout.number_places[declared.feature].start
+            yield declared.title, interval_slices(test.numeric[:, column], declared.edges)
+            continue
+        place = next(
+            at.start for of, at in zip(layout.ids, layout.id_places, strict=True) if of.name == declared.feature
+        )
+        entries = pl.scan_parquet(paths.packed / "vocabulary.parquet").filter(pl.col("feature") == declared.feature)
+        values = dict(entries.select("row", "key").collect().iter_rows())
+        yield declared.title, category_slices(test.ids[:, place], values)
+
+
+def slice_rows(by_task: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each slice, those whose rates are off first."""
+    rows = []
+    for task, slices in by_task.items():
+        for found in sorted(slices, key=lambda of: not of["miscalibrated"])[:MOST_SHOWN]:
+            shown = f"{found['dimension']}: {found['value']}"
+            off = "off" if found["miscalibrated"] else ""
+            counts = {"rows": found["rows"], "positives": found["positives"]}
+            rows.append(
+                {"task": task, "slice": shown, **counts, "NE": found["ne"], "O/E": found["oe"]["value"], "": off}
+            )
+    return rows
