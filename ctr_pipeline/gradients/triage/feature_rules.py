@@ -19,14 +19,22 @@ FIRST_ROW = 2
 
 
 def feature_clues(train: Rows, trusted: Rows) -> Iterator[Clue]:
-    """Clues from each feature's distribution."""
+    """Clues from each feature's distribution.
+
+    Args:
+        train: Training rows, in the order of their time.
+        trusted: Other rows.
+    """
+    # When a log begins, nothing is known of the past: what is made of it is compared where it is there.
+    late = len(train) * 3 // 4
     for at, name in enumerate(train.number_names):
-        yield from _number_clues(name, train.numbers[:, at], trusted.numbers[:, at])
+        own = train.numbers[late if name in train.from_past else 0 :, at]
+        yield from _number_clues(name, own, trusted.numbers[:, at])
     for at, name in enumerate(train.id_names):
         # What follows from the time differs between parts of a dataset that are split by time.
         if name in train.from_time:
             continue
-        yield from _id_clues(name, train.ids[:, at], trusted.ids[:, at])
+        yield from _id_clues(name, train.ids[late if name in train.from_past else 0 :, at], trusted.ids[:, at])
 
 
 def _number_clues(name: str, own: NDArray[np.float64], other: NDArray[np.float64]) -> Iterator[Clue]:

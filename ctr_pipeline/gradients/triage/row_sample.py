@@ -28,6 +28,7 @@ class Rows:
         id_names: [F] names of the features of ids.
         tasks: [T] names.
         from_time: Names of the features of ids that follow from the time of the row.
+        from_past: Names of the features that are made of earlier rows: the first rows of a log have none of them.
     """
 
     numbers: NDArray[np.float64]
@@ -38,6 +39,7 @@ class Rows:
     id_names: Sequence[str]
     tasks: Sequence[str]
     from_time: frozenset[str] = frozenset()
+    from_past: frozenset[str] = frozenset()
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -45,7 +47,7 @@ class Rows:
 
 
 def spread_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> Rows:
-    """At most ``most`` rows, evenly spread."""
+    """At most ``most`` rows, evenly spread, in the order of the split."""
     chosen = np.unique(np.linspace(0, len(split) - 1, min(len(split), most)).astype(np.int64))
     return _rows(split, layout, chosen)
 
@@ -88,6 +90,7 @@ def rows_of(
         id_names=[column.name for column in layout.ids],
         tasks=layout.tasks,
         from_time=frozenset(column.name for column in layout.ids if column.from_time is not None),
+        from_past=frozenset(column.name for column in (*layout.numeric, *layout.ids) if column.group == "history"),
     )
 
 
@@ -150,7 +153,8 @@ def rows_at(rows: Rows, chosen: NDArray[np.bool_]) -> Rows:
     """The rows for which ``chosen`` [N] holds."""
     return Rows(
         numbers=rows.numbers[chosen], ids=rows.ids[chosen], labels=rows.labels[chosen], weights=rows.weights[chosen],
-        number_names=rows.number_names, id_names=rows.id_names, tasks=rows.tasks,
+        number_names=rows.number_names, id_names=rows.id_names, tasks=rows.tasks, from_time=rows.from_time,
+        from_past=rows.from_past,
     )  # fmt: skip
 
 
