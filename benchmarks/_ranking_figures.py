@@ -6,31 +6,15 @@ seeds stands beside them.
 """
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
 
-from ctr_pipeline.calibration.labelled import labelled
-from ctr_pipeline.evaluation.intervals import cluster_codes
-from ctr_pipeline.evaluation.metrics import (
-    Interval,
-    ap_of,
-    auc_of,
-    entropy,
-    rank,
-    row_losses,
-    with_error_of_slice,
-)
+from ctr_pipeline.evaluation.metrics import Interval, with_error_of_slice
+from ctr_pipeline.evaluation.paired_draws import METRICS, Draws, interval, resampled
 
-METRICS = ("AUC", "AP", "NE", "O/E")
 OE = METRICS.index("O/E")
-FEWEST_USERS = 10
-"""With fewer users with a positive there is no interval."""
-
-Draws = NDArray[np.float64]
-"""[R + 1, 4] of :data:`METRICS`: first of the rows as they are, then of each replicate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,32 +51,6 @@ class Figures:
     peak_mib: float | None
 
 
-def resampled(
-    logits: NDArray[np.float64], labels: NDArray[np.int8], users: NDArray[np.int64], *, seed: int, replicates: int
-) -> Draws:
-    """The metrics of the rows with a label, as they are and in each replicate; NaN where they are not defined.
-
-    Replicates of one seed are the same for all ``logits`` of the same rows.
-    """
-    rows = labelled(logits, labels)
-    codes, count = cluster_codes(users[rows.kept], len(rows))
-    ranking, positive = rank(rows.logits), rows.positive.astype(np.float64)
-    amounts = (row_losses(rows.logits, rows.positive), positive, special.expit(rows.logits), np.ones(len(rows)))
-    sums = np.stack([np.bincount(codes, weights=amount, minlength=count) for amount in amounts], axis=1)
-    generator = np.random.default_rng(seed)
-    enough = np.count_nonzero(sums[:, 1]) >= FEWEST_USERS
-    found = np.full((1 + replicates * enough, len(METRICS)), np.nan)
-    for number in range(len(found)):
-        weights = generator.poisson(1.0, count) if number else np.ones(count, dtype=np.int64)
-        loss, positives, expected, total = weights @ sums
-        if not 0 < positives < total:
-            continue
-        weighted = replace(rows, weights=weights[codes].astype(np.float64))
-        ranked = auc_of(weighted, ranking), ap_of(weighted, ranking)
-        found[number] = (*ranked, loss / total / entropy(positives / total), positives / expected)
-    return found
-
-
 def figures(
     runs: Sequence[Run],
     task: int,
@@ -119,15 +77,6 @@ def figures(
         seconds=float(np.mean([run.seconds for run in runs])),
         peak_mib=max(peaks) if peaks else None,
     )
-
-
-def interval(draws: NDArray[np.float64], *, logarithmic: bool = False) -> Interval:
-    """Student interval of the first of ``draws``, from the spread of the others; infinite without enough of them."""
-    values = np.log(draws) if logarithmic else draws
-    known = values[1:][np.isfinite(values[1:])]
-    margin = special.stdtrit(len(known) - 1, 0.975) * np.std(known, ddof=1) if len(known) >= 20 else np.inf
-    low, high = values[0] - margin, values[0] + margin
-    return Interval(float(draws[0]), *(map(float, np.exp([low, high]) if logarithmic else (low, high))))
 
 
 def metrics_table(found: Iterable[Figures]) -> Iterator[str]:

@@ -107,6 +107,39 @@ def calibrate_health(
     print_limits(found, console())
 
 
+def controls(
+    data_root: RootOption = Path("data/ads"),
+    day: Annotated[
+        str | None, typer.Option(help="Retrain whose model is compared, YYYY-MM-DD; by default the newest.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each model.")] = 1,
+    task: Annotated[list[str] | None, typer.Option(help="Task that is compared; repeat it. By default all.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="Another kind of model.multi_task to train and compare; repeat it.")
+    ] = None,
+    json_out: JsonOption = None,
+) -> None:
+    """Train a single-task control of each task and compare the model of all tasks with it."""
+    from ctr_pipeline.commands.controls import compare_tasks
+    from ctr_pipeline.commands.controls_text import print_comparisons
+    from ctr_pipeline.spec.heads import HEADS
+
+    if day is not None:
+        day_of(day, "--day")
+    known = HEADS.sections
+    for kind in also or ():
+        if kind not in known:
+            fail(f"--also {kind}: no kind of model.multi_task. Use one of {', '.join(sorted(known))}.")
+    with user_errors():
+        progress = Console(stderr=True)
+        found = compare_tasks(
+            held(data_root), day, seeds=seeds, tasks=task or (), also=also or (),
+            progress=lambda line: progress.print(line, style="dim"),
+        )  # fmt: skip
+    write_json(found, json_out)
+    print_comparisons(found, console())
+
+
 def reproduce(
     run: Annotated[str, typer.Argument(help="MLflow run id, day (YYYY-MM-DD) or `latest`.")],
     data_root: RootOption = Path("data/ads"),

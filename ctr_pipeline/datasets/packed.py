@@ -2,8 +2,8 @@
 
 import json
 import mmap
-from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -107,6 +107,30 @@ class PackedDataset:
         layout = Layout.from_json(layout_file.read_text(encoding="utf-8"))
         splits = {name: _open_split(directory / name, layout) for name in _splits_of(directory)}
         return cls(directory=directory, layout=layout, splits=splits)
+
+    def of_tasks(self, tasks: Sequence[str]) -> Self:
+        """The same rows with the labels of some tasks alone; a task whose parent is not among them has none.
+
+        Args:
+            tasks: Names, in any order; the dataset itself when empty.
+
+        Raises:
+            DatasetError: the dataset lacks one of them.
+        """
+        if not tasks:
+            return self
+        own = self.layout.tasks
+        if unknown := [name for name in tasks if name not in own]:
+            raise DatasetError(f"{self.directory}: no task {unknown[0]!r} here; its tasks are {', '.join(own)}")
+        columns = [place for place, name in enumerate(own) if name in tasks]
+        parents = tuple(columns.index(p) if (p := self.layout.parents[place]) in columns else -1 for place in columns)
+        layout = replace(self.layout, tasks=tuple(own[place] for place in columns), parents=parents)
+        by_task = ("labels", "weights", "elapsed", "delay")
+        splits = {
+            name: replace(split, **{a: v[:, columns] for a, v in split.arrays().items() if a in by_task})
+            for name, split in self.splits.items()
+        }
+        return type(self)(directory=self.directory, layout=layout, splits=splits)
 
     def manifest(self) -> dict[str, Any]:
         """What was packed: rows, bounds, label states, table versions, SHA-256 of every array."""

@@ -138,6 +138,11 @@ class RetrainPaths:
         return self.training / "job.json"
 
     @property
+    def controls(self) -> Path:
+        """The tasks beside their single-task controls, where `ctr controls` was run."""
+        return self.training / "controls.json"
+
+    @property
     def mlflow_run(self) -> Path:
         """Which MLflow run the training is."""
         return self.training / "run.json"

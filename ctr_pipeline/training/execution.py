@@ -76,7 +76,7 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
     torch.use_deterministic_algorithms(True)
     stack.enter_context(_processes(process.world, device))
     result |= {"device": _device_name(device), "precision": job.training.precision}
-    dataset = PackedDataset.open(job.dataset)
+    dataset = PackedDataset.open(job.dataset).of_tasks(job.tasks)
     result["layout_sha256"] = layout_hash(dataset.layout)
     train = dataset.splits["train"]
     plan = plan_training(job.training, job.model, len(train), known_outcomes(train.labels))

@@ -62,7 +62,7 @@ def run_healthy(job: TrainingJob, seed: int, folder: Path, epochs: int | None) -
     """
     plain = {"output": folder, "seed": seed, "mlflow": None, "device": "cpu", "health_limits": None}
     own = job.model_copy(update={**plain, "last_good_steps": None, "checkpoint_every": 10**9})
-    dataset = PackedDataset.open(job.dataset)
+    dataset = PackedDataset.open(job.dataset).of_tasks(job.tasks)
     train = dataset.splits["train"]
     plan = plan_training(own.training, own.model, len(train), known_outcomes(train.labels))
     group = ProcessGroup(Shard(), torch.device("cpu"))

@@ -50,6 +50,7 @@ class TrainingJob(Section):
     objectives: dict[str, AnyObjective] = added_field(
         {}, "Objective of each task; binary with its cross-entropy for tasks not named here."
     )
+    tasks: list[str] = added_field([], "Tasks that are learnt, of those of the dataset; all when empty.")
     device: Literal["auto", "cpu", "cuda"] = Field(default="auto", description="`auto` takes a GPU when there is one.")
     checkpoint_every: int | None = Field(
         default=None,

@@ -87,7 +87,7 @@ def builder_of(job: TrainingJob) -> Build:
     Raises:
         DatasetError: the dataset is not there any more.
     """
-    dataset = PackedDataset.open(job.dataset)
+    dataset = PackedDataset.open(job.dataset).of_tasks(job.tasks)
     train = dataset.splits["train"]
     plan = plan_training(job.training, job.model, len(train), known_outcomes(train.labels))
 

@@ -85,3 +85,21 @@ def test_arrays_need_equal_lengths() -> None:
     arrays["ts"] = arrays["ts"][:1]
     with pytest.raises(DatasetError, match="same number of rows"):
         PackedSplit(**arrays)
+
+
+def test_some_tasks_of_a_dataset_have_their_own_columns_and_parents(tmp_path: Path) -> None:
+    write_dataset(tmp_path)
+    whole = PackedDataset.open(tmp_path)
+    assert whole.of_tasks([]) is whole
+    last = whole.layout.tasks[-1]
+    own = whole.of_tasks([last])
+    assert (own.layout.tasks, own.layout.parents) == ((last,), (-1,))
+    assert own.layout.ids == whole.layout.ids
+    for name, split in own.splits.items():
+        np.testing.assert_array_equal(split.labels, whole.splits[name].labels[:, -1:])
+        np.testing.assert_array_equal(split.weights, whole.splits[name].weights[:, -1:])
+        assert split.ids is whole.splits[name].ids
+    again = whole.of_tasks(list(reversed(whole.layout.tasks)))
+    assert (again.layout.tasks, again.layout.parents) == (whole.layout.tasks, whole.layout.parents)
+    with pytest.raises(DatasetError, match="no task 'unheard' here; its tasks are"):
+        whole.of_tasks(["unheard"])
