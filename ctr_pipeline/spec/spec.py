@@ -100,8 +100,7 @@ class Spec(Section):
             if isinstance(history, HistorySequence) and history.item not in categories:
                 raise ValueError(
                     f"history feature {history.name!r} lists item {history.item!r}, which is no categorical feature of "
-                    "one value; "
-                    f"use one of {', '.join(sorted(categories))}"
+                    f"one value; use one of {', '.join(sorted(categories))}"
                 )
             if history.task is not None and history.task not in tasks:
                 raise ValueError(
