@@ -8,7 +8,7 @@ import polars as pl
 from narwhals.stable.v2.typing import IntoLazyFrameT
 
 from ctr_pipeline.datasets.split_parts import SplitBounds
-from ctr_pipeline.features import Layout, fit_layout, join_history
+from ctr_pipeline.features import Layout, fit_layout, gather_lists, join_history
 from ctr_pipeline.labels import join_labels, label_column
 from ctr_pipeline.propensity import PropensityTable, position_propensity
 from ctr_pipeline.spec import Spec
@@ -77,7 +77,7 @@ def fit_vocabulary(
     """Layout and vocabulary of the training interval: its rows that had arrived when the test began, and no others."""
     shown = rows_of(bounds, "train", impressions)
     keys = shown.select("day", "ts", "impression_id", *sorted({feature.key for feature in spec.features.history}))
-    return fit_layout(spec, shown, lambda name: join_history(spec, keys, history, [name]))
+    return fit_layout(spec, shown, lambda name: gather_lists(spec, join_history(spec, keys, history, [name]), [name]))
 
 
 def fit_propensity(

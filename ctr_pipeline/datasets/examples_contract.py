@@ -8,7 +8,8 @@ import polars as pl
 from ctr_pipeline.datasets.packed import DatasetError
 from ctr_pipeline.labels import label_column
 from ctr_pipeline.spec import Spec
-from ctr_pipeline.spec.features import HistoryRate, NumericFeature
+from ctr_pipeline.spec.features import NumericFeature
+from ctr_pipeline.spec.history import HistoryRate
 
 with warnings.catch_warnings():
     # Where pyspark is installed Pandera imports it, and it warns of the version of pandas, which is not used here.

@@ -27,7 +27,7 @@ from ctr_pipeline.datasets.packed import (
 from ctr_pipeline.datasets.row_codes import cluster, code, key_column
 from ctr_pipeline.datasets.split_parts import LEARNT, SplitBounds, iso
 from ctr_pipeline.engines.base import FEW_ROWS
-from ctr_pipeline.features import Group, Layout, embedding_rows, id_matrix, number_columns, numeric_matrix
+from ctr_pipeline.features import Group, Layout, embedding_rows, gather_lists, id_matrix, number_columns, numeric_matrix
 from ctr_pipeline.labels import QualityTable, label_column, label_days, label_maturity, label_state_counts
 from ctr_pipeline.propensity import PropensityTable
 from ctr_pipeline.propensity.positions import PRODUCTION, RANDOM
@@ -287,7 +287,7 @@ class _Packer:
             self._as_of,
             self.watermarks,
         )
-        examples = joined.sort(_ROW).collect()
+        examples = gather_lists(self.spec, joined).sort(_ROW).collect()
         if examples.height != at.stop - at.start:
             raise DatasetError(
                 f"split {self.name}: {at.stop - at.start} impressions of {_span(days)} became {examples.height} "

@@ -12,7 +12,7 @@ from ctr_pipeline.datasets.examples import build_examples, in_interval, rows_of
 from ctr_pipeline.datasets.pack import Tables
 from ctr_pipeline.datasets.split_parts import SplitBounds
 from ctr_pipeline.engines.base import FEW_ROWS
-from ctr_pipeline.features import Layout, encode_ids, number_columns, numeric_matrix
+from ctr_pipeline.features import Layout, encode_ids, gather_lists, number_columns, numeric_matrix
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.spec import Spec
 
@@ -61,6 +61,7 @@ def other_models_test_rows(
         KeyError: the other model needs a feature that the spec does not have, or has as a list where it needs one value.
     """
     known, lists = set(spec.features.inputs), {f.name for f in spec.features.embedded if f.list is not None}
+    lists |= {made.feature.name for made in spec.features.history_embedded if made.feature.list is not None}
     for name in (*(column.name for column in layout.numeric), *(column.name for column in layout.ids)):
         if name not in known:
             raise KeyError(name)
@@ -68,11 +69,9 @@ def other_models_test_rows(
         if (column.pooled is not None) != (column.name in lists):
             raise KeyError(column.name)
     labels = in_interval(tables.labels, *bounds.intervals["test"])
-    rows = (
-        build_examples(spec, rows_of(bounds, "test", tables.impressions), labels, tables.history, bounds.as_of)
-        .sort("ts", "impression_id")
-        .collect()
-    )
+    shown = rows_of(bounds, "test", tables.impressions)
+    examples = build_examples(spec, shown, labels, tables.history, bounds.as_of)
+    rows = gather_lists(spec, examples).sort("ts", "impression_id").collect()
     vectors = [f for f in spec.features.numeric if f.width is not None]
     numbers = rows.with_columns(column for feature in vectors for column in number_columns(feature))
     return numeric_matrix(layout, numbers), encode_ids(layout, pl.read_parquet(vocabulary), rows)

@@ -16,8 +16,8 @@ import narwhals.stable.v2 as nw
 from ctr_pipeline.features.daily_grid import NO_ITEM, Frame, day_of_start, midnight, on_grid
 from ctr_pipeline.labels import mature_ts
 from ctr_pipeline.spec import Spec
-from ctr_pipeline.spec.features import HistoryCount, HistoryRate, HistoryRecency
 from ctr_pipeline.spec.fields import DAY_US
+from ctr_pipeline.spec.history import HistoryCount, HistoryRate, HistoryRecency
 
 ExactFeature = HistoryRate | HistoryCount | HistoryRecency
 

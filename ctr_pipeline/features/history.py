@@ -22,17 +22,21 @@ from ctr_pipeline.features.daily_grid import (
 )
 from ctr_pipeline.features.exact_windows import ExactFeature, exact_values, settled_labels
 from ctr_pipeline.features.sequences import sequence_values
+from ctr_pipeline.features.top_items import top_values
 from ctr_pipeline.labels import held, label_maturity, settles_without_events
 from ctr_pipeline.spec import Spec
-from ctr_pipeline.spec.features import (
+from ctr_pipeline.spec.fields import DAY_US
+from ctr_pipeline.spec.history import (
     HistoryCount,
+    HistoryFeature,
     HistoryFirstSeen,
+    HistoryList,
     HistoryNumber,
     HistoryRate,
     HistoryRecency,
     HistorySequence,
+    HistoryTop,
 )
-from ctr_pipeline.spec.fields import DAY_US
 
 HISTORY_ORDER = ("feature", "key")
 """Order of the rows of a day."""
@@ -44,7 +48,15 @@ _NONE = nw.lit(None).cast(nw.Int64)
 def history_reach(spec: Spec) -> int:
     """Days of impressions and events before a day that its history values can depend on; 0 without history."""
     late = {f.name: 1 for f in spec.features.history if isinstance(f, ExactFeature) and f.exact}
-    return max((f.days + _lag_days(spec, f.task) + late.get(f.name, 0) for f in spec.features.history), default=0)
+    return max(
+        (f.days + _lag_days(spec, task) + late.get(f.name, 0) for f in spec.features.history for task in tasks_of(f)),
+        default=0,
+    )
+
+
+def tasks_of(feature: HistoryFeature) -> tuple[str | None, ...]:
+    """Tasks whose outcomes a feature reads; None for the impressions themselves."""
+    return feature.tasks if isinstance(feature, HistorySequence | HistoryTop) else (feature.task,)
 
 
 def history_for_days(
@@ -63,6 +75,7 @@ def history_for_days(
       1970-01-01 UTC (exact in a float64). :func:`join_history` turns it into seconds.
     - *first_seen*: time of the first such impression or outcome of the last ``days`` days, likewise.
     - *sequence*: the last of them, by place (:mod:`ctr_pipeline.features.sequences`).
+    - *top*: the items of most weight among them (:mod:`ctr_pipeline.features.top_items`).
 
     Impressions are read once a key, and summed up by key, day and the day on which they became known; what each day's
     values need is small sums of these. Features with ``exact`` look back from the impression instead
@@ -89,13 +102,13 @@ def history_for_days(
     first, end = min(days) - timedelta(days=history_reach(spec)), max(days) + timedelta(days=1 if exact else 0)
     shown = shown.filter((nw.col("day") >= nw.lit(first)) & (nw.col("day") < nw.lit(end)))
     known_by = start_of(end) - 1
-    tasks = {f.task for f in features if f.task is not None}
-    columns = {f.key for f in features if f.task is not None}
-    columns |= {f.item for f in spec.features.sequences if f.task is not None}
+    tasks = {task for f in features for task in tasks_of(f) if task is not None}
+    columns = {f.key for f in features if any(tasks_of(f))}
+    columns |= {f.item for f in spec.features.listing if any(f.tasks)}
     facts = facts_with_keys(spec, shown, events, tasks, columns, known_by)
     arrived = shown.filter(nw.col("ingest_ts") <= known_by)
     pieces = []
-    on_days = [f for f in features if not isinstance(f, HistorySequence) and f not in exact]
+    on_days = [f for f in features if isinstance(f, HistoryNumber) and f not in exact]
     for key, task in sorted({(f.key, f.task) for f in on_days}, key=str):
         mine = [f for f in on_days if (f.key, f.task) == (key, task)]
         rates = [f for f in mine if isinstance(f, HistoryRate)]
@@ -108,10 +121,13 @@ def history_for_days(
         if others:
             near = _looked_at(arrived, days, max(f.days for f in others))
             pieces.append(_aggregates(_moments(near, facts, key, task), others, days))
-    for sequence in spec.features.sequences:
-        near = _looked_at(arrived, days, sequence.days)
-        moments = _moments(near, facts, sequence.key, sequence.task, sequence.item)
-        pieces.append(sequence_values(moments, sequence, days))
+    for listing in spec.features.listing:
+        near = _looked_at(arrived, days, listing.days)
+        moments = _listed_moments(near, facts, listing)
+        if isinstance(listing, HistorySequence):
+            pieces.append(sequence_values(moments, listing, days))
+        else:
+            pieces.append(top_values(moments, listing, days))
     for feature in exact:
         if isinstance(feature, HistoryRate):
             by_time, told = _by_time(spec, arrived, feature.task), facts[feature.task]
@@ -138,8 +154,8 @@ def join_history(
     for feature in spec.features.history:
         if names is not None and feature.name not in names:
             continue
-        if isinstance(feature, HistorySequence):
-            joined = _join_sequence(joined, values, feature)
+        if isinstance(feature, HistorySequence | HistoryTop):
+            joined = _join_listed(joined, values, feature)
             continue
         exact = isinstance(feature, ExactFeature) and feature.exact
         key = "impression_id" if exact else feature.key
@@ -158,16 +174,18 @@ def join_history(
     return result
 
 
-def _join_sequence(rows: Frame, values: Frame, feature: HistorySequence) -> Frame:
-    own = values.filter(nw.col("feature").is_in(feature.items))
+def _join_listed(rows: Frame, values: Frame, feature: HistoryList) -> Frame:
+    """``rows`` with a column for each place of ``feature``: items, and of a sequence ages and kinds."""
+    nothing, ages = nw.lit(None).cast(nw.Float64), feature.ages if isinstance(feature, HistorySequence) else ()
     picked = {}
-    for item, age in zip(feature.items, feature.ages, strict=True):
-        mine = nw.col("feature") == item
-        picked[item] = nw.when(mine).then(nw.col("item")).otherwise(NO_ITEM).max()
-        picked[age] = nw.when(mine).then(nw.col("value")).otherwise(nw.lit(None).cast(nw.Float64)).max()
+    for name in feature.stored:
+        picked[name] = nw.when(nw.col("feature") == name).then(nw.col("item")).otherwise(NO_ITEM).max()
+    for item, age in zip(feature.items, ages, strict=False):
+        picked[age] = nw.when(nw.col("feature") == item).then(nw.col("value")).otherwise(nothing).max()
+    own = values.filter(nw.col("feature").is_in(feature.stored))
     wide = own.group_by("day", "key").agg(**picked).rename({"key": feature.key})
     joined = rows.join(wide, on=["day", feature.key], how="left")
-    return joined.with_columns(**{age: _seconds_since(nw.col(age)) for age in feature.ages})
+    return joined.with_columns(**{age: _seconds_since(nw.col(age)) for age in ages}) if ages else joined
 
 
 def _seconds_since(instant: nw.Expr) -> nw.Expr:
@@ -197,6 +215,16 @@ def _moments(arrived: Frame, facts: Mapping[str, Frame], key: str, task: str | N
     return rows.select(
         "impression_id", key=nw.col(key), shown_ts=nw.col("ts"), moment=nw.col(moment), known_ts=nw.col(known), **listed
     )  # fmt: skip
+
+
+def _listed_moments(arrived: Frame, facts: Mapping[str, Frame], feature: HistoryList) -> Frame:
+    """What a feature lists, as :func:`_moments`; of several kinds of events with the place of the kind, ``kind``."""
+    parts = [_moments(arrived, facts, feature.key, task, feature.item) for task in feature.tasks]
+    if len(parts) == 1:
+        return parts[0]
+    return nw.concat(
+        [part.with_columns(kind=nw.lit(code).cast(nw.Int64)) for code, part in enumerate(parts)], how="vertical"
+    )
 
 
 def _aggregates(moments: Frame, features: Sequence[HistoryNumber], days: Sequence[date]) -> Frame:

@@ -3,30 +3,47 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ctr_pipeline.errors import UserError
-from ctr_pipeline.spec.time_parts import TimePart
+from ctr_pipeline.features.input_columns import (
+    FIRST_VOCABULARY_ROW,
+    MISSING_ROW,
+    PADDING,
+    UNKNOWN_ROW,
+    Encoding,
+    EventList,
+    Frequency,
+    FromTime,
+    Group,
+    IdColumn,
+    NumericColumn,
+    ParentMean,
+    Pooled,
+)
 
-Group = Literal["dense", "categorical", "contextual", "history"]
-"""The section of the spec that declares a feature."""
-
-MISSING_ROW = 0
-"""Embedding row of a missing value."""
-
-UNKNOWN_ROW = 1
-"""Embedding row of a value that the vocabulary does not hold: rare in training, or new since."""
-
-FIRST_VOCABULARY_ROW = 2
-"""Embedding row of the most frequent value."""
-
-PADDING = -1
-"""In the place of an embedding row: a list has ended."""
+__all__ = [
+    "FIRST_VOCABULARY_ROW",
+    "MISSING_ROW",
+    "PADDING",
+    "UNKNOWN_ROW",
+    "Encoding",
+    "EventList",
+    "Frequency",
+    "FromTime",
+    "Group",
+    "IdColumn",
+    "Layout",
+    "LayoutError",
+    "NumericColumn",
+    "ParentMean",
+    "Pooled",
+]
 
 
 class LayoutError(UserError):
@@ -34,128 +51,11 @@ class LayoutError(UserError):
 
 
 @dataclass(frozen=True, slots=True)
-class Encoding:
-    """How a number reaches the model beside its standardised value, or instead of it."""
-
-    kind: str
-    """Kind of the spec's section."""
-    edges: tuple[float, ...] = ()
-    """Edges of the bins, ascending, on the raw scale: values that occur in the training rows."""
-    means: tuple[float, ...] = ()
-    """Mean of each bin's input over the training rows with a value. It is subtracted, so that zeros say nothing."""
-    period: float | None = None
-    """Set for an angle: after how much, on the raw scale, it is the same."""
-
-
-@dataclass(frozen=True, slots=True)
-class NumericColumn:
-    """One number: raw value → ``fill`` where missing → ``transform`` → (x - mean) / std, and its ``encoding``."""
-
-    name: str
-    """Name of the feature; of a vector with the place of the number in it, as ``name[0]``."""
-    group: Group
-    """Section of the spec that declares it: dense, contextual or history."""
-    transform: Literal["none", "signed_log1p"]
-    """Applied after the fill; signed_log1p is sign(x) · log(1 + abs(x))."""
-    fill: float
-    """Value of a missing number, on the raw scale."""
-    indicator: bool
-    """Whether the model also gets a 0/1 input for whether the value was missing."""
-    mean: float
-    """Mean over the training rows, after fill and transform."""
-    std: float
-    """Population standard deviation over the training rows, after fill and transform; 1 for a constant."""
-    encoding: Encoding | None = None
-    """None for the standardised value alone."""
-
-    @property
-    def feature(self) -> str:
-        """Name of the feature: what a request calls it."""
-        return self.name.partition("[")[0]
-
-    @property
-    def is_element(self) -> bool:
-        """Whether it is one of the numbers of a vector."""
-        return self.name.endswith("]")
-
-
-@dataclass(frozen=True, slots=True)
-class Pooled:
-    """How the embeddings of a list become one."""
-
-    length: int
-    """Places of the list in the id array: its rows, then :data:`PADDING`."""
-    pooling: Literal["mean", "sum", "max"]
-    """Over the rows that are there; zeros where there is none."""
-    keep: Literal["last", "first"]
-    """Which values of a longer list are there."""
-
-
-@dataclass(frozen=True, slots=True)
-class FromTime:
-    """How a category is made of the time of a request."""
-
-    part: TimePart
-    """Part of the local date and time."""
-    zone: str
-    """IANA zone of that local time."""
-
-
-@dataclass(frozen=True, slots=True)
-class Frequency:
-    """How the frequency of a category becomes a number: (log(rank) - mean) / std, and 0 where the value is missing.
-
-    The most frequent value has rank 1. An unknown or rare one has the rank after the last of the vocabulary.
-    """
-
-    mean: float
-    """Mean of log(rank) over the training rows with a value."""
-    std: float
-    """Population standard deviation of log(rank) over the training rows with a value; 1 for a constant."""
-
-
-@dataclass(frozen=True, slots=True)
-class ParentMean:
-    """What the embedding of a new value of a category begins as: the mean of those that share its parent."""
-
-    parent: str
-    """Name of the id column that the parent is in."""
-    evidence: float
-    """Training rows with which a value's own embedding counts as much as the mean."""
-
-
-@dataclass(frozen=True, slots=True)
-class IdColumn:
-    """One embedded category, or a list of them."""
-
-    name: str
-    """Name of the feature."""
-    group: Group
-    """Section of the spec that declares it: categorical, contextual or history."""
-    rows: int
-    """Height of the embedding table: row 0 = missing, row 1 = unknown or rare, from row 2 the vocabulary."""
-    dim: int
-    """Width of the embedding."""
-    pooled: Pooled | None = None
-    """Set for a list. A missing list is the row of a missing value; an empty one has no row."""
-    from_time: FromTime | None = None
-    """Set for a category that a request need not hold where it holds its time."""
-    frequency: Frequency | None = None
-    """Set for a category whose frequency is an input too."""
-    cold_start: ParentMean | None = None
-    """Set for a category whose new values have a parent to begin from."""
-
-    @property
-    def places(self) -> int:
-        """Columns of the id array that it takes."""
-        return 1 if self.pooled is None else self.pooled.length
-
-
-@dataclass(frozen=True, slots=True)
 class Layout:
     """Inputs and outputs of a ranker, in the order of the packed arrays.
 
     Numbers: dense, contextual, history. Ids: categorical, contextual, history. Tasks: as in the spec, parents first.
+    The columns of event lists stand behind all others.
     """
 
     numeric: tuple[NumericColumn, ...]
@@ -171,6 +71,8 @@ class Layout:
     positions: tuple[float, ...] = ()
     """Share of each position, from 1 on, among the training rows that have one; empty where the model has no use of it.
     The last counts those below it too."""
+    event_lists: tuple[EventList, ...] = ()
+    """Inputs that modules of ``model.sequences`` read and nothing else."""
 
     def __post_init__(self) -> None:
         names = [*(column.name for column in self.numeric), *(column.name for column in self.ids)]
@@ -202,6 +104,19 @@ class Layout:
                 _check_frequency(id_column, id_column.frequency)
             if id_column.cold_start is not None:
                 _check_cold_start(id_column, id_column.cold_start, self.ids)
+        _check_shared(self)
+
+    def without_event_lists(self) -> "Layout":
+        """The layout of the columns that stand before those of the event lists."""
+        if not self.event_lists:
+            return self
+        read = {name for one in self.event_lists for name in (one.name, one.event, one.age)}
+        return replace(
+            self,
+            numeric=tuple(column for column in self.numeric if column.feature not in read),
+            ids=tuple(column for column in self.ids if column.name not in read),
+            event_lists=(),
+        )
 
     @property
     def number_places(self) -> dict[str, slice]:
@@ -234,7 +149,8 @@ class Layout:
         found = np.full(len(self.id_columns), row, dtype=np.int64)
         for column, places in zip(self.ids, self.id_places, strict=True):
             if column.pooled is not None:
-                found[places.start + 1 : places.stop] = PADDING
+                nothing = row == MISSING_ROW and column.empty_when_missing
+                found[places.start + (not nothing) : places.stop] = PADDING
         return found
 
     def to_json(self) -> str:
@@ -245,11 +161,12 @@ class Layout:
         for number in content["numeric"]:
             if number["encoding"] is None:
                 del number["encoding"]
-        if not self.positions:
-            del content["positions"]
+        for name in ("positions", "event_lists"):
+            if not content[name]:
+                del content[name]
         for column in content["ids"]:
             # These too came later: a layout without one has the text, and so the hash, that it always had.
-            for name in ("pooled", "from_time", "frequency", "cold_start"):
+            for name in ("pooled", "from_time", "frequency", "cold_start", "table"):
                 if column[name] is None:
                     del column[name]
         return json.dumps(content, indent=1) + "\n"
@@ -270,11 +187,44 @@ class Layout:
                 parents=tuple(content["parents"]),
                 null_values={name: tuple(texts) for name, texts in content.get("null_values", {}).items()},
                 positions=tuple(content.get("positions", ())),
+                event_lists=tuple(EventList(**one) for one in content.get("event_lists", ())),
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise LayoutError(
                 f"layout: not a layout written by this pipeline: {error}. Pack the dataset again."
             ) from error
+
+
+def _check_shared(layout: Layout) -> None:
+    """Tables that columns share are as high and as wide for each; the columns of event lists stand behind the others."""
+    columns = {column.name: column for column in layout.ids}
+    for column in layout.ids:
+        owner = columns.get(column.vocabulary)
+        if owner is None or owner.table is not None or (owner.rows, owner.dim) != (column.rows, column.dim):
+            raise LayoutError(
+                f"layout: {column.name} shares the embeddings of {column.table}, which has none of its own of "
+                f"{column.rows} rows and width {column.dim}"
+            )
+    features = [column.feature for column in layout.numeric]
+    numbers, ids = len(layout.numeric), len(layout.ids)
+    for one in reversed(layout.event_lists):
+        numbers, ids = numbers - one.length, ids - (1 if one.event is None else 2)
+        names = [one.name] if one.event is None else [one.name, one.event]
+        read = [columns.get(name) for name in (*names, one.item)]
+        lengths = {column.places for column in read[:-1] if column is not None}
+        found = [column.name for column in layout.ids[ids : ids + len(names)]]
+        ages = features[numbers : numbers + one.length]
+        if (
+            None in read
+            or found != names
+            or set(ages) != {one.age}
+            or len(ages) != one.length
+            or lengths != {one.length}
+        ):
+            raise LayoutError(
+                f"layout: the event list {one.name} needs {one.length} places of {', '.join(names)} and {one.age} behind all "
+                f"other columns, found {found} and {ages}"
+            )
 
 
 def _check_encoding(name: str, encoding: Encoding) -> None:

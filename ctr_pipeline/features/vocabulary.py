@@ -13,6 +13,7 @@ from ctr_pipeline.features.layout import (
     MISSING_ROW,
     PADDING,
     UNKNOWN_ROW,
+    EventList,
     Frequency,
     FromTime,
     Group,
@@ -26,13 +27,8 @@ from ctr_pipeline.features.number_encodings import fit_encoding
 from ctr_pipeline.sources.missing import null_texts
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.encodings import EncodingSection
-from ctr_pipeline.spec.features import (
-    CategoricalFeature,
-    HistoryFeature,
-    HistoryRate,
-    Missing,
-    NumericFeature,
-)
+from ctr_pipeline.spec.features import CategoricalFeature, Missing, NumericFeature
+from ctr_pipeline.spec.history import HistoryNumber, HistoryRate, HistorySequence
 from ctr_pipeline.spec.null_values import null_values_of
 
 VOCABULARY_SCHEMA = {
@@ -51,7 +47,7 @@ MOST_POSITIONS = 64
 _PIECE = 1 << 20
 _TOGETHER = 16
 """Numbers of a vector that are in memory at a time."""
-_Source: TypeAlias = NumericFeature | HistoryFeature
+_Source: TypeAlias = NumericFeature | HistoryNumber | HistorySequence
 
 
 def fit_layout(
@@ -68,7 +64,7 @@ def fit_layout(
     Args:
         spec: Features, tasks and embedding widths.
         training: Columns ``day``, every numeric and embedded feature and, without ``with_history``, every history
-            feature (:func:`~ctr_pipeline.features.history.join_history`).
+            feature (:func:`~ctr_pipeline.features.history.join_history`, :func:`gather_lists`).
         with_history: The training rows with the history feature of that name.
 
     Returns:
@@ -80,7 +76,8 @@ def fit_layout(
 
     made = spec.features.history_embedded
     counts = [_counts(training, feature).collect(engine="streaming") for feature in spec.features.embedded]
-    counts += [_counts(rows_with(source.name), feature).collect(engine="streaming") for feature, source in made]
+    own = [one for one in made if one.table is None]
+    counts += [_counts(rows_with(one.source.name), one.feature).collect(engine="streaming") for one in own]
     vocabulary = pl.concat([pl.DataFrame(schema=VOCABULARY_SCHEMA), *counts])
     frequencies = _frequencies(spec, training, counts)
     numeric: list[NumericColumn] = []
@@ -95,12 +92,15 @@ def fit_layout(
         ("categorical" if number < len(spec.features.categorical) else "contextual", feature)
         for number, feature in enumerate(spec.features.embedded)
     ]
-    categories += [("history", feature) for feature, _ in made]
+    categories += [("history", one.feature) for one in made]
+    table_of = {one.feature.name: one.table for one in made}
+    owners = [feature.name for _, feature in categories if table_of.get(feature.name) is None]
+    heights = {name: FIRST_VOCABULARY_ROW + frame.height for name, frame in zip(owners, counts, strict=True)}
     ids = tuple(
         IdColumn(
             name=feature.name,
             group=group,
-            rows=FIRST_VOCABULARY_ROW + frame.height,
+            rows=heights[table_of.get(feature.name) or feature.name],
             dim=feature.embedding_dim or spec.model.embedding_dim,
             pooled=_pooled(feature),
             from_time=FromTime(feature.time, spec.time_part_zone(feature)) if feature.time else None,
@@ -108,8 +108,9 @@ def fit_layout(
             cold_start=ParentMean(feature.cold_start.parent, feature.cold_start.evidence)
             if feature.cold_start
             else None,
+            table=table_of.get(feature.name),
         )
-        for (group, feature), frame in zip(categories, counts, strict=True)
+        for group, feature in categories
     )
     names = [task.name for task in spec.tasks]
     parents = tuple(-1 if task.parent is None else names.index(task.parent) for task in spec.tasks)
@@ -120,8 +121,33 @@ def fit_layout(
         parents=parents,
         null_values=_null_values(spec),
         positions=_positions(spec, training),
+        event_lists=tuple(
+            EventList(one.name, one.item, one.event, one.age, one.length) for one in spec.features.event_lists
+        ),
     )
     return layout, vocabulary
+
+
+def gather_lists(spec: Spec, rows: pl.LazyFrame, names: Collection[str] | None = None) -> pl.LazyFrame:
+    """``rows`` with one list for each feature of the past that is a list, instead of a column for each of its places.
+
+    Args:
+        spec: The features.
+        rows: With the columns of :func:`~ctr_pipeline.features.history.join_history`.
+        names: Only these features.
+    """
+    gathered: dict[str, pl.Expr] = {}
+    places: list[str] = []
+    for feature in spec.features.listing:
+        if not feature.lists or (names is not None and feature.name not in names):
+            continue
+        # Up to the last item: where the row of one was erased, the others stay beside their ages and kinds.
+        there = [pl.when(pl.col(item).is_not_null()).then(n) for n, item in enumerate(feature.items, start=1)]
+        length = pl.max_horizontal(*there).fill_null(0)
+        for name, own in feature.lists.items():
+            gathered[name] = pl.concat_list(own).list.head(length)
+            places += own
+    return rows.with_columns(**gathered).drop(places)
 
 
 def _positions(spec: Spec, training: pl.LazyFrame) -> tuple[float, ...]:
@@ -178,7 +204,7 @@ def embedding_rows(layout: Layout, vocabulary: pl.DataFrame, groups: Collection[
     for column in layout.ids:
         if groups is not None and column.group not in groups:
             continue
-        entries = vocabulary.filter(pl.col("feature") == column.name)
+        entries = vocabulary.filter(pl.col("feature") == column.vocabulary)
         value = pl.col(column.name)
         if column.pooled is None:
             text = value.cast(pl.String)

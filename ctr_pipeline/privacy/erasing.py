@@ -44,7 +44,7 @@ def listed_users(spec: "Spec") -> list[str]:
     from ctr_pipeline.sources.forgotten import user_columns
 
     columns = user_columns(spec)
-    return [name for sequence in spec.features.sequences if sequence.item in columns for name in sequence.items]
+    return [name for listing in spec.features.listing if listing.item in columns for name in listing.items]
 
 
 def erase_user(spec: "Spec", lake: "Lake", hashed: str, shown: "pl.DataFrame") -> dict[str, dict[str, int]]:
@@ -99,8 +99,8 @@ def _of_history(spec: "Spec", hashed: str, ids: "pl.Series", has_items: bool) ->
     from ctr_pipeline.sources.forgotten import user_columns
 
     features, columns = spec.features, user_columns(spec)
-    stored = {name: feature for feature in features.history if feature.kind != "sequence" for name in [feature.name]}
-    listed = {name: sequence for sequence in features.sequences for name in sequence.items}
+    stored = {feature.name: feature for feature in features.history if feature not in features.listing}
+    listed = {name: listing for listing in features.listing for name in listing.stored}
     unknown = ~pl.col("feature").is_in([*stored, *listed])
     exact = [name for name, feature in stored.items() if getattr(feature, "exact", False)]
     keyed = [

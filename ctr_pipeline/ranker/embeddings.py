@@ -1,7 +1,7 @@
 """Embedding tables: all features of one width share one table, so that a lookup and its update are one operation."""
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -18,30 +18,43 @@ from ctr_pipeline.ranker.shapes import group_by_width
 class FusedTable(nn.Module):
     """One table for several features; each owns the rows from its start on. All rows start with zeros.
 
-    With a list among them, the table has one more row, of zeros, for the places after the end of a list. It has no
-    gradient, so it stays what it is.
+    A feature that shares the embeddings of another reads the rows of that one. With a list among them, or ``read_again``,
+    the table has one more row, of zeros, for the places after the end of a list. It has no gradient, so it stays what it
+    is.
 
     Args:
         columns: The id columns in the order of the packed array.
         wanted: Indices of those that this table embeds, ascending.
         width: Width of an embedding.
+        read_again: Columns of the id array, behind those of ``columns``, that :meth:`look_up` reads, with the names of the
+            columns whose rows they are.
     """
 
     offsets: Tensor
     positions: Tensor
     unknown: Tensor
 
-    def __init__(self, columns: Sequence[IdColumn], wanted: Sequence[int], width: int) -> None:
+    def __init__(
+        self,
+        columns: Sequence[IdColumn],
+        wanted: Sequence[int],
+        width: int,
+        read_again: Mapping[int, str] | None = None,
+    ) -> None:
         super().__init__()
-        self.wanted = tuple(wanted)
-        self.starts = (0, *accumulate(columns[index].rows for index in wanted))
+        self.owners = tuple(index for index in wanted if columns[index].table is None)
+        self.starts = (0, *accumulate(columns[index].rows for index in self.owners))
+        start_of = {columns[index].name: start for index, start in self.owned()}
+        self.features = tuple((index, start_of[columns[index].vocabulary]) for index in wanted)
+        self.read_again = {place: start_of[name] for place, name in (read_again or {}).items()}
         self.pooled = tuple(columns[index].pooled for index in wanted)
         self.width = width
-        self.padding = self.starts[-1] if any(self.pooled) else None
-        self.table = nn.Embedding(self.starts[-1] + any(self.pooled), width, padding_idx=self.padding, sparse=True)
+        padded = any(self.pooled) or bool(self.read_again)
+        self.padding = self.starts[-1] if padded else None
+        self.table = nn.Embedding(self.starts[-1] + padded, width, padding_idx=self.padding, sparse=True)
         nn.init.zeros_(self.table.weight)
         first = [0, *accumulate(column.places for column in columns)]
-        places = [(first[index] + at, start) for index, start in self.owned() for at in range(columns[index].places)]
+        places = [(first[index] + at, start) for index, start in self.features for at in range(columns[index].places)]
         # Derived from the layout, so neither is part of the stored state.
         self.register_buffer(
             "offsets", torch.tensor([start for _, start in places], dtype=torch.int64), persistent=False
@@ -81,12 +94,12 @@ class FusedTable(nn.Module):
         """Let the means of parents follow the embeddings."""
         for at, module in self.cold_starts.items():
             assert isinstance(module, ColdStart)
-            start = self.starts[int(at)]
+            _, start = self.features[int(at)]
             module.follow(self.table.weight.detach()[start : start + len(module.share)])
 
     def _looked_up(self, ids: Tensor) -> Tensor:
         own = torch.index_select(ids, 1, self.positions).long()
-        if self.padding is None:
+        if self.padding is None or not any(self.pooled):
             rows: Tensor = self.table(own + self.offsets)
             return rows
         ended = own < 0
@@ -99,14 +112,22 @@ class FusedTable(nn.Module):
             at = end
         return torch.cat(parts, dim=1)
 
+    def look_up(self, ids: Tensor, start: int) -> Tensor:
+        """[B, L, width] of the rows [B, L] of the feature whose rows begin at ``start``, zeros where they are negative."""
+        assert self.padding is not None
+        own = ids.long()
+        # Of one dimension more than a lookup of features, from which it is so told apart.
+        rows: Tensor = self.table(torch.where(own < 0, self.padding, own + start).unsqueeze(1))
+        return rows.squeeze(1)
+
     def locate(self, row: int) -> tuple[int, int]:
         """The id column (its index in the layout) that owns ``row`` of the table, and the row within that column."""
         column = bisect_right(self.starts, row) - 1
-        return self.wanted[column], row - self.starts[column]
+        return self.owners[column], row - self.starts[column]
 
     def owned(self) -> Iterator[tuple[int, int]]:
-        """For each feature the index of its id column in the layout, and its first row of the table."""
-        return zip(self.wanted, self.starts[:-1], strict=True)
+        """For each feature with rows of its own the index of its id column in the layout, and its first row of the table."""
+        return zip(self.owners, self.starts[:-1], strict=True)
 
 
 def _pool(values: Tensor, ended: Tensor, pooled: Pooled) -> Tensor:
@@ -142,16 +163,20 @@ class Embeddings(nn.Module):
     Args:
         columns: The id columns in the order of the packed array.
         dropout: Share of embeddings (whole vectors) zeroed in training; the others are scaled by 1/(1 - dropout).
+        read_again: As for :class:`FusedTable`.
     """
 
-    def __init__(self, columns: Sequence[IdColumn], dropout: float) -> None:
+    def __init__(
+        self, columns: Sequence[IdColumn], dropout: float, read_again: Mapping[int, str] | None = None
+    ) -> None:
         super().__init__()
         self.dropout = dropout
         self.features = len(columns)
         self.tables = nn.ModuleDict()
         for group in group_by_width(columns):
             wanted = [index for index, column in enumerate(columns) if column.name in group.columns]
-            self.tables[f"width_{group.width}"] = FusedTable(columns, wanted, group.width)
+            again = {place: name for place, name in (read_again or {}).items() if name in group.columns}
+            self.tables[f"width_{group.width}"] = FusedTable(columns, wanted, group.width, again)
 
     def forward(self, ids: Tensor) -> EmbeddedFields:
         """The embeddings of rows [B, F]."""
@@ -162,7 +187,7 @@ class Embeddings(nn.Module):
         for table in self.tables.values():
             assert isinstance(table, FusedTable)
             if self.training and self.dropout > 0:
-                shape = ids.shape[0], len(table.wanted)
+                shape = ids.shape[0], len(table.features)
                 kept = torch.rand(shape, device=ids.device) >= self.dropout
                 vectors = table(ids, ~kept)
                 scale = kept.to(vectors.dtype) / (1 - self.dropout)

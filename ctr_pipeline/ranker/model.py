@@ -1,6 +1,7 @@
 """The ranker: transforms, embeddings, a multi-layer perceptron, interactions, a wide part, and one head a task."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from ctr_pipeline.ranker.initialisation import (
 from ctr_pipeline.ranker.interactions import build_interaction, out_width, with_dropout
 from ctr_pipeline.ranker.numeric import NumericEncoder
 from ctr_pipeline.ranker.position import PositionEffect, build_position_effect
+from ctr_pipeline.ranker.sequence.event_columns import Sequences, read_again
 from ctr_pipeline.ranker.shapes import InputShape, RankerInputs, check_shape, group_by_width
 from ctr_pipeline.ranker.tower import Tower
 from ctr_pipeline.spec.model import Model
@@ -42,7 +44,9 @@ class WidePart(nn.Module):
     def __init__(self, layout: Layout, numeric_width: int) -> None:
         super().__init__()
         tasks = len(layout.tasks)
-        self.rows = FusedTable(layout.ids, range(len(layout.ids)), tasks) if layout.ids else None
+        # What a key did often and what is shown need different weights, though they share an embedding.
+        own = [replace(column, table=None) for column in layout.ids]
+        self.rows = FusedTable(own, range(len(own)), tasks) if own else None
         self.numbers = nn.Linear(numeric_width, tasks, bias=False) if numeric_width else None
         if self.numbers is not None:
             nn.init.zeros_(self.numbers.weight)
@@ -81,10 +85,13 @@ class Ranker(nn.Module):
         self.parents = layout.parents
         self.chained = model.heads == "chain"
         self.columns = (len(layout.numeric), len(layout.id_columns))
+        whole, layout = layout, layout.without_event_lists()
+        self.own_columns = (len(layout.numeric), len(layout.id_columns))
+        again = read_again(whole) if model.sequences else None
         self.numeric = NumericEncoder(layout.numeric)
         # None, not a module of no width: the exported graph of a model without it stays what it was.
         self.frequency = FrequencyEncoder(layout) if any(column.frequency for column in layout.ids) else None
-        self.embeddings = Embeddings(layout.ids, model.embedding_dropout or 0.0)
+        self.embeddings = Embeddings(layout.ids, model.embedding_dropout or 0.0, again)
         numbers = self.numeric.width + (0 if self.frequency is None else self.frequency.width)
         self.wide = WidePart(layout, numbers) if model.wide else None
         flags = self.numeric.flags
@@ -100,6 +107,7 @@ class Ranker(nn.Module):
             interactions[name] = build_interaction(with_dropout(section, model.dropout), self.shape)
         self.interactions = nn.ModuleDict(interactions)
         self.out_widths: dict[str, int] = {name: out_width(module) for name, module in interactions.items()}
+        self.sequences = Sequences(whole, self.embeddings, model.sequences, seed) if model.sequences else None
         effect = model.position or AdditivePosition()
         self.position: PositionEffect | None = None
         if isinstance(effect, AdditivePosition | Examination) and (layout.positions or model.position is not None):
@@ -107,6 +115,7 @@ class Ranker(nn.Module):
             acted_on = [t for t, parent in enumerate(layout.parents) if parent < 0 or not self.chained]
             self.position = build_position_effect(layout, effect, acted_on)
         width = self.tower.out_width + sum(self.out_widths.values())
+        width += 0 if self.sequences is None else self.sequences.out_width
         self.stopped: tuple[bool, ...] = ()
         # None, not a module that hands on what it reads: a model whose tasks share all hidden units stays what it was.
         self.multi_task = self._build_heads(width, layout, model, seed)
@@ -149,20 +158,39 @@ class Ranker(nn.Module):
         """
         check_shape("numbers of the batch", numeric, self.columns[0])
         check_shape("ids of the batch", ids, self.columns[1])
+        own, own_ids = self.own_columns
+        if self.sequences is None:
+            return self.encode_with(numeric[:, :own], ids[:, :own_ids], None, position)
+        past = numeric[:, own:], ids[:, own_ids:]
+        return self.encode_with(numeric[:, :own], ids[:, :own_ids], past, position)
+
+    def encode_with(
+        self, numeric: Tensor, ids: Tensor, past: tuple[Tensor, Tensor] | None, position: Tensor | None = None
+    ) -> RankerInputs:
+        """As :meth:`encode`, with the columns of event lists apart: B rows may be of fewer keys, whose events are read once.
+
+        Args:
+            numeric: [B, …] numbers without the ages of events.
+            ids: [B, …] rows without those of events.
+            past: Ages [G, …] and rows [G, …] of the event lists of G keys; the first B/G rows are those of the first key,
+                and so on. None where no module reads them.
+            position: [B] positions.
+        """
+        events = () if self.sequences is None or past is None else self.sequences.read(*past, self.embeddings)
         numbers = self.numeric(numeric)
         if self.frequency is not None:
             numbers = torch.cat([numbers, self.frequency(ids)], dim=1)
         fields = self.embeddings(ids)
         wide = 0.0 if self.wide is None else self.wide(numbers, ids, fields.forgotten)
-        return RankerInputs(numbers, fields.groups, fields.flat.to(numbers.dtype), wide, ids, position)
+        return RankerInputs(numbers, fields.groups, fields.flat.to(numbers.dtype), wide, ids, position, events)
 
     def hidden(self, inputs: RankerInputs) -> Tensor:
-        """[B, H] what the heads read: the tower's output, then the interactions' in the order of the spec.
+        """[B, H] what the heads read: the tower's output, the interactions' in the order of the spec, the sequences'.
 
         With ``model.multi_task`` [B, T, K], what each task's last layer reads of it.
 
         Raises:
-            RankerError: the output of an interaction is not [B, out_width].
+            RankerError: the output of an interaction or of a sequence is not [B, out_width].
         """
         parts = [self.tower(inputs.numbers, inputs.embedded)]
         rows = inputs.numbers.shape[0]
@@ -170,6 +198,8 @@ class Ranker(nn.Module):
             output = interaction(inputs.numbers, inputs.fields)
             check_shape(f"output of interaction {name}", output, self.out_widths[name], rows=rows)
             parts.append(output)
+        if self.sequences is not None:
+            parts += self.sequences(inputs.events, inputs.fields)
         # Under autocast one part may be 16 bits wide and another 32: the result then has 32.
         shared = torch.cat(parts, dim=1) if len(parts) > 1 else parts[0]
         return shared if self.multi_task is None else self.multi_task(shared)

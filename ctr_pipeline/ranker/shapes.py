@@ -71,6 +71,39 @@ class InputShape:
 
 
 @dataclass(frozen=True, slots=True)
+class EventShape:
+    """What a module can count on when it is built.
+
+    Attributes:
+        length: Places L of the list.
+        width: Width d of the embeddings of the items and of the candidate.
+        kinds: Kinds K of events that its ids tell apart, rows 0 and 1 (missing, unknown) among them; 1 where all events
+            are of one kind.
+    """
+
+    length: int
+    width: int
+    kinds: int
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """The last events of G keys, the latest first; L places each.
+
+    Attributes:
+        items: [G, L, d] embeddings of what the events were of; zeros after the end of a list.
+        kinds: [G, L] ids of the kinds of the events; None where all are of one kind.
+        ages: [G, L] seconds before the impression, finite and not negative; anything after the end of a list.
+        there: [G, L] whether there is an event: True, then False after the end of a list.
+    """
+
+    items: Tensor
+    kinds: Tensor | None
+    ages: Tensor
+    there: Tensor
+
+
+@dataclass(frozen=True, slots=True)
 class RankerInputs:
     """An encoded batch of B rows, in float32: what the ranker's modules read.
 
@@ -81,6 +114,7 @@ class RankerInputs:
         wide: [B, T] logits of the linear part; 0 without one.
         ids: [B, F] the vocabulary rows themselves.
         position: [B] positions, 0 = not logged; None where they are unknown.
+        events: What each module of ``model.sequences`` reads, of G keys with B/G rows each, one after the other.
     """
 
     numbers: Tensor
@@ -89,6 +123,7 @@ class RankerInputs:
     wide: Tensor | float
     ids: Tensor
     position: Tensor | None
+    events: tuple[Events, ...] = ()
 
 
 def group_by_width(columns: Sequence[IdColumn]) -> tuple[FieldGroup, ...]:

@@ -34,6 +34,8 @@ from ctr_pipeline.serving.request_values import (
     finite_vector,
     instant,
     known_value,
+    padded_numbers,
+    refuse_unequal_lists,
 )
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ class Bundle:
     """Feature to key to embedding row."""
     session: Any
     """The ONNX Runtime session: one thread, no spinning."""
+    own_columns: tuple[int, int] | None = None
+    """Numbers and ids that each candidate has of its own, where the rest are events that are read once a key."""
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -103,6 +107,7 @@ class Bundle:
             sha256=_sha256(directory / MANIFEST),
             vocabulary=_read_vocabulary(directory / "vocabulary.parquet", layout),
             session=_open_session(directory / "model.onnx"),
+            own_columns=_own_columns(layout),
         )
         bundle.check_golden()
         return bundle
@@ -157,10 +162,9 @@ class Bundle:
                 f"score: row {row}: {tables[column].name} has embedding row {ids[row, column]}; "
                 f"expected {lowest[column]} to {highest[column]}. Use the vocabulary of this bundle."
             )
-        inputs = {
-            "numeric": np.ascontiguousarray(numeric, dtype=np.float32),
-            "ids": np.ascontiguousarray(ids, dtype=np.int64),
-        }
+        numbers, given = np.ascontiguousarray(numeric, dtype=np.float32), np.ascontiguousarray(ids, dtype=np.int64)
+        own = self.own_columns
+        inputs = {"numeric": numbers, "ids": given} if own is None else _by_key(numbers, given, *own)
         logits, probabilities = self.session.run(["logits", "probabilities"], inputs)
         return Scores(logits, probabilities)
 
@@ -190,7 +194,8 @@ class Bundle:
             rows: N mappings of feature name to value. An absent feature, None, NaN, empty text and what the spec declares
                 as ``null_values`` are missing. A
                 category may be text, a number or a boolean; a feature with ``list`` is a list of them, and one with
-                ``width`` a list of numbers. Features that are made of the time may be left out where ``ts`` is there: the
+                ``width`` a list of numbers. Of the past, what is listed comes latest first, or the most weighty first; a
+                list of events, of their kinds and of their ages in seconds are equally long. Features that are made of the time may be left out where ``ts`` is there: the
                 time of the impression, with its zone, or in microseconds since 1970 UTC. Features that hold user ids, or that the spec lists under ``privacy``, must
                 already be pseudonyms made with the key of the training log.
 
@@ -209,6 +214,8 @@ class Bundle:
         ids = np.tile(self.layout.lone(MISSING_ROW), (len(rows), 1))
         for at, row in enumerate(rows):
             given = self._with_time_parts(row, f"row {at}") if TIME in row else row
+            if self.layout.event_lists:
+                refuse_unequal_lists(self.layout.event_lists, given, f"row {at}")
             for name, found in given.items():
                 where = f"row {at}: feature {name!r}"
                 value = known_value(found, nulls[name], where) if name in nulls else found
@@ -236,19 +243,23 @@ class Bundle:
 
     def _numbers(self, name: str, value: Any, where: str) -> float | list[float]:
         places = self.layout.number_places[name]
+        if any(one.age == name for one in self.layout.event_lists):
+            return padded_numbers(value, places.stop - places.start, where)
         if not self.layout.numeric[places.start].is_element:
             return finite_number(value, where)
         return finite_vector(value, places.stop - places.start, where)
 
     def _embedding_rows(self, column: IdColumn, value: Any, where: str) -> int | list[int]:
         def row(text: str | None) -> int:
-            return MISSING_ROW if text is None else self.vocabulary[column.name].get(text, UNKNOWN_ROW)
+            return MISSING_ROW if text is None else self.vocabulary[column.vocabulary].get(text, UNKNOWN_ROW)
 
         if column.pooled is None:
             return row(category_text(value, where))
         texts = category_texts(value, where)
         length = column.pooled.length
-        # A missing list is one missing value.
+        if texts is None and column.empty_when_missing:
+            texts = []
+        # Another missing list is one missing value.
         read = [None] if texts is None else texts[-length:] if column.pooled.keep == "last" else texts[:length]
         return [*map(row, read), *[PADDING] * (length - len(read))]
 
@@ -278,6 +289,22 @@ class Bundle:
                     f"the trained model gave {expected[row, task]:.6g} (limit {limit:g}). Do not serve this bundle: "
                     "export it again, or use the ONNX Runtime version that it was tested with."
                 )
+
+
+def _own_columns(layout: Layout) -> tuple[int, int] | None:
+    own = layout.without_event_lists()
+    return None if own is layout else (len(own.numeric), len(own.id_columns))
+
+
+def _by_key(numeric: NDArray[Any], ids: NDArray[Any], numbers: int, columns: int) -> dict[str, NDArray[Any]]:
+    """Inputs of a graph that reads events once a key: of one key where all rows have the same events, as a request's do."""
+    ages, events = np.ascontiguousarray(numeric[:, numbers:]), np.ascontiguousarray(ids[:, columns:])
+    own, own_ids = np.ascontiguousarray(numeric[:, :numbers]), np.ascontiguousarray(ids[:, :columns])
+    # Of equal bits, so that missing ages are equal.
+    bits = ages.view(np.uint32)
+    if (events == events[0]).all() and (bits == bits[0]).all():
+        return {"numeric": own[None], "ids": own_ids[None], "ages": ages[:1], "events": events[:1]}
+    return {"numeric": own[:, None], "ids": own_ids[:, None], "ages": ages, "events": events}
 
 
 def write_manifest(directory: Path, name: str, tasks: Sequence[str]) -> None:
@@ -320,7 +347,8 @@ def _verified_manifest(directory: Path) -> dict[str, Any]:
 
 def _read_vocabulary(path: Path, layout: Layout) -> dict[str, dict[str, int]]:
     frame = pl.read_parquet(path)
-    features = {column.name: frame.filter(pl.col("feature") == column.name) for column in layout.ids}
+    names = dict.fromkeys(column.vocabulary for column in layout.ids)
+    features = {name: frame.filter(pl.col("feature") == name) for name in names}
     return {
         name: dict(zip(rows["key"].to_list(), rows["row"].to_list(), strict=True)) for name, rows in features.items()
     }

@@ -55,9 +55,20 @@ class CalibratedRanker(nn.Module):
             self.register_buffer(self._own[name], values)
         self.field_offsets = offsets_module(calibrators)
 
-    def forward(self, numeric: Tensor, ids: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits [N, T] and calibrated probabilities [N, T] of numeric [N, D] and ids [N, F]."""
-        logits = self.ranker(numeric, ids)
+    def forward(
+        self, numeric: Tensor, ids: Tensor, ages: Tensor | None = None, events: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [N, T] and calibrated probabilities [N, T] of numeric [N, D] and ids [N, F].
+
+        With ``ages`` [G, …] and ``events`` [G, …], the columns of event lists, of numeric [G, C, …] and ids [G, C, …]
+        without them: C candidates for each of G keys, N = G·C. What is computed of events alone is computed G times.
+        """
+        if ages is None or events is None:
+            logits = self.ranker(numeric, ids)
+        else:
+            numeric, ids = numeric.flatten(0, 1), ids.flatten(0, 1)
+            inputs = self.ranker.encode_with(numeric, ids, (ages, events))
+            logits = self.ranker.score(self.ranker.hidden(inputs), inputs)
         return logits, torch.sigmoid(self._along_the_funnel(self.calibrate(logits, ids)))
 
     def calibrate(self, logits: Tensor, ids: Tensor) -> Tensor:
@@ -224,17 +235,16 @@ def _onnx_bytes(module: CalibratedRanker, layout: Layout) -> bytes:
     weights = sum(values.numel() * values.element_size() for values in module.state_dict().values())
     if weights > MAX_MODEL_BYTES:
         raise BundleError(f"export: {weights:,} bytes of weights; one ONNX file holds at most {MAX_MODEL_BYTES:,}.")
-    numeric, ids = torch.zeros(3, len(layout.numeric)), torch.zeros(3, len(layout.id_columns), dtype=torch.int64)
-    rows = torch.export.Dim("rows", min=1)
+    inputs, shapes = _example_inputs(layout, encoded_once=module.ranker.sequences is not None)
     with _quiet(), _evaluating(module), torch.no_grad():
         program = torch.onnx.export(
             module,
-            (numeric, ids),
+            tuple(inputs.values()),
             dynamo=True,
             opset_version=OPSET,
-            input_names=["numeric", "ids"],
+            input_names=list(inputs),
             output_names=["logits", "probabilities"],
-            dynamic_shapes=({0: rows}, {0: rows}),
+            dynamic_shapes=shapes,
             verbose=False,
         )
     if program is None:
@@ -246,6 +256,25 @@ def _onnx_bytes(module: CalibratedRanker, layout: Layout) -> bytes:
     onnx.checker.check_model(model, full_check=True)
     content: bytes = model.SerializeToString(deterministic=True)
     return content
+
+
+def _example_inputs(layout: Layout, *, encoded_once: bool) -> tuple[dict[str, Tensor], tuple[dict[int, Any], ...]]:
+    """Inputs to export with, by name, and which of their sizes may vary."""
+    numbers, ids = len(layout.numeric), len(layout.id_columns)
+    if not encoded_once:
+        rows = torch.export.Dim("rows", min=1)
+        found = {"numeric": torch.zeros(3, numbers), "ids": torch.zeros(3, ids, dtype=torch.int64)}
+        return found, ({0: rows}, {0: rows})
+    keys, candidates = torch.export.Dim("keys", min=1), torch.export.Dim("candidates", min=1)
+    before = layout.without_event_lists()
+    own, own_ids = len(before.numeric), len(before.id_columns)
+    found = {
+        "numeric": torch.zeros(3, 5, own),
+        "ids": torch.zeros(3, 5, own_ids, dtype=torch.int64),
+        "ages": torch.zeros(3, numbers - own),
+        "events": torch.zeros(3, ids - own_ids, dtype=torch.int64),
+    }
+    return found, ({0: keys, 1: candidates}, {0: keys, 1: candidates}, {0: keys}, {0: keys})
 
 
 @contextlib.contextmanager
@@ -305,7 +334,7 @@ def _write_vocabulary(source: Path, layout: Layout, target: Path) -> None:
     except (OSError, pl.exceptions.PolarsError) as error:
         raise BundleError(f"{source}: no vocabulary with columns feature, key and row: {error}") from error
     for table in layout.ids:
-        rows = frame.filter(pl.col("feature") == table.name)["row"]
+        rows = frame.filter(pl.col("feature") == table.vocabulary)["row"]
         if len(rows) != table.rows - 2 or (len(rows) and (rows.min(), rows.n_unique()) != (2, len(rows))):
             raise BundleError(
                 f"{source}: feature {table.name!r} has {len(rows)} keys; the layout has embedding rows 2 to "

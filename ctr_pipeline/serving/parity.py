@@ -105,12 +105,28 @@ def measure_parity(bundle: Bundle, numeric: NDArray[Any], ids: NDArray[Any], exp
     together = bundle.score(numeric, ids)
     spread = np.linspace(0, len(numeric) - 1, min(ROWS_ALONE, len(numeric))).astype(np.intp)
     alone = np.concatenate([bundle.score(numeric[i : i + 1], ids[i : i + 1]).probabilities for i in spread])
+    batch = _largest(alone, together.probabilities[spread])
+    if bundle.own_columns is not None:
+        batch = max(batch, _of_one_key(bundle, numeric[spread], ids[spread], bundle.own_columns))
     return Parity(
         rows=len(numeric),
         logit=_largest(together.logits, expected.logits),
         probability=_largest(together.probabilities, expected.probabilities),
-        batch=_largest(alone, together.probabilities[spread]),
+        batch=batch,
     )
+
+
+def _of_one_key(bundle: Bundle, numeric: NDArray[Any], ids: NDArray[Any], own: tuple[int, int]) -> float:
+    """Difference in probability of rows of one key, whose events are read once, from the same rows beside another key."""
+    numbers, rows = numeric.copy(), ids.copy()
+    # The row with most events.
+    most = int(np.argmax((ids[:, own[1] :] >= 0).sum(axis=1)))
+    numbers[:, own[0] :], rows[:, own[1] :] = numeric[most, own[0] :], ids[most, own[1] :]
+    other, others = numbers[:1].copy(), rows[:1].copy()
+    others[:, own[1] :] = PADDING
+    once = bundle.score(numbers, rows).probabilities
+    mixed = bundle.score(np.concatenate([numbers, other]), np.concatenate([rows, others])).probabilities
+    return _largest(once, mixed[:-1])
 
 
 def _largest(left: NDArray[Any], right: NDArray[Any]) -> float:

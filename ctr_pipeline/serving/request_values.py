@@ -2,7 +2,7 @@
 
 import math
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import polars as pl
 
 from ctr_pipeline.errors import UserError
+from ctr_pipeline.features.layout import EventList
 
 
 class BundleError(UserError):
@@ -122,6 +123,34 @@ def finite_vector(value: Any, width: int, where: str) -> list[float]:
     if any(map(math.isnan, numbers)):
         raise BundleError(f"{where}: one of its numbers is missing; expected {width} numbers, or null")
     return numbers
+
+
+def padded_numbers(value: Any, width: int, where: str) -> list[float]:
+    """The first ``width`` numbers of a list, then NaN; all NaN for a missing list.
+
+    Raises:
+        BundleError: the value is no list of finite numbers.
+    """
+    parts = [] if value is None else _parts(value, "numbers", where)
+    numbers = [finite_number(part, where) for part in parts[:width]]
+    return numbers + [math.nan] * (width - len(numbers))
+
+
+def refuse_unequal_lists(lists: Iterable[EventList], given: Mapping[str, Any], where: str) -> None:
+    """Refuses a row in which the items, kinds and ages of events are lists of different lengths.
+
+    Raises:
+        BundleError: names them.
+    """
+    for one in lists:
+        names = [name for name in (one.name, one.event, one.age) if name is not None]
+        lengths = {
+            name: 0 if given.get(name) is None else len(_parts(given[name], "values", f"{where}: feature {name!r}"))
+            for name in names
+        }
+        if len(set(lengths.values())) > 1:
+            found = ", ".join(f"{length} of {name}" for name, length in lengths.items())
+            raise BundleError(f"{where}: found {found}; events have one item, kind and age each, the latest first")
 
 
 def _parts(value: Any, kind: str, where: str) -> list[Any]:

@@ -113,7 +113,7 @@ def refuse_wrong_offsets(
         )
     if name in features.single:
         return
-    past = {one.name for one in features.history} | {part for one in features.sequences for part in one.items}
+    past = {one.name for one in features.history} | {made.feature.name for made in features.history_embedded}
     if name in read_by:
         found = "which holds lists: an impression has several of its values"
     elif name == "user":

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Collection
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, NamedTuple, Self
 
 from pydantic import Field, model_validator
 
 from ctr_pipeline.spec.cold_start import ColdStart
 from ctr_pipeline.spec.encodings import AnyEncoding, Cyclic, EncodingSection, PiecewiseLinear, Standard
 from ctr_pipeline.spec.fields import Column, Name, Section, TimeZone, added_field
+from ctr_pipeline.spec.history import HistoryFeature, HistoryList, HistoryNumber, HistorySequence, HistoryTop
 from ctr_pipeline.spec.time_parts import TimePart
 
 
@@ -167,118 +168,18 @@ class CategoricalFeature(Section):
         return self.list is not None
 
 
-class HistoryRate(Section):
-    """Smoothed outcome rate of a key's past impressions, from mature impressions only.
-
-    (outcomes + smoothing · overall rate) / (impressions + smoothing).
-    """
-
-    kind: Literal["rate"] = "rate"
-    name: Name = Field(description="Name of the feature.")
-    key: Name = Field(description="`user`, or the name of a categorical feature, whose past is counted.")
-    task: Name = Field(description="Task whose outcomes are counted.")
-    days: int = Field(gt=0, le=365, description="Length of the cohort in days.")
-    smoothing: float = Field(default=20.0, ge=0, description="Weight, in impressions, of the overall rate.")
-    exact: bool = Field(
-        default=False,
-        description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
-    )
-    encoding: AnyEncoding | None = added_field(
-        None, "How it reaches the model; by default as `features.encoding` says."
-    )
-
-
-class HistoryCount(Section):
-    """Number of a key's past impressions, or of its past outcomes of a task."""
-
-    kind: Literal["count"] = "count"
-    name: Name = Field(description="Name of the feature.")
-    key: Name = Field(description="`user`, or the name of a categorical feature, whose past is counted.")
-    task: Name | None = Field(default=None, description="Task whose outcomes are counted; impressions when absent.")
-    days: int = Field(gt=0, le=365, description="Length of the window in days.")
-    exact: bool = Field(
-        default=False,
-        description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
-    )
-    encoding: AnyEncoding | None = added_field(
-        None, "How it reaches the model; by default as `features.encoding` says."
-    )
-
-
-class HistoryRecency(Section):
-    """Seconds since a key's last outcome of a task (or last impression) that was known before the day began.
-
-    Missing when there is none.
-    """
-
-    kind: Literal["recency"] = "recency"
-    name: Name = Field(description="Name of the feature.")
-    key: Name = Field(description="`user`, or the name of a categorical feature.")
-    task: Name | None = Field(
-        default=None, description="Task whose last outcome counts; the last impression when absent."
-    )
-    days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
-    exact: bool = Field(
-        default=False,
-        description="Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
-    )
-    encoding: AnyEncoding | None = added_field(
-        None, "How it reaches the model; by default as `features.encoding` says."
-    )
-
-
-class HistoryFirstSeen(Section):
-    """Seconds since a key's first impression (or first outcome of a task) that was known before the day began: its age.
-
-    Missing when there is none. A key seen before the interval looked at is as old as its first sight within it.
-    """
-
-    kind: Literal["first_seen"] = "first_seen"
-    name: Name = Field(description="Name of the feature.")
-    key: Name = Field(description="`user`, or the name of a categorical feature.")
-    task: Name | None = Field(
-        default=None, description="Task whose first outcome counts; the first impression when absent."
-    )
-    days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
-    encoding: AnyEncoding | None = added_field(
-        None, "How it reaches the model; by default as `features.encoding` says."
-    )
-
-
-class HistorySequence(Section):
-    """What a key's last impressions (or outcomes of a task) were of, and how long ago, as known before the day began.
-
-    Gives a category ``<name>_1`` and a number ``<name>_1_age`` (seconds before the impression) for the latest, and so
-    on up to ``length``; missing where the past is shorter.
-    """
-
-    kind: Literal["sequence"] = "sequence"
-    name: Name = Field(description="Name of the feature; its inputs are called by it and their place.")
-    key: Name = Field(description="`user`, or the name of a categorical feature.")
-    task: Name | None = Field(
-        default=None, description="Task whose outcomes are listed; the impressions themselves when absent."
-    )
-    item: Name = Field(description="Categorical feature of the past impression that is listed.")
-    length: int = Field(default=5, gt=0, le=50, description="How many are listed, the latest first.")
-    days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
-    encoding: AnyEncoding | None = added_field(
-        None, "How the numbers reach the model; by default as `features.encoding` says."
-    )
-
-    @property
-    def items(self) -> tuple[str, ...]:
-        """Names of the categories, the latest first."""
-        return tuple(f"{self.name}_{place}" for place in range(1, self.length + 1))
-
-    @property
-    def ages(self) -> tuple[str, ...]:
-        """Names of the numbers, the latest first."""
-        return tuple(f"{item}_age" for item in self.items)
-
-
-HistoryNumber = HistoryRate | HistoryCount | HistoryRecency | HistoryFirstSeen
-HistoryFeature = Annotated[HistoryNumber | HistorySequence, Field(discriminator="kind")]
 ContextualFeature = Annotated[NumericFeature | CategoricalFeature, Field(discriminator="type")]
+
+
+class MadeCategory(NamedTuple):
+    """A category, or a list of them, that is made of the past."""
+
+    feature: CategoricalFeature
+    """How it is embedded: as its item is."""
+    source: HistoryList
+    """The feature of the past."""
+    table: str | None
+    """The item whose vocabulary and embeddings it shares; None where it has its own."""
 
 
 class Features(Section):
@@ -305,7 +206,8 @@ class Features(Section):
     @model_validator(mode="after")
     def _names_differ(self) -> Self:
         names = [f.name for group in (self.dense, self.categorical, self.contextual, self.history) for f in group]
-        names += [name for f in self.sequences for name in (*f.items, *f.ages)]
+        names += [name for f in self.listing for name in f.stored]
+        names += [name for f in self.sequences for name in (f.ages if f.events is None else (f.age, f"{f.name}_event"))]
         twice = [name for name, count in Counter(names).items() if count > 1]
         if twice:
             raise ValueError(f"each feature needs a name of its own; used twice: {', '.join(twice)}")
@@ -324,43 +226,62 @@ class Features(Section):
         return (*self.categorical, *(f for f in self.contextual if isinstance(f, CategoricalFeature)))
 
     @property
+    def listing(self) -> tuple[HistoryList, ...]:
+        """The history features that list ids."""
+        return tuple(f for f in self.history if isinstance(f, HistorySequence | HistoryTop))
+
+    @property
     def sequences(self) -> tuple[HistorySequence, ...]:
-        """The history features that list the past."""
+        """The history features that list the last impressions or outcomes."""
         return tuple(f for f in self.history if isinstance(f, HistorySequence))
+
+    @property
+    def event_lists(self) -> tuple[HistorySequence, ...]:
+        """The sequences that are lists, for a module to read. Their inputs stand behind all others."""
+        return tuple(f for f in self.sequences if f.events is not None)
 
     @property
     def history_numbers(self) -> tuple[tuple[str, HistoryNumber | HistorySequence], ...]:
         """Every number made of the past, with its feature."""
         found: list[tuple[str, HistoryNumber | HistorySequence]] = []
         for feature in self.history:
+            if isinstance(feature, HistoryTop) or feature in self.event_lists:
+                continue
             names = feature.ages if isinstance(feature, HistorySequence) else (feature.name,)
             found.extend((name, feature) for name in names)
-        return tuple(found)
+        return (*found, *((name, feature) for feature in self.event_lists for name in feature.ages))
 
     @property
-    def history_embedded(self) -> tuple[tuple[CategoricalFeature, HistorySequence], ...]:
-        """Every category made of the past, as its item is embedded, with its feature."""
+    def history_embedded(self) -> tuple[MadeCategory, ...]:
+        """Every category made of the past."""
         declared = {feature.name: feature for feature in self.embedded}
-        return tuple(
-            (
-                declared[feature.item].model_copy(
-                    update={
-                        "name": name,
-                        "column": None,
-                        "time": None,
-                        "time_zone": None,
-                        "frequency": False,
-                        "cold_start": None,
-                    }
-                ),
-                feature,
-            )
-            for feature in self.sequences
-            for name in feature.items
-        )
+        nothing = {"column": None, "time": None, "time_zone": None, "frequency": False, "cold_start": None}
+        found: list[MadeCategory] = []
+        for source in self.listing:
+            item = declared[source.item]
+            if isinstance(source, HistoryTop):
+                values = Values(pooling=source.pooling, max_length=source.length, keep="first")
+                made = item.model_copy(update={**nothing, "name": source.name, "list": values})
+                found.append(MadeCategory(made, source, item.name))
+            elif source.events is None:
+                copies = (item.model_copy(update={**nothing, "name": name}) for name in source.items)
+                found.extend(MadeCategory(made, source, None) for made in copies)
+        for source in self.event_lists:
+            item, values = declared[source.item], Values(max_length=source.length, keep="first")
+            made = item.model_copy(update={**nothing, "name": source.name, "list": values})
+            found.append(MadeCategory(made, source, item.name))
+            if source.event is not None:
+                kinds = CategoricalFeature(
+                    name=source.event, min_count=1, embedding_dim=item.embedding_dim, list=values
+                )
+                found.append(MadeCategory(kinds, source, None))
+        return tuple(found)
 
     def encoding_of(self, feature: "NumericFeature | HistoryNumber | HistorySequence") -> EncodingSection:
         """How the numbers of ``feature`` reach the model."""
+        if feature in self.event_lists:
+            # A module of `model.sequences` encodes the ages itself.
+            return Standard()
         if feature.encoding is not None:
             return feature.encoding
         # A vector has many numbers, and what made it has mostly scaled them already.
@@ -390,5 +311,5 @@ class Features(Section):
     def inputs(self) -> tuple[str, ...]:
         """Names of all inputs of the model."""
         logged = (*(name for f in self.numeric for name in f.inputs), *(f.name for f in self.embedded))
-        made = (*(name for name, _ in self.history_numbers), *(f.name for f, _ in self.history_embedded))
+        made = (*(name for name, _ in self.history_numbers), *(made.feature.name for made in self.history_embedded))
         return (*logged, *made)

@@ -8,6 +8,7 @@ from ctr_pipeline.spec.fields import Section, added_field
 from ctr_pipeline.spec.heads import AnyHead
 from ctr_pipeline.spec.interactions import AnyInteraction
 from ctr_pipeline.spec.position import AnyPosition
+from ctr_pipeline.spec.sequence_modules import AnySequence
 
 
 class Model(Section):
@@ -39,6 +40,9 @@ class Model(Section):
     wide: bool = Field(default=True, description="Add a linear part over all inputs to the logits.")
     interactions: list[AnyInteraction] = added_field(
         [], "Modules beside the hidden layers that combine inputs with each other; the heads read their outputs too."
+    )
+    sequences: list[AnySequence] = added_field(
+        [], "Modules that read a key's last events beside the candidate; the heads read their outputs too."
     )
     position: AnyPosition | None = added_field(
         None,

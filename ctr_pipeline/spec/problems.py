@@ -17,7 +17,7 @@ _EXPECTED = {
 
 _TAGS = {
     "contextual": ("numeric", "categorical"),
-    "history": ("rate", "count", "recency", "first_seen", "sequence"),
+    "history": ("rate", "count", "recency", "first_seen", "sequence", "top"),
     "incidents": INCIDENT_KINDS,
 }
 """Lists whose items come in several kinds, and the keys that distinguish them."""

@@ -9,9 +9,10 @@ from pydantic import Field, field_validator, model_validator
 from ctr_pipeline.spec.calibration import AnyCalibrator, CrossValidated, refuse_wrong_offsets
 from ctr_pipeline.spec.cold_start import refuse_absent_parents
 from ctr_pipeline.spec.evaluation import Evaluation
-from ctr_pipeline.spec.features import CategoricalFeature, Features, HistorySequence, NumericFeature
+from ctr_pipeline.spec.features import CategoricalFeature, Features, NumericFeature
 from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
 from ctr_pipeline.spec.heads import refuse_wrong_heads
+from ctr_pipeline.spec.history_references import refuse_wrong_history
 from ctr_pipeline.spec.keys import refuse_absent_keys, stored_keys
 from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.log_columns import (
@@ -27,6 +28,7 @@ from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.null_values import columns_with_null_values
 from ctr_pipeline.spec.position import NoPosition, refuse_wrong_position
 from ctr_pipeline.spec.scope import Days, Privacy
+from ctr_pipeline.spec.sequence_modules import refuse_unread_events
 from ctr_pipeline.spec.serving import Serving
 from ctr_pipeline.spec.side_tables import refuse_wrong_tables
 from ctr_pipeline.spec.source import ImpressionColumns, LogFiles, SideTable, Source
@@ -86,27 +88,8 @@ class Spec(Section):
     @model_validator(mode="after")
     def _references(self) -> Self:
         tasks = {task.name for task in self.tasks}
-        categories = set(self.features.single)
-        keys = {"user"} | categories
-        for history in self.features.history:
-            if history.key not in keys:
-                raise ValueError(
-                    f"history feature {history.name!r} has key {history.key!r}; use one of {', '.join(sorted(keys))}"
-                )
-            if history.key == "user" and self.impression.user is None:
-                raise ValueError(
-                    f"history feature {history.name!r} has key 'user', but `impression.user` names no column: add it"
-                )
-            if isinstance(history, HistorySequence) and history.item not in categories:
-                raise ValueError(
-                    f"history feature {history.name!r} lists item {history.item!r}, which is no categorical feature of "
-                    f"one value; use one of {', '.join(sorted(categories))}"
-                )
-            if history.task is not None and history.task not in tasks:
-                raise ValueError(
-                    f"history feature {history.name!r} counts task {history.task!r}; "
-                    f"use one of {', '.join(sorted(tasks))}"
-                )
+        refuse_wrong_history(self.features, self.tasks, self.impression)
+        refuse_unread_events(self.model.sequences, self.features.event_lists)
         cold = {feature.name: feature.cold_start for feature in self.features.embedded if feature.cold_start}
         refuse_absent_parents(cold, self.features.single)
         for response in self.propensity.responses:

@@ -32,6 +32,9 @@ features:
     - {name: first_buy, kind: first_seen, key: ad, task: buy, days: 3}
     - {name: ads_seen, kind: sequence, key: user, item: ad, length: 3, days: 4}
     - {name: ads_clicked, kind: sequence, key: user, task: click, item: ad, length: 2, days: 3}
+    - {name: recent, kind: sequence, key: user, events: [impression, click, buy], item: ad, length: 6, days: 4}
+    - {name: ads_top, kind: top, key: user, item: ad, length: 2, days: 5, half_life: 36h}
+    - {name: clicks_top, kind: top, key: user, task: click, item: ad, length: 3, days: 3, half_life: 7h}
     - {name: seen_before, kind: count, key: user, days: 2, exact: true}
     - {name: clicked_before, kind: count, key: ad, task: click, days: 3, exact: true}
     - {name: last_buy_before, kind: recency, key: user, task: buy, days: 4, exact: true}
@@ -40,6 +43,7 @@ tasks:
   - {name: click, window: 20h, label: {event: click}}
   - {name: buy, parent: click, window: 30h, window_from: click, label: {event: buy}}
 split: {ingest_lag: 3h}
+model: {sequences: [target_attention]}
 """
 SPEC = parse_spec(SPEC_TEXT, "small.yaml")
 RATE_LAG = {"click": 1, "buy": 3}  # 20 h + 3 h and 20 h + 30 h + 3 h, in whole days
@@ -137,7 +141,50 @@ def naive_history(past: Past, day: date) -> dict[tuple[str, str], float]:
             there = [(-at, row.name, row.ad) for at, row in moments if at is not None and now - days * DAY <= at < now]
             for place, (at, _, ad) in enumerate(sorted(there)[:length], start=1):
                 values[f"{name}_{place}", user] = (-at, ad)  # type: ignore[assignment]
+    for user in {row.user for row in shown} - {None}:
+        values |= _recent(past, shown, user, now)
+        values |= _top(past, shown, user, now, "ads_top", None, 5, 36, 2)
+        values |= _top(past, shown, user, now, "clicks_top", "click", 3, 7, 3)
     return values
+
+
+def _recent(past: Past, shown: list[Row], user: str, now: int) -> dict[tuple[str, str], float]:
+    """Impressions, clicks and buys of one user in one list."""
+    found, kinds = [], {"impression": None, "click": "click", "buy": "buy"}
+    for code, (kind, task) in enumerate(kinds.items()):
+        for row in shown:
+            at = _moment(past, row, task, now)
+            if row.user == user and row.ad is not None and at is not None and now - 4 * DAY <= at < now:
+                found.append((-at, row.name, -code, row.ad, kind))
+    values: dict[tuple[str, str], float] = {}
+    for place, (at, _, _, ad, kind) in enumerate(sorted(found)[:6], start=1):
+        values[f"recent_{place}", user] = (-at, ad)  # type: ignore[assignment]
+        values[f"recent_{place}_event", user] = (-at, kind)  # type: ignore[assignment]
+    return values
+
+
+def _top(
+    past: Past,
+    shown: list[Row],
+    user: str,
+    now: int,
+    name: str,
+    task: str | None,
+    days: int,
+    half_life: int,
+    length: int,
+) -> dict[tuple[str, str], float]:
+    """Ads of one user by weight, each interaction weighed alone, in exact fractions of 2^-32."""
+    weights: dict[str, int] = {}
+    last: dict[str, int] = {}
+    for row in shown:
+        at = _moment(past, row, task, now)
+        if row.user == user and row.ad is not None and at is not None and now - days * DAY <= at < now:
+            age = (now - at + DAY - 1) // DAY
+            weights[row.ad] = weights.get(row.ad, 0) + max(1, round(2.0 ** (32 - age * 24 / half_life)))
+            last[row.ad] = max(last.get(row.ad, 0), at)
+    ordered = sorted(weights, key=lambda ad: (-weights[ad], -last[ad], ad))[:length]
+    return {(f"{name}_{n}", user): (weights[ad] / 2**32, ad) for n, ad in enumerate(ordered, start=1)}  # type: ignore[misc]
 
 
 def _moment(past: Past, row: Row, task: str | None, now: int) -> int | None:

@@ -24,7 +24,7 @@ CASES = parse_spec(
     "cases.yaml",
 )  # fmt: skip
 # One feature of each kind: Spark takes seconds to plan each pair of key and task.
-KINDS = ("ad_rate", "last_click", "seen", "age", "ads_seen", "seen_before")
+KINDS = ("ad_rate", "last_click", "seen", "age", "ads_seen", "seen_before", "recent", "clicks_top")
 FEW = SPEC.model_copy(
     update={
         "features": SPEC.features.model_copy(
@@ -61,9 +61,9 @@ def history(engine: Engine, lake: Lake, spec: Spec, days: Sequence[date]) -> dic
 
 
 def written(spec: Spec) -> set[str]:
-    """What the column ``feature`` says: a sequence has a name for each place."""
-    sequences = {name for feature in spec.features.sequences for name in feature.items}
-    return {f.name for f in spec.features.history if f not in spec.features.sequences} | sequences
+    """What the column ``feature`` says: what is listed has a name for each place."""
+    listed = {name for feature in spec.features.listing for name in feature.stored}
+    return {f.name for f in spec.features.history if f not in spec.features.listing} | listed
 
 
 def assert_same(found: dict[str, pl.DataFrame], expected: dict[str, pl.DataFrame]) -> None:

@@ -49,8 +49,8 @@ def test_values_equal_those_of_a_naive_count(seed: int) -> None:
         for which, value in expected.items():
             assert found[which] == (value if isinstance(value, tuple) else pytest.approx(value, rel=1e-12)), which
     grid = [f for f in SPEC.features.history if not getattr(f, "exact", False)]
-    sequences = {name for feature in SPEC.features.sequences for name in feature.items}
-    assert features == {f.name for f in grid if f not in SPEC.features.sequences} | sequences
+    listed = {name for feature in SPEC.features.listing for name in feature.stored}
+    assert features == {f.name for f in grid if f not in SPEC.features.listing} | listed
 
 
 @pytest.mark.parametrize("seed", [1, 2])
@@ -176,6 +176,14 @@ def test_joined_values_are_those_of_the_impressions_day() -> None:
         for place, (at, _) in enumerate(listed, start=1):
             age = row[f"ads_seen_{place}_age"]
             assert age == (None if at is None else pytest.approx((row["ts"] - at) / 1e6, rel=1e-15))
+        places = range(1, 7)
+        recent = [today.get((f"recent_{place}", row["user"]), (None, None)) for place in places]
+        assert [row[f"recent_{place}"] for place in places] == [item for _, item in recent]
+        ages = [None if at is None else pytest.approx((row["ts"] - at) / 1e6, rel=1e-15) for at, _ in recent]
+        assert [row[f"recent_age[{place - 1}]"] for place in places] == ages
+        kinds = [today.get((f"recent_{place}_event", row["user"]), (None, None))[1] for place in places]
+        assert [row[f"recent_{place}_event"] for place in places] == kinds
+        assert row["ads_top_1"] == today.get(("ads_top_1", row["user"]), (None, None))[1]
         own = history.filter(EXACT, pl.col("key") == row["impression_id"])
         exact = dict(zip(own["feature"], own["value"], strict=True))
         assert row["seen_before"] == (None if row["user"] is None else exact.get("seen_before", 0.0))

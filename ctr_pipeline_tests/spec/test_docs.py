@@ -19,17 +19,20 @@ from ctr_pipeline.spec.evaluation import Evaluation, EvaluationSlice
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
     Features,
-    HistoryCount,
-    HistoryFirstSeen,
-    HistoryRate,
-    HistoryRecency,
-    HistorySequence,
     Missing,
     NumericFeature,
     Values,
 )
 from ctr_pipeline.spec.fields import DAY_US, format_duration
 from ctr_pipeline.spec.heads import Aitm, Mmoe, Ple, SharedBottom, TaskTowers
+from ctr_pipeline.spec.history import (
+    HistoryCount,
+    HistoryFirstSeen,
+    HistoryRate,
+    HistoryRecency,
+    HistorySequence,
+    HistoryTop,
+)
 from ctr_pipeline.spec.interactions import INTERACTIONS
 from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.losses import BinaryCrossEntropy, DfmDiscrete, DfmWeibull, Focal, Fsiw
@@ -38,6 +41,7 @@ from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.spec.position import AdditivePosition, Examination, NoPosition
 from ctr_pipeline.spec.row_filters import RowFilter
 from ctr_pipeline.spec.scope import Days, Privacy
+from ctr_pipeline.spec.sequence_modules import TargetAttention, Transformer
 from ctr_pipeline.spec.serving import Serving
 from ctr_pipeline.spec.simulator import (
     BotCampaign,
@@ -108,6 +112,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     HistoryRecency: "features.history[]",
     HistoryFirstSeen: "features.history[]",
     HistorySequence: "features.history[]",
+    HistoryTop: "features.history[]",
     Task: "tasks[]",
     Binary: "tasks[].objective",
     BinaryCrossEntropy: "tasks[].objective.loss",
@@ -125,6 +130,7 @@ HEADINGS: dict[type[BaseModel], str] = {
         for section in INTERACTIONS.sections.values()
         if section.__module__.startswith("ctr_pipeline.")
     },
+    **dict.fromkeys((TargetAttention, Transformer), "model.sequences[]"),
     **dict.fromkeys((SharedBottom, TaskTowers, Mmoe, Ple, Aitm), "model.multi_task"),
     Training: "training",
     **dict.fromkeys((StaticBalance, UncertaintyBalance, DwaBalance, GradientBalance), "training.balance"),
@@ -139,6 +145,7 @@ IN_WORDS = {
     ("features.history[]", "kind"),
     ("features.history[]", "task"),
     ("features.history[]", "days"),
+    ("features.history[]", "length"),
     ("source.simulator.incidents[]", "kind"),
     ("source.simulator.incidents[]", "share"),
     ("model.position", "kind"),
@@ -146,6 +153,7 @@ IN_WORDS = {
     ("model.interactions[]", "hidden"),
     ("model.interactions[]", "blocks"),
     ("model.interactions[]", "width"),
+    ("model.sequences[]", "kind"),
     ("model.multi_task", "kind"),
     ("training.balance", "kind"),
     ("model.multi_task", "tower"),
@@ -194,7 +202,7 @@ def shown_default(name: str, field: FieldInfo) -> str:
         return f"`{{days: {default.days}}}`"
     if isinstance(default, BaseModel):
         return "see below"
-    if name in ("ingest_lag", "max_clock_skew", "max_early"):
+    if name in ("ingest_lag", "max_clock_skew", "max_early", "half_life"):
         return f"`{format_duration(default)}`"
     if name == "edges":
         return f"`[{', '.join(map(format_duration, default))}]`"

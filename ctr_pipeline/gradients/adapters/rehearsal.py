@@ -178,7 +178,7 @@ def own_rows_outcome(model: Ranker, layout: Layout, lookups: Sequence[Lookup]) -
         if table is None or lookup.rows.ndim != 2 or not lookup.rows.numel():
             continue
         column = 0
-        for index, start in table.owned():
+        for index, start in table.features:
             feature = layout.ids[index]
             rows = lookup.rows[:, column : column + feature.places]
             column += feature.places
