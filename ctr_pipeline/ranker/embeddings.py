@@ -60,7 +60,7 @@ class FusedTable(nn.Module):
             "offsets", torch.tensor([start for _, start in places], dtype=torch.int64), persistent=False
         )
         self.register_buffer("positions", torch.tensor([at for at, _ in places], dtype=torch.int64), persistent=False)
-        unknown = torch.tensor([start + UNKNOWN_ROW for start in self.starts[:-1]], dtype=torch.int64)
+        unknown = torch.tensor([start + UNKNOWN_ROW for _, start in self.features], dtype=torch.int64)
         self.register_buffer("unknown", unknown, persistent=False)
         self.cold_starts = nn.ModuleDict({str(at): of for at, of in cold_starts(columns, wanted, width).items()})
 
@@ -194,7 +194,7 @@ class Embeddings(nn.Module):
                 for at in map(int, table.cold_starts):
                     # A forgotten id is a new one, which has the mean of its parent and not zeros.
                     scale[:, at] = 1.0
-                    forgotten.append((table.wanted[at], ~kept[:, at]))
+                    forgotten.append((table.features[at][0], ~kept[:, at]))
                 vectors = vectors * scale.unsqueeze(-1)
             else:
                 vectors = table(ids)
