@@ -90,7 +90,10 @@ def rows_of(
         id_names=[column.name for column in layout.ids],
         tasks=layout.tasks,
         from_time=frozenset(column.name for column in layout.ids if column.from_time is not None),
-        from_past=frozenset(column.name for column in (*layout.numeric, *layout.ids) if column.group == "history"),
+        from_past=frozenset(
+            [column.name for column in layout.numeric if column.group == "history"]
+            + [column.name for column in layout.ids if column.group == "history"]
+        ),
     )
 
 
