@@ -91,11 +91,12 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
         if stopped.bundle is not None:
             result["failed_step"] = str(stopped.bundle.relative_to(job.output))
         result |= health_content(stopped.health)
-        # Of several processes, those that end now would take this one with them.
-        if group.is_single:
+        # All processes stop together. One that ends takes the others with it, so all wait for the first one's triage.
+        if group.is_first:
             found, problem = own_triage(job, dataset.layout, stopped.health, stopped.cause)
             result["warnings"] += [problem] if problem else []
             result |= with_finding(result, triage_finding(found, problem))
+        group.barrier()
         return STOPPED
     finally:
         result["wall_seconds"] = round(process.clock() - started, 3)

@@ -107,6 +107,19 @@ def test_two_processes_take_the_steps_of_one(job, make_trainer) -> None:
     assert json.loads(found)["ne"] == pytest.approx(json.loads(expected)["ne"], abs=1e-6)
 
 
+def test_of_two_processes_that_are_stopped_the_first_writes_the_triage(job) -> None:
+    path = save(job, learning_rate=100.0, embedding_learning_rate=100.0, clip_norm=1e30)
+    child = start([*torchrun(job, 2), *ENTRY, str(path)])
+    _, stderr = child.communicate(timeout=120)
+    assert child.returncode != 0
+    result = result_of(job)
+    assert (result["status"], result["processes"]) == ("stopped", 2), stderr
+    triage = json.loads((job.output / "triage.json").read_text())
+    assert triage["hypotheses"][0]["cause"] == "huge_lr"
+    assert next(found for found in result["findings"] if found["name"] == "triage")["severity"] in ("warn", "error")
+    assert not any("no triage" in warning for warning in result["warnings"])
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_it_cleanly(job, number: signal.Signals) -> None:
     child = start([*ENTRY, str(save(job, epochs=100_000))])

@@ -145,7 +145,7 @@ def test_what_triage_is_sure_of_is_not_used(tmp_path: Path) -> None:
     assert (results["triage"].passed, results["triage"].severity) == (False, dg.AssetCheckSeverity.ERROR)
 
 
-def test_a_stopped_training_of_several_processes_has_no_triage_and_no_failed_check() -> None:
+def test_a_training_without_a_triage_has_no_failed_check() -> None:
     results = {found.check_name: found for found in check_results("ranker", TrainingEvidence({}))}
     assert results["triage"].passed
 
