@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr_pipeline.simulator.laws import CANDIDATES, CATEGORIES, EXAMINATION, LAWS, SLOTS
-from ctr_pipeline.simulator.world import Floats, Integers, World
+from ctr_pipeline.simulator.world import INTERESTS, Floats, Integers, World, stream
 from ctr_pipeline.spec.fields import DAY_US, MICROSECONDS
 
 HOUR_WEIGHTS = 1.0 + 0.6 * np.sin(2 * np.pi * (np.arange(24) - 10.0) / 24)
@@ -17,13 +17,16 @@ HOUR_WEIGHTS = 1.0 + 0.6 * np.sin(2 * np.pi * (np.arange(24) - 10.0) / 24)
 class Market:
     """The ads of one day. Ads of category c are ``shelf[first[c] : first[c] + size[c]]``.
 
-    ``appeal`` [devices, ads] is the part of the click logit that device, ad and day determine.
+    ``appeal`` [devices, ads] is the part of the click logit that device, ad and day determine; ``interests``
+    [users, latent] are those of the day, and ``interest_weight`` says how much they matter.
     """
 
     shelf: Integers
     first: Integers
     size: Integers
     appeal: Floats
+    interests: Floats
+    interest_weight: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +66,30 @@ def open_market(world: World, day: int) -> Market:
     first[thin], size[thin] = 0, len(ordered)
     by_category = world.device_category + world.drift[day]
     appeal = by_category[:, ads.category] + ads.bias + world.advertisers.bias[ads.advertiser]
-    return Market(shelf=ordered, first=first, size=size, appeal=appeal.astype(np.float32))
+    drift = world.settings.user_drift
+    return Market(
+        shelf=ordered,
+        first=first,
+        size=size,
+        appeal=appeal.astype(np.float32),
+        interests=interests_of_day(world, day),
+        interest_weight=LAWS.appeal.user_ad if drift is None else drift.weight,
+    )
+
+
+def interests_of_day(world: World, day: int) -> Floats:
+    """Interests [users, latent] on day number ``day``: a stationary path of each user, or always the same without drift.
+
+    Each day keeps √(1 - renewed) of the day before, and adds √renewed of standard normal news.
+    """
+    drift, interests = world.settings.user_drift, world.users.latent
+    if drift is None:
+        return interests
+    kept, new = np.float32(np.sqrt(1 - drift.renewed)), np.float32(np.sqrt(drift.renewed))
+    for number in range(1, day + 1):
+        news = stream(world.seed, INTERESTS, number).standard_normal(interests.shape, dtype=np.float32)
+        interests = kept * interests + new * news
+    return interests
 
 
 def session_starts(count: int, random: np.random.Generator) -> NDArray[np.int64]:
@@ -107,7 +133,7 @@ def hold_auction(world: World, market: Market, sessions: Sessions, random: np.ra
     base += np.float32(appeal.navigational) * queries.navigational[sessions.query]
     base += np.float32(world.intercept)
     taste = (
-        np.float32(appeal.user_ad) * users.latent[sessions.user]
+        np.float32(market.interest_weight) * market.interests[sessions.user]
         + np.float32(appeal.query_ad) * queries.latent[sessions.query]
     )
     flat_appeal = market.appeal.ravel()

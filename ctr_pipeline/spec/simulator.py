@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ctr_pipeline.spec.fields import Section
+from ctr_pipeline.spec.fields import Section, added_field
 
 NumericColumn = Literal[
     "price",
@@ -151,6 +151,13 @@ INCIDENT_KINDS = (
 """The values of an incident's `kind`."""
 
 
+class UserDrift(Section):
+    """Interests of users that change from day to day, and how much they matter."""
+
+    renewed: float = Field(default=0.05, gt=0, le=1, description="Share of a user's interests that is new each day.")
+    weight: float = Field(default=1.0, gt=0, description="Weight of the interests in the click logit; 0.55 without.")
+
+
 class SimulatorSettings(Section):
     """Size and funnel of the simulated marketplace; its laws are fixed in the package `simulator`."""
 
@@ -171,6 +178,8 @@ class SimulatorSettings(Section):
     incidents: tuple[Incident, ...] = Field(
         default=(), max_length=16, description="Faults planted in the log, to see whether they are noticed."
     )
+
+    user_drift: UserDrift | None = added_field(None, "Users' interests change; absent, they stay what they are.")
 
     @model_validator(mode="after")
     def _incidents_happen(self) -> Self:

@@ -53,6 +53,7 @@ from ctr_pipeline.spec.simulator import (
     TrafficShift,
     UnitChange,
     UnnormalisedFeature,
+    UserDrift,
 )
 from ctr_pipeline.spec.source import (
     EventLog,
@@ -81,6 +82,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     SideTable: "source.tables[]",
     LabelLog: "source.labels[]",
     SimulatorSettings: "source.simulator",
+    UserDrift: "source.simulator.user_drift",
     **dict.fromkeys(
         (
             ClickLogOutage,

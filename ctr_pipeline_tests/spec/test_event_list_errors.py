@@ -84,6 +84,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         lambda c: (listing(RECENT, "transformer")(c), c["features"]["dense"].append({"name": "recent_age"})),
         ("each feature needs a name of its own; used twice: recent_age",),
     ),
+    "users that drift by nothing": (
+        lambda c: c.update(source={"simulator": {"user_drift": {"renewed": 0}}}),
+        ("source.simulator.user_drift.renewed", "greater than 0"),
+    ),
     "offsets by what is liked": (
         lambda c: (listing(TOP)(c), set_to("calibration", {"kind": "platt", "offsets_by": "liked"})(c)),
         ("names 'liked', which is made of the past",),
