@@ -9,10 +9,19 @@ from ctr_pipeline.gradients.core.detector import Detector
 from ctr_pipeline.gradients.core.detector_registry import register_detector, registered_detectors, unregister_detector
 from ctr_pipeline.gradients.core.diagnosis import CAUSE_ORDER, Diagnosis
 from ctr_pipeline.gradients.core.findings import Finding, HealthReport, NamedFinding, exceeds, grade, strongest
-from ctr_pipeline.gradients.core.step_view import LossView, Probe, StepRecord, StepStart, StepView, Update
+from ctr_pipeline.gradients.core.step_view import (
+    AppliedRate,
+    LossView,
+    Probe,
+    StepRecord,
+    StepStart,
+    StepView,
+    Update,
+)
 
 __all__ = [
     "CAUSE_ORDER",
+    "AppliedRate",
     "Detector",
     "Diagnosis",
     "Finding",

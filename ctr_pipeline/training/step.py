@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from ctr_pipeline.features.layout import Layout
-from ctr_pipeline.gradients import Diagnosis, LossView, StepRecord
+from ctr_pipeline.gradients import AppliedRate, Diagnosis, LossView, StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.inputs import InputCheck
 from ctr_pipeline.gradients.core.measurements import Block, largest_rows, zero_shares
@@ -135,6 +135,7 @@ class TakenStep:
         norms: The gradients, not yet clipped, and their norms; they share memory with ``parameter.grad``.
         each_norm: The norms on the host.
         loss: Logits and their gradient, on steps that are measured in detail.
+        rate_factor: Share of the peak learning rates that the optimizers were given.
     """
 
     decision: Decision
@@ -148,6 +149,7 @@ class TakenStep:
     norms: GradientNorms
     each_norm: Sequence[float]
     loss: LossView | None
+    rate_factor: float
 
 
 def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: bool = False) -> TakenStep:
@@ -218,7 +220,7 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
     )
     return TakenStep(
         decision=decision, cancelled=bool(stop), record=record, batch=batch, seen=seen, input=fault, counts=counts, random=random,
-        norms=norms, each_norm=each, loss=loss_view,
+        norms=norms, each_norm=each, loss=loss_view, rate_factor=at.rate_factor,
     )  # fmt: skip
 
 
@@ -239,6 +241,7 @@ def update(state: StepState, taken: TakenStep) -> Diagnosis | None:
         if kept:
             state.last_good.keep()
         state.precision.step(state.optimizers)
+        state.monitor.applied(taken.record.step, lambda: _applied_rates(state, taken))
         if kept and (cause := _wrong_update(state, taken)) is not None:
             return cause
     changed = state.last_good.updates() if measured and taken.decision == "update" else []
@@ -252,6 +255,18 @@ def update(state: StepState, taken: TakenStep) -> Diagnosis | None:
     if state.balance.moves and taken.decision == "update":
         state.balance.observe(list(taken.record.task_losses.values()), list(taken.record.known_labels.values()))
     return None
+
+
+def _applied_rates(state: StepState, taken: TakenStep) -> list[AppliedRate]:
+    """The learning rates that the optimizers have after their update, beside those that they were given before it."""
+    found = []
+    for optimizer, peak in zip(state.optimizers, state.peaks, strict=True):
+        rates = [float(group["lr"]) for group in optimizer.param_groups]
+        planned = peak * taken.rate_factor
+        found.append(
+            AppliedRate(type(optimizer).__name__, planned, min(rates, default=planned), max(rates, default=planned))
+        )
+    return found
 
 
 def _details(state: StepState, taken: TakenStep) -> list[Block]:

@@ -18,9 +18,18 @@ from ctr_pipeline.gradients.adapters.inputs import input_fault
 from ctr_pipeline.gradients.adapters.rehearsal import kept_buffers, without_gradients
 from ctr_pipeline.gradients.contracts.clip_direction import gradient_values
 from ctr_pipeline.gradients.contracts.kept_state import kept_generators
+from ctr_pipeline.gradients.contracts.random_batches import RandomBatches
 from ctr_pipeline.gradients.triage.batch_rules import batch_clues
-from ctr_pipeline.gradients.triage.evidence import Clue
-from ctr_pipeline.gradients.triage.gradient_rules import Received, Written, received_clues, state_clues, written_clues
+from ctr_pipeline.gradients.triage.contract_rules import contract_clues
+from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
+from ctr_pipeline.gradients.triage.gradient_rules import (
+    Received,
+    Written,
+    late_clues,
+    received_clues,
+    state_clues,
+    written_clues,
+)
 from ctr_pipeline.training.dataloader import gather, to_device
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.lr_schedule import learning_rate_factor
@@ -33,6 +42,9 @@ STEPS = 30
 
 CLOSE_LOOK = (0, 1, 2, 20)
 """Steps whose gradients and updates are compared with what they should be."""
+
+SMALL = 3_000_000
+"""Size of a model up to which all steps are: what happens in each tenth step alone is then seen too."""
 
 MOST_PARAMETERS = 30_000_000
 """Size of a model up to which updates are computed a second time."""
@@ -121,10 +133,15 @@ class StepWatch:
     _digests: list[int] = field(default_factory=list)
     _reached: dict[str, float] = field(default_factory=dict)
     _names: dict[int, str] = field(default_factory=dict)
+    _earlier: dict[str, Tensor] = field(default_factory=dict)
+    _first: dict[str, Tensor] = field(default_factory=dict)
+    _left: dict[str, Tensor] = field(default_factory=dict)
+    _composition: RandomBatches | None = None
 
     def __post_init__(self) -> None:
         """Observes the model's head and the optimizers."""
         trainer = self.trainer
+        self._composition = RandomBatches(trainer.train.labels, trainer.dataset.layout.tasks)
         self._names = {id(p): name for name, p in trainer.model.named_parameters()}
         trainer.model.head.register_forward_pre_hook(lambda *_: self._at_forward())
         for place, optimizer in enumerate(trainer.optimizers):
@@ -132,9 +149,11 @@ class StepWatch:
 
     def before(self, batch: BatchView, step: int) -> None:
         """Computes what the step's gradients must be."""
+        self._earlier = self._expected
         self._expected, self._received, self._before, self._twins, self._touched = {}, {}, {}, [], {}
         self._stepped = {}
-        self._close = step in CLOSE_LOOK
+        self._close = step in CLOSE_LOOK or self._parameters() <= SMALL
+        self._between_steps()
         if input_fault(batch, self.trainer.dataset.layout, step) is not None:
             self._close = False
             return
@@ -168,6 +187,7 @@ class StepWatch:
             if name in self._expected and self._expected[name].shape == found.shape
         ]
         self._keep(received_clues(pairs, self.trainer.state.clip_norm))
+        self._keep(late_clues(self._dense(self._received), self._expected, self._earlier))
         expected = {name: values for twin in self._twins for name, values in twin.step().items()}
         rates = {
             self._names[id(p)]: float(group["lr"])
@@ -182,7 +202,27 @@ class StepWatch:
                 written.append(Written(name, own[0], own[1], expected.get(name), name in tables))
                 self._note_ratio(name, *own)
         if self._twins:
-            self._keep(written_clues(written, rates))
+            self._first = self._first or self._before
+            self._keep(written_clues(written, rates, self._first))
+            self._left = {name: p.detach().clone() for name, p in self.trainer.model.named_parameters()}
+
+    def _parameters(self) -> int:
+        return sum(p.numel() for p in self.trainer.model.parameters())
+
+    def _dense(self, gradients: dict[str, Tensor]) -> dict[str, Tensor]:
+        return {name: values for name, values in gradients.items() if name not in self._touched}
+
+    def _between_steps(self) -> None:
+        """Weights are at the start of a step what they were at the end of the one before."""
+        left, self._left = self._left, {}
+        changed = [
+            n for n, p in self.trainer.model.named_parameters() if n in left and not torch.equal(p.detach(), left[n])
+        ]
+        if changed:
+            text = f"{changed[0]} and {len(changed) - 1} more are written between two steps, not by an optimizer"
+            self._keep(
+                iter([Clue(cause="weights_overwritten", weight=0.93, text=text, location=changed[0], separating=True)])
+            )
 
     def summary(self) -> Iterator[Clue]:
         """Clues from all steps together; call after the last one."""
@@ -224,7 +264,7 @@ class StepWatch:
         if not self._close:
             return
         model = self.trainer.model
-        small = sum(p.numel() for p in model.parameters()) <= MOST_PARAMETERS
+        small = self._parameters() <= MOST_PARAMETERS
         self._stepped[place] = self._stepped.get(place, 0) + 1
         if self._stepped[place] > 1:
             text = f"{type(optimizer).__name__} makes {self._stepped[place]} updates in one step"
@@ -273,6 +313,9 @@ class StepWatch:
             text = f"the batch of step {self.trainer.step} has been there before in the same epoch"
             self._keep(iter([Clue(cause="stale_batch", weight=0.93, text=text, separating=True)]))
         self._digests.append(digest)
+        if self._composition is not None:
+            found = self._composition.outcome(batch.labels.numpy(force=True))
+            self._keep(contract_clues(RunEvidence(outcomes=[found.to_dict()])))
         rows = batch.rows.cpu()
         if len(rows) > 16 and bool((rows.sort().values.diff() == 1).all()):
             text = "batches are rows that stand side by side: the order is not random"

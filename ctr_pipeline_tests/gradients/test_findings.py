@@ -74,4 +74,5 @@ def test_the_best_validation_decides_on_divergence(losses, severity: str, task: 
 
 
 def test_which_detectors_stop_a_training() -> None:
-    assert {d.name for d in registered_detectors() if getattr(d, "stops", False)} == {"loss_gradient", "update_ratio"}
+    stopping = {d.name for d in registered_detectors() if getattr(d, "stops", False)}
+    assert stopping == {"loss_gradient", "update_ratio", "learning_rate"}

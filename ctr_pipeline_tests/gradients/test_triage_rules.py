@@ -217,6 +217,7 @@ def test_a_step_writes_what_its_optimizer_writes() -> None:
 
     assert written(own.clone()) == set()
     assert written(own * 0.99) == {"l2_in_adam"}
+    assert written(own.bfloat16().float()) == {"fp16_embedding"}
     assert written(torch.cat([before[:10], own[10:]])) == {"weights_overwritten"}
 
 

@@ -123,11 +123,11 @@ def test_a_training_that_finished_writes_its_triage_too(tmp_path: Path) -> None:
     assert json.loads((drill.job.output / "triage.json").read_text())["unknown"]
 
 
-def test_a_finished_training_is_warned_of_what_triage_finds_in_its_rows(tmp_path: Path) -> None:
+def test_of_a_finished_training_triage_finds_what_is_wrong_with_its_rows(tmp_path: Path) -> None:
     drill = prepare_drill(fault_named("feature_of_another_row"), 1, tmp_path)
     code, result = executed(drill.job)
     found = own_finding(result)
-    assert (code, found["severity"], found["tensor"]) == (FINISHED, "warn", "rating")
+    assert (code, found["severity"], found["tensor"]) == (FINISHED, "error", "rating")
     assert "feature_permuted at rating" in found["message"]
     assert result["strongest"][-1] == "triage"
     assert result["health"]["triage_score"] > 0.75

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from ctr_pipeline.datasets import PackedSplit
 from ctr_pipeline.features.layout import FIRST_VOCABULARY_ROW, Layout
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.inputs import input_fault
+from ctr_pipeline.gradients.adapters.logit_scale import logit_scale_outcome
 from ctr_pipeline.gradients.adapters.rehearsal import (
     BuiltTraining,
     empty_mask_outcome,
@@ -21,7 +23,7 @@ from ctr_pipeline.gradients.adapters.rehearsal import (
     padding_rows,
     rehearse,
 )
-from ctr_pipeline.gradients.adapters.row_samples import paired_samples, sample_rows
+from ctr_pipeline.gradients.adapters.row_samples import neighbours, paired_samples, sample_rows
 from ctr_pipeline.gradients.contracts.feature_profile import (
     funnel_outcome,
     row_shift_outcome,
@@ -37,12 +39,17 @@ from ctr_pipeline.gradients.contracts.initial_state import (
     weight_outcome,
 )
 from ctr_pipeline.gradients.contracts.kept_state import kept_generators
+from ctr_pipeline.gradients.contracts.known_values import known_values_outcome
 from ctr_pipeline.gradients.contracts.optimizer_coverage import coverage_outcome
+from ctr_pipeline.gradients.contracts.optimizer_settings import epsilon_outcome, settings_outcome
 from ctr_pipeline.gradients.contracts.outcome import Outcome
+from ctr_pipeline.gradients.contracts.outcome_rates import outcome_rates_outcome
 from ctr_pipeline.gradients.contracts.padding_rows import padding_outcome
 from ctr_pipeline.gradients.contracts.parameter_types import parameter_type_outcome
+from ctr_pipeline.gradients.contracts.random_batches import RandomBatches
 from ctr_pipeline.gradients.contracts.reference_rows import reference_outcomes
 from ctr_pipeline.gradients.contracts.sample_independence import check_cross_sample
+from ctr_pipeline.gradients.contracts.standardisation import standardisation_outcome
 from ctr_pipeline.gradients.contracts.starting_prediction import starting_prediction_outcome
 from ctr_pipeline.gradients.contracts.training_mode import evaluation_outcome, mode_outcome
 from ctr_pipeline.gradients.contracts.training_setup import TrainingSetup
@@ -102,11 +109,14 @@ class RankerContracts:
         self._own: list[Outcome] = []
         self._expected_loss: float | None = None
         self._digest = ""
+        self._composition = RandomBatches(rows.labels, built.layout.tasks)
+        self._composed: Outcome | None = None
 
     @property
     def outcomes(self) -> list[Outcome]:
         """All outcomes so far."""
-        return [*self._own, *(self._watch.outcomes if self._watch is not None else ())]
+        composed = [] if self._composed is None else [self._composed]
+        return [*self._own, *composed, *(self._watch.outcomes if self._watch is not None else ())]
 
     @property
     def done(self) -> bool:
@@ -124,13 +134,17 @@ class RankerContracts:
             found.append(_repeated())
         self._digest = digest
         self._own += found
-        return self._first_broken(found, step)
+        # Of all batches so far, so that it has one outcome.
+        self._composed = self._composition.outcome(batch.labels.numpy(force=True))
+        return self._first_broken([self._composed, *found], step)
 
     def after(self, record: StepRecord) -> BrokenContract | None:
         """Call after each step until :attr:`done`; the contract that is broken."""
         if self._watch is None:
             return None
         found = [] if self._expected_loss is None else [self._first_loss(record.loss, self._expected_loss)]
+        if self._watch.updates == 1:
+            found.append(epsilon_outcome(self._built.optimizers))
         self._expected_loss = None
         self._watch.expect({})
         self._own += found
@@ -142,6 +156,7 @@ class RankerContracts:
         model = built.model
         found = [
             coverage_outcome(model, built.optimizers),
+            settings_outcome(built.optimizers),
             parameter_type_outcome(model),
             padding_outcome(model, padding_rows(model)),
             mode_outcome(model),
@@ -174,6 +189,7 @@ class RankerContracts:
             with observed_activations(model) as activations:
                 again = built.forward(few)
             found.append(evaluation_outcome(scores, again, 0.0 if few.numeric.device.type == "cpu" else limit))
+            found.append(logit_scale_outcome(built, few, scores))
             if self._fresh:
                 found += [
                     differing_units_outcome(model),
@@ -220,7 +236,7 @@ def profile(rows: PackedSplit, layout: Layout, reference: PackedSplit | None = N
         sample_rows(rows, layout, chosen)
         for chosen in (spread, np.arange(middle, min(count, middle + CONSECUTIVE_ROWS)))
     )
-    found = [] if reference is None else reference_outcomes(paired_samples(rows, reference, layout))
+    found = [] if reference is None else _beside(rows, spread, reference, layout)
     columns = [np.take(rows.ids[:, place], spread, axis=0).ravel() for place in layout.id_places]
     return [
         scale_outcome(sample),
@@ -237,7 +253,27 @@ def profile(rows: PackedSplit, layout: Layout, reference: PackedSplit | None = N
         weight_outcome(
             torch.from_numpy(np.take(rows.weights, spread, axis=0)), torch.from_numpy(sample.labels), layout.tasks
         ),
+        # Last: a feature that is made of the outcome, or is missing, has other statistics too.
+        standardisation_outcome(sample),
     ]
+
+
+def _beside(rows: PackedSplit, spread: NDArray[np.int64], reference: PackedSplit, layout: Layout) -> list[Outcome]:
+    """What the training rows are beside those of the validation."""
+    names = [column.name for column in layout.numeric], [column.name for column in layout.ids]
+    last, first = neighbours(rows, SAMPLED_ROWS, last=True), neighbours(reference, SAMPLED_ROWS, last=False)
+    places = [place.start for place in layout.id_places]
+    labels = np.take(rows.labels, spread, axis=0)
+    if rows.elapsed is not None:
+        # Labels that are learnt while they are open are fewer at the end by design.
+        labels = np.where(np.isfinite(np.take(rows.elapsed, spread, axis=0)), np.int8(-1), labels)
+    return [
+        *reference_outcomes(paired_samples(rows, reference, layout)),
+        known_values_outcome(
+            names, (rows.numeric[last], rows.ids[last][:, places]), (reference.numeric[first], reference.ids[first][:, places])
+        ),
+        outcome_rates_outcome(labels, np.take(rows.ts, spread), np.asarray(reference.labels), layout.tasks),
+    ]  # fmt: skip
 
 
 def _digest(batch: BatchView) -> str:

@@ -36,6 +36,11 @@ def sample_rows(rows: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) ->
     )
 
 
+def neighbours(rows: PackedSplit, most: int, *, last: bool) -> slice:
+    """At most ``most`` neighbouring rows, the last ones or the first ones."""
+    return slice(max(0, len(rows) - most), len(rows)) if last else slice(0, most)
+
+
 def paired_samples(
     training: PackedSplit, reference: PackedSplit, layout: Layout
 ) -> Iterator[tuple[RowSample, RowSample]]:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from ctr_pipeline.gradients.contracts.clip_direction import LEAST_COSINE, cosine, gradient_values
 from ctr_pipeline.gradients.contracts.gradient_reset import gradients_at_start
+from ctr_pipeline.gradients.contracts.optimizer_settings import decay_outcome
 from ctr_pipeline.gradients.contracts.outcome import Outcome
 from ctr_pipeline.gradients.contracts.untouched_rows import LIMIT, NAME, learning_rates
 from ctr_pipeline.gradients.contracts.update_size import peak_factors, update_ratio, update_ratio_outcome
@@ -60,6 +61,11 @@ class FirstSteps:
         ]
 
     @property
+    def updates(self) -> int:
+        """Updates so far."""
+        return self._updates
+
+    @property
     def done(self) -> bool:
         """Whether nothing more is watched."""
         return not self._handles
@@ -87,6 +93,8 @@ class FirstSteps:
     @torch.no_grad()
     def _keep(self) -> None:
         note_gradients(self._model, self._reached, self._sizes)
+        if not self._updates:
+            self._report(decay_outcome(self._optimizers, self._model.named_parameters()))
         if self._expected:
             self._report(received_outcome(self._model, self._expected))
             self._expected = {}

@@ -23,7 +23,16 @@ from ctr_pipeline.gradients.core.findings import HealthReport, NamedFinding, str
 from ctr_pipeline.gradients.core.layers import joined_norms, layers_of
 from ctr_pipeline.gradients.core.measurements import Block, activation_quantiles
 from ctr_pipeline.gradients.core.soft_limit import SoftLimit
-from ctr_pipeline.gradients.core.step_view import LossView, Probe, StepRecord, StepStart, StepView, TensorRow, Update
+from ctr_pipeline.gradients.core.step_view import (
+    AppliedRate,
+    LossView,
+    Probe,
+    StepRecord,
+    StepStart,
+    StepView,
+    TensorRow,
+    Update,
+)
 
 RING = 64
 """Records kept for a failed step, and the window of the running median."""
@@ -68,6 +77,7 @@ class GradientMonitor:
         self._at_each_step = [d for d in self._detectors if not getattr(d, "detailed_only", False)]
         self._waiting: list[tuple[StepRecord, Sequence[str], Sequence[float]]] = []
         self._prepared = [d.begin for d in self._detectors if hasattr(d, "begin")]
+        self._rated = [d.applied for d in self._detectors if hasattr(d, "applied")]
         self.probing = self.logging = False
         self._activations: list[Activation] = []
         self.lookups: list[EmbeddingOutput] = []
@@ -270,6 +280,13 @@ class GradientMonitor:
         for detector in self._detectors:
             if wrong is not None and (receive := getattr(detector, "wrong_statistic", None)) is not None:
                 receive(wrong)
+
+    def applied(self, step: int, rates: Callable[[], Sequence[AppliedRate]]) -> None:
+        """Call after each update, with a function that gives the learning rates that the optimizers made it with."""
+        if self._rated:
+            found = rates()
+            for receive in self._rated:
+                receive(step, found)
 
     def validated(self, step: int, relative: Mapping[str, float | None]) -> None:
         """Call after a validation.

@@ -107,6 +107,23 @@ class StepStart:
     probed: bool
 
 
+@dataclass(frozen=True, slots=True)
+class AppliedRate:
+    """The learning rates of an optimizer's groups when it had made an update.
+
+    Attributes:
+        optimizer: Its class.
+        planned: What the schedule gave all of them before the step.
+        lowest: The lowest of them.
+        highest: The highest.
+    """
+
+    optimizer: str
+    planned: float
+    lowest: float
+    highest: float
+
+
 class GradientFormula(Protocol):
     """A loss that may know its gradient by formula."""
 

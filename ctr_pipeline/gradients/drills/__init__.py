@@ -2,12 +2,13 @@
 
 from ctr_pipeline.gradients.drills import (  # noqa: F401 - registers their faults
     incident,
+    joining_faults,
     log_mistakes,
     reading_faults,
     refactoring_mistakes,
     row_faults,
-    scored_families,
     step_faults,
+    update_faults,
     weight_faults,
 )
 from ctr_pipeline.gradients.drills.fault import Fault, fault_named, registered_faults

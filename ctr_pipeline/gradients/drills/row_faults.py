@@ -94,7 +94,7 @@ for _fault in (
     Fault(name="id_out_of_range", family="ids", symptom="an index error or a silent read", cause="an id above the table's height",
           fix="pack the dataset again", rows=_outside,
           located=("ad",)),
-    Fault(name="mask_inverted", family="funnel", half="scored", symptom="conversions are predicted where no click is",
+    Fault(name="mask_inverted", family="funnel", symptom="conversions are predicted where no click is",
           cause="the mask of the later task is inverted", fix="take conversions of clicked rows", rows=_inverted,
           located=("cart", "click", "cart after click")),
     Fault(name="ips_unclipped", family="propensity", symptom="a few rows decide the gradient; norms jump",

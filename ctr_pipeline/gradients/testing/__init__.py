@@ -13,6 +13,7 @@ from ctr_pipeline.gradients.contracts.gradient_reset import check_accumulation, 
 from ctr_pipeline.gradients.contracts.kept_state import fixed_random, kept_state, state_digest
 from ctr_pipeline.gradients.contracts.loss_values import check_empty_mask, check_logit_gradient, check_loss_range
 from ctr_pipeline.gradients.contracts.optimizer_coverage import check_optimizer_coverage
+from ctr_pipeline.gradients.contracts.optimizer_settings import check_optimizer_settings
 from ctr_pipeline.gradients.contracts.outcome import ContractBroken, Outcome, assert_passed
 from ctr_pipeline.gradients.contracts.overfitting import check_overfits_one_batch
 from ctr_pipeline.gradients.contracts.padding_rows import check_padding_rows
@@ -43,6 +44,7 @@ __all__ = [
     "check_logit_gradient",
     "check_loss_range",
     "check_optimizer_coverage",
+    "check_optimizer_settings",
     "check_overfits_one_batch",
     "check_padding_rows",
     "check_parameter_types",

@@ -10,6 +10,7 @@ from ctr_pipeline.gradients.contracts.gradient_reset import check_gradients_rese
 from ctr_pipeline.gradients.contracts.kept_state import fixed_random, kept_state
 from ctr_pipeline.gradients.contracts.loss_values import check_empty_mask, check_logit_gradient, check_loss_range
 from ctr_pipeline.gradients.contracts.optimizer_coverage import check_optimizer_coverage
+from ctr_pipeline.gradients.contracts.optimizer_settings import check_optimizer_settings
 from ctr_pipeline.gradients.contracts.outcome import Outcome, assert_passed
 from ctr_pipeline.gradients.contracts.overfitting import check_overfits_one_batch
 from ctr_pipeline.gradients.contracts.padding_rows import check_padding_rows
@@ -68,6 +69,10 @@ class GradientTests:
     def test_optimizer_coverage(self, setup: TrainingSetup) -> None:
         """Optimizers hold the model's parameters."""
         judge(check_optimizer_coverage(setup))
+
+    def test_optimizer_settings(self, setup: TrainingSetup) -> None:
+        """Averages of the optimizers can follow the gradients."""
+        judge(check_optimizer_settings(setup))
 
     def test_weights_move(self, setup: TrainingSetup) -> None:
         """Each weight moves."""

@@ -42,6 +42,7 @@ _CAUSES = (
     Cause("amp_no_scaling", "gradients are computed in 16 bits without a scaled loss, and underflow", "scale the loss (GradScaler), or use bf16"),
     Cause("gradient_zeroed", "gradients of a part of the model are set to 0 before the update", "remove what clears them"),
     Cause("gradient_reversed", "gradients of a part of the model have the wrong sign when the optimizer gets them", "remove the minus sign, or maximize=True"),
+    Cause("stale_gradients", "an update follows the gradients of an earlier step", "wait for the gradients of the step before its update"),
     Cause("gradient_changed", "something changes gradients between backward and the update", "let optimizers receive the gradients of the loss"),
     # Optimizers and updates.
     Cause("optimizer_misses_table", "no optimizer holds a parameter", "add it to a parameter group"),
@@ -68,6 +69,7 @@ _CAUSES = (
     Cause("eval_mode", "modules are in evaluation mode while training", "call model.train() before each epoch"),
     Cause("random_in_evaluation", "the model draws random numbers, or changes, in evaluation mode too", "ask for module.training"),
     Cause("bounded_logits", "logits are squashed or cut off: predictions cannot come near 0 or 1", "remove what limits them"),
+    Cause("temperature", "logits are multiplied by a constant", "remove the factor: a temperature belongs to the calibration"),
     Cause("feature_ignored", "a feature has no way into the model", "let the model read it"),
     Cause("batch_mixing", "a row's prediction depends on the other rows of its batch", "normalise over features, not over the batch"),
     Cause("dropout_too_high", "dropout leaves almost nothing of what is before it", "lower it to .5 or less"),
@@ -95,6 +97,8 @@ _CAUSES = (
     Cause("weights_scaled", "the mean of the weights is far from 1", "divide weights by their mean"),
     Cause("bad_weight", "a weight is negative or not finite", "limit weights to finite values that are not negative"),
     Cause("stale_batch", "batches repeat, or rows are never read", "let the loader move on"),
+    Cause("rows_not_shuffled", "batches are no random samples of the rows: they are read in an order that goes with the outcome", "shuffle the rows in each epoch"),
+    Cause("open_window", "outcomes of the last training rows were not yet known when they were read, and count as none", "wait for the window to close, or leave open labels out"),
     Cause("duplicate_rows", "rows of the log are there several times", "deduplicate impressions by their key"),
     # Two at once.
     Cause("refactor_incident", "a table starts with large values, and unlimited weights multiply its gradients: either alone is survived", "start the table near 0 and limit the weights; clipping alone hides it"),

@@ -134,6 +134,42 @@ def _funnel(outcome: Mapping[str, Any]) -> Iterator[Clue]:
     )  # fmt: skip
 
 
+def _known_values(outcome: Mapping[str, Any]) -> Iterator[Clue]:
+    """Too few values of the training rows are known, or of the validation's."""
+    text, where = str(outcome["message"]), outcome.get("feature") or None
+    cause, weight = "feature_missing", 0.9
+    if "would learn from what is not there" in text:
+        cause = "train_serving_skew"
+    elif "unknown to its vocabulary" in text:
+        cause = "hash_clip"
+    yield Clue(
+        cause=cause,
+        weight=weight if outcome["hard"] else 0.5,
+        text=text,
+        location=where,
+        separating=bool(outcome["hard"]),
+    )
+
+
+def _logit_scale(outcome: Mapping[str, Any]) -> Iterator[Clue]:
+    text, where = str(outcome["message"]), outcome.get("where") or None
+    constant = "whatever the row" in text
+    cause, weight = ("temperature", 0.95) if constant else ("bounded_logits", 0.3)
+    yield Clue(cause=cause, weight=weight, text=text, location=where, separating=constant)
+
+
+def _settings(outcome: Mapping[str, Any]) -> Iterator[Clue]:
+    weight = 0.93 if outcome["hard"] else 0.6
+    where = outcome.get("where") or None
+    yield Clue(
+        cause="optimizer_settings",
+        weight=weight,
+        text=str(outcome["message"]),
+        location=where,
+        separating=bool(outcome["hard"]),
+    )
+
+
 def _weights(outcome: Mapping[str, Any]) -> Iterator[Clue]:
     weight = 0.95 if outcome["hard"] else 0.6
     where = outcome.get("where") or None
@@ -193,5 +229,13 @@ _RULES: dict[str, Rule] = {
     "feature_dominance": _of("leak", 0.4, separating=False),
     "feature_leak": _of("leak", 0.88),
     "repeated_batch": _of("stale_batch", 0.95),
+    "standardisation": _of("unnormalised_feature", 0.93),
+    "known_values": _known_values,
+    "outcome_rates": _of("open_window", 0.93),
+    "batch_composition": _of("rows_not_shuffled", 0.95),
+    "optimizer_settings": _settings,
+    "optimizer_epsilon": _settings,
+    "decay_strength": _of("huge_weight_decay", 0.93),
+    "logit_scale": _logit_scale,
     "first_loss": _of("wrong_loss", 0.3, separating=False),
 }  # fmt: skip

@@ -22,8 +22,8 @@ def feature_clues(train: Rows, trusted: Rows) -> Iterator[Clue]:
     """Clues from each feature's distribution.
 
     Args:
-        train: Training rows, in the order of their time.
-        trusted: Other rows.
+        train: Training rows, in the order of their time. Those just before the trusted ones, where there are enough.
+        trusted: Rows of another part of the dataset.
     """
     # When a log begins, nothing is known of the past: what is made of it is compared where it is there.
     late = len(train) * 3 // 4

@@ -74,7 +74,8 @@ def received_clues(gradients: Sequence[Received], clip_norm: float) -> Iterator[
         return
     reversed_ones = [g for g in rest if g.cosine < -SAME]
     turned = [g for g in rest if not abs(g.cosine) >= SAME]
-    if reversed_ones:
+    # Of a few elements noise has any sign: where other tensors are turned otherwise, this is no reversal.
+    if reversed_ones and not turned:
         text = f"the optimizer receives the gradient of {listed([g.name for g in reversed_ones])} with the wrong sign"
         yield Clue(cause="gradient_reversed", weight=0.93, text=text, location=reversed_ones[0].name, separating=True)
         return
@@ -154,13 +155,10 @@ def _factor_clues(gradients: Sequence[Received], clip: float) -> Iterator[Clue]:
         yield Clue(cause="gradient_changed", weight=0.4, text=text)
     elif alike:
         text = f"gradients of {names} are {middle:.4g} times as large as those of the loss"
-        yield Clue(
-            cause="gradient_changed",
-            weight=0.85,
-            text=text,
-            location=next(iter(wrong)),
-            separating=len(wrong) < len(factors),
-        )
+        if len(wrong) == len(factors) and power <= -8 and abs(middle / 2**power - 1) <= CLOSE:
+            text += ": they are divided by a loss scale twice, or were limited while they carried it"
+        # The loss of the rehearsal is that of the step: whatever multiplies both is no reason.
+        yield Clue(cause="gradient_changed", weight=0.93, text=text, location=next(iter(wrong)), separating=True)
     else:
         shortened = {g.name: float(g.found.norm()) for g in gradients if g.name in wrong}
         limit = max(shortened.values())
@@ -193,22 +191,62 @@ class Written:
     table: bool
 
 
-def written_clues(parameters: Sequence[Written], rates: Mapping[str, float]) -> Iterator[Clue]:
+def late_clues(
+    received: Mapping[str, Tensor], own: Mapping[str, Tensor], earlier: Mapping[str, Tensor]
+) -> Iterator[Clue]:
+    """Whether the optimizers receive the gradients of the step before.
+
+    Args:
+        received: What they received in a step, of dense parameters.
+        own: The gradients of the loss in that step.
+        earlier: Those in the step before.
+    """
+    names = [
+        n for n, g in received.items() if n in own and n in earlier and own[n].shape == g.shape == earlier[n].shape
+    ]
+    if not names:
+        return
+    found, now, before = (torch.cat([part[n].flatten() for n in names]) for part in (received, own, earlier))
+    late = Received("", before, found).cosine
+    if late >= SAME and not Received("", now, found).cosine >= SAME:
+        text = f"the gradients that the optimizers receive are those of the step before (cosine {late:.4f})"
+        yield Clue(cause="stale_gradients", weight=0.95, text=text, separating=True)
+
+
+def _rounded(parameters: Sequence[Written], wrong: Sequence[str]) -> str:
+    """The 16-bit format to which the ``wrong`` parameters are rounded; empty where it is none."""
+    own = [(p.after, p.expected) for p in parameters if p.name in wrong and p.expected is not None]
+    for kind in (torch.bfloat16, torch.float16):
+        # An element at the edge of two numbers may be rounded either way.
+        same = [float((after == expected.to(kind).to(after.dtype)).float().mean()) for after, expected in own]
+        if same and min(same) > 0.99:
+            return str(kind).removeprefix("torch.")
+    return ""
+
+
+def written_clues(
+    parameters: Sequence[Written], rates: Mapping[str, float], first: Mapping[str, Tensor] | None = None
+) -> Iterator[Clue]:
     """Clues from what a step wrote.
 
     Args:
         parameters: All of them.
         rates: Learning rate by parameter.
+        first: Values of before the first step, by name.
     """
+    apart_names = [p.name for p in parameters if _is_apart(p)]
+    if apart_names and (kind := _rounded(parameters, apart_names)):
+        text = f"{listed(apart_names)}: what a step wrote is rounded to {kind}: small updates are lost"
+        yield Clue(cause="fp16_embedding", weight=0.95, text=text, location=apart_names[0], separating=True)
+        return
+    after = {p.name: p.after for p in parameters}
     wrong: list[tuple[str, float]] = []
     for found in parameters:
-        expected = found.before if found.expected is None else found.expected
-        if not bool(torch.isfinite(found.after).all()):
+        if found.name not in apart_names:
             continue
+        expected = found.before if found.expected is None else found.expected
         apart = (found.after - expected).abs()
         step = (expected - found.before).abs()
-        if float(apart.max()) <= 1e-3 * float(step.max()) + 1e-6 * float(found.before.abs().max()):
-            continue
         if found.table and found.expected is not None:
             still = step.amax(dim=1) == 0
             moved = apart.amax(dim=1) > 0
@@ -225,7 +263,18 @@ def written_clues(parameters: Sequence[Written], rates: Mapping[str, float]) -> 
     if wrong:
         name, by = max(wrong, key=lambda item: item[1])
         text = f"{listed([n for n, _ in wrong])}: what a step wrote is not what the optimizer writes (up to {by:.3g} of its update apart)"
-        yield Clue(cause="weights_overwritten", weight=0.85, text=text, location=name, separating=True)
+        if first and all(n in first and torch.equal(first[n], after[n]) for n, _ in wrong):
+            text += "; these weights are those of before the first step"
+        yield Clue(cause="weights_overwritten", weight=0.93, text=text, location=name, separating=True)
+
+
+def _is_apart(found: Written) -> bool:
+    """Whether a parameter is not what its optimizer would have written; one that is not finite is another fault."""
+    if not bool(torch.isfinite(found.after).all()) or not found.after.numel():
+        return False
+    expected = found.before if found.expected is None else found.expected
+    apart, step = (found.after - expected).abs(), (expected - found.before).abs()
+    return float(apart.max()) > 1e-3 * float(step.max()) + 1e-6 * float(found.before.abs().max())
 
 
 def state_clues(optimizer: torch.optim.Optimizer, updates: int) -> Iterator[Clue]:

@@ -11,6 +11,12 @@ from ctr_pipeline.gradients.triage.evidence import Clue
 from ctr_pipeline.gradients.triage.row_sample import FEWEST, RowModel, Rows, auc_error, cross_scores
 
 SHIFTS = (-5, -4, -3, -2, -1, 1, 2, 3, 4, 5)
+MOVES = (-1, 1, -2, 2, -3, 3)
+"""Moves of a feature's ids that are tried."""
+
+SILENT = 0.2
+"""Share of what a feature says of the outcome below which it is of other rows."""
+
 LOST = 0.25
 """Share of what features say of the outcome, below which labels have nothing to do with them."""
 
@@ -18,13 +24,14 @@ WEAKENED = 0.8
 """Share below which it is suspicious."""
 
 
-def label_clues(train: Rows, neighbours: Rows, trusted: Rows) -> Iterator[Clue]:
+def label_clues(train: Rows, neighbours: Rows, trusted: Rows, last: Rows | None = None) -> Iterator[Clue]:
     """Clues from how well a model of the trusted rows predicts the training labels, as they are and shifted.
 
     Args:
         train: Training rows, evenly spread.
         neighbours: Training rows that stand side by side.
         trusted: Rows of another part of the dataset.
+        last: Training rows just before those; a feature that says nothing is of other rows only if it is so here too.
     """
     yield from _rate_clues(train, trusted)
     found: list[Clue] = []
@@ -32,7 +39,7 @@ def label_clues(train: Rows, neighbours: Rows, trusted: Rows) -> Iterator[Clue]:
         if _enough(train, task) and _enough(trusted, task):
             # The tasks share their rows: what the first one tells, later ones tell again with less certainty.
             known = {clue.cause for clue in found}
-            own = [clue for clue in _task_clues(train, neighbours, trusted, task) if clue.cause not in known]
+            own = [clue for clue in _task_clues(train, neighbours, trusted, task, last) if clue.cause not in known]
             found += [_of_one_task(clue) if task else clue for clue in own]
     yield from found
 
@@ -130,7 +137,7 @@ def _exchanged(train: Rows, trusted: Rows, task: int) -> str | None:
     return None
 
 
-def _task_clues(train: Rows, neighbours: Rows, trusted: Rows, task: int) -> Iterator[Clue]:
+def _task_clues(train: Rows, neighbours: Rows, trusted: Rows, task: int, last: Rows | None) -> Iterator[Clue]:
     model, label = RowModel(trusted, task), train.tasks[task]
     there = _quality(cross_scores(trusted, task), trusted, task)
     here = _quality(model.scores(train), train, task)
@@ -159,10 +166,42 @@ def _task_clues(train: Rows, neighbours: Rows, trusted: Rows, task: int) -> Iter
     worst = min(shares, key=lambda name: shares[name], default="")
     if shares and shares[worst] < 0.35 and max(shares.values()) > 0.75:
         text = f"feature {worst} alone predicts task {label} with an AUC of {there[worst]:.3f} among trusted rows and of {here[worst]:.3f} here; other features keep theirs"
+        if (moved := _moved_ids(model, train, worst, task, there[worst])) is not None:
+            text += f"; with its ids {moved[0]:+d} it has {moved[1]:.3f}"
+            yield Clue(cause="ids_misplaced", weight=0.95, text=text, location=worst, separating=True)
+            return
         cause = "feature_drift" if shares[worst] < -0.5 else "feature_permuted"
-        yield Clue(cause=cause, weight=0.85, text=text, location=worst)
+        # A feature that says nothing at all, and much elsewhere, has no other reason.
+        silent = abs(shares[worst]) < SILENT and there[worst] - 0.5 > max(10 * error, 0.05)
+        if silent and last is not None:
+            silent = _is_silent(model, last, worst, task, there[worst])
+        yield Clue(cause=cause, weight=0.93 if silent else 0.85, text=text, location=worst, separating=silent)
     elif kept < WEAKENED and here["all"] < there["all"] - 4 * error:
         yield from _weakened(train, trusted, task, kept, numbers)
+
+
+def _is_silent(model: RowModel, last: Rows, feature: str, task: int, there: float) -> bool:
+    """Whether ``feature`` says nothing of the last training rows either, beyond doubt."""
+    if not _enough(last, task):
+        return False
+    here, error = _quality(model.scores(last), last, task)[feature], float(_error(last, task))
+    return abs(here - 0.5) < SILENT * (there - 0.5) + 2 * error and there - 0.5 > 8 * error
+
+
+def _moved_ids(model: RowModel, train: Rows, feature: str, task: int, there: float) -> tuple[int, float] | None:
+    """By how much the ids of ``feature`` are moved, where moving them back lets it predict again; and its AUC then."""
+    if feature not in train.id_names:
+        return None
+    place = list(train.id_names).index(feature)
+    known = train.labels[:, task] >= 0
+    for by in MOVES:
+        ids = train.ids.copy()
+        ids[:, place] += by
+        scores = model.scores(replace(train, ids=ids))[feature]
+        auc = area_under_curve(scores[known], train.labels[known, task] == 1)
+        if auc - 0.5 > 0.7 * (there - 0.5):
+            return by, auc
+    return None
 
 
 def _skew_clues(train: Rows, later: Rows, task: int, error: float) -> Iterator[Clue]:

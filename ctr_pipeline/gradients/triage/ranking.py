@@ -28,9 +28,17 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "new_embedding_huge": frozenset({"no_base_rate", "bad_init_large", "huge_lr", "dead_relu"}),
     "bad_init_large": frozenset({"no_base_rate", "huge_lr", "dead_relu"}),
     "unnormalised_feature": frozenset(
-        {"feature_permuted", "no_base_rate", "bad_init_large", "feature_drift", "dead_relu", "huge_lr"}
+        {
+            "feature_permuted",
+            "no_base_rate",
+            "bad_init_large",
+            "feature_drift",
+            "dead_relu",
+            "huge_lr",
+            "feature_ignored",
+        }
     ),
-    "infinite_feature": frozenset({"nonfinite_weight", "log0"}),
+    "infinite_feature": frozenset({"nonfinite_weight", "log0", "unnormalised_feature"}),
     "ips_unclipped": frozenset({"weights_scaled", "huge_lr"}),
     "loss_sum": frozenset({"loss_scaled", "wrong_loss", "huge_lr", "clip_too_tight", "mask_empty"}),
     "double_sigmoid": frozenset({"wrong_loss", "log0", "loss_scaled"}),
@@ -44,7 +52,7 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "detached_tower": frozenset({"dead_relu", "tiny_lr"}),
     "row_shift": frozenset({"label_permute", "label_noise"}),
     "label_permute": frozenset({"label_noise", "feature_drift", "feature_permuted", "mask_inverted"}),
-    "leak": frozenset({"feature_drift"}),
+    "leak": frozenset({"feature_drift", "unnormalised_feature"}),
     "huge_lr": frozenset({"dead_relu", "nonfinite_weight"}),
     "bad_init_small": frozenset({"dead_relu", "detached_tower", "tiny_lr"}),
     "bad_init_const": frozenset({"dead_relu", "bad_init_small"}),
@@ -53,8 +61,35 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "clip_by_value": frozenset({"gradient_changed", "clip_per_param"}),
     "amp_no_scaling": frozenset({"gradient_changed", "gradient_zeroed"}),
     "amp_no_unscale": frozenset({"gradient_changed", "clip_per_param", "loss_scaled"}),
-    "duplicate_rows": frozenset({"leak", "label_permute", "feature_missing", "feature_drift", "ids_misplaced"}),
-    "hash_clip": frozenset({"ids_misplaced", "feature_drift", "feature_permuted"}),
+    "duplicate_rows": frozenset(
+        {
+            "leak",
+            "label_permute",
+            "feature_missing",
+            "feature_drift",
+            "ids_misplaced",
+            "base_rate_shift",
+            "label_noise",
+            "unnormalised_feature",
+            "rows_not_shuffled",
+        }
+    ),
+    "open_window": frozenset({"base_rate_shift", "label_permute", "label_noise", "no_base_rate"}),
+    "temperature": frozenset({"no_base_rate", "bad_init_large", "bounded_logits", "huge_lr", "wrong_loss"}),
+    "rows_not_shuffled": frozenset({"stale_batch", "huge_lr", "base_rate_shift"}),
+    "stale_gradients": frozenset(
+        {
+            "gradient_changed",
+            "gradient_zeroed",
+            "gradient_reversed",
+            "clip_per_param",
+            "clip_by_value",
+            "optimizer_misses_table",
+            "tiny_lr",
+        }
+    ),
+    "optimizer_settings": frozenset({"tiny_lr", "huge_lr"}),
+    "hash_clip": frozenset({"ids_misplaced", "feature_drift", "feature_permuted", "label_permute", "label_noise"}),
     "ids_misplaced": frozenset({"hash_clip", "feature_permuted"}),
     "feature_drift": frozenset({"feature_permuted"}),
     "label_noise": frozenset({"mask_inverted", "base_rate_shift", "label_permute"}),
@@ -64,10 +99,19 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "label_flip": frozenset({"no_base_rate", "base_rate_shift", "mask_inverted", "label_noise", "feature_drift"}),
     "log_of_negative": frozenset({"log0", "bad_init_large", "no_base_rate", "huge_lr", "detached_tower", "dead_relu"}),
     "nonfinite_weight": frozenset({"log0", "bad_init_large", "no_base_rate", "log_of_negative"}),
-    "feature_missing": frozenset({"feature_permuted", "feature_drift", "infinite_feature", "feature_ignored"}),
+    "feature_missing": frozenset(
+        {
+            "feature_permuted",
+            "feature_drift",
+            "infinite_feature",
+            "feature_ignored",
+            "unnormalised_feature",
+            "hash_clip",
+        }
+    ),
     "batch_mixing": frozenset({"random_in_evaluation"}),
     "dead_relu": frozenset({"feature_ignored", "detached_tower"}),
-    "train_serving_skew": frozenset({"label_permute", "label_noise", "feature_drift", "feature_permuted"}),
+    "train_serving_skew": frozenset({"label_permute", "label_noise", "feature_drift", "feature_permuted", "leak"}),
     "eval_mode": frozenset({"gradient_changed"}),
 }
 """Causes that a cause brings with it: their evidence alone is no second fault."""

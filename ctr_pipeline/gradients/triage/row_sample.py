@@ -58,6 +58,16 @@ def neighbouring_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> R
     return _rows(split, layout, np.arange(start, min(len(split), start + most)))
 
 
+def last_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> Rows:
+    """At most ``most`` rows, the last ones."""
+    return _rows(split, layout, np.arange(max(0, len(split) - most), len(split)))
+
+
+def first_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> Rows:
+    """At most ``most`` rows, the first ones."""
+    return _rows(split, layout, np.arange(min(most, len(split))))
+
+
 def _rows(split: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) -> Rows:
     return rows_of(
         layout, np.take(split.numeric, chosen, axis=0), np.take(split.ids, chosen, axis=0),

@@ -54,6 +54,22 @@ def _finding_clues(evidence: RunEvidence) -> Iterator[Clue]:
         yield Clue(
             cause="dead_relu", weight=0.4 if error else 0.2, text=str(found["message"]), location=found.get("tensor")
         )
+    if (found := evidence.finding("learning_rate")) is not None:
+        factor = float(found.get("value") or 0.0)
+        cause = "tiny_lr" if factor < 1 else "huge_lr"
+        # A rate that is a little otherwise is wrong, and neither huge nor tiny.
+        sure = found["severity"] == "error" and not 0.1 < factor < 10
+        yield Clue(cause=cause, weight=0.93 if sure else 0.5, text=str(found["message"]), separating=sure)
+    if (found := evidence.finding("batch_composition")) is not None:
+        error = found["severity"] == "error"
+        location = found.get("tensor")
+        yield Clue(
+            cause="rows_not_shuffled",
+            weight=0.93 if error else 0.6,
+            text=str(found["message"]),
+            location=location,
+            separating=error,
+        )
     if (found := evidence.finding("stale_batch")) is not None:
         yield Clue(cause="stale_batch", weight=0.85, text=str(found["message"]))
     if (found := evidence.finding("norm_ratio")) is not None and found["severity"] == "error":

@@ -38,7 +38,7 @@ def test_a_class_of_tests(pytester: pytest.Pytester) -> None:
     pytester.makeconftest('pytest_plugins = ["ctr_pipeline.gradients.testing"]')
     pytester.makepyfile(USER_TESTS.replace("FACTOR", "1"))
     result = pytester.runpytest_subprocess("-rs", "--update-golden-losses", "-p", "no:xdist", "-p", "no:cacheprovider")
-    result.assert_outcomes(passed=13, skipped=3)
+    result.assert_outcomes(passed=14, skipped=3)
     result.stdout.fnmatch_lines(["*the setup has no `without_labels`*", "*the setup has no `clip`*"])
     assert (pytester.path / "golden.json").is_file()
     pytester.makepyfile(USER_TESTS.replace("FACTOR", "-1"))

@@ -16,12 +16,16 @@ from ctr_pipeline.training.drilling import run_drill, write_tarball
 from ctr_pipeline.training.drilling.scored_drill import places
 
 STOPPED_BY = {
+    "absent_at_scoring": "known_values",
     "accum_nodiv": "loss_oracle",
     "amp_no_scaling": "first_gradient",
     "amp_no_unscale": "first_gradient",
     "bad_init_const": "differing_units",
+    "betas_exchanged": "optimizer_settings",
     "clip_per_param": "first_gradient",
     "dead_relu": "live_units",
+    "decay_of_layers": "decay_strength",
+    "epsilon_one": "optimizer_epsilon",
     "fp16_embedding": "parameter_types",
     "frozen_tower": "optimizer_coverage",
     "hash_clip": "id_concentration",
@@ -36,15 +40,23 @@ STOPPED_BY = {
     "mask_empty": "empty_mask",
     "mask_inverted": "funnel",
     "missing_zero_grad": "gradients_reset",
-    "new_embedding_huge": "table_scale",
+    "mostly_unknown": "known_values",
     "nan_feature_at_step": "missing_values",
+    "new_embedding_huge": "table_scale",
     "noisy_leak": "feature_leak",
+    "open_window": "outcome_rates",
+    "other_statistics": "standardisation",
     "padding_row_trained": "padding_rows",
+    "penalty_of_rows": "decay_strength",
+    "price_in_cents": "standardisation",
     "refactor_incident": "table_scale",
     "row_shift": "row_shift",
+    "rows_in_order": "batch_composition",
+    "schedule_stuck": "learning_rate",
     "stale_batch": "repeated_batch",
     "stale_optimizer": "optimizer_coverage",
     "task_weight_huge": "task_balance",
+    "temperature": "logit_scale",
     "unnormalised_feature": "feature_scale",
     "wrong_offsets": "own_rows",
 }
@@ -55,7 +67,7 @@ def test_silent_faults_are_stopped_within_the_first_steps(name: str, tmp_path: P
     drill = run_drill(fault_named(name), 2, tmp_path)
     assert drill.found_by == STOPPED_BY[name]
     assert drill.stopped
-    latest = {"id_out_of_range": 179, "nan_feature_at_step": 80}.get(name, 2)
+    latest = {"id_out_of_range": 179, "nan_feature_at_step": 80, "schedule_stuck": 48}.get(name, 2)
     assert drill.found_at is not None
     assert drill.found_at <= latest
     if right := fault_named(name).located:
@@ -127,7 +139,7 @@ def test_right_names_are_causes_or_the_name_of_a_fault_that_no_cause_explains() 
 
 def test_a_fault_of_the_other_rows_leaves_the_training_rows(tmp_path: Path) -> None:
     healthy, skewed = (
-        run_drill(replace(fault, training={"epochs": 1}), 1, tmp_path / fault.name)
+        run_drill(replace(fault, training={"epochs": 1}), 1, tmp_path / fault.name, contracts=False)
         for fault in (BENIGN[0], fault_named("absent_at_scoring"))
     )
     assert skewed.metrics[:60] == healthy.metrics[:60]
