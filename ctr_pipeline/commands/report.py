@@ -68,6 +68,7 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
             "sha256": result.get("model_sha256"),
             "folder": str(retrain.training),
             "best_epoch": result.get("best_epoch"),
+            "branches": result.get("branches", []),
             "training": {key: result.get(key) for key in ("status", "steps", "seconds", "rows_per_second", "device")},
             "version": release.get("version"),
             "promoted": release.get("promoted", False),

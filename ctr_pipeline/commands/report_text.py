@@ -1,5 +1,6 @@
 """The report of a pipeline run as a person reads it."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -69,6 +70,7 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     model, mlflow = report["model"], report["mlflow"]
     outcome = "champion" if model["promoted"] else "not promoted"
     _print_failure(report, console)
+    _print_branches(model.get("branches", []), console)
     named = f"Model version {model['version']} ({outcome})" if model["version"] else "Nothing was promoted"
     console.print(f"{named}: {' '.join(model['reasons'])}", markup=False, highlight=False, soft_wrap=True)
     if mlflow:
@@ -189,6 +191,20 @@ def _print_failure(report: dict[str, Any], console: Console) -> None:
     if failure := report.get("training_failure"):
         console.print("[red bold]The training failed[/]", highlight=False)
         console.print(failure_text(failure), markup=False, highlight=False, soft_wrap=True)
+
+
+def _print_branches(branches: Sequence[Mapping[str, Any]], console: Console) -> None:
+    """The validation of each branch by itself."""
+    if not branches:
+        return
+    tasks = [name.removeprefix("ne_") for name in branches[0] if name.startswith("ne_")]
+    table = Table("branch", *tasks, "stopped", title="Normalised entropy of each branch, validation")
+    for branch in branches:
+        values = [branch[f"ne_{task}"] for task in tasks]
+        epoch = branch["stopped_after_epoch"]
+        stopped = "" if epoch is None else f"after epoch {epoch + 1}"
+        table.add_row(branch["name"], *("" if value is None else f"{value:.4f}" for value in values), stopped)
+    console.print(table)
 
 
 def _interval(value: Any) -> str:

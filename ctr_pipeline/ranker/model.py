@@ -10,6 +10,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from ctr_pipeline.features.layout import Layout
+from ctr_pipeline.ranker.branches import (
+    BranchTowers,
+    FusedOutputs,
+    branch_names,
+    branch_parts,
+    named_interactions,
+)
 from ctr_pipeline.ranker.embeddings import Embeddings, FusedTable
 from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.frequency import FrequencyEncoder
@@ -29,6 +36,7 @@ from ctr_pipeline.ranker.position import PositionEffect, build_position_effect
 from ctr_pipeline.ranker.sequence.event_columns import Sequences, read_again
 from ctr_pipeline.ranker.shapes import InputShape, RankerInputs, check_shape, group_by_width
 from ctr_pipeline.ranker.tower import Tower
+from ctr_pipeline.spec.branches import Fusion
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.position import AdditivePosition, Examination
 
@@ -98,10 +106,11 @@ class Ranker(nn.Module):
         self.shape = InputShape(numbers, group_by_width(layout.ids), (flags.start, flags.stop))
         if not self.shape.numbers and not self.shape.groups:
             raise RankerError("the layout has neither numeric nor id columns: declare at least one feature")
-        self.tower = Tower(self.shape.numbers, self.shape.embedded_width, model)
+        towers = BranchTowers if model.branches else Tower
+        self.tower: Tower | BranchTowers = towers(self.shape.numbers, self.shape.embedded_width, model)
+        self.branches = branch_names(model.branches)
         interactions: dict[str, nn.Module] = {}
-        for place, section in enumerate(model.interactions):
-            name = f"{section.kind}_{place}"
+        for name, section in named_interactions(model):
             # Interactions draw their own weights, from torch's generator.
             torch.manual_seed(part_seed(seed, name))
             interactions[name] = build_interaction(with_dropout(section, model.dropout), self.shape)
@@ -119,7 +128,14 @@ class Ranker(nn.Module):
         self.stopped: tuple[bool, ...] = ()
         # None, not a module that hands on what it reads: a model whose tasks share all hidden units stays what it was.
         self.multi_task = self._build_heads(width, layout, model, seed)
-        if self.multi_task is None:
+        self.head: nn.Linear
+        if self.branches:
+            widths, owners = branch_parts(
+                model, self.tower, list(self.out_widths.values()), width - self.tower.out_width - sum(self.out_widths.values())
+            )
+            tasks, fusion = len(layout.tasks), model.fusion or Fusion()
+            self.head = FusedOutputs(widths, owners, len(self.branches), tasks, fusion)
+        elif self.multi_task is None:
             self.head = nn.Linear(width, len(layout.tasks))
         else:
             self.head = TaskOutputs(self.multi_task.out_width, len(layout.tasks))
@@ -141,13 +157,13 @@ class Ranker(nn.Module):
         for table in self.embeddings.tables.values():
             assert isinstance(table, FusedTable)
             initialise_table(table, layout.ids, seed)
-        linears = self.tower.linears
-        for place, linear in enumerate(linears):
-            initialise_hidden(linear, seed, f"hidden layer {place}")
+        for name, linear in self.tower.named_linears:
+            initialise_hidden(linear, seed, name)
         initialise_head(self.head, seed)
         # So an input that says "missing", where no training row said so, has no influence when a served row does.
-        first = linears[:1] or (self.multi_task.readers if self.multi_task is not None else []) or [self.head]
-        for linear in first:
+        first = self.tower.firsts or (self.multi_task.readers if self.multi_task is not None else []) or [self.head]
+        # The heads of branches read the inputs through modules alone, which leave those columns out.
+        for linear in () if self.branches and not self.tower.firsts else first:
             without_influence(linear.weight, self.numeric.flags)
 
     def encode(self, numeric: Tensor, ids: Tensor, position: Tensor | None = None) -> RankerInputs:
@@ -192,7 +208,8 @@ class Ranker(nn.Module):
         Raises:
             RankerError: the output of an interaction or of a sequence is not [B, out_width].
         """
-        parts = [self.tower(inputs.numbers, inputs.embedded)]
+        # Of branches, none may have hidden layers; without branches the inputs themselves pass where there are none.
+        parts = [self.tower(inputs.numbers, inputs.embedded)] if self.tower.out_width else []
         rows = inputs.numbers.shape[0]
         for name, interaction in self.interactions.items():
             output = interaction(inputs.numbers, inputs.fields)
@@ -206,7 +223,16 @@ class Ranker(nn.Module):
 
     def score(self, hidden: Tensor, inputs: RankerInputs) -> Tensor:
         """Entire-space logits [B, T] from :meth:`hidden`, the wide part's logits and the position."""
-        conditional: Tensor = self.head(hidden) + inputs.wide
+        return self._entire_space(self.head(hidden), inputs)
+
+    def branch_logits(self, hidden: Tensor, inputs: RankerInputs) -> list[Tensor]:
+        """Entire-space logits [B, T] of each branch by itself; the wide part and the position are those of all of them."""
+        if not isinstance(self.head, FusedOutputs):
+            return []
+        return [self._entire_space(own, inputs) for own in self.head.own(hidden).unbind(dim=1)]
+
+    def _entire_space(self, of_heads: Tensor, inputs: RankerInputs) -> Tensor:
+        conditional: Tensor = of_heads + inputs.wide
         if self.position is not None:
             conditional = self.position(conditional, inputs.ids, inputs.position)
         return chain_logits(conditional, self.parents, self.stopped) if self.chained else conditional

@@ -1,5 +1,7 @@
 """The hidden layers."""
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -142,6 +144,17 @@ class Tower(nn.ModuleList):
     def linears(self) -> list[nn.Linear]:
         """The linear layers, the first first."""
         return [layer.linear for layer in self if isinstance(layer, HiddenLayer)]
+
+    @property
+    def firsts(self) -> list[nn.Linear]:
+        """The one that reads the inputs; none where there is no layer."""
+        return self.linears[:1]
+
+    @property
+    def named_linears(self) -> Iterator[tuple[str, nn.Linear]]:
+        """The linear layers by the names of their initial weights."""
+        for place, linear in enumerate(self.linears):
+            yield f"hidden layer {place}", linear
 
     def forward(self, numbers: Tensor, embedded: Tensor) -> Tensor:
         """[B, out_width] of [B, numbers] and [B, embedded]; both side by side where there is no layer."""

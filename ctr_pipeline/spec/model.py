@@ -1,9 +1,10 @@
 """What the ranker is made of."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from ctr_pipeline.spec.branches import Branch, Fusion
 from ctr_pipeline.spec.fields import Section, added_field
 from ctr_pipeline.spec.heads import AnyHead
 from ctr_pipeline.spec.interactions import AnyInteraction
@@ -44,6 +45,12 @@ class Model(Section):
     sequences: list[AnySequence] = added_field(
         [], "Modules that read a key's last events beside the candidate; the heads read their outputs too."
     )
+    branches: list[Branch] = added_field(
+        [], "Models on the same embeddings and numbers, each with heads of its own, whose logits are fused."
+    )
+    fusion: Fusion | None = added_field(
+        None, "How the logits of the branches become one; their mean when absent. Only with `branches`."
+    )
     position: AnyPosition | None = added_field(
         None,
         "What the position of an impression does; `additive` where `impression.position` is named, and else `none`.",
@@ -56,3 +63,26 @@ class Model(Section):
         None,
         "What the tasks share above the hidden layers; `shared_bottom` when absent: all heads read the same units.",
     )
+
+    @model_validator(mode="after")
+    def _branches_stand_alone(self) -> Self:
+        if not self.branches:
+            if self.fusion is not None:
+                raise ValueError("`fusion` needs `branches`: declare at least two, or remove it")
+            return self
+        names = [branch.name for branch in self.branches]
+        if len(names) < 2:
+            raise ValueError("`branches`: one alone is no ensemble; declare another, or move its parts into `model`")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"`branches`: {', '.join(twice)} is there twice; give each a name of its own")
+        if empty := [
+            branch.name for branch in self.branches if not (branch.hidden or branch.interactions or self.hidden)
+        ]:
+            raise ValueError(f"branch {empty[0]!r} has no interactions, and `hidden` is empty: give it one of them")
+        if self.interactions:
+            raise ValueError("`interactions` beside `branches`: move them into the branch that they are to be part of")
+        if self.multi_task is not None:
+            raise ValueError(
+                "`multi_task` beside `branches`: each branch has its own heads already; choose one of both"
+            )
+        return self

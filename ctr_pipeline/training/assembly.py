@@ -98,7 +98,7 @@ def build_state(
         precision=Precision(settings.precision, group.device),
         group=group,
         monitor=GradientMonitor(
-            model, settings.log_every, detectors, settings.steps_between_details, hidden=bool(job.model.hidden)
+            model, settings.log_every, detectors, settings.steps_between_details, hidden=bool(model.tower.linears)
         ),
         last_good=LastGood(named, optimizers),
         clip_norm=settings.clip_norm,

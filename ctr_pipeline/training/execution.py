@@ -13,6 +13,7 @@ from ctr_pipeline.datasets.packed import REFIT
 from ctr_pipeline.gradients.triage.verdict import triage_finding
 from ctr_pipeline.losses import LossError
 from ctr_pipeline.ranker import RankerError, layout_hash
+from ctr_pipeline.training.branch_stops import branch_content, stopped_by_epoch
 from ctr_pipeline.training.callbacks import Callback
 from ctr_pipeline.training.dataloader import Shard
 from ctr_pipeline.training.distributed import ProcessGroup
@@ -105,6 +106,10 @@ def _execute(job: TrainingJob, resume: bool, process: ProcessContext, result: di
             if mlflow.warning is not None:
                 result["warnings"].append(mlflow.warning)
     result |= {"status": "finished", **result_content(*fits)}
+    if job.model.branches:
+        names = [branch.name for branch in job.model.branches]
+        chosen = RunFiles.of(job.output).validation, names, dataset.layout.tasks, fits[0].best_epoch
+        result["branches"] = branch_content(*chosen)
     if group.is_first:
         # Of several processes the others wait for this one: what is built once more would keep them waiting.
         found, problem = own_triage(job, dataset.layout, fits[0].health, build=group.is_single)
@@ -145,7 +150,10 @@ def _fit(
     epochs = chosen.best_epoch + 1
     for callback in callbacks:
         callback.on_refit(epochs)
-    trainer = Trainer(job, dataset, plan, group, process.clock, process.cancelled, callbacks, second, REFIT, epochs)
+    stops = stopped_by_epoch(first.validation)
+    trainer = Trainer(
+        job, dataset, plan, group, process.clock, process.cancelled, callbacks, second, REFIT, epochs, stops
+    )
     return chosen, trainer.run(resume)
 
 

@@ -1,7 +1,7 @@
 """The training loop: epochs of steps (:mod:`ctr_pipeline.training.step`), validation, checkpoints, and what is written."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NoReturn
 
@@ -17,8 +17,10 @@ from ctr_pipeline.gradients.triage.left_behind import read_json_lines
 from ctr_pipeline.losses.balances import needs_rates
 from ctr_pipeline.losses.label_smoothing import base_rates
 from ctr_pipeline.ranker import layout_hash, load_ranker, save_ranker
+from ctr_pipeline.spec.branches import Fusion
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.assembly import build_objectives, build_state
+from ctr_pipeline.training.branch_stops import BranchStops
 from ctr_pipeline.training.callbacks import Callback, JsonLines
 from ctr_pipeline.training.checkpoint import (
     CheckpointSchedule,
@@ -35,7 +37,7 @@ from ctr_pipeline.training.lr_schedule import learning_rate_factor
 from ctr_pipeline.training.plan import TrainingPlan
 from ctr_pipeline.training.preflight import Preflight
 from ctr_pipeline.training.run_files import RunFiles
-from ctr_pipeline.training.scoring import validate, write_position_effect, write_scores
+from ctr_pipeline.training.scoring import validate, validate_branches, write_position_effect, write_scores
 from ctr_pipeline.training.step import StepPosition, TakenStep, take_step, update
 from ctr_pipeline.training.step_bundle import own_part, step_content
 from ctr_pipeline.training.stopping import Cancelled, Stopped, first_cause, with_leading_finding
@@ -59,6 +61,7 @@ class Trainer:
         files: What it writes; ``RunFiles.of(job.output)`` when absent.
         split: Part of the dataset to learn from. ``refit`` is learnt without validation.
         stop_after: Epochs that are learnt, of those of the plan that the learning rate follows; all when absent.
+        stopped_branches: By epoch the branches that stop after it, where there is no validation to tell.
     """
 
     def __init__(
@@ -73,6 +76,7 @@ class Trainer:
         files: RunFiles | None = None,
         split: str = "train",
         stop_after: int | None = None,
+        stopped_branches: Mapping[int, Sequence[str]] | None = None,
     ) -> None:
         self.job, self.dataset, self.plan, self.group = job, dataset, plan, group
         self._clock, self._cancelled, self._callbacks = clock, cancelled, callbacks
@@ -93,6 +97,8 @@ class Trainer:
         self.model, self.optimizers = self.state.model, self.state.optimizers
         self.model.learn_counts(train.ids)
         self.precision, self.monitor = self.state.precision, self.state.monitor
+        fusion = job.model.fusion or Fusion()
+        self._branches = BranchStops(model=self.model, fusion=fusion, given=stopped_branches or {})
         if job.health_limits is not None:
             self.monitor.calibrate(job.health_limits.limits, job.health_limits.runs)
         if split == "train" and job.last_good_steps is not None:
@@ -240,6 +246,7 @@ class Trainer:
             self.best_epoch = self.epoch
             if self.epoch + 1 == self._epochs:
                 self._save_model()
+            self._branches.after(self.epoch)
         else:
             self._validate_epoch(self._validation, validation_file)
         self.epoch, self.batch = self.epoch + 1, 0
@@ -255,11 +262,14 @@ class Trainer:
         if score < self.best_validation or not known or self.best_epoch < 0:
             self.best_epoch, self.best_validation = self.epoch, score
             self._save_model()
+        branches = validate_branches(self.model, self.objectives, split, self.group, self._check)
+        of_branches = self._branches.validated(branches)
         if self.group.is_first:
             metrics: dict[str, Any] = {"epoch": self.epoch, "steps": self.step}
             metrics["ne"] = score if known else None
             for task, loss, entropy in zip(self.dataset.layout.tasks, losses, entropies, strict=True):
                 metrics |= {f"log_loss_{task}": loss, f"ne_{task}": entropy}
+            metrics |= of_branches
             metrics["best_epoch"] = self.best_epoch
             if validation_file is not None:
                 validation_file.write(metrics)

@@ -21,12 +21,18 @@ ROWS = 16384
 
 
 def _scored(
-    model: Ranker, split: PackedSplit, group: ProcessGroup, check: Callable[[], None], at_position: Sequence[bool]
+    model: Ranker,
+    split: PackedSplit,
+    group: ProcessGroup,
+    check: Callable[[], None],
+    at_position: Sequence[bool],
+    *,
+    branches: bool = False,
 ) -> Iterator[tuple[NDArray[np.int64], list[Tensor], Tensor]]:
     """Row numbers, logits and labels of this process's share of ``split``, in float32 and evaluation mode.
 
     ``at_position``: for each of the logits whether they are with the logged position; else as the model is served, where
-    it is unknown.
+    it is unknown. With ``branches`` the logits are those of each branch by itself, with the logged position.
     """
     first, end = group.shard.interval(len(split))
     was_training = model.training
@@ -39,6 +45,9 @@ def _scored(
             with torch.no_grad():
                 inputs = model.encode(batch.numeric, batch.ids)
                 hidden = model.hidden(inputs)
+                if branches:
+                    yield rows, model.branch_logits(hidden, replace(inputs, position=batch.position)), batch.labels
+                    continue
                 positions = (batch.position if logged else None for logged in at_position)
                 yield rows, [model.score(hidden, replace(inputs, position=at)) for at in positions], batch.labels
     finally:
@@ -68,6 +77,25 @@ def validate(
         sums = [total + part for total, part in zip(sums, objectives.validation_sums(logits, labels), strict=True)]
     metrics = objectives.validation_metrics([group.sum(total) for total in sums])
     return [loss for loss, _ in metrics], [relative for _, relative in metrics]
+
+
+def validate_branches(
+    model: Ranker, objectives: TaskObjectives, split: PackedSplit, group: ProcessGroup, check: Callable[[], None]
+) -> list[list[float | None]]:
+    """The normalised entropy of each task by each branch alone, with the logged position, as :func:`validate` has it.
+
+    Returns:
+        [K][T], empty for a model without branches.
+    """
+    empty = torch.zeros((0, len(model.tasks)), device=group.device)
+    sums = [objectives.validation_sums(empty, empty.to(torch.int8)) for _ in model.branches]
+    for _, found, labels in _scored(model, split, group, check, [], branches=True) if model.branches else ():
+        sums = [
+            [total + part for total, part in zip(own, objectives.validation_sums(logits, labels), strict=True)]
+            for own, logits in zip(sums, found, strict=True)
+        ]
+    metrics = [objectives.validation_metrics([group.sum(total) for total in own]) for own in sums]
+    return [[relative for _, relative in own] for own in metrics]
 
 
 def write_scores(

@@ -110,3 +110,19 @@ def test_what_is_no_report_of_a_known_format_is_refused(old_root: Path, content:
     file.write_text(json.dumps(content))
     with pytest.raises(ReportError, match=r"not a report of `ctr run` in format 1 to 2"):
         find_report(str(file) if named == "file" else "2026-03-09", old_root)
+
+
+def test_branches_are_printed_with_their_entropies() -> None:
+    branches = [
+        {"name": "deep", "ne": 0.81, "ne_buy": 0.81, "stopped_after_epoch": None},
+        {"name": "crossed", "ne": None, "ne_buy": None, "stopped_after_epoch": 0},
+    ]
+    console = Console(record=True, width=160)
+    print_report(NEW | {"model": NEW["model"] | {"branches": branches}}, console)
+    lines = [
+        line.split("│")[1:-1] for line in console.export_text().splitlines() if "deep" in line or "crossed" in line
+    ]
+    assert [[cell.strip() for cell in line] for line in lines] == [
+        ["deep", "0.8100", ""],
+        ["crossed", "", "after epoch 1"],
+    ]

@@ -12,6 +12,7 @@ from pydantic.fields import FieldInfo
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.spec.attribute import Attribute
 from ctr_pipeline.spec.balancing import DwaBalance, GradientBalance, StaticBalance, UncertaintyBalance
+from ctr_pipeline.spec.branches import Branch, Fusion
 from ctr_pipeline.spec.calibration import Beta, CrossValidated, Identity, Isotonic, Platt
 from ctr_pipeline.spec.cold_start import ColdStart
 from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear, Standard
@@ -134,6 +135,8 @@ HEADINGS: dict[type[BaseModel], str] = {
     },
     **dict.fromkeys((TargetAttention, Transformer), "model.sequences[]"),
     **dict.fromkeys((SharedBottom, TaskTowers, Mmoe, Ple, Aitm), "model.multi_task"),
+    Branch: "model.branches[]",
+    Fusion: "model.fusion",
     Training: "training",
     **dict.fromkeys((StaticBalance, UncertaintyBalance, DwaBalance, GradientBalance), "training.balance"),
     **dict.fromkeys((CrossValidated, Identity, Platt, Beta, Isotonic), "calibration"),
