@@ -97,9 +97,7 @@ class FusedOutputs(nn.Linear):
     taught: Tensor
     owner_of: Tensor
 
-    def __init__(
-        self, widths: Sequence[int], owners: Sequence[int], branches: int, tasks: int, fusion: Fusion
-    ) -> None:
+    def __init__(self, widths: Sequence[int], owners: Sequence[int], branches: int, tasks: int, fusion: Fusion) -> None:
         super().__init__(sum(widths), tasks)
         self.widths, self.owners, self.branches = list(widths), list(owners), branches
         self.kind: Literal["average", "gated", "logistic"] = fusion.kind

@@ -131,7 +131,10 @@ class Ranker(nn.Module):
         self.head: nn.Linear
         if self.branches:
             widths, owners = branch_parts(
-                model, self.tower, list(self.out_widths.values()), width - self.tower.out_width - sum(self.out_widths.values())
+                model,
+                self.tower,
+                list(self.out_widths.values()),
+                width - self.tower.out_width - sum(self.out_widths.values()),
             )
             tasks, fusion = len(layout.tasks), model.fusion or Fusion()
             self.head = FusedOutputs(widths, owners, len(self.branches), tasks, fusion)
