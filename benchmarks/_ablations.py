@@ -1,13 +1,22 @@
 """Changed specs for ranking.py: each part of the product turned off, or on where the spec has it off."""
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from ctr_pipeline.spec import SpecError, parse_spec
+
+
+def _without_events(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [feature for feature in history if "events" not in feature]
+
+
+def _without_lists(history: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    return [feature for feature in _without_events(history) if feature["kind"] != "top"]
+
 
 ABLATIONS: dict[str, dict[str, Any]] = {
     "one maturity for all tasks": {"split.maturity": "longest"},
@@ -24,8 +33,11 @@ ABLATIONS: dict[str, dict[str, Any]] = {
     "open labels, fsiw": {"tasks.*.objective": {"kind": "binary", "loss": "fsiw"}},
     "calibration by Platt without prior": {"calibration": {"kind": "platt", "prior": 0}},
     "no calibration": {"calibration": "identity"},
+    "no sequence": {"model.sequences": [], "features.history": _without_events},
+    "no sequence, nothing listed": {"model.sequences": [], "features.history": _without_lists},
+    "transformer": {"model.sequences": ["transformer"]},
 }
-"""Parts of the product, each with the values at dotted paths of the spec that turn it off or on."""
+"""Parts of the product, each with the values at dotted paths of the spec that turn it off or on, or a function of the value."""
 
 
 def overridden(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -46,7 +58,7 @@ def overridden(content: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[s
                     place[section] = {}
             places = [place[section] for place in places]
         for place in places:
-            place[last] = copy.deepcopy(value)
+            place[last] = value(place.get(last, [])) if callable(value) else copy.deepcopy(value)
     return changed
 
 

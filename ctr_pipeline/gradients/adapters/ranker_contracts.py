@@ -237,13 +237,15 @@ def profile(rows: PackedSplit, layout: Layout, reference: PackedSplit | None = N
         for chosen in (spread, np.arange(middle, min(count, middle + CONSECUTIVE_ROWS)))
     )
     found = [] if reference is None else _beside(rows, spread, reference, layout)
-    columns = [np.take(rows.ids[:, place], spread, axis=0).ravel() for place in layout.id_places]
+    # A list that shares the vocabulary of another feature has an order of its own.
+    own = [(c, place) for c, place in zip(layout.ids, layout.id_places, strict=True) if c.table is None]
+    columns = [np.take(rows.ids[:, place], spread, axis=0).ravel() for _, place in own]
     return [
         scale_outcome(sample),
         id_outcome(
             columns,
-            [column.name for column in layout.ids],
-            [column.rows for column in layout.ids],
+            [column.name for column, _ in own],
+            [column.rows for column, _ in own],
             FIRST_VOCABULARY_ROW,
         ),
         single_feature_outcome(sample),

@@ -24,7 +24,7 @@ class AgeEncoder(nn.Module):
 
     def __init__(self, width: int) -> None:
         super().__init__()
-        self.vectors = nn.Parameter(torch.zeros(_AGES, width))
+        self.vectors = small_vectors(_AGES, width)
 
     def forward(self, ages: Tensor) -> Tensor:
         """[G, L, width] of ages [G, L] in seconds."""
@@ -48,7 +48,7 @@ class EventEncoder(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(shape.width)
         self.project = nn.Linear(shape.width, width)
-        self.kinds = nn.Parameter(torch.zeros(shape.kinds, width)) if shape.kinds > 1 else None
+        self.kinds = small_vectors(shape.kinds, width) if shape.kinds > 1 else None
         self.ages = AgeEncoder(width)
 
     def forward(self, events: Events) -> Tensor:
@@ -75,6 +75,11 @@ class RecencyWeights(nn.Module):
         """[G, H, L] logits; the lowest finite number of single precision after the end of a list."""
         logits = -self.exponent.view(1, -1, 1) * log_hours(events.ages).unsqueeze(1)
         return logits.masked_fill(~events.there.unsqueeze(1), torch.finfo(torch.float32).min)
+
+
+def small_vectors(count: int, width: int) -> nn.Parameter:
+    """[count, width] vectors that are short beside a normalised one, and not zeros: what they stand for is not ignored."""
+    return nn.Parameter(torch.randn(count, width) * 0.02)
 
 
 def attend(logits: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ctr_pipeline.ranker.sequence.event_encoding import EventEncoder, RecencyWeights, attend
+from ctr_pipeline.ranker.sequence.event_encoding import EventEncoder, RecencyWeights, attend, small_vectors
 from ctr_pipeline.ranker.shapes import Events, EventShape, check_shape
 from ctr_pipeline.spec.sequence_modules import Transformer
 
@@ -57,7 +57,7 @@ class EventTransformer(nn.Module):
         super().__init__()
         self.shape, self.heads, self.out_width = shape, section.heads, section.width
         self.encoder = EventEncoder(shape, section.dim)
-        self.places = nn.Parameter(torch.zeros(shape.length, section.dim))
+        self.places = small_vectors(shape.length, section.dim)
         self.layers = nn.ModuleList(EventLayer(section.dim, section.heads) for _ in range(section.layers))
         self.norm = nn.LayerNorm(section.dim)
         self.read = nn.Linear(section.dim, 2 * section.dim)
