@@ -16,7 +16,7 @@ from ctr_pipeline.gradients.triage.feature_rules import feature_clues
 from ctr_pipeline.gradients.triage.label_rules import label_clues, weight_clues
 from ctr_pipeline.gradients.triage.loss_rules import loss_clues, task_weight_clues
 from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_clues, model_clues, setting_clues
-from ctr_pipeline.gradients.triage.row_sample import first_rows, last_rows, neighbouring_rows, spread_rows
+from ctr_pipeline.gradients.triage.row_sample import late_rows, neighbouring_rows, spread_rows
 from ctr_pipeline.spec.balancing import StaticBalance
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.assembly import build_objectives
@@ -92,9 +92,8 @@ def row_clues(trainer: Trainer) -> Iterator[Clue]:
     if len(trusted) < 500:
         return
     reference = spread_rows(trusted, layout)
-    last = last_rows(train, layout)
-    yield from feature_clues(last, first_rows(trusted, layout))
-    yield from label_clues(sample, neighbouring_rows(train, layout), reference, last)
+    yield from feature_clues(sample, reference)
+    yield from label_clues(sample, neighbouring_rows(train, layout), reference, late_rows(train, layout))
 
 
 def _repeated_rows(trainer: Trainer) -> Iterator[Clue]:

@@ -23,7 +23,7 @@ from ctr_pipeline.gradients.adapters.rehearsal import (
     padding_rows,
     rehearse,
 )
-from ctr_pipeline.gradients.adapters.row_samples import neighbours, paired_samples, sample_rows
+from ctr_pipeline.gradients.adapters.row_samples import paired_samples, sample_rows, spread_places
 from ctr_pipeline.gradients.contracts.feature_profile import (
     funnel_outcome,
     row_shift_outcome,
@@ -59,6 +59,9 @@ from ctr_pipeline.gradients.core.step_view import StepRecord
 
 SAMPLED_ROWS = 20_000
 CONSECUTIVE_ROWS = 10_000
+LATE = 0.1
+"""Last share of the training rows that is compared with the validation where the whole may differ by its age."""
+
 INDEPENDENT_ROWS = 256
 """Rows of the batch whose independence of each other is looked at."""
 
@@ -263,7 +266,8 @@ def profile(rows: PackedSplit, layout: Layout, reference: PackedSplit | None = N
 def _beside(rows: PackedSplit, spread: NDArray[np.int64], reference: PackedSplit, layout: Layout) -> list[Outcome]:
     """What the training rows are beside those of the validation."""
     names = [column.name for column in layout.numeric], [column.name for column in layout.ids]
-    last, first = neighbours(rows, SAMPLED_ROWS, last=True), neighbours(reference, SAMPLED_ROWS, last=False)
+    # Not neighbours: of many rows a day they would be of different hours.
+    late, all_of_them = spread_places(rows, SAMPLED_ROWS, LATE), spread_places(reference, SAMPLED_ROWS)
     places = [place.start for place in layout.id_places]
     labels = np.take(rows.labels, spread, axis=0)
     if rows.elapsed is not None:
@@ -272,7 +276,7 @@ def _beside(rows: PackedSplit, spread: NDArray[np.int64], reference: PackedSplit
     return [
         *reference_outcomes(paired_samples(rows, reference, layout)),
         known_values_outcome(
-            names, (rows.numeric[last], rows.ids[last][:, places]), (reference.numeric[first], reference.ids[first][:, places])
+            names, *((np.take(split.numeric, at, axis=0), np.take(split.ids, at, axis=0)[:, places]) for split, at in ((rows, late), (reference, all_of_them)))
         ),
         outcome_rates_outcome(labels, np.take(rows.ts, spread), np.asarray(reference.labels), layout.tasks),
     ]  # fmt: skip

@@ -36,9 +36,10 @@ def sample_rows(rows: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) ->
     )
 
 
-def neighbours(rows: PackedSplit, most: int, *, last: bool) -> slice:
-    """At most ``most`` neighbouring rows, the last ones or the first ones."""
-    return slice(max(0, len(rows) - most), len(rows)) if last else slice(0, most)
+def spread_places(rows: PackedSplit, most: int, last: float = 1.0) -> NDArray[np.int64]:
+    """At most ``most`` places, evenly spread over the ``last`` share of the rows."""
+    start = int(len(rows) * (1 - last))
+    return np.unique(np.linspace(start, len(rows) - 1, min(len(rows) - start, most)).astype(np.int64))
 
 
 def paired_samples(

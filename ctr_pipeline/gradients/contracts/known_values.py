@@ -11,7 +11,7 @@ from ctr_pipeline.gradients.contracts.outcome import Outcome
 NAME = "known_values"
 
 HARD, SOFT = 0.4, 0.2
-"""Difference of the shares that is an error, and that is a warning. Of neighbouring rows of a log before and after a point of
+"""Difference of the shares that is an error, and that is a warning. Of rows of a log before and after a point of
 time they differ by some hundredths; a source that was added or lost, or keys of another spelling, moves nearly all rows."""
 
 LEAST_LOSS = 0.9
@@ -46,7 +46,7 @@ def known_values_outcome(
     Args:
         names: [D] names of the numbers and [F] of the ids.
         training: [N, D] raw numbers, NaN where missing, and [N, F] vocabulary rows, of the last training rows.
-        reference: The same of the first rows of the validation.
+        reference: The same of the validation.
     """
     if min(len(training[0]), len(reference[0])) < FEWEST:
         return Outcome(name=NAME, verdict="not_measured", message=f"below {FEWEST} rows in training or validation")
@@ -64,8 +64,8 @@ def known_values_outcome(
         else "the model would learn from what is not there when it is used: restore the feature, or leave it out"
     )
     message = (
-        f"feature {worst.feature} is {worst.what} in {worst.own:.0%} of the last training rows and in {worst.other:.0%} of the "
-        f"first rows of the validation: {why}"
+        f"feature {worst.feature} is {worst.what} in {worst.own:.0%} of the last training rows and in {worst.other:.0%} of "
+        f"those of the validation: {why}"
     )
     return Outcome(
         name=NAME, verdict="failed", message=message, measured=abs(worst.own - worst.other), limit=HARD if worst.hard else SOFT,

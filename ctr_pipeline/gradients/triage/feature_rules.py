@@ -22,7 +22,7 @@ def feature_clues(train: Rows, trusted: Rows) -> Iterator[Clue]:
     """Clues from each feature's distribution.
 
     Args:
-        train: Training rows, in the order of their time. Those just before the trusted ones, where there are enough.
+        train: Training rows, in the order of their time, evenly spread: what follows the day or the hour is then mixed.
         trusted: Rows of another part of the dataset.
     """
     # When a log begins, nothing is known of the past: what is made of it is compared where it is there.

@@ -31,7 +31,7 @@ def label_clues(train: Rows, neighbours: Rows, trusted: Rows, last: Rows | None 
         train: Training rows, evenly spread.
         neighbours: Training rows that stand side by side.
         trusted: Rows of another part of the dataset.
-        last: Training rows just before those; a feature that says nothing is of other rows only if it is so here too.
+        last: Of the last part of the training rows; a feature that says nothing is of other rows only if it is so here too.
     """
     yield from _rate_clues(train, trusted)
     found: list[Clue] = []

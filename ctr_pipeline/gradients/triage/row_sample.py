@@ -58,14 +58,12 @@ def neighbouring_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> R
     return _rows(split, layout, np.arange(start, min(len(split), start + most)))
 
 
-def last_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> Rows:
-    """At most ``most`` rows, the last ones."""
-    return _rows(split, layout, np.arange(max(0, len(split) - most), len(split)))
-
-
-def first_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> Rows:
-    """At most ``most`` rows, the first ones."""
-    return _rows(split, layout, np.arange(min(most, len(split))))
+def late_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> Rows:
+    """At most ``most`` rows, evenly spread over the last quarter."""
+    start = len(split) * 3 // 4
+    return _rows(
+        split, layout, np.unique(np.linspace(start, len(split) - 1, min(len(split) - start, most)).astype(np.int64))
+    )
 
 
 def _rows(split: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) -> Rows:
