@@ -140,6 +140,36 @@ def controls(
     print_comparisons(found, console())
 
 
+def ablate(
+    data_root: RootOption = Path("data/ads"),
+    day: Annotated[
+        str | None, typer.Option(help="Retrain whose model is looked at, YYYY-MM-DD; by default the newest.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Training seeds of each model.")] = 3,
+    without: Annotated[
+        list[str] | None, typer.Option(help="Part that is left out; repeat it. By default each one of the model's.")
+    ] = None,
+    json_out: JsonOption = None,
+) -> None:
+    """Train the model without each of its parts in turn, and show what each part is worth."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    from ctr_pipeline.commands.ablate import ablate as ablated
+    from ctr_pipeline.commands.ablate_text import print_ablation
+
+    if day is not None:
+        day_of(day, "--day")
+    columns = BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}")
+    with user_errors(), Progress(*columns, console=Console(stderr=True)) as bar:
+        shown = bar.add_task("", total=None)
+        found = ablated(
+            held(data_root), day, seeds=seeds, only=without or (),
+            progress=lambda done, of, what: bar.update(shown, completed=done, total=of, description=what),
+        )  # fmt: skip
+    write_json(found, json_out)
+    print_ablation(found, console())
+
+
 def reproduce(
     run: Annotated[str, typer.Argument(help="MLflow run id, day (YYYY-MM-DD) or `latest`.")],
     data_root: RootOption = Path("data/ads"),

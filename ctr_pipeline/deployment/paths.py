@@ -143,6 +143,11 @@ class RetrainPaths:
         return self.training / "controls.json"
 
     @property
+    def ablation(self) -> Path:
+        """The model beside itself without each of its parts, where `ctr ablate` was run."""
+        return self.training / "ablation.json"
+
+    @property
     def mlflow_run(self) -> Path:
         """Which MLflow run the training is."""
         return self.training / "run.json"

@@ -11,9 +11,10 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from ctr_pipeline.cli.app import app
-from ctr_pipeline.commands import controls
-from ctr_pipeline.commands.controls import ControlsError, ControlTraining, compare_tasks, control_job
+from ctr_pipeline.commands import further_trainings
+from ctr_pipeline.commands.controls import compare_tasks, control_job
 from ctr_pipeline.commands.controls_text import negative_transfer, print_comparisons
+from ctr_pipeline.commands.further_trainings import FurtherTraining, FurtherTrainingError
 from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.deployment.json_files import read_json, write_json
 from ctr_pipeline.deployment.paths import DataRoot
@@ -62,7 +63,7 @@ def in_this_process(monkeypatch: pytest.MonkeyPatch) -> None:
         entry._write_result(job.output, result)
         return SimpleNamespace(returncode=code, stderr="")
 
-    monkeypatch.setattr(controls.subprocess, "run", run)
+    monkeypatch.setattr(further_trainings.subprocess, "run", run)
     yield
     torch.use_deterministic_algorithms(False)
 
@@ -71,7 +72,7 @@ def test_controls_are_trained_once_and_compared(deployment: Any, in_this_process
     retrain = deployment.paths.retrain(DAY)
     job = TrainingJob.load(retrain.job)
     own = retrain.job.read_bytes()
-    controls._train(ControlTraining("the run", job.model_copy(update={"output": Path("own").resolve()})))
+    further_trainings.train(FurtherTraining("the run", job.model_copy(update={"output": Path("own").resolve()})))
     for name in ("result.json", "scores/calibration.npy", "scores/test.npy"):
         target = retrain.training / name
         target.parent.mkdir(exist_ok=True)
@@ -92,7 +93,9 @@ def test_controls_are_trained_once_and_compared(deployment: Any, in_this_process
     assert found["gradient_conflict"]["pairs"][0]["tasks"] == ["click", "cart"]
     assert read_json(retrain.training / "controls.json") == found
     kept = {path.relative_to(retrain.training / "controls") for path in (retrain.training / "controls").rglob("*.*")}
-    assert {str(path) for path in kept} == {f"{task}-1/{name}" for task in ("click", "cart") for name in controls.KEPT}
+    assert {str(path) for path in kept} == {
+        f"{task}-1/{name}" for task in ("click", "cart") for name in further_trainings.KEPT
+    }
     assert np.load(retrain.training / "controls" / "cart-1" / "scores" / "test.npy").shape[1] == 1
     assert retrain.job.read_bytes() == own
 
@@ -102,9 +105,9 @@ def test_controls_are_trained_once_and_compared(deployment: Any, in_this_process
     )
     assert len(lines) == 1
     changed = job.model_copy(update={"training": job.training.model_copy(update={"epochs": 2})})
-    assert not controls._is_done(
-        ControlTraining("x", control_job(changed, "cart", retrain.training.resolve() / "controls" / "cart-1", 1)),
-        retrain,
+    assert not further_trainings.is_done(
+        FurtherTraining("x", control_job(changed, "cart", retrain.training.resolve() / "controls" / "cart-1", 1)),
+        retrain.training.resolve(),
     )
 
 
@@ -116,12 +119,12 @@ def test_a_control_has_the_jobs_settings_and_one_task(deployment: Any) -> None:
 
 
 def test_what_cannot_be_compared_is_named(deployment: Any, tmp_path: Path) -> None:
-    with pytest.raises(ControlsError, match="'sale' is no task of 2026-01-02; its tasks are click, cart"):
+    with pytest.raises(FurtherTrainingError, match="'sale' is no task of 2026-01-02; its tasks are click, cart"):
         compare_tasks(deployment, None, tasks=["sale"])
-    with pytest.raises(ControlsError, match="no training of 2026-01-03 with its arrays"):
+    with pytest.raises(FurtherTrainingError, match="no training of 2026-01-03 with its arrays"):
         compare_tasks(deployment, "2026-01-03")
     empty = SimpleNamespace(paths=DataRoot(tmp_path / "empty"), data_root=tmp_path / "empty")
-    with pytest.raises(ControlsError, match="no training yet: run `ctr run` first"):
+    with pytest.raises(FurtherTrainingError, match="no training yet: run `ctr run` first"):
         compare_tasks(empty, None)
     done = CliRunner().invoke(app, ["controls", "--data-root", "data", "--also", "mmeo"])
     assert done.exit_code != 0
@@ -132,9 +135,9 @@ def test_a_training_that_fails_is_named(deployment: Any) -> None:
     job = TrainingJob.load(deployment.paths.retrain(DAY).job)
     broken = control_job(job, "cart", Path("broken").resolve(), 1).model_copy(update={"dataset": Path("/nowhere")})
     with pytest.raises(
-        ControlsError, match=r"training of control of cart with seed 1 did not finish: .*no packed dataset"
+        FurtherTrainingError, match=r"training of control of cart with seed 1 did not finish: .*no packed dataset"
     ):
-        controls._train(ControlTraining("control of cart", broken))
+        further_trainings.train(FurtherTraining("control of cart", broken))
 
 
 def comparison(task: str, low: float, high: float, verdict: str) -> dict[str, Any]:
