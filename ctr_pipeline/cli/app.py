@@ -28,6 +28,7 @@ app.command()(models.oracle)
 app.command()(drills.drill)
 spec_app.command("check")(specs.check)
 spec_app.command("modules")(specs.modules)
+spec_app.command("preset")(specs.preset)
 # Their names before.
 app.command("repeat", hidden=True)(models.reproduce)
 app.command("truth", hidden=True)(models.oracle)

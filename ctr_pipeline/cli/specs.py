@@ -56,3 +56,20 @@ def modules(
         typer.echo(json.dumps(modules_json(found), indent=1))
     else:
         print_modules(found, Console())
+
+
+def preset(name: Annotated[str | None, typer.Argument(help="Name of the preset; all when absent.")] = None) -> None:
+    """Print what `model: {preset: NAME}` stands for, as a section to copy into a spec and to change."""
+    import yaml
+
+    from ctr_pipeline.spec.presets import PRESETS
+
+    if name is not None and name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        raise typer.BadParameter(
+            f"{name!r} is no preset; there are {', '.join(PRESETS)}" + (f". Did you mean {near[0]!r}?" if near else "")
+        )
+    for found, (purpose, section) in PRESETS.items():
+        if name in (None, found):
+            typer.echo(f"# {found}: {purpose}")
+            typer.echo(yaml.safe_dump({"model": dict(section)}, sort_keys=False, default_flow_style=None).rstrip())

@@ -1,6 +1,7 @@
 """What the ranker is made of."""
 
-from typing import Annotated, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,12 +10,16 @@ from ctr_pipeline.spec.fields import Section, added_field
 from ctr_pipeline.spec.heads import AnyHead
 from ctr_pipeline.spec.interactions import AnyInteraction
 from ctr_pipeline.spec.position import AnyPosition
+from ctr_pipeline.spec.presets import expanded
 from ctr_pipeline.spec.sequence_modules import AnySequence
 
 
 class Model(Section):
     """The ranker: embeddings and numbers into a multi-layer perceptron, one head a task."""
 
+    preset: str | None = added_field(
+        None, "Name of a section to start from; a field that is given beside it takes the place of the preset's."
+    )
     embedding_dim: int = Field(default=16, gt=0, description="Width of the embeddings.")
     hidden: list[Annotated[int, Field(gt=0)]] = Field(default=[256, 128], description="Widths of the hidden layers.")
     # Not one of the fields that are left out of the dumped spec at their default: a model of a spec that does not name it
@@ -63,6 +68,11 @@ class Model(Section):
         None,
         "What the tasks share above the hidden layers; `shared_bottom` when absent: all heads read the same units.",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_preset(cls, value: Any) -> Any:
+        return expanded(value) if isinstance(value, Mapping) else value
 
     @model_validator(mode="after")
     def _branches_stand_alone(self) -> Self:

@@ -87,6 +87,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("quality.max_validation_ne", 0),
         ("quality.max_validation_ne", "greater than 0", "(found 0)"),
     ),
+    "an unknown preset": (
+        set_to("model", {"preset": "smal"}),
+        ("model: `preset` 'smal' is none; use one of small, ads, conversion, feed. Did you mean 'small'?",),
+    ),
     "a slice of nothing": (
         set_to("evaluation", {"slices": [{"feature": "campaign"}]}),
         (
