@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ctr_pipeline.ranker.initialisation import start_at_zero
 from ctr_pipeline.ranker.tower import Tower
 from ctr_pipeline.spec.branches import Branch, Fusion
 from ctr_pipeline.spec.interactions import InteractionSection
@@ -110,7 +111,7 @@ class FusedOutputs(nn.Linear):
         self.gate: nn.Linear | None = None
         if fusion.kind == "gated":
             self.gate = nn.Linear(self.in_features, self.branches)
-            nn.init.zeros_(self.gate.weight)
+            start_at_zero(self.gate)
             nn.init.zeros_(self.gate.bias)
         self.mixing = nn.Parameter(torch.ones(self.branches, tasks)) if fusion.kind == "logistic" else None
 

@@ -13,6 +13,8 @@ from ctr_pipeline.ranker.embeddings import FusedTable
 EMBEDDING_LENGTH = 0.04
 """Expected length of a new embedding whatever its width; small, so that rare rows start without influence."""
 
+_STARTS_AT_ZERO = "starts_at_zero"
+
 
 def part_seed(seed: int, part: str) -> int:
     """Seed of one part of a model."""
@@ -45,6 +47,17 @@ def initialise_head(linear: nn.Linear, seed: int) -> None:
     """
     nn.init.xavier_uniform_(linear.weight, gain=0.1, generator=_generator(seed, "heads"))
     nn.init.zeros_(linear.bias)
+
+
+def start_at_zero(linear: nn.Linear) -> None:
+    """Zeros for the weights of a layer that is meant to start so, such as a gate: :func:`starting_at_zero` knows it."""
+    nn.init.zeros_(linear.weight)
+    setattr(linear, _STARTS_AT_ZERO, True)
+
+
+def starting_at_zero(model: nn.Module) -> list[str]:
+    """Paths of the layers that are meant to start with zeros, and so are no mistake where they do."""
+    return [path for path, module in model.named_modules() if getattr(module, _STARTS_AT_ZERO, False)]
 
 
 def without_influence(weight: Tensor, columns: slice) -> None:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctr_pipeline.ranker.initialisation import start_at_zero
 from ctr_pipeline.spec.model import Model
 
 _SIXTEEN_BITS = 2**16
@@ -73,7 +74,7 @@ class HiddenGate(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.linear = nn.Linear(width, width)
-        nn.init.zeros_(self.linear.weight)
+        start_at_zero(self.linear)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, hidden: Tensor) -> Tensor:

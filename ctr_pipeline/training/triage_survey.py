@@ -17,6 +17,7 @@ from ctr_pipeline.gradients.triage.label_rules import label_clues, weight_clues
 from ctr_pipeline.gradients.triage.loss_rules import loss_clues, task_weight_clues
 from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_clues, model_clues, setting_clues
 from ctr_pipeline.gradients.triage.row_sample import late_rows, neighbouring_rows, spread_rows
+from ctr_pipeline.ranker.initialisation import starting_at_zero
 from ctr_pipeline.spec.balancing import StaticBalance
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.assembly import build_objectives
@@ -119,7 +120,9 @@ def static_clues(trainer: Trainer) -> Iterator[Clue]:
     yield from coverage_clues(model, trainer.optimizers)
     yield from setting_clues(trainer.optimizers)
     yield from model_clues(model)
-    yield from initial_clues(model, *initial_tables(model, layout), zeros=("wide", "position"))
+    yield from initial_clues(
+        model, *initial_tables(model, layout), zeros=("wide", "position", *starting_at_zero(model))
+    )
     chosen = np.unique(np.linspace(0, len(trainer.train) - 1, min(BATCH, len(trainer.train))).astype(np.int64))
     batch = to_device(gather(trainer.train, chosen), trainer.group.device)
     tasks = layout.tasks

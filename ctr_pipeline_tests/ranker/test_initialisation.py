@@ -4,9 +4,11 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from ctr_pipeline.features.layout import IdColumn, Layout
 from ctr_pipeline.ranker import Ranker, build_ranker
+from ctr_pipeline.ranker.initialisation import starting_at_zero
 from ctr_pipeline.spec.model import Model
 
 MODEL = Model(hidden=[64, 32], embedding_dim=4)
@@ -68,3 +70,24 @@ def test_an_untrained_model_predicts_each_tasks_rate(layout: Layout, heads: str,
     with torch.no_grad():
         found = torch.sigmoid(ranker(numeric, ids)).mean(dim=0).tolist()
     assert found == pytest.approx(rates, rel=0.2)
+
+
+ZEROS: list[dict] = [
+    {"multi_task": {"kind": "mmoe", "gate_on": "parent"}},
+    {"multi_task": {"kind": "ple", "levels": 2}},
+    {"multi_task": "aitm"},
+    {"hidden_gates": True},
+    {"interactions": ["feature_gates", "residual_perceptron"]},
+    {"branches": [{"name": "a"}, {"name": "b"}], "fusion": {"kind": "gated"}},
+]
+
+
+@pytest.mark.parametrize("section", ZEROS, ids=[" ".join(section) for section in ZEROS])
+def test_layers_that_start_with_zeros_are_known(layout: Layout, section: dict) -> None:
+    ranker = build_ranker(layout, Model.model_validate({"hidden": [8], **section}), 1)
+    found = {
+        path
+        for path, module in ranker.named_modules()
+        if isinstance(module, nn.Linear) and module.weight.numel() and not bool(module.weight.any())
+    }
+    assert {path for path in found if not path.startswith(("wide", "position"))} == set(starting_at_zero(ranker))

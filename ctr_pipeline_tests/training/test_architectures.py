@@ -10,6 +10,7 @@ from torch import nn
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.training.job_spec import TrainingJob
 from ctr_pipeline.training.stopping import Cancelled, Stopped
+from ctr_pipeline.training.triage_survey import static_clues
 
 HEADS = {
     "shared_bottom": {"kind": "shared_bottom", "gate_on": "parent", "stop_gradient": ["cart"]},
@@ -47,6 +48,18 @@ def test_it_learns_by_the_losses_formula_and_resumes_exactly(with_heads, make_tr
         make_trainer(again, stop_after=8).run(False)
     assert make_trainer(again).run(True).model_sha256 == result.model_sha256
     assert lines(again.output / "steps.jsonl") == steps
+
+
+def test_an_untrained_model_has_nothing_that_triage_would_blame(with_heads, make_trainer) -> None:
+    """Gates start at zeros: that is no mistake."""
+    trainer = make_trainer(with_heads)
+    assert [clue for clue in static_clues(trainer) if clue.weight > 0.5] == []
+
+
+def test_it_trains_in_16_bits(with_heads, make_trainer) -> None:
+    training = with_heads.training.model_copy(update={"precision": "bf16", "epochs": 1})
+    result = make_trainer(with_heads.model_copy(update={"training": training})).run(False)
+    assert result.health.numbers["loss_gradient_error"] < 1e-3
 
 
 def test_a_value_that_is_not_finite_is_placed_inside(with_heads, make_trainer) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from ctr_pipeline.ranker.initialisation import start_at_zero
 from ctr_pipeline.ranker.shapes import check_shape
 from ctr_pipeline.ranker.tower import HiddenLayer
 from ctr_pipeline.spec.model import Model
@@ -45,7 +46,7 @@ def first_linear(layers: nn.Module) -> nn.Linear:
 def new_gate(width: int, outputs: int) -> nn.Linear:
     """A linear layer that gives 0 everywhere until it has learnt: equal shares in a soft-max, ½ in a sigmoid."""
     gate = nn.Linear(width, outputs)
-    nn.init.zeros_(gate.weight)
+    start_at_zero(gate)
     nn.init.zeros_(gate.bias)
     return gate
 

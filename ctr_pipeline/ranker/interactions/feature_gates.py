@@ -5,6 +5,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctr_pipeline.ranker.errors import RankerError
+from ctr_pipeline.ranker.initialisation import start_at_zero
 from ctr_pipeline.ranker.interactions.normalised_inputs import NormalisedInputs
 from ctr_pipeline.ranker.interactions.output_layers import OutputLayers
 from ctr_pipeline.ranker.shapes import InputShape
@@ -46,7 +47,7 @@ class GatedInputs(nn.Module):
         self.gates = nn.Linear(section.gate_width, len(widths) if self.by_field else self.inputs.width)
         nn.init.kaiming_uniform_(self.aggregation.weight, nonlinearity="relu")
         nn.init.zeros_(self.aggregation.bias)
-        nn.init.zeros_(self.gates.weight)
+        start_at_zero(self.gates)
         nn.init.zeros_(self.gates.bias)
         self.output = OutputLayers(self.inputs.width, section.hidden, section.dropout or 0.0)
         self.out_width = self.output.out_width

@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 from torch.nn import functional
 
+from ctr_pipeline.ranker.initialisation import start_at_zero
 from ctr_pipeline.ranker.interactions.normalised_inputs import NormalisedInputs
 from ctr_pipeline.ranker.interactions.output_layers import OutputLayers
 from ctr_pipeline.ranker.shapes import InputShape
@@ -27,7 +28,7 @@ class ResidualBlock(nn.Module):
         self.first, self.second = nn.Linear(width, inner), nn.Linear(inner, width)
         self.dropout = Dropout(dropout)
         nn.init.kaiming_uniform_(self.first.weight, nonlinearity="relu")
-        nn.init.zeros_(self.second.weight)
+        start_at_zero(self.second)
         nn.init.zeros_(self.first.bias)
         nn.init.zeros_(self.second.bias)
 
