@@ -138,11 +138,11 @@ class Bench:
         if own.facts["seed"] != first:
             sys.exit(f"the run was trained with seed {own.facts['seed']}, not {first}")
         files = RetrainFiles(paths)
-        yield from _product_runs(world, files, side, own.facts["wall_seconds"], None)
+        yield from product_runs(world, files, side, own.facts["wall_seconds"], None)
         for logged in files.position_modes:
             # Further seeds are calibrated below as the run calibrated its own: by the same rule, to the same figures.
-            if _calibrators(world, files, logged) != files.calibrators(logged_position=logged):
-                sys.exit("the run's calibrators are not those of `_calibrators`: the pipeline has another rule now")
+            if calibrators_of(world, files, logged) != files.calibrators(logged_position=logged):
+                sys.exit("the run's calibrators are not those of `calibrators_of`: the pipeline has another rule now")
         for seed in further:
             yield from self.trained(world, paths, seed, side)
 
@@ -158,8 +158,8 @@ class Bench:
         cost = self._train(SideJob(kind=PRODUCT, output=str(again.training), trainer_job=str(again.job)))
         files = RetrainFiles(again)
         for logged in files.position_modes:
-            files.write_calibrators(_calibrators(world, files, logged), logged_position=logged)
-        yield from _product_runs(world, files, side, cost.seconds, cost.peak_mib)
+            files.write_calibrators(calibrators_of(world, files, logged), logged_position=logged)
+        yield from product_runs(world, files, side, cost.seconds, cost.peak_mib)
 
     def peers(self, world: World, tasks: Sequence[int]) -> Iterator[Run]:
         """The other sides, without the logged position and with it."""
@@ -207,7 +207,8 @@ class Bench:
         return Cost(**json.loads((output / "measured.json").read_text(encoding="utf-8")))
 
 
-def _product_runs(world: World, files: RetrainFiles, side: str, seconds: float, peak: float | None) -> Iterator[Run]:
+def product_runs(world: World, files: RetrainFiles, side: str, seconds: float, peak: float | None) -> Iterator[Run]:
+    """The calibrated test rows of a training at each position."""
     tasks = list(world.dataset.layout.tasks)
     for logged in files.position_modes:
         fitted = files.calibrators(logged_position=logged)
@@ -221,7 +222,8 @@ def _product_runs(world: World, files: RetrainFiles, side: str, seconds: float, 
         )
 
 
-def _calibrators(world: World, files: RetrainFiles, logged: bool) -> dict[str, Calibrator]:
+def calibrators_of(world: World, files: RetrainFiles, logged: bool) -> dict[str, Calibrator]:
+    """The calibrators of a training, by the spec's own rule."""
     split, layout = world.dataset.splits["calibration"], world.dataset.layout
     scores = files.scores("calibration", logged_position=logged)
     return fit_calibrators(world.spec.calibration, layout.tasks, scores, split.labels, layout=layout, ids=split.ids)
