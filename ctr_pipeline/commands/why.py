@@ -261,8 +261,10 @@ def next_commands(place: Place, triage: Mapping[str, Any], *, tried: bool) -> li
         top = triage["hypotheses"][0]
         where = f" (at {top['location']})" if top["location"] else ""
         found.append(f"Fix{where}: {top['fix']}. Then run again: ctr run --spec SPEC")
-        if any(fault.name == top["cause"] for fault in registered_faults()):
-            found.append(f"See the same cause in a training of seconds: ctr drill --fault {top['cause']} --seed 1")
+        named = [fault.name for fault in registered_faults() if top["cause"] in fault.right_names]
+        if named:
+            drill = top["cause"] if top["cause"] in named else named[0]
+            found.append(f"See the same cause in a training of seconds: ctr drill --fault {drill} --seed 1")
     else:
         found.append(
             f"See how good the model is: ctr report {place.day or 'latest'}; what each contract measured is in {folder}/contracts.json"

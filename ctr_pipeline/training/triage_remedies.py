@@ -230,7 +230,7 @@ _BY_CAUSE: dict[str, tuple[str, Change]] = {
     "ips_unclipped": ("limit the weights, with a mean of 1", _limited_weights),
     "weights_scaled": ("limit the weights, with a mean of 1", _limited_weights),
     "bad_weight": ("limit the weights, with a mean of 1", _limited_weights),
-    "refactor_incident": ("start the embeddings near 0 and limit the weights", _small_and_limited),
+    "unnormalised_embedding_and_unclipped_weights": ("start the embeddings near 0 and limit the weights", _small_and_limited),
     "bad_init_large": ("initialise layers by fan-in", _usual_layers),
     "bad_init_small": ("initialise layers by fan-in", _usual_layers),
     "bad_init_const": ("initialise layers by fan-in", _usual_layers),

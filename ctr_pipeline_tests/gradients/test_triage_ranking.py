@@ -45,7 +45,7 @@ def test_a_consequence_is_set_back_behind_its_cause() -> None:
 
 def test_two_causes_that_act_together_are_named_as_one() -> None:
     found = rank([clue("new_embedding_huge", 0.9, separating=True), clue("ips_unclipped", 0.7)])
-    assert found.hypotheses[0].cause == "refactor_incident"
+    assert found.hypotheses[0].cause == "unnormalised_embedding_and_unclipped_weights"
     assert {h.cause for h in found.hypotheses[1:]} == {"new_embedding_huge", "ips_unclipped"}
     alone = rank([clue("new_embedding_huge", 0.9, separating=True), clue("ips_unclipped", 0.35)])
     assert alone.hypotheses[0].cause == "new_embedding_huge"

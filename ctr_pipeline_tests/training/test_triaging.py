@@ -81,7 +81,7 @@ def test_the_incident_is_an_interaction_that_clipping_masks_and_its_fix_cures(tm
     evidence = evidence_of(drill.job.output, went.cause, went.health)
     found = triage_of(with_settings(evidence, drill.job.training.model_dump(mode="json")), drill.build, replay=True)
     assert found.top is not None
-    assert (found.top.cause, found.top.verdict) == ("refactor_incident", "cures")
+    assert (found.top.cause, found.top.verdict) == ("unnormalised_embedding_and_unclipped_weights", "cures")
     assert found.top.location == "ad × click"
     assert "both are needed" in found.top.evidence[-1]
     assert found.sure

@@ -42,6 +42,7 @@ register_fault(
         cause="a new embedding starts with a standard deviation of 5, and unlimited inverse propensities multiply its gradient "
         "under SGD with a rate of .4: either alone is survived",
         fix="start the embedding near 0 and limit the weights; clipping alone hides it",
+        named=("unnormalised_embedding_and_unclipped_weights",),
         inject=_incident,
         rows=_weights,
         training={

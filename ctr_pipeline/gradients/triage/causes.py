@@ -101,15 +101,15 @@ _CAUSES = (
     Cause("open_window", "outcomes of the last training rows were not yet known when they were read, and count as none", "wait for the window to close, or leave open labels out"),
     Cause("duplicate_rows", "rows of the log are there several times", "deduplicate impressions by their key"),
     # Two at once.
-    Cause("refactor_incident", "a table starts with large values, and unlimited weights multiply its gradients: either alone is survived", "start the table near 0 and limit the weights; clipping alone hides it"),
+    Cause("unnormalised_embedding_and_unclipped_weights", "a table starts with large values, and unlimited weights multiply its gradients: either alone is survived", "start the table near 0 and limit the weights; clipping alone hides it"),
 )  # fmt: skip
 
 CAUSES: dict[str, Cause] = {cause.name: cause for cause in _CAUSES}
 """All causes by name."""
 
 INTERACTIONS: dict[frozenset[str], str] = {
-    frozenset({"new_embedding_huge", "ips_unclipped"}): "refactor_incident",
-    frozenset({"new_embedding_huge", "weights_scaled"}): "refactor_incident",
+    frozenset({"new_embedding_huge", "ips_unclipped"}): "unnormalised_embedding_and_unclipped_weights",
+    frozenset({"new_embedding_huge", "weights_scaled"}): "unnormalised_embedding_and_unclipped_weights",
 }
 """Causes that explain more together than one by one, with the name that they have together."""
 

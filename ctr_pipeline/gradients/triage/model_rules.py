@@ -16,6 +16,9 @@ LARGE, SMALL = 5.0, 0.02
 LARGE_TABLE, SMALL_TABLE = 10.0, 0.05
 MOST_DROPOUT = 0.75
 
+LONG_MOMENTUM = 0.995
+"""Momentum up to which one above the usual may be meant."""
+
 
 def model_clues(model: nn.Module) -> Iterator[Clue]:
     """Clues from modes, types, dropout, and values that are not finite."""
@@ -143,7 +146,10 @@ def setting_clues(optimizers: Sequence[torch.optim.Optimizer]) -> Iterator[Clue]
             ):
                 if not usual:
                     text = f"{name} of {kind} is {value:g}"
-                    yield Clue(cause="optimizer_settings", weight=0.88, text=text, location=kind, separating=True)
+                    # A long average of gradients may be meant: with a lower learning rate it learns too.
+                    long = name in ("beta 1", "momentum") and value <= LONG_MOMENTUM
+                    weight = 0.8 if long else 0.88
+                    yield Clue(cause="optimizer_settings", weight=weight, text=text, location=kind, separating=not long)
             decay = float(group.get("weight_decay", 0.0))
             if decay >= 0.3:
                 text = f"the weight decay of {kind} is {decay:g}"
