@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ctr_pipeline.commands.controls_text import AS_IT_IS
 from ctr_pipeline.commands.further_trainings import (
     FurtherTraining,
     FurtherTrainingError,
@@ -19,7 +20,7 @@ from ctr_pipeline.commands.further_trainings import (
 from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import process_environment
-from ctr_pipeline.deployment.json_files import write_json
+from ctr_pipeline.deployment.json_files import read_json, write_json
 from ctr_pipeline.deployment.lock import exclusive
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import RetrainFiles
@@ -31,8 +32,6 @@ from ctr_pipeline.spec.model import Model
 from ctr_pipeline.training import TrainingJob
 
 FORMAT = 1
-AS_IT_IS = "multi-task"
-"""Name of the model of the spec itself."""
 
 
 def compare_tasks(
@@ -82,7 +81,13 @@ def compare_tasks(
         found = compared(deployment.spec, dataset, trainings, chosen)
         progress("gradients of the tasks on what they share")
         found["gradient_conflict"] = _gradient_conflict(job, names)
-        content = {"format": FORMAT, "day": paths.day, "seeds": [job.seed + n for n in range(seeds)], **found}
+        content = {
+            "format": FORMAT,
+            "day": paths.day,
+            "model_sha256": read_json(paths.result).get("model_sha256"),
+            "seeds": [job.seed + n for n in range(seeds)],
+            **found,
+        }
         write_json(paths.controls, content)
         _log_to_mlflow(deployment, paths, content)
     return content

@@ -6,7 +6,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from ctr_pipeline.commands.controls import AS_IT_IS
+AS_IT_IS = "multi-task"
+"""Name of the model of the spec itself."""
 
 
 def print_comparisons(found: Mapping[str, Any], console: Console) -> None:

@@ -195,7 +195,15 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(found, dict) or found.get("format") not in range(1, FORMAT + 1):
         raise ReportError(f"{path}: not a report of `ctr run` in format 1 to {FORMAT}.")
     quality = with_names_of_today(found.get("label_quality", {}))
-    return {**found, "format": FORMAT, "split": _splits(found["split"]), "label_quality": quality}
+    controls = _controls(found["model"])
+    return {**found, **controls, "format": FORMAT, "split": _splits(found["split"]), "label_quality": quality}
+
+
+def _controls(model: Mapping[str, Any]) -> dict[str, Any]:
+    """``controls``: the tasks beside their single-task controls, where these were trained of this very model."""
+    digest, folder = model.get("sha256"), model.get("folder")
+    content = read_json(Path(folder) / "controls.json") if digest and folder else {}
+    return {"controls": content} if content and content.get("model_sha256") == digest else {}
 
 
 def _splits(splits: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:

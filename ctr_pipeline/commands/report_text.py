@@ -7,6 +7,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from ctr_pipeline.commands.controls_text import print_comparisons
 from ctr_pipeline.deployment.failed_trainings import failure_text
 
 FLAGGED_KEYS_SHOWN = 10
@@ -65,6 +66,8 @@ def print_report(report: dict[str, Any], console: Console) -> None:
                 f"{response['ess_positives']:.1%} of the outcomes",
                 highlight=False,
             )
+    if "controls" in report:
+        print_comparisons(report["controls"], console)
     _print_label_quality(report.get("label_quality", {}), console)
     _print_checks(report, console)
     model, mlflow = report["model"], report["mlflow"]

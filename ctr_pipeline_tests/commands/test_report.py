@@ -126,3 +126,21 @@ def test_branches_are_printed_with_their_entropies() -> None:
         ["deep", "0.8100", ""],
         ["crossed", "", "after epoch 1"],
     ]
+
+
+def test_controls_are_shown_with_the_model_that_they_were_trained_beside(old_root: Path, tmp_path: Path) -> None:
+    change = {"value": 0.002, "low": 0.001, "high": 0.003}
+    own = {
+        "side": "multi-task", "task": "buy", "auc": 0.7, "ne": 0.9, "control_auc": 0.71, "control_ne": 0.898,
+        "auc_difference": change, "ne_difference": change, "ne_by_seed": [0.002], "positives": 500, "verdict": "worse",
+    }  # fmt: skip
+    content = {"day": "2026-03-09", "seeds": [7], "model_sha256": "ab", "comparisons": [own], "gradient_conflict": None}
+    (tmp_path / "controls.json").write_text(json.dumps(content))
+    path = old_root / "reports" / "2026-03-09.json"
+    for digest, shown in (("ab", True), ("cd", False)):
+        path.write_text(json.dumps(NEW | {"model": NEW["model"] | {"folder": str(tmp_path), "sha256": digest}}))
+        found = find_report("latest", old_root)
+        assert ("controls" in found) is shown
+        console = Console(record=True, width=200)
+        print_report(found, console)
+        assert ("Negative transfer: buy is worse in the model" in console.export_text()) is shown
