@@ -78,6 +78,10 @@ def refuse_wrong_heads(section: HeadSection | None, tasks: Sequence[str], parent
             raise ValueError(
                 f"`model.multi_task.stop_gradient` names {name!r}, which is no task; use one of {', '.join(tasks)}"
             )
+    if tasks and set(section.stop_gradient) == set(tasks):
+        raise ValueError(
+            "`model.multi_task.stop_gradient` names every task: nothing would learn what they share; leave one out"
+        )
     if section.gate_on == "parent" and not any(parents):
         raise ValueError(
             "`model.multi_task.gate_on` is parent, and no task has a `parent`: remove it, or declare the funnel"

@@ -55,6 +55,12 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("model.multi_task", {"kind": "shared_bottom", "stop_gradient": ["clack"]}),
         ("`model.multi_task.stop_gradient` names 'clack', which is no task; use one of",),
     ),
+    "every task stopped": (
+        lambda c: set_to("model.multi_task", {"kind": "mmoe", "stop_gradient": [task["name"] for task in c["tasks"]]})(
+            c
+        ),
+        ("`model.multi_task.stop_gradient` names every task: nothing would learn what they share",),
+    ),
     "unknown balance": (
         set_to("training.balance", "uncertanty"),
         ("training.balance: set `kind` to one of 'dwa', 'gradient', 'static', 'uncertainty'", "did you mean"),
