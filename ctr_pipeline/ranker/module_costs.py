@@ -10,14 +10,19 @@ from torch import Tensor, nn
 
 from ctr_pipeline.ranker.heads import HeadShape, build_head
 from ctr_pipeline.ranker.interactions import build_interaction
-from ctr_pipeline.ranker.shapes import FieldGroup, InputShape
+from ctr_pipeline.ranker.sequence import build_sequence
+from ctr_pipeline.ranker.shapes import Events, EventShape, FieldGroup, InputShape
 from ctr_pipeline.spec.heads import HEADS
 from ctr_pipeline.spec.interactions import INTERACTIONS
 from ctr_pipeline.spec.model import Model
+from ctr_pipeline.spec.sequence_modules import SEQUENCES
 from ctr_pipeline.spec.variants import Variant, Variants
 
 REFERENCE = InputShape(100, (FieldGroup(16, tuple(f"field_{n}" for n in range(30))),))
 """The inputs on which interactions are measured: 100 numbers and 30 embeddings of width 16, 580 values."""
+
+REFERENCE_EVENTS = EventShape(50, 16, 4)
+"""What sequences are measured on: 50 places, embeddings of width 16."""
 
 REFERENCE_HEADS = HeadShape(128, ("click", "cart", "buy"), (-1, 0, 1), (False,) * 3, Model())
 """What heads are measured on: 128 hidden units, a funnel of three tasks."""
@@ -31,7 +36,7 @@ class ModuleCost:
     """One registered module.
 
     Attributes:
-        section: Where a spec names it: ``model.interactions`` or ``model.multi_task``.
+        section: Where a spec names it: ``model.interactions``, ``model.sequences`` or ``model.multi_task``.
         kind: Its name there.
         meaning: What it is, in a line.
         fields: Its fields, each with default and meaning.
@@ -66,6 +71,11 @@ def module_costs(kinds: Callable[[str], bool] = lambda _: True, repetitions: int
             for section in _sections(INTERACTIONS, kinds):
                 module = build_interaction(section, REFERENCE)
                 yield _measured("model.interactions", section, module, (numbers, fields), fields, repetitions)
+            for listed in _sections(SEQUENCES, kinds):
+                events, target = _events()
+                built = build_sequence(listed, REFERENCE_EVENTS)
+                learnt = (events.items, target)
+                yield _measured("model.sequences", listed, built, (events, target), learnt, repetitions)
             hidden = torch.randn(ROWS, REFERENCE_HEADS.width, requires_grad=True)
             for head in _sections(HEADS, kinds):
                 built = build_head(head, REFERENCE_HEADS)
@@ -76,6 +86,16 @@ def module_costs(kinds: Callable[[str], bool] = lambda _: True, repetitions: int
 
 def _fields() -> tuple[Tensor, ...]:
     return tuple(torch.randn(ROWS, len(group.columns), group.width, requires_grad=True) for group in REFERENCE.groups)
+
+
+def _events() -> tuple[Events, Tensor]:
+    """Events of as many keys as rows, half of the places of a list taken on average, and one candidate each."""
+    length, width = REFERENCE_EVENTS.length, REFERENCE_EVENTS.width
+    there = torch.arange(length) < torch.randint(0, length + 1, (ROWS, 1))
+    items = torch.randn(ROWS, length, width, requires_grad=True)
+    kinds = torch.randint(0, REFERENCE_EVENTS.kinds, (ROWS, length))
+    ages = torch.rand(ROWS, length) * 1e6
+    return Events(items, kinds, ages, there), torch.randn(ROWS, 1, width, requires_grad=True)
 
 
 def _sections(variants: Variants[Any], kinds: Callable[[str], bool]) -> Iterator[Any]:

@@ -9,10 +9,12 @@ from ctr_pipeline.cli import app
 from ctr_pipeline.ranker.module_costs import module_costs
 from ctr_pipeline.spec.heads import HEADS
 from ctr_pipeline.spec.interactions import INTERACTIONS
+from ctr_pipeline.spec.sequence_modules import SEQUENCES
 
+BY_SECTION = {"model.interactions": INTERACTIONS, "model.sequences": SEQUENCES, "model.multi_task": HEADS}
 OWN = {
     kind
-    for variants in (INTERACTIONS, HEADS)
+    for variants in BY_SECTION.values()
     for kind, section in variants.sections.items()
     if section.__module__.startswith("ctr_pipeline.")
 }
@@ -24,7 +26,7 @@ def test_every_module_is_listed_with_its_fields() -> None:
     listed = {module["kind"]: module for module in json.loads(found.output)}
     assert set(listed) == OWN
     for kind, module in listed.items():
-        variants = INTERACTIONS if module["section"] == "model.interactions" else HEADS
+        variants = BY_SECTION[module["section"]]
         assert [field["name"] for field in module["fields"]] == [
             name for name in variants.sections[kind].model_fields if name != "kind"
         ]

@@ -53,10 +53,15 @@ class EventEncoder(nn.Module):
 
     def forward(self, events: Events) -> Tensor:
         """[G, L, width]."""
-        encoded: Tensor = self.project(self.norm(events.items)) + self.ages(events.ages)
+        encoded: Tensor = self.of_item(events.items) + self.ages(events.ages)
         if self.kinds is not None and events.kinds is not None:
             rows, length = events.kinds.shape
             encoded = encoded + torch.index_select(self.kinds, 0, events.kinds.flatten()).view(rows, length, -1)
+        return encoded
+
+    def of_item(self, embeddings: Tensor) -> Tensor:
+        """[..., width] of embeddings [..., d]: what an item is without kind and age, as a candidate is."""
+        encoded: Tensor = self.project(self.norm(embeddings))
         return encoded
 
 

@@ -43,8 +43,8 @@ class EventTransformer(nn.Module):
     """Events attend to each other, and the candidate to them (BST: Chen et al., DLP-KDD 2019, with pre-norm layers).
 
     An event is its item, kind and age, and its place counted from the latest, so that what is before the list began
-    changes none. Layers of :class:`EventLayer` read the events alone, once a key. Then, with q the projected embedding of
-    the candidate:
+    changes none. Layers of :class:`EventLayer` read the events alone, once a key. The candidate is encoded as the item of an
+    event is. Then, with q its query:
 
         p = heads of attention of q to the events, weighted by recency,  output = relu(W [p, p ⊙ q] + c)
 
@@ -61,8 +61,10 @@ class EventTransformer(nn.Module):
         self.layers = nn.ModuleList(EventLayer(section.dim, section.heads) for _ in range(section.layers))
         self.norm = nn.LayerNorm(section.dim)
         self.read = nn.Linear(section.dim, 2 * section.dim)
-        self.target_norm = nn.LayerNorm(shape.width)
-        self.ask = nn.Linear(shape.width, section.dim)
+        self.ask = nn.Linear(section.dim, section.dim)
+        with torch.no_grad():
+            # As the keys: at the start a candidate attends most to events of items like it.
+            self.ask.weight.copy_(self.read.weight[: section.dim])
         self.recency = RecencyWeights(section.heads)
         self.output = nn.Linear(2 * section.dim, section.width)
 
@@ -74,7 +76,7 @@ class EventTransformer(nn.Module):
         for layer in self.layers:
             encoded = layer(encoded, events)
         key, value = self.read(self.norm(encoded)).chunk(2, dim=2)
-        query = self.ask(self.target_norm(target))
+        query = self.ask(self.norm(self.encoder.of_item(target)))
         pooled = attended_values(query, key, value, self.recency(events), self.heads)
         return torch.relu(self.output(torch.cat([pooled, pooled * query], dim=2)))
 
