@@ -76,7 +76,7 @@ def weight_clues(train: Rows) -> Iterator[Clue]:
             )
             yield Clue(
                 cause="ips_unclipped",
-                weight=0.78 if share > 0.1 else 0.9,
+                weight=0.6 if share > 0.1 else 0.9,
                 text=text,
                 location=task,
                 separating=share < 0.05,
