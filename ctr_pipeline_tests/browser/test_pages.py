@@ -211,6 +211,10 @@ def test_a_training_that_is_stopped_shows_its_diagnosis_alerts_and_promotes_noth
         cause["tensor"],
         "cause_feature",
         "findings",
+        "hypotheses",
+        failure["triage"]["hypotheses"][0]["cause"],
+        failure["triage"]["hypotheses"][0]["fix"],
+        f"ctr why {kept}",
         str(kept),
         failure["mlflow"]["url"],
     ):
