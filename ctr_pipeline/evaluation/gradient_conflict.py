@@ -29,7 +29,7 @@ class TaskPair:
         tasks: Their names.
         observed: Cosine of the gradients over all rows, noise included.
         cosine: Cosine of what of the gradients repeats between blocks, with the jackknife's 95 % interval; None where that
-            of a task does not repeat enough.
+            of a task does not repeat enough, or the interval holds all that a cosine can be.
     """
 
     tasks: tuple[str, str]
@@ -115,8 +115,9 @@ def conflict_of(tasks: Sequence[str], products: NDArray[np.float64], *, rows: in
             lengths = norms[a] * norms[b]
             cosine = None
             if repeats[a] and repeats[b] and np.isfinite(estimate[a, b]) and np.isfinite(margins[a, b]):
-                low, high = estimate[a, b] - margins[a, b], estimate[a, b] + margins[a, b]
-                cosine = Interval(float(estimate[a, b]), float(low), float(high))
+                value, low, high = np.clip(estimate[a, b] + margins[a, b] * np.array([0.0, -1.0, 1.0]), -1.0, 1.0)
+                # An interval of all that a cosine can be tells nothing.
+                cosine = Interval(float(value), float(low), float(high)) if high - low < 2 else None
             observed = float(whole[a, b] / lengths) if lengths > 0 else 0.0
             pairs.append(TaskPair(tasks=(tasks[a], tasks[b]), observed=observed, cosine=cosine))
     return GradientConflict(

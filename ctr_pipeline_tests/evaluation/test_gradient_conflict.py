@@ -42,7 +42,7 @@ def test_the_cosine_is_that_of_the_means_whatever_noise_the_rows_share(cosine: f
 
 
 def test_noise_that_two_tasks_share_looks_like_agreement_where_it_is_not_taken_out() -> None:
-    found = measured(-0.5, noise=8.0, shared=0.95)
+    found = measured(-0.5, noise=4.0, shared=0.95)
     assert found.pairs[0].observed > 0
     assert found.pairs[0].cosine is not None
     assert found.pairs[0].cosine.value < -0.2
@@ -65,6 +65,15 @@ def test_a_gradient_that_does_not_repeat_is_not_compared() -> None:
     assert found.pairs[0].cosine is None
     assert not found.pairs[0].conflicts
     assert found.pairs[1].cosine is not None
+
+
+def test_an_interval_of_everything_is_none() -> None:
+    for seed in range(20):
+        found = measured(0.9, noise=14.0, shared=0.5, seed=seed)
+        for pair in found.pairs:
+            if pair.cosine is not None:
+                assert -1 <= pair.cosine.low <= pair.cosine.value <= pair.cosine.high <= 1
+                assert pair.cosine.high - pair.cosine.low < 2
 
 
 def test_without_gradients_nothing_is_measured() -> None:
