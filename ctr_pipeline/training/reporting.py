@@ -20,8 +20,9 @@ _log = logging.getLogger("ctr_pipeline.training")
 
 
 def describe_epoch(metrics: Mapping[str, Any]) -> str:
-    """An epoch's validation in a line."""
-    parts = [f"{name} {value:.5f}" for name, value in metrics.items() if isinstance(value, float)]
+    """An epoch's validation in a line; of branches the mean over the tasks alone."""
+    shown = {name: value for name, value in metrics.items() if not name.startswith("branch_") or name.endswith("_ne")}
+    parts = [f"{name} {value:.5f}" for name, value in shown.items() if isinstance(value, float)]
     return f"epoch {metrics['epoch'] + 1} validated: {', '.join(parts) or 'nothing to validate on'}"
 
 

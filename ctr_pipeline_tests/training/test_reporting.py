@@ -6,7 +6,7 @@ import pytest
 from ctr_pipeline.gradients import StepRecord
 from ctr_pipeline.training.callbacks import JsonLines
 from ctr_pipeline.training.job_spec import MlflowTarget
-from ctr_pipeline.training.reporting import MlflowReport, ProgressLog
+from ctr_pipeline.training.reporting import MlflowReport, ProgressLog, describe_epoch
 
 
 class Clock:
@@ -82,3 +82,8 @@ def test_json_lines_keep_what_came_before(tmp_path: Path) -> None:
     assert path.read_text() == '{"number": 0}\n{"number": 1}\n{"number": 7}\n'
     JsonLines(path, 0).close()
     assert path.read_text() == ""
+
+
+def test_of_branches_the_line_of_an_epoch_has_the_means() -> None:
+    metrics = {"epoch": 0, "steps": 3, "ne": 0.7, "branch_deep_ne": 0.8, "branch_deep_ne_click": 0.75, "best_epoch": 0}
+    assert describe_epoch(metrics | {"stopped_branches": []}) == "epoch 1 validated: ne 0.70000, branch_deep_ne 0.80000"
