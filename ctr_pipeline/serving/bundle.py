@@ -298,13 +298,17 @@ def _own_columns(layout: Layout) -> tuple[int, int] | None:
 
 def _by_key(numeric: NDArray[Any], ids: NDArray[Any], numbers: int, columns: int) -> dict[str, NDArray[Any]]:
     """Inputs of a graph that reads events once a key: of one key where all rows have the same events, as a request's do."""
-    ages, events = np.ascontiguousarray(numeric[:, numbers:]), np.ascontiguousarray(ids[:, columns:])
-    own, own_ids = np.ascontiguousarray(numeric[:, :numbers]), np.ascontiguousarray(ids[:, :columns])
     # Of equal bits, so that missing ages are equal.
-    bits = ages.view(np.uint32)
-    if (events == events[0]).all() and (bits == bits[0]).all():
-        return {"numeric": own[None], "ids": own_ids[None], "ages": ages[:1], "events": events[:1]}
-    return {"numeric": own[:, None], "ids": own_ids[:, None], "ages": ages, "events": events}
+    bits = numeric.view(np.uint32)[:, numbers:]
+    same = bool((ids[:, columns:] == ids[0, columns:]).all() and (bits == bits[0]).all())
+    own, own_ids = np.ascontiguousarray(numeric[:, :numbers]), np.ascontiguousarray(ids[:, :columns])
+    keys = slice(1) if same else slice(None)
+    return {
+        "numeric": own[None] if same else own[:, None],
+        "ids": own_ids[None] if same else own_ids[:, None],
+        "ages": np.ascontiguousarray(numeric[keys, numbers:]),
+        "events": np.ascontiguousarray(ids[keys, columns:]),
+    }
 
 
 def write_manifest(directory: Path, name: str, tasks: Sequence[str]) -> None:

@@ -173,6 +173,29 @@ def test_candidates_of_one_key_score_as_rows_of_their_own(listed: Layout, rows: 
 
 
 @pytest.mark.parametrize(
+    "model",
+    [
+        {"multi_task": "mmoe"},
+        {"branches": [{"name": "deep", "hidden": [8]}, {"name": "wide", "hidden": [4]}]},
+        {"interactions": [{"kind": "cross"}], "wide": False},
+    ],
+    ids=["experts", "branches", "crosses"],
+)
+def test_other_parts_read_what_the_sequences_give(
+    model: dict[str, object], listed: Layout, rows: tuple[Tensor, Tensor]
+) -> None:
+    if "branches" in model:
+        model = {"hidden": [], **model}
+    ranker = a_ranker(listed, "target_attention", **model).eval()
+    numeric, ids = rows[0].clone(), rows[1].clone()
+    expected = ranker(numeric, ids)
+    ids[0, OWN_IDS] = 3
+    changed = ranker(numeric, ids)
+    assert not torch.equal(changed[0], expected[0])
+    assert torch.equal(changed[1:], expected[1:])
+
+
+@pytest.mark.parametrize(
     ("sequence", "message"),
     [
         ({"kind": "transformer", "feature": "other"}, "sequence 'transformer' reads other; the dataset has recent"),
