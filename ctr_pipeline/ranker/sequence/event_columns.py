@@ -96,8 +96,10 @@ class Sequences(nn.Module):
         for (name, module), own, columns in zip(self.modules_by_kind.items(), events, self._columns, strict=True):
             group, field = columns.target
             target, keys = fields[group][:, field], own.items.shape[0]
-            output = module(own, target.reshape(keys, -1, target.shape[1]))
-            check_shape(f"output of sequence {name}", output, target.shape[0] // keys, out_width(module), rows=keys)
+            # A step whose batch is at fault goes on without rows.
+            candidates = target.shape[0] // keys if keys else 1
+            output = module(own, target.reshape(keys, -1 if keys else 1, target.shape[1]))
+            check_shape(f"output of sequence {name}", output, candidates, out_width(module), rows=keys)
             outputs.append(output.flatten(0, 1))
         return outputs
 

@@ -55,8 +55,7 @@ class EventEncoder(nn.Module):
         """[G, L, width]."""
         encoded: Tensor = self.of_item(events.items) + self.ages(events.ages)
         if self.kinds is not None and events.kinds is not None:
-            rows, length = events.kinds.shape
-            encoded = encoded + torch.index_select(self.kinds, 0, events.kinds.flatten()).view(rows, length, -1)
+            encoded = encoded + torch.index_select(self.kinds, 0, events.kinds.flatten()).view(encoded.shape)
         return encoded
 
     def of_item(self, embeddings: Tensor) -> Tensor:

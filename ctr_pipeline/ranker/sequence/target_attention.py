@@ -46,7 +46,8 @@ class ActivationUnit(nn.Module):
         encoded, query = self.encoder(events), self.norm(target)
         across = encoded.transpose(1, 2)
         products = (query.unsqueeze(2) * self.of_product).flatten(1, 2) @ across
-        hidden = products.view(keys, -1, self.hidden, length) + self.of_event(encoded).transpose(1, 2).unsqueeze(1)
+        hidden = products.view(keys, query.shape[1], self.hidden, length)
+        hidden = hidden + self.of_event(encoded).transpose(1, 2).unsqueeze(1)
         hidden = torch.relu(hidden + self.of_target(query).unsqueeze(3))
         weights = attend((self.weigh.weight @ hidden).squeeze(2) + self.recency(events))
         pooled = weights.to(encoded.dtype) @ encoded

@@ -172,6 +172,18 @@ def test_candidates_of_one_key_score_as_rows_of_their_own(listed: Layout, rows: 
     torch.testing.assert_close(ranker.score(ranker.hidden(inputs), inputs), ranker(numeric, ids), atol=1e-6, rtol=0)
 
 
+@pytest.mark.parametrize("kind", ["target_attention", "transformer"])
+def test_a_batch_without_rows_has_no_logits_and_no_gradient(
+    listed: Layout, rows: tuple[Tensor, Tensor], kind: str
+) -> None:
+    # What a step makes of a batch at fault, and a process of several without rows of its own.
+    ranker = a_ranker(listed, kind)
+    logits = ranker(rows[0][:0], rows[1][:0])
+    assert logits.shape == (0, 3)
+    logits.sum().backward()
+    assert all(not bool(p.grad.any()) for p in ranker.sequences.parameters() if p.grad is not None)  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize(
     "model",
     [
