@@ -34,11 +34,20 @@ class BranchTowers(nn.ModuleDict):
 
     def __init__(self, numbers: int, embedded: int, model: Model) -> None:
         super().__init__()
+        self.out_width = 0
+        self.owners: list[str] = []
+        """Names of the branches that have hidden layers."""
         for branch in model.branches:
             hidden = model.hidden if branch.hidden is None else branch.hidden
             if hidden:
-                self[branch.name] = Tower(numbers, embedded, model.model_copy(update={"hidden": hidden}))
-        self.out_width = sum(tower.out_width for tower in self._towers())
+                name = branch.name
+                # A part cannot be called as an attribute of a module is, such as `half`; a branch can.
+                while hasattr(self, name):
+                    name += "_"
+                tower = Tower(numbers, embedded, model.model_copy(update={"hidden": hidden}))
+                self[name] = tower
+                self.owners.append(branch.name)
+                self.out_width += tower.out_width
 
     def _towers(self) -> Iterator[Tower]:
         for tower in self.values():
@@ -58,8 +67,7 @@ class BranchTowers(nn.ModuleDict):
     @property
     def named_linears(self) -> Iterator[tuple[str, nn.Linear]]:
         """The linear layers by the names of their initial weights."""
-        for name, tower in self.items():
-            assert isinstance(tower, Tower)
+        for name, tower in zip(self.owners, self._towers(), strict=True):
             for place, linear in enumerate(tower.linears):
                 yield f"hidden layer {place} of {name}", linear
 
@@ -217,7 +225,7 @@ def branch_parts(
     assert isinstance(towers, BranchTowers)
     places = {branch.name: place for place, branch in enumerate(model.branches)}
     widths = [tower.out_width for tower in towers.values() if isinstance(tower, Tower)]
-    owners = [places[name] for name in towers]
+    owners = [places[name] for name in towers.owners]
     owners += [place for place, branch in enumerate(model.branches) for _ in branch.interactions]
     rest = [shared] if shared else []
     return [*widths, *interactions, *rest], [*owners, *(len(model.branches) for _ in rest)]

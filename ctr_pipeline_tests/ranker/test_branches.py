@@ -224,3 +224,15 @@ def test_a_branch_whose_module_does_not_suit_is_refused(layout: Layout) -> None:
     branches = [BRANCHES[0], {"name": "pairs", "hidden": [], "interactions": ["factorisation_machine"]}]
     with pytest.raises(RankerError, match="they differ: 2 for device; 4 for ad, query"):
         build_ranker(layout, model_of(branches=branches), 0)
+
+
+def test_a_branch_may_be_called_as_anything_in_torch(layout: Layout, batch: tuple[Tensor, Tensor]) -> None:
+    names = ["half", "owners", "values", "half_", "out_width", "training"]
+    plain = model_of(branches=[{"name": f"b{at}", "hidden": [4]} for at in range(len(names))])
+    model = model_of(branches=[{"name": name, "hidden": [4]} for name in names])
+    ranker = noisy(build_ranker(layout, model, 1)).eval()
+    assert ranker.branches == tuple(names)
+    assert ranker(*batch).shape == (9, 3)
+    assert len(ranker.state_dict()) == len(build_ranker(layout, plain, 1).state_dict())
+    for path, _ in ranker.named_modules():
+        ranker.get_submodule(path)
