@@ -47,6 +47,8 @@ def measure_latency(
 ) -> Latency:
     """Times requests of ``candidates`` rows each, which are taken from the given ones in turn.
 
+    The candidates of a request have the events of its first row: a request is of one user, whose events are read once.
+
     Between two requests is a pause, because without one the processor's caches hold the whole model, as they do not where
     other work is done between requests.
 
@@ -67,7 +69,10 @@ def measure_latency(
     seconds = []
     for request in range(WARM_UP + REQUESTS):
         rows = np.arange(request * candidates, (request + 1) * candidates) % len(numeric)
-        numbers, chosen = np.asarray(numeric[rows]), np.asarray(ids[rows])
+        numbers, chosen = np.array(numeric[rows]), np.array(ids[rows])
+        if bundle.own_columns is not None:
+            own, own_ids = bundle.own_columns
+            numbers[:, own:], chosen[:, own_ids:] = numbers[0, own:], chosen[0, own_ids:]
         pause()
         started = processor_time()
         bundle.score(numbers, chosen)

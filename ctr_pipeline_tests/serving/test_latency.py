@@ -17,11 +17,14 @@ class Recorder:
 
     def __init__(self, seconds: Callable[[int], float]) -> None:
         self.seconds, self.now, self.rows = seconds, 0.0, list[list[float]]()
+        self.own_columns: tuple[int, int] | None = None
+        self.events: list[tuple[NDArray[Any], NDArray[Any]]] = []
 
     def score(self, numeric: NDArray[Any], ids: NDArray[Any]) -> None:
         assert len(numeric) == len(ids)
         self.now += self.seconds(len(self.rows))
         self.rows.append(numeric[:, 0].tolist())
+        self.events.append((numeric[:, 1:], ids[:, 1:]))
 
     def wait(self) -> None:
         self.now += 100.0
@@ -39,6 +42,20 @@ def test_percentiles_are_those_of_the_requests_alone() -> None:
     assert found.p99 == pytest.approx(50.0)
     assert len(recorder.rows) == WARM_UP + REQUESTS
     assert recorder.rows[:3] == [[0, 1, 2], [3, 4, 5], [6, 0, 1]]
+
+
+def test_candidates_of_a_request_have_the_events_of_one_user() -> None:
+    recorder = Recorder(lambda _: 0.002)
+    recorder.own_columns = 1, 1
+    numeric = np.stack([np.arange(7.0), np.arange(7.0) * 60], axis=1)
+    ids = np.stack([np.arange(7), np.arange(7) + 2], axis=1)
+    measure_latency(
+        recorder, numeric, ids, 3, processor_time=lambda: recorder.now, pause=recorder.wait  # type: ignore[arg-type]
+    )  # fmt: skip
+    assert recorder.rows[1] == [3, 4, 5]
+    ages, events = recorder.events[1]
+    assert (ages.tolist(), events.tolist()) == ([[180.0]] * 3, [[5]] * 3)
+    assert numeric[4, 1] == 240
 
 
 @pytest.mark.parametrize(("budget", "within"), [(None, True), (2.0, True), (1.99, False)])
