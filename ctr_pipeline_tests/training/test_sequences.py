@@ -12,6 +12,7 @@ import torch
 
 from ctr_pipeline.datasets import SPLITS, PackedDataset, PackedSplit, write_split
 from ctr_pipeline.features.layout import EventList, IdColumn, Layout, NumericColumn, Pooled
+from ctr_pipeline.gradients.adapters.ranker_contracts import profile
 from ctr_pipeline.ranker import load_ranker
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.training.dataloader import epoch_order, gather
@@ -114,6 +115,22 @@ def test_interrupted_and_resumed_equals_uninterrupted(precision: str, listed, ma
 def test_the_gradient_of_the_logits_is_that_of_the_loss(listed, make_trainer) -> None:
     """The largest relative error of a logit's gradient beside the loss's formula, over the run."""
     assert make_trainer(reading(listed, *KINDS)).run(False).health.numbers["loss_gradient_error"] < 1e-3
+
+
+def test_a_list_has_an_order_of_its_own_in_the_vocabulary_that_it_shares(listed, make_trainer) -> None:
+    """Its most frequent id need not be that of the candidates, in whose order the rows are."""
+    split = PackedDataset.open(listed.dataset).splits["train"]
+    ids = np.array(split.ids)
+    ids[:, 3 : 3 + LENGTH] = np.where(ids[:, 3 : 3 + LENGTH] >= 0, 50, -1)
+    outcomes = {
+        outcome.name: outcome for outcome in profile(replace(split, ids=ids), make_trainer(listed).dataset.layout)
+    }
+    assert outcomes["id_concentration"].verdict != "failed"
+    ids[:, 0] = 50
+    outcomes = {
+        outcome.name: outcome for outcome in profile(replace(split, ids=ids), make_trainer(listed).dataset.layout)
+    }
+    assert outcomes["id_concentration"].verdict == "failed"
 
 
 MODULE = "sequences.modules_by_kind."

@@ -163,6 +163,18 @@ def test_a_ranker_with_sequences_is_stored_and_read_back(
     assert torch.equal(load_ranker(tmp_path / "model.pt", listed, model)(*rows), ranker(*rows))
 
 
+@pytest.mark.parametrize("kind", ["target_attention", "transformer"])
+def test_items_kinds_and_ages_move_an_untrained_model(kind: str, listed: Layout, rows: tuple[Tensor, Tensor]) -> None:
+    """What starts without any influence looks as if the model had no way to it."""
+    ranker = a_ranker(listed, kind).eval()
+    expected = ranker(*rows)
+    for array, columns in (("ids", (5, 6)), ("ids", (8, 9)), ("numeric", (2, 3))):
+        numeric, ids = rows[0].clone(), rows[1].clone()
+        changed = ids if array == "ids" else numeric
+        changed[0, list(columns)] = changed[0, list(reversed(columns))]
+        assert not torch.equal(ranker(numeric, ids)[0], expected[0]), (array, columns)
+
+
 def test_candidates_of_one_key_score_as_rows_of_their_own(listed: Layout, rows: tuple[Tensor, Tensor]) -> None:
     ranker = a_ranker(listed, "target_attention", "transformer").eval()
     numeric, ids = rows[0].clone(), rows[1].clone()
