@@ -32,6 +32,7 @@ from ctr_pipeline.ranker.initialisation import (
 )
 from ctr_pipeline.ranker.interactions import build_interaction, out_width, with_dropout
 from ctr_pipeline.ranker.numeric import NumericEncoder
+from ctr_pipeline.ranker.pairs import PairWeights
 from ctr_pipeline.ranker.position import PositionEffect, build_position_effect
 from ctr_pipeline.ranker.sequence.event_columns import Sequences, read_again
 from ctr_pipeline.ranker.shapes import InputShape, RankerInputs, check_shape, group_by_width
@@ -47,9 +48,10 @@ class WidePart(nn.Module):
     Args:
         layout: The packed layout.
         numeric_width: Width of the encoded numbers.
+        pairs: Names of two features each, whose combinations have weights too.
     """
 
-    def __init__(self, layout: Layout, numeric_width: int) -> None:
+    def __init__(self, layout: Layout, numeric_width: int, pairs: Sequence[tuple[str, str]] = ()) -> None:
         super().__init__()
         tasks = len(layout.tasks)
         # What a key did often and what is shown need different weights, though they share an embedding.
@@ -58,6 +60,7 @@ class WidePart(nn.Module):
         self.numbers = nn.Linear(numeric_width, tasks, bias=False) if numeric_width else None
         if self.numbers is not None:
             nn.init.zeros_(self.numbers.weight)
+        self.pairs = PairWeights(layout, pairs) if pairs else None
 
     def forward(self, encoded: Tensor, ids: Tensor, forgotten: Tensor | None = None) -> Tensor | float:
         """[B, T] contribution to the logits from encoded numbers [B, width] and rows [B, F].
@@ -69,6 +72,8 @@ class WidePart(nn.Module):
             total = total + self.rows(ids, forgotten).sum(dim=1)
         if self.numbers is not None:
             total = total + self.numbers(encoded)
+        if self.pairs is not None:
+            total = total + self.pairs(ids)
         return total
 
 
@@ -101,7 +106,7 @@ class Ranker(nn.Module):
         self.frequency = FrequencyEncoder(layout) if any(column.frequency for column in layout.ids) else None
         self.embeddings = Embeddings(layout.ids, model.embedding_dropout or 0.0, again)
         numbers = self.numeric.width + (0 if self.frequency is None else self.frequency.width)
-        self.wide = WidePart(layout, numbers) if model.wide else None
+        self.wide = WidePart(layout, numbers, model.pairs) if model.wide else None
         flags = self.numeric.flags
         self.shape = InputShape(numbers, group_by_width(layout.ids), (flags.start, flags.stop))
         if not self.shape.numbers and not self.shape.groups:

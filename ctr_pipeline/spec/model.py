@@ -1,12 +1,12 @@
 """What the ranker is made of."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
 from ctr_pipeline.spec.branches import Branch, Fusion
-from ctr_pipeline.spec.fields import Section, added_field
+from ctr_pipeline.spec.fields import Name, Section, added_field
 from ctr_pipeline.spec.heads import AnyHead
 from ctr_pipeline.spec.interactions import AnyInteraction
 from ctr_pipeline.spec.position import AnyPosition
@@ -44,6 +44,9 @@ class Model(Section):
         description="Share of feature embeddings zeroed in training; chosen from the training rows when absent.",
     )
     wide: bool = Field(default=True, description="Add a linear part over all inputs to the logits.")
+    pairs: list[tuple[Name, Name]] = added_field(
+        [], "Pairs of categories of one value whose combinations have a weight each in the linear part."
+    )
     interactions: list[AnyInteraction] = added_field(
         [], "Modules beside the hidden layers that combine inputs with each other; the heads read their outputs too."
     )
@@ -68,6 +71,26 @@ class Model(Section):
         None,
         "What the tasks share above the hidden layers; `shared_bottom` when absent: all heads read the same units.",
     )
+
+    @model_validator(mode="after")
+    def _pairs_of_two(self) -> Self:
+        for first, second in self.pairs:
+            if first == second:
+                raise ValueError(f"`pairs`: {first!r} is paired with itself; name two features")
+        if len({frozenset(pair) for pair in self.pairs}) < len(self.pairs):
+            raise ValueError("`pairs`: a pair is there twice; name each once")
+        if self.pairs and not self.wide:
+            raise ValueError("`pairs` are weights of the linear part: remove `wide: false`, or the pairs")
+        return self
+
+    def refuse_absent_pairs(self, categories: Collection[str]) -> None:
+        """Raises ValueError where a pair names no category of one value."""
+        for name in (name for pair in self.pairs for name in pair):
+            if name not in categories:
+                raise ValueError(
+                    f"`model.pairs` names {name!r}, which is no categorical feature of one value; "
+                    f"use one of {', '.join(sorted(categories))}"
+                )
 
     @model_validator(mode="before")
     @classmethod

@@ -122,6 +122,7 @@ class Spec(Section):
         refuse_absent_keys(self.split, self.evaluation, self.impression)
         refuse_wrong_position(self.model.position, self.impression.position, self.features.single)
         refuse_wrong_smoothing(self.training, self.tasks)
+        self.model.refuse_absent_pairs(self.features.single)
         self.evaluation.refuse_wrong_slices(
             self.features.one_number, self.features.open_categories(self.private_columns)
         )

@@ -93,6 +93,18 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("quality.max_validation_ne", 0),
         ("quality.max_validation_ne", "greater than 0", "(found 0)"),
     ),
+    "a pair of one": (
+        set_to("model", {"pairs": [["ad_id", "ad_id"]]}),
+        ("model: `pairs`: 'ad_id' is paired with itself; name two features",),
+    ),
+    "a pair of what is not there": (
+        set_to("model", {"pairs": [["ad_id", "device"]]}),
+        ("`model.pairs` names 'device', which is no categorical feature of one value; use one of ad_id",),
+    ),
+    "pairs without a linear part": (
+        set_to("model", {"pairs": [["ad_id", "query"]], "wide": False}),
+        ("`pairs` are weights of the linear part: remove `wide: false`, or the pairs",),
+    ),
     "an unknown preset": (
         set_to("model", {"preset": "smal"}),
         ("model: `preset` 'smal' is none; use one of small, ads, conversion, feed. Did you mean 'small'?",),

@@ -3,6 +3,7 @@
 from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.ranker.embeddings import FusedTable
 from ctr_pipeline.ranker.model import Ranker
+from ctr_pipeline.ranker.pairs import PairWeights
 
 
 def feature_of(model: Ranker, layout: Layout, parameter: str, row: int) -> tuple[str, int] | None:
@@ -17,6 +18,8 @@ def feature_of(model: Ranker, layout: Layout, parameter: str, row: int) -> tuple
     owner = (
         model.get_submodule(parameter.removesuffix(".table.weight")) if parameter.endswith(".table.weight") else None
     )
+    if isinstance(owner, PairWeights):
+        return owner.locate(row)
     if not isinstance(owner, FusedTable):
         return None
     column, own_row = owner.locate(row)
