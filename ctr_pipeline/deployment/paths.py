@@ -237,8 +237,9 @@ class RetrainPaths:
 
     @property
     def failed_steps(self) -> tuple[Path, ...]:
-        """Folders that may hold the batch that a training stopped at, those that are kept for good included."""
-        return *self.own_failed_steps, *sorted(self.failures.glob("*/failed_step"))
+        """Folders that may hold the batch that a training stopped at: the retrain's own, further ones, those kept for good."""
+        further = sorted(self.training.glob("*/*/failed_step"))
+        return *self.own_failed_steps, *further, *sorted(self.failures.glob("*/failed_step"))
 
     def scores(self, split: str, *, logged_position: bool = False) -> Path:
         """Uncalibrated logits of a split, as the model is served or with the position that was logged."""

@@ -346,6 +346,17 @@ def test_batches_that_trainings_stopped_at_go_though_their_dataset_is_gone_or_is
     assert forget_user(deployment, ANNA, TODAY)["failed_steps"] == []
 
 
+def test_batches_that_further_trainings_of_a_retrain_stopped_at_go(deployment: Deployment) -> None:
+    training = deployment.paths.retrain(DAYS[2].isoformat()).training
+    folders = [training / of / "failed_step" for of in ("ablation/no_linear_part-1", "controls/click-1")]
+    for folder in folders:
+        folder.mkdir(parents=True)
+        (folder / "step.pt").write_bytes(b"rows")
+    report = forget_user(deployment, ANNA, TODAY)
+    assert not any(folder.exists() for folder in folders)
+    assert report["failed_steps"] == [folder.relative_to(deployment.data_root).as_posix() for folder in folders]
+
+
 def dropped(*steps: list[Path]) -> list[Path]:
     """In the order in which they are found: that of the training with its copy in MLflow, then the one that was kept."""
     return [folder for own, kept, copy in steps for folder in (own, copy, kept)]
