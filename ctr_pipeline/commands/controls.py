@@ -71,6 +71,11 @@ def compare_tasks(
             raise FurtherTrainingError(f"the model of {paths.day} has the task {names[0]} alone: it is its own control")
         if unknown := [task for task in tasks if task not in names]:
             raise FurtherTrainingError(f"{unknown[0]!r} is no task of {paths.day}; its tasks are {', '.join(names)}")
+        if also and job.model.branches:
+            raise FurtherTrainingError(
+                f"the model of {paths.day} has `branches`, each with heads of its own, and no architecture beside them: leave "
+                "--also out"
+            )
         chosen = [task for task in names if task in tasks or not tasks]
         folder = paths.training.resolve() / "controls"
         trainings = _trainings(job, folder, chosen, also, [job.seed + n for n in range(seeds)])
@@ -94,9 +99,13 @@ def compare_tasks(
 
 
 def control_job(job: TrainingJob, task: str, output: Path, seed: int) -> TrainingJob:
-    """The job of a model of one task, with the settings of a model of several."""
+    """The job of a model of one task, with the settings of a model of several but for gradients that it stops."""
     objectives = {name: section for name, section in job.objectives.items() if name == task}
-    return changed_job(job, output, seed, tasks=[task], task_weights={}, objectives=objectives)
+    model, heads = job.model, job.model.multi_task
+    if heads is not None and heads.stop_gradient:
+        # There is nobody to protect from its gradient, and without it nothing below the heads would learn.
+        model = model.model_copy(update={"multi_task": heads.model_copy(update={"stop_gradient": []})})
+    return changed_job(job, output, seed, model=model, tasks=[task], task_weights={}, objectives=objectives)
 
 
 def compared(

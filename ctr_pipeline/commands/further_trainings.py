@@ -50,11 +50,16 @@ def retrain_to_compare(deployment: Deployment, day: str | None) -> tuple[Retrain
         day: YYYY-MM-DD; the newest when None.
 
     Raises:
-        FurtherTrainingError: there is none.
+        FurtherTrainingError: there is none, or its own training has no result.
     """
     paths = deployment.paths.retrain(day or _newest(deployment))
     if not paths.job.is_file() or not paths.packed_manifest.is_file():
         raise FurtherTrainingError(f"there is no training of {paths.day} with its arrays: run `ctr run` first")
+    missing = [name for name in KEPT if not (paths.training / name).is_file()]
+    if missing or read_json(paths.result).get("status") != "finished":
+        raise FurtherTrainingError(
+            f"the training of {paths.day} is not finished: run `ctr run` again, or name another day with --day"
+        )
     job = TrainingJob.load(paths.job)
     # A job file's paths are relative to its own folder.
     job = job.model_copy(update={"dataset": job.dataset.resolve(), "output": paths.training.resolve()})

@@ -20,6 +20,7 @@ from ctr_pipeline.deployment.json_files import read_json, write_json
 from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.ranker import build_ranker, save_ranker
 from ctr_pipeline.spec.calibration import CrossValidated
+from ctr_pipeline.spec.model import Model
 from ctr_pipeline.training import TrainingJob, entry
 from ctr_pipeline.training.drilling.drilled_run import prepare_drill
 from ctr_pipeline.training.execution import ProcessContext, execute
@@ -44,6 +45,10 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     )
     absolute = {"dataset": job.dataset.resolve(), "output": retrain.training.resolve()}
     job.model_copy(update=absolute).save(retrain.job)
+    write_json(retrain.result, {"status": "finished"})
+    for split in ("calibration", "test"):
+        retrain.scores(split).parent.mkdir(exist_ok=True)
+        retrain.scores(split).touch()
     spec = SimpleNamespace(calibration=CrossValidated())
     return SimpleNamespace(paths=paths, data_root=Path("data"), spec=spec)
 
@@ -116,6 +121,38 @@ def test_a_control_has_the_jobs_settings_and_one_task(deployment: Any) -> None:
     own = control_job(job, "cart", Path("/there"), 5)
     assert (own.tasks, own.task_weights, own.seed, own.output) == (["cart"], {}, 5, Path("/there"))
     assert (own.model, own.training, own.dataset) == (job.model, job.training, job.dataset)
+
+
+def test_a_control_learns_though_the_model_stops_its_gradient(deployment: Any) -> None:
+    job = TrainingJob.load(deployment.paths.retrain(DAY).job)
+    heads = {"kind": "mmoe", "stop_gradient": ["cart"], "gate_on": "parent"}
+    model = Model.model_validate({**job.model.model_dump(), "multi_task": heads})
+    stopped = job.model_copy(update={"model": model})
+    own = control_job(stopped, "cart", Path("/there"), 5).model
+    assert own.multi_task == Model.model_validate({"multi_task": {**heads, "stop_gradient": []}}).multi_task
+    assert build_ranker(PackedDataset.open(job.dataset).of_tasks(["cart"]).layout, own, 1).stopped == ()
+    assert control_job(stopped, "click", Path("/there"), 5).model == own
+
+
+def test_a_training_without_a_result_is_no_side_of_a_comparison(deployment: Any) -> None:
+    retrain = deployment.paths.retrain(DAY)
+    for status in ("stopped", "failed"):
+        write_json(retrain.result, {"status": status})
+        with pytest.raises(FurtherTrainingError, match="training of 2026-01-02 is not finished: run `ctr run` again"):
+            compare_tasks(deployment, None)
+    write_json(retrain.result, {"status": "finished"})
+    retrain.scores("test").unlink()
+    with pytest.raises(FurtherTrainingError, match="is not finished"):
+        compare_tasks(deployment, None)
+
+
+def test_branches_have_no_architecture_beside_them(deployment: Any) -> None:
+    retrain = deployment.paths.retrain(DAY)
+    job = TrainingJob.load(retrain.job)
+    branches = [{"name": "one", "hidden": [4]}, {"name": "two", "hidden": [5]}]
+    job.model_copy(update={"model": Model.model_validate({"branches": branches})}).save(retrain.job)
+    with pytest.raises(FurtherTrainingError, match="has `branches`, each with heads of its own"):
+        compare_tasks(deployment, None, also=["mmoe"])
 
 
 def test_what_cannot_be_compared_is_named(deployment: Any, tmp_path: Path) -> None:
