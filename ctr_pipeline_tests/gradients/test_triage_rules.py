@@ -18,6 +18,7 @@ from ctr_pipeline.gradients.triage.feature_rules import feature_clues
 from ctr_pipeline.gradients.triage.gradient_rules import (
     Received,
     Written,
+    late_clues,
     received_clues,
     state_clues,
     written_clues,
@@ -205,6 +206,16 @@ def gradients(*factors: float, size: int = 400) -> list[Received]:
 def test_what_an_optimizer_receives_is_the_gradient_of_the_loss(given: list[Received], cause: str | None) -> None:
     best = max(received_clues(given, clip_norm=1e9), key=lambda clue: clue.weight, default=None)
     assert (best.cause if best else None) == cause
+
+
+def test_late_gradients_are_those_of_the_step_before() -> None:
+    generator = torch.Generator().manual_seed(1)
+    own, earlier = ({"a": torch.randn(40, generator=generator), "b": torch.randn(9, generator=generator)} for _ in "12")
+    assert causes(late_clues(earlier, own, earlier)) == {"stale_gradients"}
+    assert causes(late_clues(own, own, earlier)) == set()
+    # Of a whole epoch in each batch both are alike.
+    assert causes(late_clues(own, own, own)) == set()
+    assert causes(late_clues(own, own, {})) == set()
 
 
 def test_a_step_writes_what_its_optimizer_writes() -> None:

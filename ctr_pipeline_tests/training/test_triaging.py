@@ -27,11 +27,15 @@ from ctr_pipeline.training.triaging import builder_of, evidence_of, triage_of, w
 KINDS = (
     "amp_no_scaling",
     "detached_tower",
+    "gradients_late",
+    "ids_one_further",
     "l2_in_adam",
     "label_permute",
     "log_of_negative",
     "missing_zero_grad",
+    "old_weights_return",
     "stale_batch",
+    "weights_rounded",
 )
 """One fault of each kind of measurement; the others of the development half are looked at each night."""
 

@@ -14,6 +14,10 @@ LIMIT = 0.05
 computed in float32."""
 
 
+FAR = 4.0
+"""Second rise of the bias, by which a factor is told from a curve."""
+
+
 @torch.no_grad()
 def logit_scale_outcome(built: BuiltTraining, batch: BatchView, logits: Tensor) -> Outcome:
     """Whether the logit of each first step of a funnel rises by 1 with the bias of its head.
@@ -30,8 +34,9 @@ def logit_scale_outcome(built: BuiltTraining, batch: BatchView, logits: Tensor) 
     roots = [task for task, parent in enumerate(model.parents) if parent < 0]
     bias = model.head.bias
     own = bias.detach().clone()
-    bias.add_(1.0)
-    slopes = (built.forward(batch) - logits)[:, roots].double()
+    slopes = _rise(built, batch, logits, 1.0)[:, roots]
+    bias.copy_(own)
+    far = _rise(built, batch, logits, FAR)[:, roots]
     bias.copy_(own)
     if not slopes.numel() or not bool(torch.isfinite(slopes).all()):
         return Outcome(name=NAME, verdict="not_measured", message="there are no finite logits")
@@ -40,7 +45,9 @@ def logit_scale_outcome(built: BuiltTraining, batch: BatchView, logits: Tensor) 
     task, found = built.layout.tasks[roots[at]], float(apart[at])
     if found > LIMIT:
         low, high = float(slopes[:, at].min()), float(slopes[:, at].max())
-        constant = high - low <= LIMIT * max(abs(high), 1e-12)
+        # An untrained model has about the same logit for each row: only farther on a curve is told from a line.
+        bent = float((far - slopes)[:, at].abs().max())
+        constant = max(high - low, bent) <= LIMIT * max(abs(high), 1e-12)
         what = (
             f"{high:.4g}, whatever the row: something multiplies the logits; remove the factor (a temperature belongs to the "
             "calibration)"
@@ -53,3 +60,9 @@ def logit_scale_outcome(built: BuiltTraining, batch: BatchView, logits: Tensor) 
         )  # fmt: skip
     message = "logits rise by 1 with the bias of their head"
     return Outcome(name=NAME, verdict="passed", message=message, measured=found, limit=LIMIT)
+
+
+def _rise(built: BuiltTraining, batch: BatchView, logits: Tensor, by: float) -> Tensor:
+    """[B, T] by how much the logits rise with the biases of the heads, a unit; the biases are left ``by`` higher."""
+    built.model.head.bias.add_(by)
+    return (built.forward(batch) - logits).double() / by
