@@ -100,14 +100,15 @@ class Bundle:
             layout = Layout.from_json((directory / "layout.json").read_text(encoding="utf-8"))
         except LayoutError as error:
             raise BundleError(f"{directory / 'layout.json'}: {error}") from error
+        session = _open_session(directory / "model.onnx")
         bundle = cls(
             directory=directory,
             name=manifest["name"],
             layout=layout,
             sha256=_sha256(directory / MANIFEST),
             vocabulary=_read_vocabulary(directory / "vocabulary.parquet", layout),
-            session=_open_session(directory / "model.onnx"),
-            own_columns=_own_columns(layout),
+            session=session,
+            own_columns=_own_columns(layout, session),
         )
         bundle.check_golden()
         return bundle
@@ -291,9 +292,11 @@ class Bundle:
                 )
 
 
-def _own_columns(layout: Layout) -> tuple[int, int] | None:
+def _own_columns(layout: Layout, session: Any) -> tuple[int, int] | None:
+    """As :attr:`Bundle.own_columns`; None too where no module of the model reads the events of the layout."""
     own = layout.without_event_lists()
-    return None if own is layout else (len(own.numeric), len(own.id_columns))
+    read = "events" in {given.name for given in session.get_inputs()}
+    return (len(own.numeric), len(own.id_columns)) if read else None
 
 
 def _by_key(numeric: NDArray[Any], ids: NDArray[Any], numbers: int, columns: int) -> dict[str, NDArray[Any]]:

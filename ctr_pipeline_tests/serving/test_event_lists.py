@@ -197,6 +197,15 @@ def test_events_of_one_key_are_given_once(made: Made) -> None:
     assert len(set(scores.logits[:, 0].tolist())) == 9
 
 
+def test_a_model_that_reads_no_events_is_served_on_rows_that_have_them(made: Made, tmp_path: Path) -> None:
+    model = made.spec.model.model_copy(update={"sequences": []})
+    ranker = build_ranker(made.dataset.layout, model, 1).eval()
+    vocabulary = made.folder / "packed" / "vocabulary.parquet"
+    bundle = export_bundle(ranker, made.calibrators, made.dataset.layout, vocabulary, made.spec, tmp_path / "plain")
+    test = made.dataset.splits["test"]
+    check_parity(bundle, ranker, made.calibrators, test.numeric, test.ids).require()
+
+
 def test_left_out_lists_are_those_of_a_user_without_a_past(made: Made) -> None:
     empty = {"item": "i1", "price": 1.0, "liked": [], "recent": [], "recent_event": [], "recent_age": []}
     rows = [empty, {"item": "i1", "price": 1.0}, empty | {"recent": None, "recent_event": None, "recent_age": None}]
