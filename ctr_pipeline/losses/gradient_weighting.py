@@ -56,8 +56,10 @@ class GradientWeighting:
             rows.append(torch.cat([gradient.flatten().float() for gradient in known]))
         jacobian = torch.stack(rows)
         gramian = (jacobian @ jacobian.T).double()
-        if not bool(torch.isfinite(gramian).all()):
+        size = gramian.diagonal().sum()
+        if not bool(torch.isfinite(gramian).all()) or not bool(size > 0):
             return ones
-        weights = self._weighting(gramian).to(ones)
+        # The weights do not depend on the size of the gradients; but UPGrad takes those below 0.01 together for zeros.
+        weights = self._weighting(gramian / size).to(ones)
         weights = weights if self._is_sum else weights * len(losses)
         return weights if bool(torch.isfinite(weights).all()) else ones

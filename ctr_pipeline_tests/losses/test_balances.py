@@ -137,6 +137,20 @@ def test_upgrad_makes_no_task_worse() -> None:
     assert float((gradients @ gradients.sum(dim=0)).min()) < 0
 
 
+@pytest.mark.parametrize("aggregator", ["upgrad", "mgda", "imtl_g"])
+def test_the_size_of_the_gradients_changes_no_weight(aggregator: str) -> None:
+    pytest.importorskip("torchjd")
+    pytest.importorskip("quadprog")
+    gradients = torch.tensor([[1.0, 0.2, 0.0], [-0.9, 0.5, 0.3], [0.1, -1.0, 0.4]])
+    weights = nn.Parameter(torch.zeros(3))
+    found = [
+        GradientWeighting(aggregator)(two_losses(weights, size * gradients), [weights]) for size in (1e-3, 1.0, 1e3)
+    ]
+    assert float((found[1] - 1).abs().max()) > 0.1, "weights of 1 would be those of gradients that are not looked at"
+    torch.testing.assert_close(found[0], found[1], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(found[2], found[1], rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.parametrize("aggregator", ["pcgrad", "upgrad"])
 def test_gradients_that_agree_keep_the_declared_weights(aggregator: str) -> None:
     pytest.importorskip("torchjd")
