@@ -299,7 +299,14 @@ class Features(Section):
     @property
     def one_number(self) -> tuple[str, ...]:
         """Names of the features that are one number."""
-        return (*(f.name for f in self.numeric if f.width is None), *(name for name, _ in self.history_numbers))
+        made = (name for name, feature in self.history_numbers if feature not in self.event_lists)
+        return (*(f.name for f in self.numeric if f.width is None), *made)
+
+    @property
+    def embedded_inputs(self) -> tuple[str, ...]:
+        """Names of the categories, and lists of them, that all modules read: event lists are for ``model.sequences`` alone."""
+        made = (one.feature.name for one in self.history_embedded if one.source not in self.event_lists)
+        return (*(feature.name for feature in self.embedded), *made)
 
     @property
     def lists(self) -> dict[str, str | None]:

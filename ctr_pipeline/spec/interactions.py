@@ -1,8 +1,9 @@
 """The modules that combine the ranker's inputs with each other, as a spec names them."""
 
-from typing import Annotated, Literal
+from collections.abc import Collection, Iterable
+from typing import Annotated, Literal, Self
 
-from pydantic import BeforeValidator, Field, SerializeAsAny
+from pydantic import BeforeValidator, Field, SerializeAsAny, model_validator
 
 from ctr_pipeline.spec.variants import Variant, Variants
 
@@ -72,6 +73,14 @@ class FieldAttention(LayeredInteraction):
     heads: int = Field(default=2, gt=0, description="Attention heads of a layer.")
     width: int = Field(default=16, gt=0, description="Width of a field within the module, over all its heads.")
 
+    @model_validator(mode="after")
+    def _equal_heads(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(
+                f"`width` {self.width} is divided among the heads: make it a multiple of `heads` {self.heads}"
+            )
+        return self
+
 
 class FeatureGates(LayeredInteraction):
     """Gates between 0 and 2 on the inputs, from the inputs themselves (GateNet, Huang et al. 2020; LiRank, KDD 2024)."""
@@ -110,3 +119,14 @@ INTERACTIONS: Variants[InteractionSection] = Variants(
 
 AnyInteraction = Annotated[SerializeAsAny[InteractionSection], BeforeValidator(INTERACTIONS.validate)]
 """Type of a field that holds one of :data:`INTERACTIONS`."""
+
+
+def refuse_absent_contexts(sections: Iterable[InteractionSection], embedded: Collection[str]) -> None:
+    """Raises ValueError where gates are to be computed from what is no ``embedded`` feature."""
+    for section in sections:
+        for name in section.context if isinstance(section, FeatureGates) else ():
+            if name not in embedded:
+                raise ValueError(
+                    f"`context` of an interaction `feature_gates` names {name!r}, which is no embedded feature; use some of "
+                    f"{', '.join(sorted(embedded)) or 'none: declare one'}"
+                )

@@ -92,6 +92,11 @@ class Model(Section):
                     f"use one of {', '.join(sorted(categories))}"
                 )
 
+    @property
+    def all_interactions(self) -> tuple[AnyInteraction, ...]:
+        """Its interactions and those of its branches."""
+        return (*self.interactions, *(section for branch in self.branches for section in branch.interactions))
+
     @model_validator(mode="before")
     @classmethod
     def _with_preset(cls, value: Any) -> Any:

@@ -13,6 +13,7 @@ from ctr_pipeline.spec.features import CategoricalFeature, Features, NumericFeat
 from ctr_pipeline.spec.fields import Name, Section, TimeZone, added_field
 from ctr_pipeline.spec.heads import refuse_wrong_heads
 from ctr_pipeline.spec.history_references import refuse_wrong_history
+from ctr_pipeline.spec.interactions import refuse_absent_contexts
 from ctr_pipeline.spec.keys import refuse_absent_keys, stored_keys
 from ctr_pipeline.spec.limits import Quality
 from ctr_pipeline.spec.log_columns import (
@@ -120,6 +121,7 @@ class Spec(Section):
                         "one value"
                     )
         refuse_absent_keys(self.split, self.evaluation, self.impression)
+        refuse_absent_contexts(self.model.all_interactions, self.features.embedded_inputs)
         refuse_wrong_position(self.model.position, self.impression.position, self.features.single)
         refuse_wrong_smoothing(self.training, self.tasks)
         self.model.refuse_absent_pairs(self.features.single)

@@ -84,6 +84,37 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         lambda c: (listing(RECENT, "transformer")(c), c["features"]["dense"].append({"name": "recent_age"})),
         ("each feature needs a name of its own; used twice: recent_age",),
     ),
+    "gates from what only a module of sequences reads": (
+        lambda c: (
+            listing(RECENT, "transformer")(c),
+            listing(TOP)(c),
+            set_to("model.interactions", [{"kind": "feature_gates", "context": ["liked", "recent"]}])(c),
+        ),
+        (
+            "`context` of an interaction `feature_gates` names 'recent', which is no embedded feature",
+            "use some of ad_id, ",
+        ),
+    ),
+    "gates of a branch from what there is not": (
+        set_to(
+            "model.branches",
+            [{"name": "one"}, {"name": "two", "interactions": [{"kind": "feature_gates", "context": ["price"]}]}],
+        ),
+        ("`context` of an interaction `feature_gates` names 'price'", "use some of ad_id"),
+    ),
+    "heads that do not divide the width of an interaction": (
+        set_to("model.interactions", [{"kind": "field_attention", "width": 10, "heads": 4}]),
+        ("model.interactions.0: ", "`width` 10 is divided among the heads: make it a multiple of `heads` 4"),
+    ),
+    "a slice by the ages of events": (
+        lambda c: (
+            listing(RECENT, "transformer")(c),
+            set_to("evaluation", {"slices": [{"feature": "recent_age", "edges": [60]}]})(c),
+        ),
+        (
+            "names 'recent_age', which is no feature of one value with values in the clear; use one of ad_id, ctr_7d, hour, price\n",
+        ),
+    ),
     "users that drift by nothing": (
         lambda c: c.update(source={"simulator": {"user_drift": {"renewed": 0}}}),
         ("source.simulator.user_drift.renewed", "greater than 0"),

@@ -51,16 +51,11 @@ class FieldAttentionNetwork(nn.Module):
         section: The module's fields; ``dropout`` is a number.
 
     Raises:
-        RankerError: there are fewer than two fields, they do not suit the normalisation, or the width is no multiple of
-            the heads.
+        RankerError: there are fewer than two fields, or they do not suit the normalisation.
     """
 
     def __init__(self, shape: InputShape, section: FieldAttention) -> None:
         super().__init__()
-        if section.width % section.heads:
-            raise RankerError(
-                f"{section.kind}: a width of {section.width} is not divisible among {section.heads} heads. Choose a multiple."
-            )
         self.inputs = NormalisedInputs(shape, section.normalisation, section.kind)
         self.fields = sum(len(group.columns) for group in shape.groups) + bool(self.inputs.numbers)
         if self.fields < 2:

@@ -233,7 +233,6 @@ def test_new_gates_and_blocks_change_nothing() -> None:
     [
         (Cross(), InputShape(0, ()), "cross has no inputs: declare features"),
         (Cross(normalisation="field"), InputShape(2, (FieldGroup(1, ("ad",)),)), "the embedding of ad has width 1"),
-        (FieldAttention(heads=3), SHAPE, "a width of 16 is not divisible among 3 heads"),
         (FieldAttention(), InputShape(0, (FieldGroup(4, ("ad",)),)), "there is only one: declare another feature"),
         (FeatureGates(context=["adv"]), SHAPE, "`context` names adv; embedded features: device, hour, ad, query, site"),
     ],
