@@ -63,7 +63,7 @@ class TaskBalance:
         """Set the weights of this step from the tasks' gradients; the graph is kept.
 
         Args:
-            losses: [T] mean losses of the tasks.
+            losses: [T] mean losses of the tasks, or these times one number.
             shared: What the tasks share.
         """
         if self._gradients is not None:

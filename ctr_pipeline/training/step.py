@@ -99,7 +99,9 @@ class StepState:
     def weigh(self, sums: Tensor, counts: Tensor) -> None:
         """Set the weights of the tasks from the gradients of their mean losses, where the balance asks for it."""
         if self.balance.reads_gradients and torch.is_grad_enabled():
-            self.balance.from_gradients(sums / counts.clamp_min(1).to(sums.dtype), self.shared)
+            # Scaled, as gradients of 16 bits would else be lost; the weights do not depend on it.
+            means = self.precision.scale(sums / counts.clamp_min(1).to(sums.dtype))
+            self.balance.from_gradients(means, self.shared)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,9 @@
 import importlib.util
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -63,6 +65,18 @@ def test_it_resumes_exactly(job, make_trainer, tmp_path: Path, kind: str) -> Non
         make_trainer(again, stop_after=8).run(False)
     assert make_trainer(again).run(True).model_sha256 == whole.model_sha256
     assert lines(again.output / "steps.jsonl") == lines(own.output / "steps.jsonl")
+
+
+def test_gradients_of_16_bits_are_compared_at_the_scale_of_the_loss(job, make_trainer) -> None:
+    training = Training.model_validate({**job.training.model_dump(), "precision": "fp16"})
+    seen: list[list[float]] = []
+    recorder = SimpleNamespace(reads_gradients=True, from_gradients=lambda losses, _: seen.append(losses.tolist()))
+    trainer = make_trainer(job.model_copy(update={"training": training}))
+    state = replace(trainer.state, balance=recorder)
+    state.weigh(torch.tensor([6.0, 2.0], requires_grad=True), torch.tensor([3, 0]))
+    factor = state.precision.factor
+    assert factor > 1
+    assert seen == [[2 * factor, 2 * factor]]
 
 
 @pytest.mark.parametrize("kind", ["uncertainty", "pcgrad"])
