@@ -14,6 +14,7 @@ from ctr_pipeline.commands.further_trainings import (
     changed_job,
     is_done,
     retrain_to_compare,
+    spec_of,
     train,
 )
 from ctr_pipeline.datasets import PackedDataset
@@ -134,7 +135,7 @@ def ablate(
             if not is_done(training, job.output):
                 train(training)
         progress(len(trainings), len(trainings), "comparing")
-        found = compared(deployment.spec, dataset, trainings)
+        found = compared(spec_of(deployment, paths), dataset, trainings)
         content = {"format": FORMAT, "day": paths.day, "seeds": all_seeds, **found}
         write_json(paths.ablation, content)
         plots = _write_plots(paths, content)

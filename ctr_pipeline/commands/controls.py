@@ -15,6 +15,7 @@ from ctr_pipeline.commands.further_trainings import (
     changed_job,
     is_done,
     retrain_to_compare,
+    spec_of,
     train,
 )
 from ctr_pipeline.datasets import PackedDataset
@@ -83,7 +84,7 @@ def compare_tasks(
             if not is_done(training, job.output):
                 progress(f"training {place + 1} of {len(trainings)}: {training.name}, seed {training.job.seed}")
                 train(training)
-        found = compared(deployment.spec, dataset, trainings, chosen)
+        found = compared(spec_of(deployment, paths), dataset, trainings, chosen)
         progress("gradients of the tasks on what they share")
         found["gradient_conflict"] = _gradient_conflict(job, names)
         content = {

@@ -18,7 +18,7 @@ from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.deployment.json_files import read_json
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.errors import UserError
-from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline.training import TrainingJob
 
 KEPT = ("job.json", "result.json", "scores/calibration.npy", "scores/test.npy")
@@ -64,6 +64,17 @@ def retrain_to_compare(deployment: Deployment, day: str | None) -> tuple[Retrain
     # A job file's paths are relative to its own folder.
     job = job.model_copy(update={"dataset": job.dataset.resolve(), "output": paths.training.resolve()})
     return paths, job, PackedDataset.open(paths.packed)
+
+
+def spec_of(deployment: Deployment, paths: RetrainPaths) -> Spec:
+    """The spec that a retrain was made from; the data root may be bound to another one since.
+
+    Raises:
+        SpecError: this version does not read it.
+    """
+    if not paths.spec.is_file():
+        return deployment.spec
+    return parse_spec(paths.spec.read_text(encoding="utf-8"), where=str(paths.spec))
 
 
 def changed_job(job: TrainingJob, output: Path, seed: int, **changes: Any) -> TrainingJob:

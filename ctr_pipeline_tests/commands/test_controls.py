@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from rich.console import Console
 from typer.testing import CliRunner
 
 from ctr_pipeline.cli.app import app
-from ctr_pipeline.commands import further_trainings
+from ctr_pipeline.commands import ablate, controls, further_trainings
 from ctr_pipeline.commands.controls import compare_tasks, control_job
 from ctr_pipeline.commands.controls_text import negative_transfer, print_comparisons
 from ctr_pipeline.commands.further_trainings import FurtherTraining, FurtherTrainingError
@@ -24,6 +25,7 @@ from ctr_pipeline.spec.model import Model
 from ctr_pipeline.training import TrainingJob, entry
 from ctr_pipeline.training.drilling.drilled_run import prepare_drill
 from ctr_pipeline.training.execution import ProcessContext, execute
+from ctr_pipeline_tests.spec.changes import GOOD
 
 DAY = "2026-01-02"
 
@@ -144,6 +146,30 @@ def test_a_training_without_a_result_is_no_side_of_a_comparison(deployment: Any)
     retrain.scores("test").unlink()
     with pytest.raises(FurtherTrainingError, match="is not finished"):
         compare_tasks(deployment, None)
+
+
+def test_the_spec_is_that_of_the_retrain_and_not_a_later_one(deployment: Any) -> None:
+    retrain = deployment.paths.retrain(DAY)
+    assert further_trainings.spec_of(deployment, retrain) is deployment.spec
+    retrain.spec.write_text(yaml.safe_dump({**GOOD, "calibration": "platt"}), encoding="utf-8")
+    assert further_trainings.spec_of(deployment, retrain).calibration.kind == "platt"
+    for name in ("calibration", "test"):
+        np.save(retrain.scores(name), np.zeros((1, 2), dtype=np.float32))
+    used: list[str] = []
+
+    def compared(spec: Any, *_: Any) -> dict[str, Any]:
+        used.append(spec.calibration.kind)
+        raise FurtherTrainingError("enough")
+
+    with pytest.MonkeyPatch.context() as patch:
+        for command in (controls, ablate):
+            patch.setattr(command, "train", lambda _: None)
+            patch.setattr(command, "compared", compared)
+        with pytest.raises(FurtherTrainingError, match="enough"):
+            compare_tasks(deployment, None)
+        with pytest.raises(FurtherTrainingError, match="enough"):
+            ablate.ablate(deployment, None, seeds=1)
+    assert used == ["platt", "platt"]
 
 
 def test_branches_have_no_architecture_beside_them(deployment: Any) -> None:
