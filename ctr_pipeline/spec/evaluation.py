@@ -7,6 +7,10 @@ from pydantic import Field, field_validator
 from ctr_pipeline.spec.fields import Column, Name, Section, added_field
 
 
+STANDARD, STANDARD_BEGINNINGS = ("position", "traffic"), ("missing ", "training rows of ")
+"""Names of slices that are measured of every model, and how others of them begin."""
+
+
 class EvaluationSlice(Section):
     """A part of the rows that is measured by itself: the intervals of a number, or the values of a category."""
 
@@ -66,5 +70,7 @@ class Evaluation(Section):
             if cut.feature in categories and cut.edges:
                 raise ValueError(f"{where}: {cut.feature!r} is a category, which has no `edges`: remove them")
         titles = [cut.title for cut in self.slices]
+        if taken := [title for title in titles if title in STANDARD or title.startswith(STANDARD_BEGINNINGS)]:
+            raise ValueError(f"`evaluation.slices`: {taken[0]!r} is measured anyway; give yours another `name`")
         if len(set(titles)) < len(titles):
             raise ValueError(f"`evaluation.slices`: each needs a `name` of its own; found {', '.join(titles)}")

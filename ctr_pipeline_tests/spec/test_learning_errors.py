@@ -127,6 +127,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("evaluation", {"slices": [{"feature": "price", "edges": [7, 2]}]}),
         ("evaluation.slices.0.edges: the edges of intervals rise; found [7.0, 2.0]",),
     ),
+    "a slice in the place of another": (
+        set_to("evaluation", {"slices": [{"feature": "price", "edges": [1], "name": "position"}]}),
+        ("`evaluation.slices`: 'position' is measured anyway; give yours another `name`",),
+    ),
+    "a slice of what is missing": (
+        set_to("evaluation", {"slices": [{"feature": "ad_id", "name": "missing price"}]}),
+        ("`evaluation.slices`: 'missing price' is measured anyway",),
+    ),
     "two slices of one name": (
         set_to("evaluation", {"slices": [{"feature": "ad_id"}, {"feature": "ad_id"}]}),
         ("`evaluation.slices`: each needs a `name` of its own; found ad_id, ad_id",),
