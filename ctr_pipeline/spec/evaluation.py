@@ -6,7 +6,6 @@ from pydantic import Field, field_validator
 
 from ctr_pipeline.spec.fields import Column, Name, Section, added_field
 
-
 STANDARD, STANDARD_BEGINNINGS = ("position", "traffic"), ("missing ", "training rows of ")
 """Names of slices that are measured of every model, and how others of them begin."""
 

@@ -15,7 +15,9 @@ from ctr_pipeline_tests.features.pasts import DAY, FIRST, SPEC_TEXT, random_past
 from ctr_pipeline_tests.labels.naive import Event, Story, World, answers_as_of, maturities, replay
 
 HOUR = DAY // 24
-HEAD, REST = SPEC_TEXT[: SPEC_TEXT.index("    - {name: ad_rate,")], SPEC_TEXT[SPEC_TEXT.index("tasks:") :]
+HEAD = SPEC_TEXT[: SPEC_TEXT.index("    - {name: ad_rate,")]
+# Without the model, which reads lists that are no part of this history.
+REST = SPEC_TEXT[SPEC_TEXT.index("tasks:") : SPEC_TEXT.index("model:")]
 SPEC = parse_spec(
     f"""{HEAD}
     - {{name: daily, kind: rate, key: ad, task: buy, days: 3, smoothing: 5}}

@@ -30,7 +30,7 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
     ),
     "unknown architecture of the heads": (
         set_to("model.multi_task", "mmeo"),
-        ("model.multi_task: set `kind` to one of 'aitm', 'mmoe', 'ple', 'shared_bottom'", "did you mean 'mmoe'?"),
+        ("model.multi_task: set `kind` to one of 'aitm', ", "'shared_bottom'", "found 'mmeo', did you mean 'mmoe'?"),
     ),
     "one expert": (
         set_to("model.multi_task", {"kind": "mmoe", "experts": 1}),

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
     from ctr_pipeline.datasets import PackedDataset
 
 MOST_SHOWN = 60
-"""Slices of a task in the table of Dagster's page; evaluation.json has all."""
+"""Slices of a task in the table of Dagster's page; evaluation.json has all, and all of each."""
+
+MOST_LETTERS = 26
+"""Letters of a slice's name in that table."""
 
 
 def measured_slices(spec: Spec, paths: RetrainPaths) -> dict[str, list[dict[str, Any]]]:
@@ -66,14 +69,19 @@ def _declared(spec: Spec, paths: RetrainPaths, dataset: "PackedDataset") -> "Ite
 
 
 def slice_rows(by_task: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for each slice, those whose rates are off first."""
+    """A row for each slice, those whose rates are off first; narrow enough for the page of a small window."""
     rows = []
     for task, slices in by_task.items():
         for found in sorted(slices, key=lambda of: not of["miscalibrated"])[:MOST_SHOWN]:
-            shown = f"{found['dimension']}: {found['value']}"
-            off = "off" if found["miscalibrated"] else ""
-            counts = {"rows": found["rows"], "positives": found["positives"]}
+            name = f"{found['dimension']}: {found['value']}"
+            shown = name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+            off = " (off)" if found["miscalibrated"] else ""
             rows.append(
-                {"task": task, "slice": shown, **counts, "NE": found["ne"], "O/E": found["oe"]["value"], "": off}
+                {
+                    "task": task,
+                    "slice": shown,
+                    "positives": found["positives"],
+                    "O/E": f"{found['oe']['value']:.3f}{off}",
+                }
             )
     return rows
