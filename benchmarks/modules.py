@@ -11,12 +11,12 @@ over the test rows of the mean over the seeds), the spread over the seeds, and t
 
 The other libraries are no dependencies of this project. In an environment of their own, torch first::
 
-    python -m venv /tmp/peers && /tmp/peers/bin/pip install -c constraints.txt torch==2.13.0
-    /tmp/peers/bin/pip install -c constraints.txt fuxictr==2.3.10
+    python -m venv ../peers && ../peers/bin/pip install -c constraints.txt torch==2.13.0
+    ../peers/bin/pip install -c constraints.txt fuxictr==2.3.10
 
 Run from the checkout::
 
-    python benchmarks/modules.py --peers-python /tmp/peers/bin/python [--rows 400000] [--seeds 1 2 3] [--only DCNv2]
+    python benchmarks/modules.py --peers-python ../peers/bin/python [--rows 400000] [--seeds 1 2 3] [--only DCNv2]
 
 Without ``--peers-python`` ours are measured alone; a library that is absent is named and left out.
 """
@@ -24,7 +24,6 @@ Without ``--peers-python`` ours are measured alone; a library that is absent is 
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -35,6 +34,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from _machine import machine
 from numpy.typing import NDArray
 
 Logits = NDArray[np.float64]
@@ -268,17 +268,6 @@ def differences(
     return found[0], float(low), float(high)
 
 
-def machine(threads: int) -> str:
-    """Processor, cores, load, versions."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    return (
-        f"{name}, {os.cpu_count()} cores, {threads} thread(s) a side, load {os.getloadavg()[0]:.1f}, "
-        f"Python {platform.python_version()}"
-    )
-
-
 def has_bf16() -> bool:
     """Whether the processor has instructions for products in bf16."""
     cpuinfo = Path("/proc/cpuinfo")
@@ -363,7 +352,10 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--replicates", type=int, default=200)
     options = parser.parse_args()
-    print(f"machine     {machine(options.threads)}\ncommand     {' '.join(sys.argv)}", flush=True)
+    print(
+        f"machine     {machine(['torch'])}, {options.threads} thread(s) a side\ncommand     {' '.join(sys.argv)}",
+        flush=True,
+    )
     for name in options.only:
         with tempfile.TemporaryDirectory(prefix="modules-") as folder:
             compare(name, options, Path(folder))

@@ -2,8 +2,8 @@
 
 Run from the checkout; torch-rechub may lie in a folder of its own, so that it does not change the environment::
 
-    pip install --no-deps --target /tmp/peers torch-rechub==0.9.0
-    python benchmarks/multi_task.py --peers /tmp/peers [--rows 1000000] [--test-rows 400000] [--seeds 1 2 3]
+    pip install --no-deps --target ../peers torch-rechub==0.9.0
+    python benchmarks/multi_task.py --peers ../peers [--rows 1000000] [--test-rows 400000] [--seeds 1 2 3]
 """
 
 import argparse

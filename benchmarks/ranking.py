@@ -21,7 +21,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -29,7 +28,6 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +35,7 @@ import numpy as np
 import polars as pl
 import yaml
 from _ablations import ABLATIONS, applicable, overridden, with_absolute_paths
+from _machine import machine
 from _ranking_figures import Figures, Run, differences_table, figures, metrics_table, worlds_table
 from _sides import SCORED, Cost, SideJob
 from numpy.typing import NDArray
@@ -308,16 +307,6 @@ def _task(tasks: Sequence[str], name: str) -> int:
     return tasks.index(name)
 
 
-def machine() -> str:
-    """Processor, cores, load, and the versions of what does the work."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    packages = ", ".join(f"{package} {version(package)}" for package in ("torch", "lightgbm", "scikit-learn", "numpy"))
-    load = os.getloadavg()[0]
-    return f"{name}, {os.cpu_count()} cores, load {load:.1f}, Python {platform.python_version()}, {packages}"
-
-
 def main() -> None:
     """Runs the worlds that the command line asks for and prints their figures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -342,7 +331,10 @@ def main() -> None:
     content["source"] = with_absolute_paths(content["source"], options.spec.resolve().parent)
     changes = (change.partition("=") for change in options.set)
     content = overridden(content, {path: yaml.safe_load(value) for path, _, value in changes})
-    print(f"machine     {machine()}\ncommand     {' '.join(sys.argv)}", flush=True)
+    print(
+        f"machine     {machine(('torch', 'lightgbm', 'scikit-learn', 'numpy'))}\ncommand     {' '.join(sys.argv)}",
+        flush=True,
+    )
     worlds: list[dict[str, list[Figures]]] = []
     with tempfile.TemporaryDirectory(prefix="ranking-") as temporary:
         for seed in options.world_seeds or [content.get("seed", 7)]:

@@ -13,21 +13,19 @@ the maturity gap is a day. Files go to a temporary folder that is removed at the
 """
 
 import argparse
-import os
-import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import date, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 import yaml
+from _machine import machine
 from numpy.typing import NDArray
 
 from ctr_pipeline.datasets import PackedDataset, SplitBounds, Tables, fit_vocabulary, pack_dataset, split_bounds
@@ -192,15 +190,6 @@ def train(
     return np.asarray(model.predict(matrices["test"][0])), model.best_iteration
 
 
-def machine() -> str:
-    """Processor, cores, and the versions of what does the work."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    packages = ", ".join(f"{package} {version(package)}" for package in ("lightgbm", "numpy", "polars"))
-    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
-
-
 def main() -> None:
     """Makes the examples, trains both models and prints their scores beside the ceiling."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -225,7 +214,7 @@ def main() -> None:
 def report(made: Made, threads: int) -> None:
     """Trains, compares with the truth, and prints."""
     splits = made.dataset.splits
-    print(f"machine   {machine()}")
+    print(f"machine   {machine(('lightgbm', 'numpy', 'polars'))}")
     print(f"world     simulator defaults, {made.days[0]} to {made.days[-1]}")
     for name, split in splits.items():
         print(f"{name:<12}{len(split):>10,} rows  {int((split.labels[:, 0] == 1).sum()):>7,} clicks")

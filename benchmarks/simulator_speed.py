@@ -5,30 +5,20 @@ Run from the checkout: ``python benchmarks/simulator_speed.py [--days 6] [--sess
 """
 
 import argparse
-import os
-import platform
 import resource
 import shutil
 import sys
 import tempfile
 import time
 from datetime import timedelta
-from importlib.metadata import version
 from pathlib import Path
+
+from _machine import machine
 
 from ctr_pipeline.simulator import write_days
 from ctr_pipeline.simulator.laws import SLOTS
 from ctr_pipeline.simulator.pilot import make_world
 from ctr_pipeline.spec.simulator import SimulatorSettings
-
-
-def machine() -> str:
-    """Processor, cores, and the versions of what does the work."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    packages = ", ".join(f"{package} {version(package)}" for package in ("numpy", "pyarrow"))
-    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
 
 
 def peak_gibibytes() -> float:
@@ -58,7 +48,7 @@ def main() -> None:
     finally:
         shutil.rmtree(root)
     impressions = len(days) * arguments.sessions * SLOTS
-    print(f"machine            {machine()}")
+    print(f"machine            {machine(('numpy', 'pyarrow'))}")
     print(f"impressions        {impressions:,} in {len(days)} days, {arguments.threads} threads")
     print(f"world made in      {made - began:.1f} s")
     print(f"impressions/second {impressions / (written - made):,.0f}, Parquet files included")

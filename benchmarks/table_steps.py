@@ -24,7 +24,6 @@ day: then the days of the smallest have hardly a past, and a row of more days co
 import argparse
 import json
 import os
-import platform
 import shutil
 import subprocess
 import sys
@@ -33,12 +32,12 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import date, timedelta
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+from _machine import machine
 
 from ctr_pipeline.datasets import SplitBounds, Tables, TaskBounds, fit_vocabulary, pack_dataset
 from ctr_pipeline.deployment.deployment import Deployment
@@ -291,15 +290,6 @@ def measured(command: list[str]) -> dict[str, Any]:
     }
 
 
-def machine() -> str:
-    """Processor, cores, and the versions of what does the work."""
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    name = next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
-    packages = ", ".join(f"{package} {version(package)}" for package in ("duckdb", "polars", "narwhals"))
-    return f"{name}, {os.cpu_count()} cores, Python {platform.python_version()}, {packages}"
-
-
 def main() -> None:
     """Makes a lake of each size, runs each side on it, and prints figures and ratios."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -313,7 +303,7 @@ def main() -> None:
         root, millions, of, side = arguments.side_of
         run_side(Path(root), int(millions), int(of), side)
         return
-    print(f"machine   {machine()}", flush=True)
+    print(f"machine   {machine(('duckdb', 'polars', 'narwhals'))}", flush=True)
     print(f"{'side':<10}{'rows':>13}{'CPU s':>9}{'µs a row':>10}{'wall s':>9}{'peak GiB':>10}   CPU s by step")
     base = arguments.keep or Path(tempfile.mkdtemp(prefix="table-steps-"))
     found: dict[tuple[str, int], float] = {}

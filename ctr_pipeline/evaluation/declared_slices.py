@@ -13,6 +13,16 @@ from ctr_pipeline.features.layout import MISSING_ROW, UNKNOWN_ROW, Layout
 MISSING, UNKNOWN = "missing", "unknown"
 
 
+def interval_names(edges: Sequence[float]) -> list[str]:
+    """Names of the intervals between ascending ``edges``, the lowest first, and of missing numbers last."""
+    return [
+        f"below {edges[0]:g}",
+        *(f"[{low:g}, {high:g})" for low, high in pairwise(edges)),
+        f"from {edges[-1]:g} on",
+        MISSING,
+    ]
+
+
 def interval_slices(values: NDArray[np.floating[Any]], edges: Sequence[float]) -> NDArray[np.str_]:
     """[N] names of the intervals that numbers [N] fall into: ``[2, 7)`` holds its lower edge; NaN is ``missing``.
 
@@ -20,14 +30,9 @@ def interval_slices(values: NDArray[np.floating[Any]], edges: Sequence[float]) -
         values: The numbers.
         edges: Ascending.
     """
-    names = [
-        f"below {edges[0]:g}",
-        *(f"[{low:g}, {high:g})" for low, high in pairwise(edges)),
-        f"from {edges[-1]:g} on",
-    ]
     # Compared in double precision, as the edges are written.
     places = np.searchsorted(np.array(edges), values.astype(np.float64), side="right")
-    found = np.array(names, dtype=np.str_)[np.minimum(places, len(edges))]
+    found = np.array(interval_names(edges), dtype=np.str_)[places]
     return np.where(np.isnan(values), MISSING, found)
 
 

@@ -89,7 +89,7 @@ class FusedOutputs(nn.Linear):
 
     In training each row leaves out each branch with the probability of ``branch_dropout``, and none where that would be all:
     the branches then do not lean on each other, so each is a model by itself and their fusion an ensemble (dropout of whole
-    parts: Srivastava et al., JMLR 2014). A branch that :meth:`stop` stopped learns no more, or is left out for good.
+    parts: Srivastava et al., JMLR 2014). A branch that :meth:`leave_out` left out stays so.
 
     ``weight`` is [T, H], the columns of the branches' W_k side by side, and ``bias`` [T]. A part of h that belongs to no
     branch is read by each of them, with the same weights.
@@ -103,7 +103,6 @@ class FusedOutputs(nn.Linear):
     """
 
     counted: Tensor
-    taught: Tensor
     owner_of: Tensor
 
     def __init__(self, widths: Sequence[int], owners: Sequence[int], branches: int, tasks: int, fusion: Fusion) -> None:
@@ -111,9 +110,8 @@ class FusedOutputs(nn.Linear):
         self.widths, self.owners, self.branches = list(widths), list(owners), branches
         self.kind: Literal["average", "gated", "logistic"] = fusion.kind
         self.branch_dropout = fusion.branch_dropout
-        # In the stored state: what is stopped stays so, in a resumed training and in a bundle.
+        # In the stored state: what is left out stays so, in a resumed training and in a bundle.
         self.register_buffer("counted", torch.ones(self.branches))
-        self.register_buffer("taught", torch.ones(self.branches))
         columns = [owner for width, owner in zip(widths, owners, strict=True) for _ in range(width)]
         self.register_buffer("owner_of", torch.tensor(columns, dtype=torch.int64), persistent=False)
         self.gate: nn.Linear | None = None
@@ -147,15 +145,10 @@ class FusedOutputs(nn.Linear):
     def forward(self, hidden: Tensor) -> Tensor:
         """[B, T] the fused logits of h [B, H]."""
         scores = self.products(hidden)
-        if self.training:
-            scores = _partly_detached(scores, self.taught.reshape(1, -1, 1))
         shares = self._kept(hidden)
         if self.gate is not None:
-            # What is left out or learns no more is so as an input of the gate too.
-            read = hidden * self._by_column(self.counted)
-            if self.training:
-                read = _partly_detached(read, self._by_column(self.taught))
-            shares = shares * torch.softmax(self.gate(read), dim=1)
+            # What is left out is so as an input of the gate too.
+            shares = shares * torch.softmax(self.gate(hidden * self._by_column(self.counted)), dim=1)
         shares = shares / shares.sum(dim=1, keepdim=True)
         if self.mixing is not None:
             scores = scores * self.mixing
@@ -174,18 +167,13 @@ class FusedOutputs(nn.Linear):
         kept = counted * drawn
         return torch.where(kept.sum(dim=1, keepdim=True) > 0, kept, counted)
 
-    def stop(self, branch: int, how: Literal["gradient", "drop"]) -> None:
-        """From now on the branch learns no more (``gradient``), or is left out (``drop``)."""
-        (self.counted if how == "drop" else self.taught)[branch] = 0.0
+    def leave_out(self, branch: int) -> None:
+        """From now on the branch has no part in the logits."""
+        self.counted[branch] = 0.0
 
     def going_on(self) -> list[bool]:
-        """[K] whether each branch is not stopped."""
-        return [bool(value) for value in (self.counted * self.taught).tolist()]
-
-
-def _partly_detached(values: Tensor, taught: Tensor) -> Tensor:
-    """``values``, with a gradient where ``taught`` is 1 and none where it is 0."""
-    return taught * values + (1 - taught) * values.detach()
+        """[K] whether each branch is not left out."""
+        return [bool(value) for value in self.counted.tolist()]
 
 
 def weak_branches(entropies: Sequence[float | None], going_on: Sequence[bool], margin: float) -> list[int]:

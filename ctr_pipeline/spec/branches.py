@@ -37,9 +37,8 @@ class Fusion(Section):
         lt=1,
         description="Probability that a branch is left out of a training row's logits, so that each learns to stand alone.",
     )
-    stop: Literal["none", "gradient", "drop"] = Field(
-        default="none",
-        description="What happens to a branch that is weak on validation: nothing; it learns no more; or it is left out.",
+    stop: Literal["none", "drop"] = Field(
+        default="none", description="What happens to a branch that is weak on validation: nothing, or it is left out."
     )
     margin: float = Field(
         default=0.01, ge=0, description="Normalised entropy above that of the best branch from which one is weak."

@@ -1,11 +1,11 @@
 """Branches of the ranker on the validation: the normalised entropy of each by itself, and which of them are stopped."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ctr_pipeline.gradients.triage.left_behind import read_json_lines
 from ctr_pipeline.ranker import Ranker
 from ctr_pipeline.ranker.branches import FusedOutputs, weak_branches
 from ctr_pipeline.spec.branches import Fusion
@@ -67,15 +67,12 @@ class BranchStops:
         head = self.model.head
         if isinstance(head, FusedOutputs) and self.fusion.stop != "none":
             for branch in branches:
-                head.stop(branch, self.fusion.stop)
+                head.leave_out(branch)
 
 
 def stopped_by_epoch(validation: Path) -> dict[int, list[str]]:
     """The branches that each epoch's validation stopped, from the file that a fit wrote."""
-    if not validation.is_file():
-        return {}
-    lines = [json.loads(line) for line in validation.read_text(encoding="utf-8").splitlines()]
-    return {line["epoch"]: line[STOPPED] for line in lines if line.get(STOPPED)}
+    return {line["epoch"]: line[STOPPED] for line in read_json_lines(validation) if line.get(STOPPED)}
 
 
 def branch_content(validation: Path, branches: Sequence[str], tasks: Sequence[str], epoch: int) -> list[dict[str, Any]]:
@@ -88,8 +85,7 @@ def branch_content(validation: Path, branches: Sequence[str], tasks: Sequence[st
         epoch: The best epoch.
     """
     stopped = stopped_by_epoch(validation)
-    lines = [json.loads(line) for line in validation.read_text(encoding="utf-8").splitlines()]
-    best: dict[str, Any] = next((line for line in lines if line["epoch"] == epoch), {})
+    best: dict[str, Any] = next((line for line in read_json_lines(validation) if line["epoch"] == epoch), {})
     return [
         {
             "name": name,

@@ -43,6 +43,9 @@ STEPS = 30
 CLOSE_LOOK = (0, 1, 2, 20)
 """Steps whose gradients and updates are compared with what they should be."""
 
+HALF_SCALE = 2.0**12
+"""Factor on the loss in 16 bits: gradients as small as 1e-11 are then there, and those as large as 16."""
+
 SMALL = 3_000_000
 """Size of a model up to which all steps are: what happens in each tenth step alone is then seen too."""
 
@@ -166,11 +169,14 @@ class StepWatch:
             seen = to_device(batch, state.group.device)
             counts = state.objectives.known_counts(seen.labels, seen.delays)
             loss, _ = state.loss(state.forward(seen), seen, counts)
+            # By a scale of its own, whatever the training does with its: what is small would else be 0 in the gradient that
+            # the step's is compared with.
+            scale = HALF_SCALE if state.precision.name == "fp16" else 1.0
             if loss.requires_grad:
-                loss.backward()  # type: ignore[no-untyped-call]
+                (loss * scale).backward()  # type: ignore[no-untyped-call]
             for name, parameter in state.model.named_parameters():
                 if parameter.grad is not None:
-                    self._expected[name] = gradient_values(parameter).detach().double().clone()
+                    self._expected[name] = gradient_values(parameter).detach().double().clone() / scale
                     size = float(self._expected[name].abs().max()) if self._expected[name].numel() else 0.0
                     self._reached[name] = max(self._reached.get(name, 0.0), size)
         self._rehearsing = False

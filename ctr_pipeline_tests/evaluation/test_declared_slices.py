@@ -9,6 +9,7 @@ from ctr_pipeline.evaluation.declared_slices import (
     category_slices,
     cold_start_slices,
     evidence_slices,
+    interval_names,
     interval_slices,
 )
 from ctr_pipeline.features.layout import IdColumn, Layout, ParentMean, Pooled
@@ -19,6 +20,7 @@ def test_an_interval_holds_its_lower_edge() -> None:
     assert interval_slices(values, [2.0, 7.0]).tolist() == [
         "below 2", "below 2", "below 2", "[2, 7)", "[2, 7)", "from 7 on", "from 7 on", "missing",
     ]  # fmt: skip
+    assert interval_names([2.0, 7.0]) == ["below 2", "[2, 7)", "from 7 on", "missing"]
     assert interval_slices(values[:3], [0.5]).tolist() == ["below 0.5", "below 0.5", "from 0.5 on"]
 
 

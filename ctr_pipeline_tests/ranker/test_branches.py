@@ -116,34 +116,32 @@ def test_what_belongs_to_no_branch_is_read_by_each() -> None:
     hidden = torch.ones(4, 4)
     assert head.own(hidden)[0, :, 0].tolist() == [15.5, 11.5]
     assert head(hidden)[:, 0].tolist() == [13.5] * 4
-    head.stop(0, "drop")
+    head.leave_out(0)
     assert head(hidden)[:, 0].tolist() == [11.5] * 4
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_dropped_branch_has_no_influence_and_an_untaught_one_no_gradient(
+def test_a_branch_that_is_left_out_has_no_influence_and_no_gradient(
     layout: Layout, batch: tuple[Tensor, Tensor], kind: str, tmp_path: Path
 ) -> None:
     ranker = noisy(build_ranker(layout, model_of(kind, branch_dropout=0.0), 1))
     head = head_of(ranker)
-    head.stop(1, "gradient")
     before = ranker.eval()(*batch)
+    head.leave_out(1)
+    assert head.going_on() == [True, False, True]
+    without = ranker(*batch)
+    assert not torch.equal(without, before)
     ranker.train()(*batch).sum().backward()
     crossed = [p for name, p in ranker.named_parameters() if name.startswith("interactions.crossed_")]
     assert crossed
     assert all(p.grad is None or not bool(p.grad.any()) for p in crossed)
     assert bool(ranker.get_parameter("tower.deep.0.linear.weight").grad.any())
-    torch.testing.assert_close(ranker.eval()(*batch), before)
-    head.stop(1, "drop")
-    assert head.going_on() == [True, False, True]
-    without = ranker(*batch)
-    assert not torch.equal(without, before)
+    ranker.eval()
     with torch.no_grad():
         for parameter in crossed:
             parameter.mul_(7)
-    if kind != "gated":
-        torch.testing.assert_close(ranker(*batch), without)
-    # What is stopped is part of the stored model.
+    torch.testing.assert_close(ranker(*batch), without)
+    # What is left out is part of the stored model.
     save_ranker(tmp_path / "model.pt", ranker, layout)
     loaded = load_ranker(tmp_path / "model.pt", layout, model_of(kind, branch_dropout=0.0))
     assert torch.equal(loaded(*batch), ranker(*batch))
@@ -198,7 +196,7 @@ def test_the_exported_graph_computes_the_same(
     layout: Layout, batch: tuple[Tensor, Tensor], kind: str, tmp_path: Path
 ) -> None:
     ranker = noisy(build_ranker(layout, model_of(kind), 1)).eval()
-    head_of(ranker).stop(0, "drop")
+    head_of(ranker).leave_out(0)
     rows = torch.export.Dim("rows", min=1)
     path = tmp_path / "model.onnx"
     dynamic = ({0: rows}, {0: rows})

@@ -24,7 +24,7 @@ DEEP, CROSSED = {"name": "deep"}, {"name": "crossed", "hidden": [], "interaction
         ({"branches": [{"name": "A b"}, CROSSED]}, "a name starts with a lower-case letter"),
         ({"branches": [DEEP, CROSSED], "fusion": {"kind": "mean"}}, "'average', 'gated' or 'logistic'"),
         ({"branches": [DEEP, CROSSED], "fusion": {"branch_dropout": 1}}, "less than 1"),
-        ({"branches": [DEEP, CROSSED], "fusion": {"stop": "all"}}, "'none', 'gradient' or 'drop'"),
+        ({"branches": [DEEP, CROSSED], "fusion": {"stop": "all"}}, "'none' or 'drop'"),
         ({"branches": [DEEP, CROSSED], "fusion": {"margin": -1}}, "greater than or equal to 0"),
         ({"branches": [DEEP, {**CROSSED, "width": 3}]}, "Extra inputs are not permitted"),
     ],

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from ctr_pipeline.datasets import PackedDataset
+    from ctr_pipeline.evaluation import SliceMetrics
 
 MOST_SHOWN = 60
 """Slices of a task in the table of Dagster's page; evaluation.json has all, and all of each."""
@@ -28,7 +29,7 @@ def measured_slices(spec: Spec, paths: RetrainPaths) -> dict[str, list[dict[str,
     """
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation import slice_metrics, standard_slices
-    from ctr_pipeline.evaluation.declared_slices import cold_start_slices
+    from ctr_pipeline.evaluation.declared_slices import cold_start_slices, interval_names
 
     dataset = PackedDataset.open(paths.packed)
     test, layout = dataset.splits["test"], dataset.layout
@@ -43,8 +44,19 @@ def measured_slices(spec: Spec, paths: RetrainPaths) -> dict[str, list[dict[str,
     tasks = [task.name for task in spec.tasks]
     files = RetrainFiles(paths)
     logits = files.calibrated("test", tasks, logged_position=True in files.position_modes)
+    places = {
+        (cut.title, name): place
+        for cut in spec.evaluation.slices
+        if cut.edges
+        for place, name in enumerate(interval_names(cut.edges))
+    }
+    dimensions = list(slices)
+
+    def place(found: "SliceMetrics") -> tuple[int, int]:
+        return dimensions.index(found.dimension), places.get((found.dimension, found.value), 0)
+
     return {
-        task: [found.to_json() for found in slice_metrics(logits[:, at], test.labels[:, at], slices)]
+        task: [found.to_json() for found in sorted(slice_metrics(logits[:, at], test.labels[:, at], slices), key=place)]
         for at, task in enumerate(tasks)
     }
 
@@ -73,8 +85,7 @@ def slice_rows(by_task: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[
     rows = []
     for task, slices in by_task.items():
         for found in sorted(slices, key=lambda of: not of["miscalibrated"])[:MOST_SHOWN]:
-            name = f"{found['dimension']}: {found['value']}"
-            shown = name if len(name) <= MOST_LETTERS else f"{name[: MOST_LETTERS - 1]}…"
+            shown = _short(found["dimension"], found["value"])
             off = " (off)" if found["miscalibrated"] else ""
             rows.append(
                 {
@@ -85,3 +96,11 @@ def slice_rows(by_task: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[
                 }
             )
     return rows
+
+
+def _short(dimension: str, value: str) -> str:
+    """Both in :data:`MOST_LETTERS`; what is cut is the dimension, as far as it goes, because values tell slices apart."""
+    room = max(MOST_LETTERS - len(value) - 2, 6)
+    named = dimension if len(dimension) <= room else f"{dimension[: room - 1]}…"
+    whole = f"{named}: {value}"
+    return whole if len(whole) <= MOST_LETTERS else f"{whole[: MOST_LETTERS - 1]}…"

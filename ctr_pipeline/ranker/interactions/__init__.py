@@ -3,9 +3,10 @@
 from ctr_pipeline.ranker.interactions.interaction import (
     Interaction,
     build_interaction,
+    checked_module,
     out_width,
     register_interaction,
     with_dropout,
 )
 
-__all__ = ["Interaction", "build_interaction", "out_width", "register_interaction", "with_dropout"]
+__all__ = ["Interaction", "build_interaction", "checked_module", "out_width", "register_interaction", "with_dropout"]

@@ -82,16 +82,28 @@ def build_interaction(section: InteractionSection, shape: InputShape) -> nn.Modu
         RankerError: nothing in this process is registered under its kind, the shape does not suit it, or what is
             registered is no torch module with a positive ``out_width``.
     """
+    return checked_module(f"interaction {section.kind!r}", _INTERACTIONS.build(section, shape))
+
+
+def checked_module(what: str, built: object) -> nn.Module:
+    """What was registered and built, if it is a module whose output has a width.
+
+    Args:
+        what: What it is called in a message.
+        built: The object.
+
+    Raises:
+        RankerError: it is no torch module, or its ``out_width`` is no whole number above 0.
+    """
     from torch import nn
 
-    module = _INTERACTIONS.build(section, shape)
-    if not isinstance(module, nn.Module):
+    if not isinstance(built, nn.Module):
         raise RankerError(
-            f"interaction {section.kind!r}: a torch.nn.Module expected, found a {type(module).__name__}. Correct the "
-            "class or function that is registered."
+            f"{what}: a torch.nn.Module expected, found a {type(built).__name__}. Correct the class or function that is "
+            "registered."
         )
-    out_width(module)
-    return module
+    out_width(built)
+    return built
 
 
 def with_dropout(section: InteractionSection, dropout: float | None) -> InteractionSection:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar, overload
 
 from ctr_pipeline.ranker.errors import RankerError
+from ctr_pipeline.ranker.interactions import checked_module
 from ctr_pipeline.ranker.shapes import Events, EventShape
 from ctr_pipeline.spec.sequence_modules import SEQUENCES, SequenceSection, TargetAttention, Transformer
 from ctr_pipeline.spec.variants import Registry
@@ -81,18 +82,7 @@ def build_sequence(section: SequenceSection, shape: EventShape) -> nn.Module:
         RankerError: nothing in this process is registered under its kind, the shape does not suit it, or what is
             registered is no torch module with a positive ``out_width``.
     """
-    from torch import nn
-
-    from ctr_pipeline.ranker.interactions import out_width
-
-    module = _MODULES.build(section, shape)
-    if not isinstance(module, nn.Module):
-        raise RankerError(
-            f"sequence {section.kind!r}: a torch.nn.Module expected, found a {type(module).__name__}. Correct the class "
-            "or function that is registered."
-        )
-    out_width(module)
-    return module
+    return checked_module(f"sequence {section.kind!r}", _MODULES.build(section, shape))
 
 
 def _target_attention(shape: EventShape, section: TargetAttention) -> SequenceModule:
