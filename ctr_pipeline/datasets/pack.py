@@ -1,6 +1,5 @@
 """Packs examples into arrays: by days, the same bytes for the same inputs."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,12 @@ from numpy.typing import NDArray
 from ctr_pipeline.datasets.examples import build_examples, in_interval, rows_of, utc_day
 from ctr_pipeline.datasets.examples_contract import check_examples, weight_column
 from ctr_pipeline.datasets.label_ages import label_ages
+from ctr_pipeline.datasets.new_values import new_values
 from ctr_pipeline.datasets.packed import (
     DatasetError,
     PackedDataset,
     PackedSplit,
-    array_files,
+    array_digests,
     create_split,
     release,
 )
@@ -111,7 +111,7 @@ def pack_dataset(
         "label_weighting": weighting,
         **({"row_weighting": spec.impression.weight} if spec.impression.weight is not None else {}),
         "splits": summaries,
-        "sha256": {path.relative_to(directory).as_posix(): _sha256(path) for path in array_files(directory)},
+        "sha256": array_digests(directory),
     }
     (directory / "manifest.json").write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
     return PackedDataset.open(directory)
@@ -301,6 +301,9 @@ class _Packer:
         made = examples.select(embedding_rows(self.layout, self.vocabulary, _MADE)).get_columns()
         ids = beside.hstack([*(rows["ids"].struct.unnest() if features.embedded else []), *made])
         split.ids[at] = id_matrix(self.layout, ids)
+        if self.name in LEARNT:
+            for values in new_values(self.spec, self.layout, self.vocabulary, utc_day(start)):
+                values.forget(split.ids[at], examples["day"].to_physical().to_numpy(), rows["order"].to_numpy())
         split.ts[at] = examples["ts"].to_numpy()
         split.user[at] = rows["user"].to_numpy()
         split.position[at] = rows["position"].to_numpy()
@@ -392,8 +395,3 @@ def _span(days: Sequence[date]) -> str:
 def _pieces(rows: int) -> Iterator[slice]:
     """All rows, some at a time: bounds memory."""
     return (slice(at, at + _PIECE) for at in range(0, rows, _PIECE))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,5 +1,6 @@
 """Packed arrays on disk: one file a column group, memory-mapped."""
 
+import hashlib
 import json
 import mmap
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -185,6 +186,15 @@ def array_files(directory: Path) -> Iterator[Path]:
             path = directory / name / f"{array}.npy"
             if array not in _OPTIONAL or path.exists():
                 yield path
+
+
+def array_digests(directory: Path) -> dict[str, str]:
+    """SHA-256 of every array file of the dataset in ``directory``, by its path within it."""
+    found = {}
+    for path in array_files(directory):
+        with path.open("rb") as file:
+            found[path.relative_to(directory).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+    return found
 
 
 def _splits_of(directory: Path) -> tuple[str, ...]:

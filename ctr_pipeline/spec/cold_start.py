@@ -18,6 +18,11 @@ class ColdStart(Section):
         gt=0,
         description="Training rows with which a value's own embedding counts as much as the mean of its parent.",
     )
+    days: int = Field(
+        default=7,
+        ge=0,
+        description="Days from its first training row on in which half of the rows of a value are learnt as those of a new one.",
+    )
 
 
 def refuse_absent_parents(cold_starts: Mapping[str, ColdStart], categories: Collection[str]) -> None:

@@ -51,6 +51,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("features.categorical.0.cold_start", {}),
         ("features.categorical.0.cold_start.parent: required, but absent",),
     ),
+    "a cold start of negative days": (
+        set_to("features.categorical.0.cold_start", {"parent": "query", "days": -1}),
+        ("features.categorical.0.cold_start.days", "greater than or equal to 0", "(found -1)"),
+    ),
     "a cold start without evidence": (
         set_to("features.categorical.0.cold_start", {"parent": "query", "evidence": 0}),
         ("features.categorical.0.cold_start.evidence", "greater than 0", "(found 0)"),
