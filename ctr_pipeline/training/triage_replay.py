@@ -133,7 +133,9 @@ def with_replays(found: Triage, build: Callable[[Path], Trainer], folder: Path, 
         folder: An empty folder for what replays write.
         broke_at: The step at which a value was not finite; None where none was.
     """
-    own = [(h, treatment_of(h.cause, _shift_of(h))) for h in found.hypotheses[:TREATED]]
+    parts = {cause for pair, name in INTERACTIONS.items() if name == found.hypotheses[0].cause for cause in pair}
+    likely = [h for at, h in enumerate(found.hypotheses) if at < TREATED or h.cause in parts]
+    own = [(h, treatment_of(h.cause, _shift_of(h))) for h in likely]
     treatments = [treatment for _, treatment in own if treatment is not None]
     if not treatments:
         return found
@@ -217,7 +219,8 @@ def _is_left(build: Callable[[Path], Trainer], folder: Path, treatment: Treatmen
         treatment.change(trainer)
         return trainer
 
-    found = rank(survey(treated, folder))
+    # A remedy may be a setting that is not the declared one: nothing is made of that.
+    found = rank(survey(treated, folder).clues)
     return any(h.cause == cause and h.score > 0.5 for h in found.hypotheses)
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -10,52 +11,149 @@ import torch
 from ctr_pipeline.gradients.adapters.inputs import input_fault
 from ctr_pipeline.gradients.adapters.ranker_contracts import profile
 from ctr_pipeline.gradients.adapters.rehearsal import BuiltTraining, initial_tables
+from ctr_pipeline.gradients.triage.batch_rules import batch_clues
 from ctr_pipeline.gradients.triage.contract_rules import contract_clues
+from ctr_pipeline.gradients.triage.differential import COMPARED, at_stage, only_here
 from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
 from ctr_pipeline.gradients.triage.feature_rules import feature_clues
 from ctr_pipeline.gradients.triage.label_rules import label_clues, weight_clues
+from ctr_pipeline.gradients.triage.left_behind import read_json_lines
 from ctr_pipeline.gradients.triage.loss_rules import loss_clues, task_weight_clues
 from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_clues, model_clues, setting_clues
 from ctr_pipeline.gradients.triage.row_sample import late_rows, neighbouring_rows, spread_rows
+from ctr_pipeline.ranker import load_ranker
 from ctr_pipeline.ranker.initialisation import starting_at_zero
 from ctr_pipeline.spec.balancing import StaticBalance
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.assembly import build_objectives
 from ctr_pipeline.training.dataloader import delays_of, gather, to_device
+from ctr_pipeline.training.declared_training import DeclaredTraining
 from ctr_pipeline.training.loop import Trainer
+from ctr_pipeline.training.scoring import validate
 from ctr_pipeline.training.triage_forward import forward_clues
-from ctr_pipeline.training.triage_steps import STEPS, StepWatch, run_window
+from ctr_pipeline.training.triage_steps import SMALL, STEPS, StepWatch, run_window
 
 _log = logging.getLogger("ctr_pipeline.training")
 
 MOST_ROWS = 2_000_000
 """Rows that are all looked at for a value that no model may see."""
 
+COMPARED_ROWS = 20_000
+"""Rows in memory that are compared with those on disk, at most."""
+
+LATE, MOST_VALIDATED = 4, 100_000
+"""Steps before and after the end of an epoch that are watched, and rows of a validation up to which that is done."""
+
+STORED_LIMIT = 1e-4
+"""Largest difference of a normalised entropy that is noted from that of the stored model, relative to at least 1."""
+
 BATCH = 512
 """Rows on which the loss and the model are looked at."""
 
 
-def survey(build: Callable[[Path], Trainer], folder: Path) -> list[Clue]:
+@dataclass(frozen=True, slots=True)
+class Surveyed:
+    """What a survey found.
+
+    Attributes:
+        clues: All clues.
+        looked_at: Names of what was looked at, beside the built training.
+    """
+
+    clues: list[Clue]
+    looked_at: tuple[str, ...] = ()
+
+
+def survey(build: Callable[[Path], Trainer], folder: Path) -> Surveyed:
     """All clues of a training that can be built again.
 
     Args:
         build: Builds it, writing into the folder that it is given.
         folder: An empty folder for what the training writes.
     """
-    clues = _before_first_step(build(folder / "survey"))
+    clues, declared = _before_first_step(build(folder / "survey"), folder)
     watched = build(folder / "steps")
-    watch = StepWatch(watched)
+    watch = StepWatch(watched, declared)
     stopped = run_window(watched, STEPS, watch)
     clues += watch.summary()
+    if declared is not None and stopped is None:
+        clues += _as_far_as(late_clues(build(folder / "late"), declared))
     if stopped is not None and stopped.cause.kind in ("parameter", "buffer", "optimizer_state"):
         text = stopped.cause.message
         clues.append(Clue(cause="nonfinite_weight", weight=0.6, text=text, location=stopped.cause.tensor))
-    return clues
+    return Surveyed(clues, () if declared is None else (COMPARED,))
 
 
-def _before_first_step(trainer: Trainer) -> list[Clue]:
+def late_clues(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Clue]:
+    """Clues from steps about the last end of an epoch, and from the model that is stored there.
+
+    The weights are those of the start: what is looked at is the code that runs there.
+    """
+    split = trainer.dataset.splits["validation"]
+    parameters = sum(p.numel() for p in trainer.model.parameters())
+    if parameters > SMALL or len(split) > MOST_VALIDATED or trainer.steps <= STEPS + 2 * LATE:
+        return
+    left = min(LATE, trainer.steps_per_epoch)
+    trainer.epoch = max(trainer.plan.epochs - 2, 0)
+    trainer.batch = trainer.steps_per_epoch - left
+    trainer.step = trainer.epoch * trainer.steps_per_epoch + trainer.batch
+    watch = StepWatch(trainer, declared)
+    stopped = run_window(trainer, trainer.step + left + LATE, watch)
+    yield from (clue for clue in watch.clues if clue.stage)
+    if stopped is None and trainer.files.model.is_file():
+        yield from at_stage(stored_clues(trainer, declared), "scoring")
+
+
+def stored_clues(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Clue]:
+    """Clues from the stored model beside what was noted of it on the validation."""
+    lines = read_json_lines(trainer.files.validation)
+    if not lines or lines[-1]["best_epoch"] != lines[-1]["epoch"]:
+        return
+    layout = declared.trainer.dataset.layout
+    model = load_ranker(trainer.files.model, layout, declared.trainer.job.model)
+    with torch.no_grad():
+        split = declared.trainer.dataset.splits["validation"]
+        _, entropies = validate(model, declared.state.objectives, split, declared.state.group, lambda: None)
+    for task, found in zip(layout.tasks, entropies, strict=True):
+        noted = lines[-1].get(f"ne_{task}")
+        if found is None or noted is None or abs(found - noted) <= STORED_LIMIT * max(abs(found), 1.0):
+            continue
+        text = f"the normalised entropy of task {task} was noted as {noted:.6g} when the model was stored, and is {found:.6g} of the stored model"
+        yield Clue(cause="scoring_differs", weight=0.76, text=text, location=task)
+        return
+
+
+def _before_first_step(trainer: Trainer, folder: Path) -> tuple[list[Clue], DeclaredTraining | None]:
     """In a function of its own: the model is gone before another one is built."""
-    return [*_as_far_as(row_clues(trainer)), *_as_far_as(static_clues(trainer))]
+    declared = _declared(trainer, folder / "declared")
+    clues, static = list(_as_far_as(row_clues(trainer))), list(_as_far_as(static_clues(trainer)))
+    if declared is None:
+        return [*clues, *static], None
+    clues += _as_far_as(at_stage(row_differences(trainer, declared), "rows"))
+    return [*clues, *only_here(static, _as_far_as(static_clues(declared.trainer)))], declared
+
+
+def _declared(trainer: Trainer, folder: Path) -> DeclaredTraining | None:
+    """The training that the job declares; None where it cannot be built, and nothing is compared with it."""
+    try:
+        return DeclaredTraining.of(trainer.job, folder)
+    except Exception:
+        _log.exception("the declared training cannot be built")
+        return None
+
+
+def row_differences(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Clue]:
+    """Clues from the rows that a training has in memory beside those on disk."""
+    own, there = trainer.train, declared.rows
+    layout = declared.trainer.dataset.layout
+    names = [column.name for column in layout.numeric], [column.name for column in layout.id_columns]
+    if len(own) != len(there):
+        text = f"the training has {len(own)} rows, and {len(there)} are on disk"
+        cause = "duplicate_rows" if len(own) > len(there) else "rows_differ"
+        yield Clue(cause=cause, weight=0.8, text=text)
+        return
+    chosen = np.unique(np.linspace(0, len(own) - 1, min(len(own), COMPARED_ROWS)).astype(np.int64))
+    yield from batch_clues(gather(own, chosen), gather(there, chosen), *names)
 
 
 def _as_far_as(clues: Iterator[Clue]) -> Iterator[Clue]:

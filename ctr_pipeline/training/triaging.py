@@ -15,19 +15,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TypeAlias
 
-import torch
-
-from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.gradients.triage.comparison import Comparison
 from ctr_pipeline.gradients.triage.evidence import RunEvidence
 from ctr_pipeline.gradients.triage.hypothesis import Triage
 from ctr_pipeline.gradients.triage.left_behind import evidence_of, with_settings
 from ctr_pipeline.gradients.triage.ranking import triage
-from ctr_pipeline.training.dataloader import Shard
-from ctr_pipeline.training.distributed import ProcessGroup
-from ctr_pipeline.training.job_spec import TrainingJob
+from ctr_pipeline.training.declared_training import builder_of
 from ctr_pipeline.training.loop import Trainer
-from ctr_pipeline.training.plan import known_outcomes, plan_training
 from ctr_pipeline.training.triage_replay import with_replays
 from ctr_pipeline.training.triage_survey import survey
 
@@ -56,9 +50,9 @@ def triage_of(
         return _with_facts(triage(evidence), compared)
     with TemporaryDirectory() as name:
         folder = Path(name)
-        clues = survey(build, folder / "survey")
-        looked_at = (*evidence.looked_at, "the built training")
-        found = triage(replace(evidence, clues=(*evidence.clues, *clues), looked_at=looked_at))
+        seen = survey(build, folder / "survey")
+        looked_at = (*evidence.looked_at, "the built training", *seen.looked_at)
+        found = triage(replace(evidence, clues=(*evidence.clues, *seen.clues), looked_at=looked_at))
         found = with_replays(found, build, folder / "replays", _broke_at(evidence)) if replay else found
     return _with_facts(found, compared)
 
@@ -79,24 +73,6 @@ def _with_facts(found: Triage, compared: Comparison | None) -> Triage:
         for h in found.hypotheses
     )  # fmt: skip
     return replace(found, hypotheses=hypotheses, compared=(*compared.facts, *found.compared))
-
-
-def builder_of(job: TrainingJob) -> Build:
-    """Builds the training of a job once more, on the CPU and in this process alone, from the dataset that it learnt from.
-
-    Raises:
-        DatasetError: the dataset is not there any more.
-    """
-    dataset = PackedDataset.open(job.dataset).of_tasks(job.tasks)
-    train = dataset.splits["train"]
-    plan = plan_training(job.training, job.model, len(train), known_outcomes(train.labels))
-
-    def build(output: Path) -> Trainer:
-        own = job.model_copy(update={"output": output, "mlflow": None, "device": "cpu"})
-        group = ProcessGroup(Shard(), torch.device("cpu"))
-        return Trainer(own, dataset, plan, group, lambda: 0.0, lambda: False)
-
-    return build
 
 
 __all__ = ["Build", "builder_of", "evidence_of", "triage_of", "with_settings"]

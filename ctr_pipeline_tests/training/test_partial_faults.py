@@ -46,7 +46,7 @@ def long_momentum(training: Any, _: np.random.Generator) -> None:
         ({"rows": half_permuted}, "warn", "label_permute"),
         ({"rows": partly_collapsed}, "error", "hash_clip"),
         ({"rows": capped_weights}, "warn", "ips_unclipped"),
-        ({"inject": long_momentum}, "warn", "optimizer_settings"),
+        ({"inject": long_momentum}, "error", "optimizer_settings"),
     ],
 )
 def test_triage_warns_of_it(change: dict[str, Any], severity: str, cause: str, tmp_path: Path) -> None:

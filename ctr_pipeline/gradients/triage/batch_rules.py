@@ -2,7 +2,9 @@
 
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from ctr_pipeline.gradients.adapters.batch import BatchView
@@ -19,6 +21,8 @@ def batch_clues(own: BatchView, stored: BatchView, numbers: Sequence[str], ids: 
         ids: [F] names of the columns of ids.
     """
     if own.labels.shape != stored.labels.shape:
+        text = f"a batch has labels of shape {list(own.labels.shape)}, and its rows {list(stored.labels.shape)}"
+        yield Clue(cause="batch_differs", weight=0.76, text=text, location="labels")
         return
     yield from _label_clues(own.labels.cpu(), stored.labels)
     for at, name in enumerate(numbers):
@@ -40,10 +44,50 @@ def batch_clues(own: BatchView, stored: BatchView, numbers: Sequence[str], ids: 
             yield Clue(cause="hash_clip", weight=0.85, text=f"{text}: fewer of them occur", location=name)
         else:
             yield Clue(cause="ids_misplaced", weight=0.85, text=text, location=name)
+    yield from _further_clues(own, stored)
     if not torch.allclose(own.weights.cpu(), stored.weights):
         factor = float(own.weights.mean() / stored.weights.mean().clamp_min(1e-12))
         text = f"weights of a batch are not those of its rows; their mean is {factor:.3g} times as large"
         yield Clue(cause="weights_scaled" if not 0.67 < factor < 1.5 else "weights_misapplied", weight=0.85, text=text)
+
+
+def _further_clues(own: BatchView, stored: BatchView) -> Iterator[Clue]:
+    """Of positions and ages of labels."""
+    for name in ("position", "elapsed", "delay"):
+        mine, theirs = getattr(own, name), getattr(stored, name)
+        if mine is None or theirs is None:
+            if mine is not theirs:
+                text = f"a batch has {'no' if mine is None else 'a'} column {name}, and its rows {'no' if theirs is None else 'a'}"
+                yield Clue(cause="batch_differs", weight=0.76, text=text, location=name)
+            continue
+        if mine.shape != theirs.shape or not torch.allclose(mine.cpu().double(), theirs.double(), equal_nan=True):
+            text = f"{name} of a batch is not that of its rows"
+            yield Clue(cause="batch_differs", weight=0.76, text=text, location=name)
+
+
+def order_clues(rows: NDArray[np.int64], declared: NDArray[np.int64]) -> Iterator[Clue]:
+    """Clues from which rows a batch has.
+
+    Args:
+        rows: Its rows of the dataset.
+        declared: Those that the order of its epoch gives to its place.
+    """
+    if np.array_equal(rows, declared):
+        return
+    if np.array_equal(np.sort(rows), np.sort(declared)):
+        text = "the rows of a batch stand in another order than the epoch's permutation gives"
+        yield Clue(cause="batch_differs", weight=0.76, text=text, location="rows")
+        return
+    shared = float(np.isin(rows, declared).mean()) if len(rows) else 0.0
+    text = f"a batch has {len(rows)} rows, {shared:.0%} of them those that the epoch's permutation gives to it ({len(declared)} rows)"
+    if len(rows) > 16 and bool((np.diff(np.sort(rows)) == 1).all()):
+        text += "; they stand side by side in the dataset"
+        yield Clue(cause="rows_not_shuffled", weight=0.93, text=text, location="rows", separating=True)
+    elif len(np.unique(rows)) < 0.9 * len(rows):
+        text += f"; {len(np.unique(rows))} of them are different ones"
+        yield Clue(cause="stale_batch", weight=0.93, text=text, location="rows", separating=True)
+    else:
+        yield Clue(cause="batch_differs", weight=0.76, text=text, location="rows")
 
 
 def _label_clues(own: Tensor, stored: Tensor) -> Iterator[Clue]:

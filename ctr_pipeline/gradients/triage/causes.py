@@ -100,6 +100,17 @@ _CAUSES = (
     Cause("rows_not_shuffled", "batches are no random samples of the rows: they are read in an order that goes with the outcome", "shuffle the rows in each epoch"),
     Cause("open_window", "outcomes of the last training rows were not yet known when they were read, and count as none", "wait for the window to close, or leave open labels out"),
     Cause("duplicate_rows", "rows of the log are there several times", "deduplicate impressions by their key"),
+    # Stages that do otherwise than declared, in a form that no other cause has.
+    Cause("rows_differ", "the rows in memory are not those of the packed dataset", "let the training read the packed files as they are"),
+    Cause("batch_differs", "batches are not the rows that the order of the epoch gives", "hand the loader's batches on as they are"),
+    Cause("initial_differs", "weights or buffers before the first step are not those of the declared model and its seed", "build the model from the job alone"),
+    Cause("forward_differs", "a part of the model computes something else than is declared", "remove what changes it, or declare it"),
+    Cause("loss_differs", "the loss, or its gradient at the logits, is not that of the declared objectives", "use the objectives that the spec names"),
+    Cause("gradient_differs", "gradients of parameters are not those of the loss", "remove what changes them between loss and optimizer"),
+    Cause("update_differs", "weights move otherwise than the declared optimizers and schedule move them", "build optimizers and schedule from the job alone"),
+    Cause("update_skipped", "an optimizer makes no update in some steps", "let every optimizer step once in each step"),
+    Cause("steps_differ", "the steps that were recorded are not those of the declared training", "look at what the loop does from the named step on"),
+    Cause("scoring_differs", "the stored model does not predict as it did when it was chosen", "store the weights that were validated, and score with the same code"),
     # Two at once.
     Cause("unnormalised_embedding_and_unclipped_weights", "a table starts with large values, and unlimited weights multiply its gradients: either alone is survived", "start the table near 0 and limit the weights; clipping alone hides it"),
 )  # fmt: skip

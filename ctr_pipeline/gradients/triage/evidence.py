@@ -16,6 +16,8 @@ class Clue:
         location: Parameter, feature, task or module where it was made; None where it is of the whole training.
         separating: Whether no other known cause leaves it behind.
         against: Whether it speaks against the cause.
+        stage: The stage of the training at which it departs from what is declared, where that is what was observed
+            (:mod:`ctr_pipeline.gradients.triage.differential`).
     """
 
     cause: str
@@ -24,6 +26,7 @@ class Clue:
     location: str | None = None
     separating: bool = False
     against: bool = False
+    stage: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,6 +21,7 @@ class Hypothesis:
         location: Parameter, feature, task or module where it is; None where it is nowhere in particular.
         verdict: What a replay with the fix alone showed.
         separating: Whether the evidence is of a kind that no other known cause leaves behind.
+        stage: The first stage at which the training departs from what is declared, of its evidence; empty where it has none.
     """
 
     cause: str
@@ -31,6 +32,7 @@ class Hypothesis:
     location: str | None = None
     verdict: Verdict = "not replayed"
     separating: bool = False
+    stage: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -74,6 +76,7 @@ class Triage:
         remedies: What replays showed, in the order in which they were tried.
         looked_at: What the triage had: names of the evidence that was there.
         compared: What differs from the last good training, a sentence each.
+        differing: Stages at which the training does otherwise than it declares, beyond doubt, the first one first.
     """
 
     hypotheses: tuple[Hypothesis, ...] = ()
@@ -81,6 +84,7 @@ class Triage:
     remedies: tuple[Remedy, ...] = ()
     looked_at: tuple[str, ...] = ()
     compared: tuple[str, ...] = ()
+    differing: tuple[str, ...] = ()
 
     @property
     def unknown(self) -> bool:
@@ -101,4 +105,5 @@ class Triage:
             "remedies": [tried.to_dict() for tried in self.remedies],
             "looked_at": list(self.looked_at),
             "compared": list(self.compared),
+            "differing": list(self.differing),
         }

@@ -47,7 +47,7 @@ def _recorded(triage: Mapping[str, Any]) -> list[Clue]:
     return [
         Clue(
             cause=hypothesis["cause"], weight=float(hypothesis["score"]), text=next(iter(hypothesis["evidence"]), ""),
-            location=hypothesis["location"], separating=bool(hypothesis["separating"]),
+            location=hypothesis["location"], separating=bool(hypothesis["separating"]), stage=hypothesis.get("stage", ""),
         )
         for hypothesis in triage.get("hypotheses", [])
         if hypothesis["cause"] in CAUSES and hypothesis["cause"] not in INTERACTIONS.values()

@@ -67,6 +67,30 @@ def loss_clues(
     yield from _empty_clues(loss, logits, rows, tasks, holds)
 
 
+def step_loss_clues(loss: LossView, form: str) -> Iterator[Clue]:
+    """Clues from a step whose gradient at the logits is not that of the declared loss.
+
+    Args:
+        loss: The step's logits, labels and weights, and the gradient that reached the logits.
+        form: In which form it differs, a clause.
+    """
+    compared = compare_loss_gradient(loss)
+    if compared is not None and not float(compared.unknown) <= FIT:
+        text = f"labels that are not known have a gradient, {float(compared.unknown):.3g} times the largest one of those that are"
+        yield Clue(cause="unknown_as_zero", weight=0.9, text=text, separating=True)
+    elif compared is not None and len(compared.ratio) and not float((compared.ratio - 1).abs().max()) <= FIT:
+        fault = name_loss_fault(compared, loss.counts.tolist(), loss.loss_weights.tolist(), len(loss.logits))
+        # Near 0, where a young model's logits are, another formula may look like a factor.
+        narrow = float(loss.logits.std()) < 0.5 and fault.name in ("scaled", "scaled_by_task")
+        sure = fault.name not in UNCERTAIN and not narrow
+        text = f"the gradient at the logits of a step is not that of the declared loss: {fault.message}"
+        cause = "loss_scaled" if fault.name == "scaled" else LOSS_FAULTS.get(fault.name, "loss_differs")
+        yield Clue(cause=cause, weight=0.93 if sure else 0.7, text=text, separating=sure)
+    else:
+        text = f"the gradient at the logits of a step is not that of the declared loss: {form}"
+        yield Clue(cause="loss_differs", weight=0.76, text=text)
+
+
 def _named(name: str, message: str) -> Iterator[Clue]:
     text = f"the gradient at made-up logits is not that of the declared loss: {message}"
     cause = LOSS_FAULTS.get(name, "wrong_loss")

@@ -6,6 +6,7 @@ from dataclasses import replace
 
 from ctr_pipeline.gradients.triage.causes import CAUSES, INTERACTIONS
 from ctr_pipeline.gradients.triage.contract_rules import contract_clues
+from ctr_pipeline.gradients.triage.differential import COMPARED, STAGES, borne_out
 from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
 from ctr_pipeline.gradients.triage.hypothesis import Hypothesis, Triage
 from ctr_pipeline.gradients.triage.run_rules import run_clues
@@ -15,6 +16,9 @@ LEAST_SCORE = 0.3
 
 SURE_SCORE, SURE_LEAD = 0.9, 0.25
 """Score of a hypothesis, and its lead over the next one, from which it may be called sure."""
+
+TOGETHER = 0.5
+"""Score from which two causes may act together."""
 
 MOST = 6
 """Hypotheses that are named."""
@@ -126,9 +130,15 @@ def triage(evidence: RunEvidence) -> Triage:
 def rank(clues: Sequence[Clue], looked_at: tuple[str, ...] = ()) -> Triage:
     """The hypotheses that ``clues`` suggest."""
     found = [_joined(cause, clues) for cause in dict.fromkeys(clue.cause for clue in clues if not clue.against)]
+    differing = tuple(stage for stage in STAGES if any(h.stage == stage for h in found))
+    if COMPARED in looked_at:
+        # Of two that act together, one may be in the code and the other in the rows.
+        likely = {h.cause for h in found if h.score >= TOGETHER}
+        together = {cause for pair in INTERACTIONS if pair <= likely for cause in pair}
+        found = borne_out(found, together)
     found = _with_interactions(_explained_away(found))
     named = sorted((h for h in found if h.score >= LEAST_SCORE), key=lambda h: -h.score)[:MOST]
-    return Triage(hypotheses=tuple(named), sure=is_sure(named), looked_at=looked_at)
+    return Triage(hypotheses=tuple(named), sure=is_sure(named), looked_at=looked_at, differing=differing)
 
 
 def _joined(cause: str, clues: Iterable[Clue]) -> Hypothesis:
@@ -154,6 +164,7 @@ def _joined(cause: str, clues: Iterable[Clue]) -> Hypothesis:
         fix=CAUSES[cause].fix,
         location=next((c.location for c in speaking if c.location), None),
         separating=any(c.separating for c in speaking),
+        stage=next((stage for stage in STAGES if any(c.stage == stage for c in speaking)), ""),
     )
 
 
@@ -184,7 +195,7 @@ def _explains(other: Hypothesis, own: Hypothesis) -> bool:
 
 def _with_interactions(found: Sequence[Hypothesis]) -> list[Hypothesis]:
     """Pairs of causes that act together take the place of both at the top."""
-    named = {h.cause: h for h in found if h.score >= 0.5}
+    named = {h.cause: h for h in found if h.score >= TOGETHER}
     joined: list[Hypothesis] = []
     for pair, name in INTERACTIONS.items():
         if pair <= set(named) and not any(h.cause == name for h in joined):

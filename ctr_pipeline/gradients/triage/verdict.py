@@ -2,6 +2,7 @@
 
 from ctr_pipeline.gradients.core.findings import Finding, NamedFinding, Severity
 from ctr_pipeline.gradients.triage.causes import CAUSES
+from ctr_pipeline.gradients.triage.differential import STAGES
 from ctr_pipeline.gradients.triage.hypothesis import Triage
 
 NAME = "triage"
@@ -19,7 +20,8 @@ score of one strong clue, or of two of middle strength, lies above it."""
 def triage_finding(found: Triage | None, problem: str = "") -> NamedFinding:
     """The finding of a training.
 
-    An error is what triage is sure of: the model must not be used. A warning is a likely cause, and a triage that failed.
+    An error is what triage is sure of, and a training that departs from what it declares, whatever the cause: the model must
+    not be used. A warning is a likely cause, and a triage that failed.
 
     Args:
         found: The triage; None where there is none.
@@ -30,12 +32,16 @@ def triage_finding(found: Triage | None, problem: str = "") -> NamedFinding:
     top = found.top
     if top is None:
         return NamedFinding(name=NAME, finding=Finding("ok", "triage names no cause", {"triage_score": 0.0}))
-    severity: Severity = "error" if found.sure else "warn" if top.score >= WARN_SCORE else "ok"
+    wrong = found.sure or bool(found.differing)
+    severity: Severity = "error" if wrong else "warn" if top.score >= WARN_SCORE else "ok"
     where = f" at {top.location}" if top.location else ""
     why = f": {top.evidence[0]}" if top.evidence else ""
+    differing = (
+        f". The training departs from what its job declares at {STAGES[found.differing[0]]}" if found.differing else ""
+    )
     message = (
         f"{'triage is sure of' if found.sure else 'triage takes for likely'} {top.cause}{where} (score {top.score:.2f}), "
-        f"{CAUSES[top.cause].meaning}{why}. Fix: {top.fix}"
+        f"{CAUSES[top.cause].meaning}{why}. Fix: {top.fix}{differing}"
     )
     finding = Finding(
         severity, message, {"triage_score": top.score}, tensor=top.location, value=top.score, limit=WARN_SCORE

@@ -1,0 +1,166 @@
+"""What a step of a training does, seen from outside: module by module, at the loss, at each gradient, at each optimizer."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ctr_pipeline.gradients.contracts.batch_tensors import tensors_of
+from ctr_pipeline.losses.protocol import Delays
+from ctr_pipeline.training.step import StepState
+
+Outputs = list[tuple[str, list[Tensor]]]
+"""Outputs of modules in the order in which they were computed: name, and copies of the tensors."""
+
+
+@dataclass(slots=True)
+class SparseGradient:
+    """Rows of a table with a gradient, each once, and its values [R, d]."""
+
+    rows: Tensor
+    values: Tensor
+
+
+Gradient = Tensor | SparseGradient
+
+
+def gradient_of(parameter: Tensor) -> Gradient | None:
+    """A copy of a parameter's gradient; None where it has none."""
+    if parameter.grad is None:
+        return None
+    if parameter.grad.is_sparse:
+        gradient = parameter.grad.detach().coalesce()
+        return SparseGradient(gradient.indices()[0].clone(), gradient.values().clone())
+    return parameter.grad.detach().clone()
+
+
+def record_outputs(model: nn.Module, outputs: Outputs, active: Callable[[], bool]) -> None:
+    """Lets ``outputs`` receive what each part of ``model`` computes, while ``active``; also of its three stages."""
+
+    def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
+        def keep(_: nn.Module, __: Any, output: Any) -> None:
+            if active():
+                outputs.append((name, [tensor.detach().clone() for tensor in tensors_of(output)]))
+
+        return keep
+
+    for name, module in model.named_modules():
+        if name:
+            module.register_forward_hook(hook(name))
+    for name in ("encode", "hidden", "score"):
+        setattr(model, name, _kept(getattr(model, name), name, outputs, active))
+
+
+def _kept(inner: Callable[..., Any], name: str, outputs: Outputs, active: Callable[[], bool]) -> Callable[..., Any]:
+    def run(*given: Any) -> Any:
+        output = inner(*given)
+        if active():
+            outputs.append((f"{name}()", [tensor.detach().clone() for tensor in tensors_of(output)]))
+        return output
+
+    return run
+
+
+@dataclass(slots=True)
+class StepRecorder:
+    """Records one step after the other; :meth:`begin` forgets the one before.
+
+    Attributes:
+        state: The training.
+        active: Whether the step that runs is recorded.
+        read: Numbers, ids and positions that the model was given.
+        outputs: What its parts computed.
+        logits: [B, T] logits that the loss was given, with what it was given beside them.
+        labels: [B, T].
+        weights: [B, T].
+        delays: Their ages, where there are any.
+        logit_gradient: [B, T] gradient at the logits, times the loss scale; None where backward did not reach them.
+        backward: Gradients as backward left them, by parameter.
+        received: Gradients as optimizers received them.
+        updates: Updates of each optimizer.
+        rates: By parameter the settings of its group when the optimizer began its update.
+    """
+
+    state: StepState
+    active: bool = False
+    read: tuple[Tensor, ...] = ()
+    outputs: Outputs = field(default_factory=list)
+    logits: Tensor | None = None
+    labels: Tensor | None = None
+    weights: Tensor | None = None
+    delays: Delays | None = None
+    logit_gradient: Tensor | None = None
+    backward: dict[str, Gradient] = field(default_factory=dict)
+    received: dict[str, Gradient] = field(default_factory=dict)
+    updates: dict[int, int] = field(default_factory=dict)
+    settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    _names: dict[int, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Observes model, loss, parameters and optimizers, behind whatever observes or changes them already."""
+        model, objectives = self.state.model, self.state.objectives
+        self._names = {id(p): name for name, p in model.named_parameters()}
+        record_outputs(model, self.outputs, self._is_active)
+        setattr(model, "encode", self._reading(model.encode))  # noqa: B010
+        setattr(objectives, "task_sums", self._losing(objectives.task_sums))  # noqa: B010
+        for name, parameter in model.named_parameters():
+            if parameter.requires_grad:
+                parameter.register_post_accumulate_grad_hook(self._accumulated(name))  # type: ignore[no-untyped-call]
+        for place, optimizer in enumerate(self.state.optimizers):
+            optimizer.register_step_pre_hook(lambda own, *_, place=place: self._updating(own, place))
+
+    def begin(self, *, active: bool) -> None:
+        """Call before each step."""
+        self.active = active
+        self.outputs.clear()
+        self.read, self.logits, self.labels, self.weights, self.delays = (), None, None, None, None
+        self.logit_gradient = None
+        self.backward, self.received, self.updates, self.settings = {}, {}, {}, {}
+
+    def _is_active(self) -> bool:
+        return self.active and torch.is_grad_enabled()
+
+    def _reading(self, inner: Callable[..., Any]) -> Callable[..., Any]:
+        def encode(*given: Any) -> Any:
+            if self._is_active():
+                self.read = tuple(tensor.detach().clone() for tensor in given if isinstance(tensor, Tensor))
+            return inner(*given)
+
+        return encode
+
+    def _losing(self, inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def task_sums(logits: Tensor, labels: Tensor, weights: Tensor, *rest: Any) -> Tensor:
+            if self._is_active() and logits.requires_grad and self.logits is None:
+                self.logits = logits.detach().clone()
+                self.labels, self.weights = labels.detach().clone(), weights.detach().clone()
+                self.delays = next(iter(rest), None)
+                logits.register_hook(self._reached)  # type: ignore[no-untyped-call]
+            return inner(logits, labels, weights, *rest)
+
+        return task_sums
+
+    def _reached(self, gradient: Tensor) -> None:
+        # A balance that reads gradients runs backward more than once; the step's own is the last.
+        self.logit_gradient = gradient.detach().clone()
+
+    def _accumulated(self, name: str) -> Callable[[Tensor], None]:
+        def keep(parameter: Tensor) -> None:
+            if self.active and (gradient := gradient_of(parameter)) is not None:
+                self.backward[name] = gradient
+
+        return keep
+
+    def _updating(self, optimizer: torch.optim.Optimizer, place: int) -> None:
+        self.updates[place] = self.updates.get(place, 0) + 1
+        if not self.active or self.updates[place] > 1:
+            return
+        for group in optimizer.param_groups:
+            for parameter in group["params"]:
+                name = self._names.get(id(parameter))
+                if name is None:
+                    continue
+                self.settings[name] = {key: value for key, value in group.items() if key != "params"}
+                if (gradient := gradient_of(parameter)) is not None:
+                    self.received[name] = gradient
