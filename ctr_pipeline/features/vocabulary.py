@@ -106,7 +106,7 @@ def fit_layout(
             from_time=FromTime(feature.time, spec.time_part_zone(feature)) if feature.time else None,
             frequency=frequencies.get(feature.name),
             cold_start=ParentMean(feature.cold_start.parent, feature.cold_start.evidence)
-            if feature.cold_start
+            if feature.cold_start and feature.cold_start.parent
             else None,
             table=table_of.get(feature.name),
         )

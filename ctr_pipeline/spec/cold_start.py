@@ -1,17 +1,20 @@
 """What a category's new values begin as."""
 
 from collections.abc import Collection, Mapping
+from typing import Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from ctr_pipeline.spec.fields import Name, Section
 
 
 class ColdStart(Section):
-    """A new value, or one with few training rows, is drawn towards the mean embedding of the values that share its parent."""
+    """What a new value begins as: what the first days of earlier ones teach, and the mean of the values of the same parent."""
 
-    parent: Name = Field(
-        description="Categorical feature of one value that a value belongs to, such as its advertiser."
+    parent: Name | None = Field(
+        default=None,
+        description="Categorical feature of one value that a value belongs to, such as its advertiser; none where a new value "
+        "begins as unknown ones do.",
     )
     evidence: float = Field(
         default=500.0,
@@ -23,6 +26,14 @@ class ColdStart(Section):
         ge=0,
         description="Days from its first training row on in which half of the rows of a value are learnt as those of a new one.",
     )
+
+    @model_validator(mode="after")
+    def _does_something(self) -> Self:
+        if self.parent is None and "evidence" in self.model_fields_set:
+            raise ValueError("`evidence` is that of a value beside its `parent`: declare one, or remove it")
+        if self.parent is None and not self.days:
+            raise ValueError("without a `parent` and without `days` it does nothing: declare one of them, or remove it")
+        return self
 
 
 def refuse_absent_parents(cold_starts: Mapping[str, ColdStart], categories: Collection[str]) -> None:
@@ -37,7 +48,7 @@ def refuse_absent_parents(cold_starts: Mapping[str, ColdStart], categories: Coll
     """
     for name, cold_start in cold_starts.items():
         others = sorted(set(categories) - {name})
-        if cold_start.parent not in others:
+        if cold_start.parent is not None and cold_start.parent not in others:
             raise ValueError(
                 f"feature {name!r} has the cold start parent {cold_start.parent!r}, which is no other categorical feature "
                 f"of one value; use one of {', '.join(others) or 'none: declare it'}"

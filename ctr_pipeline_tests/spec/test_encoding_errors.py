@@ -47,9 +47,13 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("features.categorical.0.cold_start", {"parent": "ad_id"}),
         ("feature 'ad_id' has the cold start parent 'ad_id'", "no other categorical feature of one value"),
     ),
-    "a cold start from nothing": (
-        set_to("features.categorical.0.cold_start", {}),
-        ("features.categorical.0.cold_start.parent: required, but absent",),
+    "a cold start that does nothing": (
+        set_to("features.categorical.0.cold_start", {"days": 0}),
+        ("features.categorical.0.cold_start: without a `parent` and without `days` it does nothing",),
+    ),
+    "a cold start with the evidence of no parent": (
+        set_to("features.categorical.0.cold_start", {"evidence": 100}),
+        ("`evidence` is that of a value beside its `parent`: declare one, or remove it",),
     ),
     "a cold start of negative days": (
         set_to("features.categorical.0.cold_start", {"parent": "query", "days": -1}),
