@@ -26,6 +26,10 @@ TABLE_STEPS = 500
 """With this many steps embeddings take 0.02. Row-wise Adagrad moves a row by the rate times the root of the steps that
 touched it, so that the rate falls with the root of their number: else the rows of a long training learn by heart."""
 
+QUIET_BATCH = 512
+"""Above this size of a batch the rate grows with its cube root: a row's gradient is then a mean over more rows with the same
+id, which teaches less of a single one by heart."""
+
 SLOWEST_TABLE, FASTEST_TABLE = 0.005, 0.03
 
 FEW_OUTCOMES = 50_000
@@ -51,7 +55,7 @@ def plan_training(training: Training, model: Model, rows: int, outcomes: int) ->
     - ``epochs``: 3; from 2 million rows on 1, or 2 below 50,000 outcomes; more where they give fewer than 180 steps, and at
       most 30.
     - ``learning_rate``: 0.001.
-    - ``embedding_learning_rate``: 0.02 · √(500 / steps), from 0.005 to 0.03.
+    - ``embedding_learning_rate``: 0.02 · √(500 / steps), times ∛(batch size / 512) for larger batches, from 0.005 to 0.03.
     - ``dropout`` and ``embedding_dropout``: 0.2 and 0.3 below 50,000 outcomes, from there on 0 and 0.1.
 
     Args:
@@ -66,7 +70,7 @@ def plan_training(training: Training, model: Model, rows: int, outcomes: int) ->
     least = EPOCHS if rows < MANY_ROWS else 2 if few else 1
     epochs = min(max(-(-STEPS // max(steps, 1)), least), MOST_EPOCHS)
     epochs = epochs if training.epochs is None else training.epochs
-    table_rate = 0.02 * math.sqrt(TABLE_STEPS / max(steps * epochs, 1))
+    table_rate = 0.02 * math.sqrt(TABLE_STEPS / max(steps * epochs, 1)) * max(batch_size / QUIET_BATCH, 1.0) ** (1 / 3)
     return TrainingPlan(
         batch_size=batch_size,
         epochs=epochs,
