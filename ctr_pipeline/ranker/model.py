@@ -32,7 +32,7 @@ from ctr_pipeline.ranker.initialisation import (
 )
 from ctr_pipeline.ranker.interactions import build_interaction, out_width, with_dropout
 from ctr_pipeline.ranker.numeric import NumericEncoder
-from ctr_pipeline.ranker.pairs import PairWeights, chosen_pairs
+from ctr_pipeline.ranker.pairs import PairWeights
 from ctr_pipeline.ranker.position import PositionEffect, build_position_effect
 from ctr_pipeline.ranker.sequence.event_columns import Sequences, read_again
 from ctr_pipeline.ranker.shapes import InputShape, RankerInputs, check_shape, group_by_width
@@ -106,7 +106,7 @@ class Ranker(nn.Module):
         self.frequency = FrequencyEncoder(layout) if any(column.frequency for column in layout.ids) else None
         self.embeddings = Embeddings(layout.ids, model.embedding_dropout or 0.0, again)
         numbers = self.numeric.width + (0 if self.frequency is None else self.frequency.width)
-        self.wide = WidePart(layout, numbers, chosen_pairs(layout, model.pairs)) if model.wide else None
+        self.wide = WidePart(layout, numbers, model.pairs) if model.wide else None
         flags = self.numeric.flags
         self.shape = InputShape(numbers, group_by_width(layout.ids), (flags.start, flags.stop))
         if not self.shape.numbers and not self.shape.groups:

@@ -1,8 +1,7 @@
 """A weight for each combination of two categories: what neither of them says alone."""
 
 from collections.abc import Sequence
-from itertools import accumulate, combinations
-from typing import Literal
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
@@ -12,22 +11,6 @@ from ctr_pipeline.ranker.errors import RankerError
 
 MOST_ROWS = 20_000_000
 """Combinations, over all pairs, up to which they are worth a weight each."""
-
-FEW_COMBINATIONS = 2_000
-"""Combinations up to which a pair is one of `all`: a weight that few rows have learns noise."""
-
-
-def chosen_pairs(layout: Layout, pairs: Sequence[tuple[str, str]] | Literal["all"]) -> tuple[tuple[str, str], ...]:
-    """The pairs that a model has: those that are named, or all with at most :data:`FEW_COMBINATIONS`.
-
-    Args:
-        layout: The packed layout.
-        pairs: The spec's.
-    """
-    if pairs != "all":
-        return tuple(pairs)
-    columns = [column for column in layout.ids if column.pooled is None]
-    return tuple((a.name, b.name) for a, b in combinations(columns, 2) if a.rows * b.rows <= FEW_COMBINATIONS)
 
 
 class PairWeights(nn.Module):

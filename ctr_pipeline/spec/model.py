@@ -44,10 +44,8 @@ class Model(Section):
         description="Share of feature embeddings zeroed in training; chosen from the training rows when absent.",
     )
     wide: bool = Field(default=True, description="Add a linear part over all inputs to the logits.")
-    pairs: list[tuple[Name, Name]] | Literal["all"] = added_field(
-        [],
-        "Pairs of categories of one value whose combinations have a weight each in the linear part; `all`: every pair with "
-        "few combinations.",
+    pairs: list[tuple[Name, Name]] = added_field(
+        [], "Pairs of categories of one value whose combinations have a weight each in the linear part."
     )
     interactions: list[AnyInteraction] = added_field(
         [], "Modules beside the hidden layers that combine inputs with each other; the heads read their outputs too."
@@ -76,10 +74,10 @@ class Model(Section):
 
     @model_validator(mode="after")
     def _pairs_of_two(self) -> Self:
-        for first, second in self.named_pairs:
+        for first, second in self.pairs:
             if first == second:
                 raise ValueError(f"`pairs`: {first!r} is paired with itself; name two features")
-        if len({frozenset(pair) for pair in self.named_pairs}) < len(self.named_pairs):
+        if len({frozenset(pair) for pair in self.pairs}) < len(self.pairs):
             raise ValueError("`pairs`: a pair is there twice; name each once")
         if self.pairs and not self.wide:
             raise ValueError("`pairs` are weights of the linear part: remove `wide: false`, or the pairs")
@@ -87,17 +85,12 @@ class Model(Section):
 
     def refuse_absent_pairs(self, categories: Collection[str]) -> None:
         """Raises ValueError where a pair names no category of one value."""
-        for name in (name for pair in self.named_pairs for name in pair):
+        for name in (name for pair in self.pairs for name in pair):
             if name not in categories:
                 raise ValueError(
                     f"`model.pairs` names {name!r}, which is no categorical feature of one value; "
                     f"use one of {', '.join(sorted(categories))}"
                 )
-
-    @property
-    def named_pairs(self) -> list[tuple[Name, Name]]:
-        """The pairs that are named one by one."""
-        return [] if self.pairs == "all" else self.pairs
 
     @property
     def all_interactions(self) -> tuple[AnyInteraction, ...]:

@@ -12,7 +12,7 @@ from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.gradients.adapters.parameters import feature_of
 from ctr_pipeline.ranker import RankerError, build_ranker
 from ctr_pipeline.ranker import pairs as module
-from ctr_pipeline.ranker.pairs import PairWeights, chosen_pairs
+from ctr_pipeline.ranker.pairs import PairWeights
 from ctr_pipeline.spec.model import Model
 
 PAIRS = [("device", "query"), ("ad", "device")]
@@ -38,19 +38,6 @@ def test_a_model_without_pairs_is_what_it_was(layout: Layout, batch: tuple[Tenso
     paired = build_ranker(layout, MODEL, 0)
     assert plain.state_dict().keys() == paired.state_dict().keys() - {"wide.pairs.table.weight"}
     assert torch.equal(plain(*batch), paired(*batch))
-
-
-def test_all_pairs_are_those_with_few_combinations(layout: Layout, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert chosen_pairs(layout, PAIRS) == tuple(PAIRS)
-    assert chosen_pairs(layout, "all") == (("ad", "device"), ("ad", "query"), ("device", "query"))
-    monkeypatch.setattr(module, "FEW_COMBINATIONS", 5 * 11)
-    assert chosen_pairs(layout, "all") == (("ad", "device"), ("device", "query"))
-    every = build_ranker(layout, MODEL.model_copy(update={"pairs": "all"}), 0)
-    assert every.get_parameter("wide.pairs.table.weight").shape == (11 * 5 + 5 * 7, 3)
-    monkeypatch.setattr(module, "FEW_COMBINATIONS", 34)
-    none = build_ranker(layout, MODEL.model_copy(update={"pairs": "all"}), 0)
-    assert none.wide is not None
-    assert none.wide.pairs is None
 
 
 def test_they_are_learnt_and_exported(layout: Layout, batch: tuple[Tensor, Tensor], tmp_path: Path) -> None:
