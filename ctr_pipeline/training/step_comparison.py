@@ -13,7 +13,7 @@ from ctr_pipeline.gradients import LossView, StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.contracts.outcome import listed
 from ctr_pipeline.gradients.triage.batch_rules import batch_clues, order_clues
-from ctr_pipeline.gradients.triage.difference_rules import forward_difference, setting_differences
+from ctr_pipeline.gradients.triage.difference_rules import forward_difference, lookup_difference, setting_differences
 from ctr_pipeline.gradients.triage.differential import at_stage
 from ctr_pipeline.gradients.triage.evidence import Clue
 from ctr_pipeline.gradients.triage.forms import form_of, is_apart
@@ -21,7 +21,7 @@ from ctr_pipeline.gradients.triage.gradient_rules import Received, Written, late
 from ctr_pipeline.gradients.triage.loss_rules import step_loss_clues
 from ctr_pipeline.training.dataloader import gather
 from ctr_pipeline.training.declared_training import DeclaredTraining
-from ctr_pipeline.training.step_recorder import Gradient, Outputs, SparseGradient, StepRecorder
+from ctr_pipeline.training.step_recorder import ROWS, Gradient, Outputs, SparseGradient, StepRecorder
 
 LIMIT: Mapping[str, float] = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 2e-3}
 """Relative difference by precision up to which the outputs of a part of the model are the same; both sides run the same
@@ -86,7 +86,7 @@ class StepComparison:
         if record.skipped or self.recorder.logits is None:
             return
         logits = self.declared.forward(given, self.random)
-        differing = list(at_stage(self._forward(), "forward"))
+        differing = list(at_stage([*self._entered(given, *names), *self._forward()], "forward"))
         yield from differing
         yield from at_stage(self._loss(given, record), "loss")
         if not differing and self.recorder.logit_gradient is not None:
@@ -95,6 +95,20 @@ class StepComparison:
         yield from at_stage(self._received(record), "received")
         yield from at_stage(self._updated(record), "update")
         self._earlier = dict(self.recorder.backward)
+
+    def evaluation(self, batch: BatchView) -> Iterator[Clue]:
+        """Clues from the forward pass in evaluation mode."""
+        state, own = self.recorder.state, self.declared.state.model
+        self.declared.take_over(state)
+        random = torch.get_rng_state()
+        self.recorder.begin(active=True)
+        state.model.eval()
+        state.forward(batch)
+        self.recorder.active = False
+        own.eval()
+        self.declared.forward(batch, random)
+        own.train()
+        yield from at_stage(self._forward(), "scoring")
 
     def _are_rows(self, rows: Tensor) -> bool:
         return not len(rows) or (int(rows.min()) >= 0 and int(rows.max()) < len(self.rows))
@@ -109,6 +123,14 @@ class StepComparison:
             batch = replace(batch, labels=own.labels, weights=own.weights)
         return batch
 
+    def _entered(self, given: BatchView, numbers: Sequence[str], ids: Sequence[str]) -> Iterator[Clue]:
+        """What lies between the model's inputs and its first parts."""
+        inner, (own, own_ids) = self.recorder.inner, self.recorder.state.model.own_columns
+        outer = replace(given, numeric=given.numeric[:, :own], ids=given.ids[:, :own_ids])
+        entered = replace(outer, numeric=inner.get("numeric", outer.numeric), ids=inner.get("ids", outer.ids))
+        if entered.numeric.shape == outer.numeric.shape and entered.ids.shape == outer.ids.shape:
+            yield from batch_clues(entered, outer, numbers[:own], ids[:own_ids])
+
     def _forward(self) -> Iterator[Clue]:
         limit = LIMIT[self.recorder.state.precision.name]
         found = _by_name(self.recorder.outputs)
@@ -120,6 +142,9 @@ class StepComparison:
                 yield Clue(cause="forward_differs", weight=0.76, text=text, location=name)
                 return
             for mine, theirs in zip(own, wanted, strict=True):
+                if name.endswith(ROWS) and not torch.equal(mine, theirs):
+                    yield from lookup_difference(name, mine, theirs)
+                    return
                 if is_apart(mine, theirs, limit):
                     yield from forward_difference(name, form_of(mine, theirs), of_logits=name in LOGITS)
                     return

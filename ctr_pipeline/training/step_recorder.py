@@ -11,6 +11,9 @@ from ctr_pipeline.gradients.contracts.batch_tensors import tensors_of
 from ctr_pipeline.losses.protocol import Delays
 from ctr_pipeline.training.step import StepState
 
+ROWS = " (rows that are read)"
+"""End of the name under which the rows stand that a table looks up."""
+
 Outputs = list[tuple[str, list[Tensor]]]
 """Outputs of modules in the order in which they were computed: name, and copies of the tensors."""
 
@@ -49,8 +52,18 @@ def record_outputs(model: nn.Module, outputs: Outputs, active: Callable[[], bool
     for name, module in model.named_modules():
         if name:
             module.register_forward_hook(hook(name))
+        if isinstance(module, nn.Embedding):
+            module.register_forward_pre_hook(_reading(f"{name}{ROWS}", outputs, active))
     for name in ("encode", "hidden", "score"):
         setattr(model, name, _kept(getattr(model, name), name, outputs, active))
+
+
+def _reading(name: str, outputs: Outputs, active: Callable[[], bool]) -> Callable[[nn.Module, Any], None]:
+    def keep(_: nn.Module, given: Any) -> None:
+        if active():
+            outputs.append((name, [tensor.detach().clone() for tensor in tensors_of(given)]))
+
+    return keep
 
 
 def _kept(inner: Callable[..., Any], name: str, outputs: Outputs, active: Callable[[], bool]) -> Callable[..., Any]:
@@ -71,6 +84,7 @@ class StepRecorder:
         state: The training.
         active: Whether the step that runs is recorded.
         read: Numbers, ids and positions that the model was given.
+        inner: Numbers and ids as its first parts were given them.
         outputs: What its parts computed.
         logits: [B, T] logits that the loss was given, with what it was given beside them.
         labels: [B, T].
@@ -86,6 +100,7 @@ class StepRecorder:
     state: StepState
     active: bool = False
     read: tuple[Tensor, ...] = ()
+    inner: dict[str, Tensor] = field(default_factory=dict)
     outputs: Outputs = field(default_factory=list)
     logits: Tensor | None = None
     labels: Tensor | None = None
@@ -103,6 +118,8 @@ class StepRecorder:
         model, objectives = self.state.model, self.state.objectives
         self._names = {id(p): name for name, p in model.named_parameters()}
         record_outputs(model, self.outputs, self._is_active)
+        model.numeric.register_forward_pre_hook(lambda _, given: self._entered("numeric", given))
+        model.embeddings.register_forward_pre_hook(lambda _, given: self._entered("ids", given))
         setattr(model, "encode", self._reading(model.encode))  # noqa: B010
         setattr(objectives, "task_sums", self._losing(objectives.task_sums))  # noqa: B010
         for name, parameter in model.named_parameters():
@@ -116,11 +133,15 @@ class StepRecorder:
         self.active = active
         self.outputs.clear()
         self.read, self.logits, self.labels, self.weights, self.delays = (), None, None, None, None
-        self.logit_gradient = None
+        self.logit_gradient, self.inner = None, {}
         self.backward, self.received, self.updates, self.settings = {}, {}, {}, {}
 
     def _is_active(self) -> bool:
         return self.active and torch.is_grad_enabled()
+
+    def _entered(self, name: str, given: tuple[Any, ...]) -> None:
+        if self._is_active():
+            self.inner[name] = given[0].detach().clone()
 
     def _reading(self, inner: Callable[..., Any]) -> Callable[..., Any]:
         def encode(*given: Any) -> Any:

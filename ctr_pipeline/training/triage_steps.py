@@ -168,6 +168,10 @@ class StepWatch:
             clue = Clue(cause="weights_overwritten", weight=0.93, text=text, location=changed[0], separating=True)
             self._keep(at_stage([clue], "between"))
 
+    def evaluation(self, batch: BatchView) -> list[Clue]:
+        """Clues from the forward pass on ``batch`` in evaluation mode; call after the last step."""
+        return [] if self._comparison is None else list(self._comparison.evaluation(batch))
+
     def summary(self) -> Iterator[Clue]:
         """Clues from all steps together; call after the last one."""
         yield from self.clues

@@ -20,6 +20,7 @@ from ctr_pipeline.gradients.triage.label_rules import label_clues, weight_clues
 from ctr_pipeline.gradients.triage.left_behind import read_json_lines
 from ctr_pipeline.gradients.triage.loss_rules import loss_clues, task_weight_clues
 from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_clues, model_clues, setting_clues
+from ctr_pipeline.gradients.triage.profile_rules import profile_clues
 from ctr_pipeline.gradients.triage.row_sample import late_rows, neighbouring_rows, spread_rows
 from ctr_pipeline.ranker import load_ranker
 from ctr_pipeline.ranker.initialisation import starting_at_zero
@@ -37,6 +38,9 @@ _log = logging.getLogger("ctr_pipeline.training")
 
 MOST_ROWS = 2_000_000
 """Rows that are all looked at for a value that no model may see."""
+
+REPEATED = 0.05
+"""Share of neighbouring rows that repeat others, above which it is strange where trusted rows have a third of that."""
 
 COMPARED_ROWS = 20_000
 """Rows in memory that are compared with those on disk, at most."""
@@ -71,13 +75,14 @@ def survey(build: Callable[[Path], Trainer], folder: Path) -> Surveyed:
         build: Builds it, writing into the folder that it is given.
         folder: An empty folder for what the training writes.
     """
-    clues, declared = _before_first_step(build(folder / "survey"), folder)
+    clues, static, as_declared, declared = _before_first_step(build(folder / "survey"), folder)
     watched = build(folder / "steps")
     watch = StepWatch(watched, declared)
     stopped = run_window(watched, STEPS, watch)
     clues += watch.summary()
     if declared is not None and stopped is None:
         clues += _as_far_as(late_clues(build(folder / "late"), declared))
+    clues += only_here(static, as_declared, {clue.stage for clue in clues}) if declared is not None else static
     if stopped is not None and stopped.cause.kind in ("parameter", "buffer", "optimizer_state"):
         text = stopped.cause.message
         clues.append(Clue(cause="nonfinite_weight", weight=0.6, text=text, location=stopped.cause.tensor))
@@ -100,6 +105,8 @@ def late_clues(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Clue]:
     watch = StepWatch(trainer, declared)
     stopped = run_window(trainer, trainer.step + left + LATE, watch)
     yield from (clue for clue in watch.clues if clue.stage)
+    if stopped is None and len(split):
+        yield from watch.evaluation(gather(split, np.arange(min(len(split), BATCH))))
     if stopped is None and trainer.files.model.is_file():
         yield from at_stage(stored_clues(trainer, declared), "scoring")
 
@@ -123,14 +130,19 @@ def stored_clues(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Clue]
         return
 
 
-def _before_first_step(trainer: Trainer, folder: Path) -> tuple[list[Clue], DeclaredTraining | None]:
-    """In a function of its own: the model is gone before another one is built."""
+def _before_first_step(
+    trainer: Trainer, folder: Path
+) -> tuple[list[Clue], list[Clue], list[Clue], DeclaredTraining | None]:
+    """Clues from rows, those from loss, model and optimizers, the same of the declared training, and that.
+
+    In a function of its own: the model is gone before another one is built.
+    """
     declared = _declared(trainer, folder / "declared")
     clues, static = list(_as_far_as(row_clues(trainer))), list(_as_far_as(static_clues(trainer)))
     if declared is None:
-        return [*clues, *static], None
+        return clues, static, [], None
     clues += _as_far_as(at_stage(row_differences(trainer, declared), "rows"))
-    return [*clues, *only_here(static, _as_far_as(static_clues(declared.trainer)))], declared
+    return clues, static, list(_as_far_as(static_clues(declared.trainer))), declared
 
 
 def _declared(trainer: Trainer, folder: Path) -> DeclaredTraining | None:
@@ -192,7 +204,9 @@ def row_clues(trainer: Trainer) -> Iterator[Clue]:
         return
     reference = spread_rows(trusted, layout)
     yield from feature_clues(sample, reference)
-    yield from label_clues(sample, neighbouring_rows(train, layout), reference, late_rows(train, layout))
+    neighbours = neighbouring_rows(train, layout)
+    yield from label_clues(sample, neighbours, reference, late_rows(train, layout))
+    yield from profile_clues(sample, neighbours, reference)
 
 
 def _repeated_rows(trainer: Trainer) -> Iterator[Clue]:
@@ -206,9 +220,10 @@ def _repeated_rows(trainer: Trainer) -> Iterator[Clue]:
         return 1 - len(torch.unique(content, dim=0)) / most if most else 0.0
 
     own, there = share("train"), share("validation")
-    if own - there > 0.2:
+    if own > REPEATED and own > 3 * there:
         text = f"{own:.0%} of neighbouring training rows repeat others, and {there:.0%} of the trusted ones"
-        yield Clue(cause="duplicate_rows", weight=0.95, text=text, separating=True)
+        many = own - there > 0.2
+        yield Clue(cause="duplicate_rows", weight=0.95 if many else 0.78, text=text, separating=many)
 
 
 def static_clues(trainer: Trainer) -> Iterator[Clue]:

@@ -87,6 +87,20 @@ def mistaken_when_scoring(model: nn.Module) -> None:
     model.tower.register_forward_hook(lambda m, _, hidden: hidden if m.training else hidden * 0.5)
 
 
+def labels_exchanged(batches: Iterator[Any], _: int, __: np.random.Generator) -> Iterator[Any]:
+    return (replace(batch, labels=batch.labels.flip(1)) for batch in batches)
+
+
+def features_exchanged(training: Any, _: np.random.Generator) -> None:
+    inner = training.model.encode
+    training.model.encode = lambda numeric, ids, *rest: inner(numeric.flip(1), ids, *rest)
+
+
+def other_rows_read(model: nn.Module) -> None:
+    table = next(module for module in model.modules() if isinstance(module, nn.Embedding))
+    table.register_forward_pre_hook(lambda _, given: (given[0] // 4,))
+
+
 def never(training: Any, _: np.random.Generator) -> None:
     training.optimizers[0].step = lambda *_: None
 
@@ -101,6 +115,9 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "a hook at a weight": (of_model(lambda m: m.head.weight.register_hook(lambda g: g + 0.1)), "gradients", "gradient_changed"),
     "noise before the update": (of_step(0, dense(lambda p: p.grad.add_(torch.rand_like(p) * p.grad.abs().max()))), "received", "gradient_changed"),
     "a smaller step": (of_step(0, dense(lambda p: p.mul_(0.9999)), after=True), "update", "weights_overwritten"),
+    "labels of the other task": ({"batches": labels_exchanged}, "batches", "mask_inverted"),
+    "columns in another order": ({"inject": features_exchanged}, "forward", "feature_permuted"),
+    "other rows of a table": (of_model(other_rows_read), "forward", "wrong_offsets"),
     "other units when scoring": (of_model(mistaken_when_scoring), "scoring", "scoring_differs"),
     "no step": ({"inject": never}, "update", "update_skipped"),
 }  # fmt: skip

@@ -26,12 +26,21 @@ def batch_clues(own: BatchView, stored: BatchView, numbers: Sequence[str], ids: 
         return
     yield from _label_clues(own.labels.cpu(), stored.labels)
     for at, name in enumerate(numbers):
-        yield from _number_clues(name, own.numeric[:, at].cpu(), stored.numeric[:, at])
+        mine, theirs = own.numeric[:, at].cpu(), stored.numeric[:, at]
+        if (other := _other_column(mine, theirs, stored.numeric)) is not None:
+            text = f"feature {name} of a batch has the values of feature {numbers[other]}"
+            yield Clue(cause="feature_permuted", weight=0.93, text=text, location=name, separating=True)
+            continue
+        yield from _number_clues(name, mine, theirs)
     for at, name in enumerate(ids):
         mine, theirs = own.ids[:, at].cpu(), stored.ids[:, at]
         if torch.equal(mine, theirs):
             continue
         text = f"ids of feature {name} in a batch are not those of its rows"
+        if (other := _other_column(mine, theirs, stored.ids)) is not None:
+            text += f", but those of feature {ids[other]}"
+            yield Clue(cause="ids_misplaced", weight=0.93, text=text, location=name, separating=True)
+            continue
         if torch.equal(mine.sort().values, theirs.sort().values):
             yield Clue(
                 cause="feature_permuted",
@@ -49,6 +58,15 @@ def batch_clues(own: BatchView, stored: BatchView, numbers: Sequence[str], ids: 
         factor = float(own.weights.mean() / stored.weights.mean().clamp_min(1e-12))
         text = f"weights of a batch are not those of its rows; their mean is {factor:.3g} times as large"
         yield Clue(cause="weights_scaled" if not 0.67 < factor < 1.5 else "weights_misapplied", weight=0.85, text=text)
+
+
+def _other_column(own: Tensor, stored: Tensor, columns: Tensor) -> int | None:
+    """The column of ``columns`` that ``own`` is, where it is not the one that it should be."""
+    if len(own) < 3 or torch.equal(own.nan_to_num(), stored.nan_to_num()):
+        return None
+    return next(
+        (at for at in range(columns.shape[1]) if torch.equal(own.nan_to_num(), columns[:, at].nan_to_num())), None
+    )
 
 
 def _further_clues(own: BatchView, stored: BatchView) -> Iterator[Clue]:
@@ -97,7 +115,11 @@ def _label_clues(own: Tensor, stored: Tensor) -> Iterator[Clue]:
     changed = float((own != stored)[known].float().mean()) if bool(known.any()) else 0.0
     text = f"{changed:.0%} of the known labels of a batch are not those of its rows"
     shift = next((by for by in (-3, -2, -1, 1, 2, 3) if torch.equal(own, stored.roll(by, 0))), None)
-    if shift is not None:
+    columns = range(own.shape[1])
+    if own.shape[1] > 1 and all(_other_column(own[:, at], stored[:, at], stored) is not None for at in columns):
+        text = f"the labels of a batch are those of other tasks: {text}"
+        yield Clue(cause="mask_inverted", weight=0.93, text=text, separating=True)
+    elif shift is not None:
         yield Clue(cause="row_shift", weight=0.95, text=f"{text}: they are shifted by {shift} rows", separating=True)
     elif bool(known.any()) and changed > 0.99:
         yield Clue(cause="label_flip", weight=0.95, text=text, separating=True)

@@ -165,6 +165,15 @@ def forward_difference(place: str, form: Form, *, of_logits: bool) -> Iterator[C
         yield Clue(cause=found[0], weight=found[1], text=text, location=place, separating=sure)
 
 
+def lookup_difference(place: str, own: Tensor, declared: Tensor) -> Iterator[Clue]:
+    """Clues from the rows that a table looks up beside those that the batch's ids stand for."""
+    few, many = len(torch.unique(own)), len(torch.unique(declared))
+    share = float((own != declared).double().mean()) if own.shape == declared.shape else 1.0
+    text = f"{place}: {share:.0%} are not those of the batch's ids; {few} different ones are read, and {many} are meant"
+    cause = "hash_clip" if few < 0.6 * many else "wrong_offsets"
+    yield Clue(cause=cause, weight=0.85, text=text, location=place.split(" ", 1)[0])
+
+
 def setting_differences(name: str, kind: str, own: Mapping[str, Any], declared: Mapping[str, Any]) -> Iterator[Clue]:
     """Clues from the settings of a parameter's group when its optimizer makes an update.
 

@@ -52,7 +52,7 @@ _CAUSES_OF: Mapping[str, str] = {
     "initial": """stale_optimizer frozen_tower new_embedding_huge bad_init_large bad_init_small bad_init_const no_base_rate
         padding_row_trained dead_relu wrong_offsets fp16_embedding dropout_too_high unnormalised_feature feature_ignored
         eval_mode initial_differs""",
-    "forward": """double_sigmoid no_base_rate padding_row_trained dead_relu wrong_offsets eval_mode random_in_evaluation
+    "forward": """feature_permuted ids_misplaced hash_clip feature_missing feature_drift infinite_feature double_sigmoid no_base_rate padding_row_trained dead_relu wrong_offsets eval_mode random_in_evaluation
         bounded_logits temperature feature_ignored batch_mixing dropout_too_high fp16_embedding log_of_negative
         unnormalised_feature forward_differs""",
     "loss": """loss_sum accum_nodiv double_sigmoid sign_flip log0 unknown_as_zero mask_drops_labels mask_empty
@@ -76,7 +76,7 @@ _CAUSES_OF: Mapping[str, str] = {
     _DATA: """unknown_as_zero mask_drops_labels weights_misapplied label_permute row_shift label_flip label_noise mask_inverted
         base_rate_shift leak hash_clip ids_misplaced id_out_of_range unnormalised_feature infinite_feature feature_missing
         train_serving_skew feature_permuted feature_drift ips_unclipped weights_scaled bad_weight rows_not_shuffled open_window
-        duplicate_rows""",
+        duplicate_rows class_weights""",
 }  # fmt: skip
 """By stage, and for data and settings, the causes that may lie there."""
 
@@ -86,7 +86,9 @@ _STAGES_OF: Mapping[str, frozenset[str]] = {
 }
 
 _SET_BACK, _LATER = 0.35, 0.7
-"""Factors on the score of what the comparison does not bear out, and of a stage after the first that differs."""
+"""Factors on the score of what the comparison does not bear out; and of what is of a stage after the first that differs, or
+was not seen in the comparison where another cause of the same stage was.
+"""
 
 
 def at_stage(clues: Iterable[Clue], stage: str) -> Iterator[Clue]:
@@ -104,14 +106,17 @@ def generic_clue(stage: str, text: str, location: str | None = None) -> Clue:
     return Clue(cause=GENERIC[stage], weight=GENERIC_WEIGHT, text=text, location=location, stage=stage)
 
 
-def only_here(own: Iterable[Clue], declared: Iterable[Clue]) -> Iterator[Clue]:
+def only_here(own: Iterable[Clue], declared: Iterable[Clue], differing: Collection[str] = ()) -> Iterator[Clue]:
     """Clues of the training in question, with their stage where the same rules say nothing of the declared training.
 
-    What both show is declared, or is of the rows: no stage differs for it.
+    Of the stages in which their cause may lie it is one of those ``differing`` that the steps showed, if any, else the first.
+
+    What both show is declared, or is of the rows: no stage differs for it. The rules are those of loss, model and optimizers.
     """
     there = {(clue.cause, clue.location) for clue in declared}
     for clue in own:
-        code = [stage for stage in STAGES if stage in _STAGES_OF.get(clue.cause, ())]
+        code = [s for s in STAGES if s in _STAGES_OF.get(clue.cause, ()) and s not in ("rows", "batches")]
+        code = [stage for stage in code if stage in differing] or code
         known = (clue.cause, clue.location) in there
         yield clue if known or not code or clue.against or clue.weight < 0.5 else replace(clue, stage=code[0])
 
@@ -134,13 +139,16 @@ def _borne_out(own: Hypothesis, differing: Sequence[str], specific: set[str]) ->
         if own.cause in GENERIC.values() and own.stage in specific:
             return replace(own, score=round(own.score * _SET_BACK, 4))
         if own.stage != differing[0]:
-            text = f"{STAGES[differing[0]]} differ from what is declared before it"
+            text = f"the training departs from what is declared before it, at {STAGES[differing[0]]}"
             return replace(own, score=round(own.score * _LATER, 4), against=(*own.against, text), separating=False)
         return own
     if differing and stages & set(differing):
-        return own
+        text = f"the comparison of {STAGES[differing[0]]} shows another cause"
+        if differing[0] not in specific:
+            return own
+        return replace(own, score=round(own.score * _LATER, 4), against=(*own.against, text), separating=False)
     if differing:
-        text = f"it does not explain that {STAGES[differing[0]]} are not what is declared"
+        text = f"it does not explain that the training departs from what is declared at {STAGES[differing[0]]}"
     elif stages & {_DATA, _SETTINGS}:
         return own
     else:
