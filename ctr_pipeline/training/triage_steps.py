@@ -4,7 +4,8 @@ import logging
 import math
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from statistics import median
 from typing import Any
 
@@ -104,7 +105,8 @@ class StepWatch:
     _comparison: StepComparison | None = None
     _batch: BatchView | None = None
     _close: bool = False
-    _kept: set[tuple[str, str]] = field(default_factory=set)
+    _kept: dict[tuple[str, str], list[int]] = field(default_factory=dict)
+    _looked: int = 0
     _digests: list[int] = field(default_factory=list)
     _left: dict[str, Tensor] = field(default_factory=dict)
     _composition: RandomBatches | None = None
@@ -145,6 +147,7 @@ class StepWatch:
         if not self._close or self._comparison is None or self._batch is None or self._recorder is None:
             return
         self._recorder.active = False
+        self._looked += 1
         self._keep(self._comparison.clues(self._batch, record, self.trainer.epoch, self.trainer.batch))
         if record.skipped:
             return
@@ -174,7 +177,7 @@ class StepWatch:
 
     def summary(self) -> Iterator[Clue]:
         """Clues from all steps together; call after the last one."""
-        yield from self.clues
+        yield from map(self._with_steps, self.clues)
         yield from self._reach_clues()
         yield from self._rate_clues()
         norms = [norm for norm in self.norms if math.isfinite(norm)]
@@ -184,11 +187,23 @@ class StepWatch:
             yield Clue(cause="clip_too_tight", weight=0.85, text=text, separating=True)
 
     def _keep(self, clues: Iterable[Clue]) -> None:
-        """Each kind of clue once: the same fault is seen in every step."""
+        """Each kind of clue once, with the steps in which it is seen: the same fault is seen in many."""
         for clue in clues:
             if (clue.cause, clue.stage) not in self._kept:
                 self.clues.append(clue)
-                self._kept.add((clue.cause, clue.stage))
+            steps = self._kept.setdefault((clue.cause, clue.stage), [])
+            if self._looked and self.trainer.step not in steps[-1:]:
+                steps.append(self.trainer.step)
+
+    def _with_steps(self, clue: Clue) -> Clue:
+        """With the steps in which a stage was seen to differ: in all of them, in some, or from one on."""
+        steps = self._kept.get((clue.cause, clue.stage), [])
+        if not clue.stage or not steps or len(steps) == self._looked:
+            return clue
+        apart = {b - a for a, b in pairwise(steps)}
+        every = f", each {apart.pop()} steps" if len(apart) == 1 and apart != {1} else ""
+        text = f"{clue.text} ({len(steps)} of {self._looked} steps, first in step {steps[0]}{every})"
+        return replace(clue, text=text)
 
     def _at_forward(self) -> None:
         if not torch.is_grad_enabled():

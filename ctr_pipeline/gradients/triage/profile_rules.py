@@ -175,8 +175,13 @@ def _shift_clues(neighbours: Rows, trusted: Rows) -> Iterator[Clue]:
         known = labels >= 0
         if min(int((labels == 1).sum()), int((labels == 0).sum())) < 200:
             continue
-        error = auc_error(labels[known] == 1)
-        for name, scores in RowModel(trusted, task).scores(neighbours).items():
+        error, model = auc_error(labels[known] == 1), RowModel(trusted, task)
+        there = trusted.labels[:, task]
+        fitted = model.scores(trusted)
+        for name, scores in model.scores(neighbours).items():
+            # What says nothing among the rows that it was fitted on says nothing of others.
+            if area_under_curve(fitted[name][there >= 0], there[there >= 0] == 1) - 0.5 < 8 * error:
+                continue
             as_is = area_under_curve(scores[known], labels[known] == 1)
             if abs(as_is - 0.5) > 4 * error:
                 continue
