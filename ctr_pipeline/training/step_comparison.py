@@ -57,6 +57,7 @@ class StepComparison:
     random: Tensor = field(default_factory=torch.get_rng_state)
     states: dict[str, dict[str, Any]] = field(default_factory=dict)
     _earlier: Mapping[str, Gradient] = field(default_factory=dict)
+    _wanted: Mapping[str, Gradient] = field(default_factory=dict)
     _first: dict[str, Tensor] = field(default_factory=dict)
 
     def begin(self) -> None:
@@ -192,7 +193,8 @@ class StepComparison:
         names = [n for n in own if n in expected and n in parameters and id(parameters[n]) in held]
         pairs = [Received(name, *_aligned(expected[name], own[name])) for name in names]
         yield from received_clues(_over(pairs, scale), float("inf"))
-        yield from _late(own, expected, self._earlier)
+        yield from _late(own, expected, self._wanted)
+        self._wanted = expected
 
     def _received(self, record: StepRecord) -> Iterator[Clue]:
         own, scale = self.recorder, record.loss_scale

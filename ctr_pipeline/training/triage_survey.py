@@ -81,8 +81,13 @@ def survey(build: Callable[[Path], Trainer], folder: Path) -> Surveyed:
     stopped = run_window(watched, STEPS, watch)
     clues += watch.summary()
     if declared is not None and stopped is None:
-        clues += _as_far_as(late_clues(build(folder / "late"), declared))
-    clues += only_here(static, as_declared, {clue.stage for clue in clues}) if declared is not None else static
+        # What the first steps showed already counts once.
+        seen = {(clue.cause, clue.stage) for clue in clues}
+        late = _as_far_as(late_clues(build(folder / "late"), declared))
+        clues += [clue for clue in late if (clue.cause, clue.stage) not in seen]
+    if declared is not None:
+        static = list(only_here(static, as_declared, {clue.stage for clue in clues}))
+    clues = [*static, *clues]
     if stopped is not None and stopped.cause.kind in ("parameter", "buffer", "optimizer_state"):
         text = stopped.cause.message
         clues.append(Clue(cause="nonfinite_weight", weight=0.6, text=text, location=stopped.cause.tensor))

@@ -60,7 +60,7 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "huge_lr": frozenset({"dead_relu", "nonfinite_weight"}),
     "bad_init_small": frozenset({"dead_relu", "detached_tower", "tiny_lr"}),
     "bad_init_const": frozenset({"dead_relu", "bad_init_small"}),
-    "missing_zero_grad": frozenset({"gradient_changed", "huge_lr"}),
+    "missing_zero_grad": frozenset({"gradient_changed", "stale_gradients", "huge_lr"}),
     "clip_per_param": frozenset({"gradient_changed"}),
     "clip_by_value": frozenset({"gradient_changed", "clip_per_param"}),
     "amp_no_scaling": frozenset({"gradient_changed", "gradient_zeroed"}),
