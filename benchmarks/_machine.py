@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
+RANKING = ("torch", "lightgbm", "scikit-learn", "numpy")
+"""Packages of the benchmarks of rankings."""
+
 
 def machine(packages: Iterable[str] = ()) -> str:
     """Processor, cores, load, and the versions of the ``packages`` that do the work."""

@@ -33,7 +33,7 @@ import numpy as np
 import polars as pl
 import yaml
 from _ablations import overridden, with_absolute_paths
-from _machine import machine
+from _machine import RANKING, machine
 from _ranking_figures import Run, row
 from numpy.typing import NDArray
 from ranking import CHECKOUT, LOGGED, Bench, World
@@ -256,10 +256,7 @@ def main() -> None:
     content["source"] = with_absolute_paths(content["source"], options.spec.resolve().parent)
     changes = (change.partition("=") for change in options.set)
     content = overridden(content, {path: yaml.safe_load(value) for path, _, value in changes})
-    print(
-        f"machine     {machine(('torch', 'lightgbm', 'scikit-learn', 'numpy'))}\ncommand     {' '.join(sys.argv)}",
-        flush=True,
-    )
+    print(f"machine     {machine(RANKING)}\ncommand     {' '.join(sys.argv)}", flush=True)
     found: list[Point] = []
     with tempfile.TemporaryDirectory(prefix="delayed-feedback-") as temporary:
         for seed in options.world_seeds:

@@ -28,7 +28,6 @@ Run from the checkout::
 
 import argparse
 import json
-import platform
 import sys
 import tempfile
 import time
@@ -39,6 +38,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _machine import machine
 
 from ctr_pipeline.datasets import SPLITS, PackedDataset, PackedSplit, write_split
 from ctr_pipeline.gradients.triage.verdict import triage_finding
@@ -225,7 +225,7 @@ def report(outcomes: list[Outcome]) -> dict[str, Any]:
         }  # fmt: skip
 
     return {
-        "machine": f"{platform.machine()}, torch {torch.__version__}",
+        "machine": machine(["torch"]),
         "runs": len(outcomes),
         "steps": steps,
         "refused": sum(bool(outcome.refused) for outcome in outcomes),

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 import yaml
 from _ablations import overridden, with_absolute_paths
-from _machine import machine
+from _machine import RANKING, machine
 from _ranking_figures import Run, differences_table, metrics_table, row
 from _sides import SideJob
 from ranking import Bench, RunError, World, calibrators_of, measured, product_runs
@@ -152,10 +152,7 @@ def main() -> None:
     content["source"] = with_absolute_paths(content["source"], options.spec.resolve().parent)
     changes = (change.partition("=") for change in options.set)
     content = overridden(content, {path: yaml.safe_load(value) for path, _, value in changes})
-    print(
-        f"machine     {machine(('torch', 'lightgbm', 'scikit-learn', 'numpy'))}\ncommand     {' '.join(sys.argv)}",
-        flush=True,
-    )
+    print(f"machine     {machine(RANKING)}\ncommand     {' '.join(sys.argv)}", flush=True)
     with tempfile.TemporaryDirectory(prefix="presets-") as temporary:
         bench = Presets(options, (options.keep or Path(temporary)).resolve(), "ranking")
         try:

@@ -35,7 +35,7 @@ import numpy as np
 import polars as pl
 import yaml
 from _ablations import ABLATIONS, applicable, overridden, with_absolute_paths
-from _machine import machine
+from _machine import RANKING, machine
 from _ranking_figures import Figures, Run, differences_table, figures, metrics_table, worlds_table
 from _sides import SCORED, Cost, SideJob
 from numpy.typing import NDArray
@@ -331,10 +331,7 @@ def main() -> None:
     content["source"] = with_absolute_paths(content["source"], options.spec.resolve().parent)
     changes = (change.partition("=") for change in options.set)
     content = overridden(content, {path: yaml.safe_load(value) for path, _, value in changes})
-    print(
-        f"machine     {machine(('torch', 'lightgbm', 'scikit-learn', 'numpy'))}\ncommand     {' '.join(sys.argv)}",
-        flush=True,
-    )
+    print(f"machine     {machine(RANKING)}\ncommand     {' '.join(sys.argv)}", flush=True)
     worlds: list[dict[str, list[Figures]]] = []
     with tempfile.TemporaryDirectory(prefix="ranking-") as temporary:
         for seed in options.world_seeds or [content.get("seed", 7)]:

@@ -21,7 +21,6 @@ Run from the checkout::
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -39,6 +38,7 @@ import numpy as np
 import polars as pl
 import psutil
 import yaml
+from _machine import machine
 
 MOST_RATIO, MOST_SMALL_SECONDS = 1.5, 20.0
 DAY_US = 86_400_000_000
@@ -201,8 +201,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "sparse": (options.rows, options.sparse_days),
         "small": (options.small_rows, options.dense_days),
     }
-    busy = os.getloadavg()[0]
-    print(f"{platform.platform()}, {os.cpu_count()} cores, load {busy:.1f}, Python {platform.python_version()}")
+    print(machine())
     costs: dict[str, Cost] = {}
     with tempfile.TemporaryDirectory() as temporary:
         for name, (rows, days) in logs.items():

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ctr_pipeline.datasets.examples import build_examples, in_interval, rows_of, utc_day
 from ctr_pipeline.datasets.examples_contract import check_examples, weight_column
 from ctr_pipeline.datasets.label_ages import label_ages
-from ctr_pipeline.datasets.new_values import new_values
+from ctr_pipeline.datasets.new_values import NewValues, new_values
 from ctr_pipeline.datasets.packed import (
     DatasetError,
     PackedDataset,
@@ -151,10 +151,12 @@ class _Packer:
             )
         labels = self._label_summary()
         split = create_split(directory, self.name, rows, self.layout, self._optional())
+        learnt = self.name in LEARNT
+        new = new_values(self.spec, self.layout, self.vocabulary, utc_day(start)) if learnt else ()
         at, rows_of = 0, dict(counts.iter_rows())
         for days in _together(rows_of):
             size = sum(rows_of[day] for day in days)
-            self._write_days(split, slice(at, at + size), days)
+            self._write_days(split, slice(at, at + size), days, new)
             release(split)
             at += size
         reach = {"first": iso(int(split.ts.min())), "last": iso(int(split.ts.max()))}
@@ -249,7 +251,7 @@ class _Packer:
                     f"had arrived by then: the impressions were read again since. {again}"
                 )
 
-    def _write_days(self, split: PackedSplit, at: slice, days: Sequence[date]) -> None:
+    def _write_days(self, split: PackedSplit, at: slice, days: Sequence[date], new: Sequence[NewValues]) -> None:
         start, end = self.bounds.intervals[self.name]
         today = pl.col("day").is_between(days[0], days[-1])
         shown = self._shown().filter(today)
@@ -301,9 +303,8 @@ class _Packer:
         made = examples.select(embedding_rows(self.layout, self.vocabulary, _MADE)).get_columns()
         ids = beside.hstack([*(rows["ids"].struct.unnest() if features.embedded else []), *made])
         split.ids[at] = id_matrix(self.layout, ids)
-        if self.name in LEARNT:
-            for values in new_values(self.spec, self.layout, self.vocabulary, utc_day(start)):
-                values.forget(split.ids[at], examples["day"].to_physical().to_numpy(), rows["order"].to_numpy())
+        for values in new:
+            values.forget(split.ids[at], examples["day"].to_physical().to_numpy(), rows["order"].to_numpy())
         split.ts[at] = examples["ts"].to_numpy()
         split.user[at] = rows["user"].to_numpy()
         split.position[at] = rows["position"].to_numpy()

@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from ctr_pipeline.gradients.contracts.batch_tensors import tensors_of
-from ctr_pipeline.losses.protocol import Delays
 from ctr_pipeline.training.step import StepState
 
 ROWS = " (rows that are read)"
@@ -86,15 +85,14 @@ class StepRecorder:
         read: Numbers, ids and positions that the model was given.
         inner: Numbers and ids as its first parts were given them.
         outputs: What its parts computed.
-        logits: [B, T] logits that the loss was given, with what it was given beside them.
-        labels: [B, T].
-        weights: [B, T].
-        delays: Their ages, where there are any.
+        logits: [B, T] logits that the loss was given.
+        labels: [B, T] labels that it was given beside them.
+        weights: [B, T] weights that it was given beside them.
         logit_gradient: [B, T] gradient at the logits, times the loss scale; None where backward did not reach them.
         backward: Gradients as backward left them, by parameter.
         received: Gradients as optimizers received them.
         updates: Updates of each optimizer.
-        rates: By parameter the settings of its group when the optimizer began its update.
+        settings: By parameter those of its group when the optimizer began its update.
     """
 
     state: StepState
@@ -105,7 +103,6 @@ class StepRecorder:
     logits: Tensor | None = None
     labels: Tensor | None = None
     weights: Tensor | None = None
-    delays: Delays | None = None
     logit_gradient: Tensor | None = None
     backward: dict[str, Gradient] = field(default_factory=dict)
     received: dict[str, Gradient] = field(default_factory=dict)
@@ -132,7 +129,7 @@ class StepRecorder:
         """Call before each step."""
         self.active = active
         self.outputs.clear()
-        self.read, self.logits, self.labels, self.weights, self.delays = (), None, None, None, None
+        self.read, self.logits, self.labels, self.weights = (), None, None, None
         self.logit_gradient, self.inner = None, {}
         self.backward, self.received, self.updates, self.settings = {}, {}, {}, {}
 
@@ -156,7 +153,6 @@ class StepRecorder:
             if self._is_active() and logits.requires_grad and self.logits is None:
                 self.logits = logits.detach().clone()
                 self.labels, self.weights = labels.detach().clone(), weights.detach().clone()
-                self.delays = next(iter(rest), None)
                 logits.register_hook(self._reached)  # type: ignore[no-untyped-call]
             return inner(logits, labels, weights, *rest)
 

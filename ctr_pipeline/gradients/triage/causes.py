@@ -109,7 +109,6 @@ _CAUSES = (
     Cause("gradient_differs", "gradients of parameters are not those of the loss", "remove what changes them between loss and optimizer"),
     Cause("update_differs", "weights move otherwise than the declared optimizers and schedule move them", "build optimizers and schedule from the job alone"),
     Cause("update_skipped", "an optimizer makes no update in some steps", "let every optimizer step once in each step"),
-    Cause("steps_differ", "the steps that were recorded are not those of the declared training", "look at what the loop does from the named step on"),
     Cause("scoring_differs", "the stored model does not predict as it did when it was chosen", "store the weights that were validated, and score with the same code"),
     # Two at once.
     Cause("unnormalised_embedding_and_unclipped_weights", "a table starts with large values, and unlimited weights multiply its gradients: either alone is survived", "start the table near 0 and limit the weights; clipping alone hides it"),

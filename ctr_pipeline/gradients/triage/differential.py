@@ -24,7 +24,6 @@ STAGES: Mapping[str, str] = {
     "received": "the gradients that the optimizers receive",
     "update": "what the optimizers write",
     "between": "what lies between two steps",
-    "recorded": "the steps that the training recorded",
     "scoring": "the model that was stored",
 }
 """The stages in the order of the computation."""
@@ -32,7 +31,7 @@ STAGES: Mapping[str, str] = {
 GENERIC: Mapping[str, str] = {
     "rows": "rows_differ", "batches": "batch_differs", "initial": "initial_differs", "forward": "forward_differs",
     "loss": "loss_differs", "gradients": "gradient_differs", "received": "gradient_differs", "update": "update_differs",
-    "between": "update_differs", "recorded": "steps_differ", "scoring": "scoring_differs",
+    "between": "update_differs", "scoring": "scoring_differs",
 }  # fmt: skip
 """The cause that is named where a stage differs in a form that no other cause has."""
 
@@ -68,8 +67,6 @@ _CAUSES_OF: Mapping[str, str] = {
         padding_row_trained update_skipped update_differs""",
     "between": """optimizer_state_reset weights_overwritten l2_in_adam fp16_embedding huge_weight_decay padding_row_trained
         update_differs""",
-    "recorded": """stale_batch rows_not_shuffled huge_lr tiny_lr unknown_as_zero mask_drops_labels duplicate_rows
-        task_weight_huge steps_differ""",
     "scoring": "random_in_evaluation train_serving_skew weights_overwritten fp16_embedding eval_mode scoring_differs",
     _SETTINGS: """clip_too_tight task_weight_huge amp_no_scaling huge_lr tiny_lr huge_weight_decay optimizer_settings dead_relu
         dropout_too_high""",

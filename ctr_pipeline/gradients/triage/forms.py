@@ -182,6 +182,3 @@ def _of_some(own: Tensor, wanted: Tensor) -> Form | None:
     if 0 < share <= 0.9 and len(own) > 4:
         return Form("some_rows", f"{share:.1%} of its rows differ", share)
     return None
-
-
-__all__ = ["Form", "form_of", "is_apart"]
