@@ -166,7 +166,7 @@ class DeclaredTraining:
     def updated(
         self, name: str, gradient: Tensor | SparseGradient, state: Mapping[str, Any], by: tuple[str, Mapping[str, Any]]
     ) -> Tensor:
-        """A parameter after the update from its weights here, by formulas in float64.
+        """A parameter after the update from its weights here, by formulas in float64; of a sparse gradient its rows alone.
 
         Args:
             name: The parameter.
@@ -187,6 +187,4 @@ class DeclaredTraining:
         )  # fmt: skip
         own = {key: value[rows] for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
         given = UpdateInput(before=before[rows], gradient=values, state=own, settings=settings)
-        after = before.clone()
-        after[rows] = rowwise_adagrad_update(given).to(before.dtype)
-        return after
+        return rowwise_adagrad_update(given).to(before.dtype)

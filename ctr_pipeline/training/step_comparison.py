@@ -33,6 +33,9 @@ LOSS_LIMIT = 1e-4
 GRADIENT_LIMIT = 2e-3
 """The same of the gradient at the logits, relative to its largest value."""
 
+LARGE = 10_000_000
+"""Values of a table above which the rows that a step read are compared alone, and none with those before the first step."""
+
 LOGITS = ("head", "score()")
 """Parts whose outputs are logits."""
 
@@ -66,7 +69,7 @@ class StepComparison:
         self.declared.take_over(state)
         self.random = torch.get_rng_state()
         self.states = states_of(state.model, state.optimizers)
-        self._first = self._first or {n: p.detach().clone() for n, p in state.model.named_parameters()}
+        self._first = self._first or copies_of(state.model)
 
     def clues(self, batch: BatchView, record: StepRecord, epoch: int, place: int) -> Iterator[Clue]:
         """Clues from the step that was recorded.
@@ -233,17 +236,28 @@ class StepComparison:
             before = self.declared.state.model.get_parameter(name).detach()
             if before.shape != parameter.shape or before.dtype != parameter.dtype:
                 continue
-            expected = None
-            if name in own.received and (kind != "AdamW" or isinstance(own.received[name], Tensor)):
+            after, expected, whole = parameter.detach(), None, True
+            gradient = own.received.get(name)
+            if gradient is not None and (kind != "AdamW" or isinstance(gradient, Tensor)):
                 # With the settings that it had: that they are not the declared ones is told apart.
                 used = {key: own.settings[name].get(key, value) for key, value in settings.items()}
-                expected = self.declared.updated(name, own.received[name], self.states.get(name, {}), (kind, used))
+                expected = self.declared.updated(name, gradient, self.states.get(name, {}), (kind, used))
+                if isinstance(gradient, SparseGradient) and before.numel() > LARGE:
+                    before, after, whole = before[gradient.rows], after[gradient.rows], False
+                elif isinstance(gradient, SparseGradient):
+                    expected = before.index_copy(0, gradient.rows, expected)
             elif mine is not None and name not in own.backward:
                 expected = before
             if expected is not None:
-                written.append(Written(name, before, parameter.detach(), expected, name in tables))
+                # Of a part of a table nothing can be said of rows that were not read.
+                written.append(Written(name, before, after, expected, whole and name in tables))
                 rates[name] = float(settings["lr"])
         yield from written_clues(written, rates, self._first)
+
+
+def copies_of(model: nn.Module) -> dict[str, Tensor]:
+    """Copies of the parameters by name, without those of more than :data:`LARGE` values."""
+    return {name: p.detach().clone() for name, p in model.named_parameters() if p.numel() <= LARGE}
 
 
 def states_of(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, dict[str, Any]]:

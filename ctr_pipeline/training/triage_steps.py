@@ -25,7 +25,7 @@ from ctr_pipeline.gradients.triage.gradient_rules import state_clues
 from ctr_pipeline.training.declared_training import DeclaredTraining
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.lr_schedule import learning_rate_factor
-from ctr_pipeline.training.step_comparison import StepComparison
+from ctr_pipeline.training.step_comparison import StepComparison, copies_of
 from ctr_pipeline.training.step_recorder import SparseGradient, StepRecorder
 from ctr_pipeline.training.stopping import Cancelled, Stopped
 
@@ -155,7 +155,7 @@ class StepWatch:
         for name, parameter in self.trainer.model.named_parameters():
             if name in before and before[name].shape == parameter.shape:
                 self._note_ratio(name, before[name].detach(), parameter.detach())
-        self._left = {name: p.detach().clone() for name, p in self.trainer.model.named_parameters()}
+        self._left = copies_of(self.trainer.model)
 
     def _parameters(self) -> int:
         return sum(p.numel() for p in self.trainer.model.parameters())

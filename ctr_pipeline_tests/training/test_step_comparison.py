@@ -14,6 +14,7 @@ from ctr_pipeline.gradients.drills.fault import Fault
 from ctr_pipeline.gradients.triage.evidence import RunEvidence
 from ctr_pipeline.gradients.triage.hypothesis import Triage
 from ctr_pipeline.gradients.triage.verdict import triage_finding
+from ctr_pipeline.training import step_comparison
 from ctr_pipeline.training.drilling.drilled_run import prepare_drill
 from ctr_pipeline.training.triaging import triage_of
 
@@ -121,6 +122,25 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "other units when scoring": (of_model(mistaken_when_scoring), "scoring", "scoring_differs"),
     "no step": ({"inject": never}, "update", "update_skipped"),
 }  # fmt: skip
+
+
+def rows_of_tables(training: Any) -> None:
+    with torch.no_grad():
+        for table in training.model.embeddings.tables.values():
+            gradient = table.table.weight.grad
+            rows = gradient.coalesce().indices()[0]
+            table.table.weight[rows] += 0.3 * torch.randn(len(rows), table.width)
+
+
+def test_of_a_large_table_the_rows_that_a_step_read_are_compared(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(step_comparison, "LARGE", 0)
+    assert triaged(tmp_path / "sound").differing == ()
+    found = triaged(tmp_path / "moved", **of_step(1, rows_of_tables, after=True))
+    assert found.differing[0] == "update"
+    assert found.top is not None
+    assert (found.top.cause, str(found.top.location).endswith("table.weight")) == ("weights_overwritten", True)
 
 
 @pytest.mark.parametrize("name", FAULTS)
