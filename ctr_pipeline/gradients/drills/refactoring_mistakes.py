@@ -1,4 +1,4 @@
-"""Mistakes that a refactored model or loop makes, of families that are only scored: no rule of triage may be written against them.
+"""Mistakes that a refactored model or loop makes, of families that were only scored until rules were written for them.
 
 Which causes of :mod:`ctr_pipeline.gradients.triage.causes` are right names for each was decided from the fault, before any of
 them met a rule. Each makes the normalised entropy of the validation worse by at least .01 than the same training without it has,
@@ -6,7 +6,6 @@ with each of the seeds 1 to 3; mistakes that were tried and do less harm are not
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -179,4 +178,4 @@ for _fault in (
     Fault(name="update_seldom", family="stepping", symptom="the loss falls in rare stairs", cause="the update stands in the branch that logs",
           fix="update in each step", inject=_seldom, named=("tiny_lr", "weights_overwritten")),
 ):  # fmt: skip
-    register_fault(replace(_fault, half="scored"))
+    register_fault(_fault)

@@ -8,6 +8,7 @@ import pytest
 from ctr_pipeline.cli.drills import score_lines, score_tables
 from ctr_pipeline.commands.drill import score_drills
 from ctr_pipeline.gradients import StepRecord
+from ctr_pipeline.gradients.drills import fault as faults
 from ctr_pipeline.gradients.drills import fault_named, registered_faults
 from ctr_pipeline.gradients.drills.benign_variants import BENIGN
 from ctr_pipeline.gradients.drills.fault import DrillError
@@ -96,9 +97,10 @@ def test_right_names_and_places() -> None:
     assert not places(("ad",), None)
 
 
-def test_the_score_of_a_half_and_its_tables() -> None:
+def test_the_score_of_a_half_and_its_tables(monkeypatch: pytest.MonkeyPatch) -> None:
     lines: list[str] = []
-    other = next(fault.name for fault in registered_faults() if fault.half == "scored")
+    other = "robots_click"
+    monkeypatch.setitem(faults._FAULTS, other, replace(fault_named(other), half="scored"))
     found = score_drills(1, "all", faults=["leak", other], baselines=False, healthy=False, progress=lines.append)
     assert {row["fault"] for row in found["drills"]} == {"leak", other}
     assert len(lines) == 2
