@@ -12,9 +12,8 @@ QUESTION = (
 )
 
 WARN_SCORE = 0.75
-"""Score of the first hypothesis above which it is a warning. Healthy and benign trainings of the drills in 32 bits have none above
-.3 (docs/gradient_health.md); trainings in fp16 reach it now and then, which is why a score warns and only being sure refuses. The
-score of one strong clue, or of two of middle strength, lies above it."""
+"""Score of the first hypothesis above which it is a warning. No healthy training of those that were measured reaches it, in
+any precision (docs/gradient_health.md); the score of one strong clue, or of two of middle strength, lies above it."""
 
 
 def triage_finding(found: Triage | None, problem: str = "") -> NamedFinding:
