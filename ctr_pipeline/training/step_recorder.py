@@ -109,6 +109,7 @@ class StepRecorder:
     updates: dict[int, int] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
     _names: dict[int, str] = field(default_factory=dict)
+    _handles: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         """Observes model, loss, parameters and optimizers, behind whatever observes or changes them already."""
@@ -121,9 +122,15 @@ class StepRecorder:
         setattr(objectives, "task_sums", self._losing(objectives.task_sums))  # noqa: B010
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
-                parameter.register_post_accumulate_grad_hook(self._accumulated(name))  # type: ignore[no-untyped-call]
+                hook = self._accumulated(name)
+                self._handles.append(parameter.register_post_accumulate_grad_hook(hook))  # type: ignore[no-untyped-call]
         for place, optimizer in enumerate(self.state.optimizers):
             optimizer.register_step_pre_hook(lambda own, *_, place=place: self._updating(own, place))
+
+    def close(self) -> None:
+        """Call when the training is over: Python cannot see the hooks of parameters, and would never free what they hold."""
+        for handle in self._handles:
+            handle.remove()
 
     def begin(self, *, active: bool) -> None:
         """Call before each step."""

@@ -44,6 +44,9 @@ class _Norms:
     def before(self, batch: BatchView, step: int) -> None:
         """Nothing to prepare."""
 
+    def close(self) -> None:
+        """Nothing is held."""
+
     def after(self, record: StepRecord) -> None:
         """Keeps what the step measured."""
         self.norms.append(record.grad_norm)

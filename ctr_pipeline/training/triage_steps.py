@@ -52,6 +52,9 @@ class Unwatched:
     def after(self, record: StepRecord) -> None:
         """Nothing is looked at."""
 
+    def close(self) -> None:
+        """Nothing is held."""
+
 
 def run_window(trainer: Trainer, steps: int, watch: Any) -> Stopped | None:
     """Runs the first ``steps`` of a training that has not begun, with ``watch`` in place of its contracts.
@@ -61,7 +64,7 @@ def run_window(trainer: Trainer, steps: int, watch: Any) -> Stopped | None:
     Args:
         trainer: The training; it cannot be used afterwards.
         steps: Steps after which it is cancelled; all of it where that is more than it has.
-        watch: Called before and after each step as contracts are.
+        watch: Called before and after each step as contracts are, and closed at the end.
 
     Returns:
         Why it stopped by itself; None where it did not.
@@ -78,6 +81,8 @@ def run_window(trainer: Trainer, steps: int, watch: Any) -> Stopped | None:
     except Exception as error:
         # A training that is looked at because it broke may break in any way.
         _log.info("the watched training ended with %s: %s", type(error).__name__, error)
+    finally:
+        watch.close()
     return None
 
 
@@ -123,6 +128,11 @@ class StepWatch:
             if trainer.step == 0:
                 own, there = trainer.state.model, self.declared.state.model
                 self._keep(at_stage(initial_differences(own, there), "initial"))
+
+    def close(self) -> None:
+        """Lets go of the training."""
+        if self._recorder is not None:
+            self._recorder.close()
 
     def before(self, batch: BatchView, step: int) -> None:
         """Notes how the step begins."""

@@ -1,9 +1,13 @@
 """Nothing multiplies or bends the logits of the ranker's heads."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from ctr_pipeline.gradients.adapters.logit_scale import logit_scale_outcome
+from ctr_pipeline.ranker import build_ranker
+from ctr_pipeline.spec.model import Model
 
 
 class Built:
@@ -13,7 +17,7 @@ class Built:
         self.model, self.layout = case.model.eval(), case.layout
 
     def forward(self, batch):
-        return self.model(batch.numeric, batch.ids)
+        return self.model(batch.numeric, batch.ids, batch.position)
 
 
 def outcome(case):
@@ -42,3 +46,27 @@ def test_a_temperature_is_told_from_what_bends_logits(case) -> None:
     bent = outcome(case)
     assert bent.failed
     assert "bends them" in bent.message
+
+
+@pytest.fixture
+def examined(case):
+    """A model that multiplies probabilities by an examination, of rows at several positions."""
+    layout = replace(case.layout, positions=(0.5, 0.3, 0.2))
+    section = Model.model_validate({"embedding_dim": 4, "hidden": [8], "position": {"kind": "examination"}})
+    model = build_ranker(layout, section, 1)
+    # Where outcomes are frequent, a probability that is multiplied is far from odds that are.
+    model.start_from_rates([0.4, 0.1])
+    position = torch.arange(len(case.batch.rows)).remainder(4).to(torch.int16)
+    return replace(case, layout=layout, model=model, batch=replace(case.batch, position=position))
+
+
+def test_an_examination_bends_no_logit(examined) -> None:
+    assert outcome(examined).verdict == "passed"
+
+
+@pytest.mark.parametrize(("change", "message"), [(lambda z: 3 * z, "whatever the row"), (torch.tanh, "bends them")])
+def test_what_changes_logits_before_an_examination_is_seen(examined, change, message: str) -> None:
+    examined.model.head.register_forward_hook(lambda _, __, z: change(z))
+    found = outcome(examined)
+    assert found.failed
+    assert message in found.message

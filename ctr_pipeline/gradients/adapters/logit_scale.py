@@ -1,11 +1,16 @@
 """Nothing multiplies the logits of the ranker's heads."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.rehearsal import BuiltTraining
 from ctr_pipeline.gradients.contracts.outcome import Outcome
+from ctr_pipeline.ranker.position import ExaminationEffect, PositionEffect
 
 NAME = "logit_scale"
 
@@ -23,7 +28,8 @@ def logit_scale_outcome(built: BuiltTraining, batch: BatchView, logits: Tensor) 
     """Whether the logit of each first step of a funnel rises by 1 with the bias of its head.
 
     A temperature that stayed in the model multiplies it; a sigmoid, a tanh or a limit behind the head bends it. Later steps
-    of a funnel are chained to the first ones and not looked at.
+    of a funnel are chained to the first ones and not looked at. An examination multiplies the probability, which bends the
+    logit, as it should: of its tasks, what it reads is looked at.
 
     Args:
         built: The training; its model is in evaluation mode.
@@ -34,10 +40,13 @@ def logit_scale_outcome(built: BuiltTraining, batch: BatchView, logits: Tensor) 
     roots = [task for task, parent in enumerate(model.parents) if parent < 0]
     bias = model.head.bias
     own = bias.detach().clone()
-    slopes = _rise(built, batch, logits, 1.0)[:, roots]
-    bias.copy_(own)
-    far = _rise(built, batch, logits, FAR)[:, roots]
-    bias.copy_(own)
+    with _before_examination(model.position) as read:
+        start = read(built.forward(batch)) if read.used else logits
+        bias.add_(1.0)
+        slopes = (read(built.forward(batch)) - start).double()[:, roots]
+        bias.copy_(own + FAR)
+        far = (read(built.forward(batch)) - start).double()[:, roots] / FAR
+        bias.copy_(own)
     if not slopes.numel() or not bool(torch.isfinite(slopes).all()):
         return Outcome(name=NAME, verdict="not_measured", message="there are no finite logits")
     apart = (slopes - 1).abs().amax(dim=0)
@@ -62,7 +71,46 @@ def logit_scale_outcome(built: BuiltTraining, batch: BatchView, logits: Tensor) 
     return Outcome(name=NAME, verdict="passed", message=message, measured=found, limit=LIMIT)
 
 
-def _rise(built: BuiltTraining, batch: BatchView, logits: Tensor, by: float) -> Tensor:
-    """[B, T] by how much the logits rise with the biases of the heads, a unit; the biases are left ``by`` higher."""
-    built.model.head.bias.add_(by)
-    return (built.forward(batch) - logits).double() / by
+@dataclass(slots=True)
+class _Read:
+    """Logits [B, T], of the tasks with an examination those that it reads.
+
+    Attributes:
+        tasks: Columns of these tasks.
+        given: [B, T] what the examination was given last; None where there is none.
+    """
+
+    tasks: tuple[int, ...] = ()
+    given: Tensor | None = None
+
+    @property
+    def used(self) -> bool:
+        """Whether there is an examination."""
+        return bool(self.tasks)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        if self.given is None:
+            return logits
+        logits = logits.clone()
+        columns = list(self.tasks)
+        logits[:, columns] = self.given[:, columns]
+        return logits
+
+
+@contextmanager
+def _before_examination(position: PositionEffect | None) -> Iterator[_Read]:
+    """Reads what the examination of a model reads, inside the block."""
+    read = _Read()
+    if not isinstance(position, ExaminationEffect):
+        yield read
+        return
+    read.tasks = position.tasks
+
+    def keep(_: nn.Module, given: tuple[Tensor, ...]) -> None:
+        read.given = given[0].detach()
+
+    handle = position.register_forward_pre_hook(keep)
+    try:
+        yield read
+    finally:
+        handle.remove()

@@ -1,5 +1,6 @@
 """How well faults are noticed, named and placed: one drill at a time."""
 
+import gc
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -103,6 +104,9 @@ def score_drill(task: DrillTask) -> ScoredDrill:
     if task.baselines:
         generic.finish(watched)
         rules.finish(watched)
+    # Trainings refer to themselves, and each has some 60 files open: left to the collector, many drills run out of them.
+    del prepared
+    gc.collect()
     noticed = _noticed(drill, found, trouble)
     causes = tuple(dict.fromkeys(hypothesis.cause for hypothesis in found.hypotheses))
     rank = None if task.healthy else next((n for n, name in enumerate(causes, 1) if names(fault, name)), None)

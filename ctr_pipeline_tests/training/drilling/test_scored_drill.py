@@ -1,5 +1,6 @@
 """Scoring of drills on real trainings, and what it is compared with."""
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import pytest
 
 from ctr_pipeline.cli.drills import score_lines, score_tables
 from ctr_pipeline.commands.drill import score_drills
+from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.gradients import StepRecord
 from ctr_pipeline.gradients.drills import fault as faults
 from ctr_pipeline.gradients.drills import fault_named, registered_faults
@@ -83,8 +85,18 @@ def test_a_triage_that_breaks_names_nothing(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_right_cause_at_a_right_place_is_located() -> None:
+    before = open_datasets()
     found = score_drill(DrillTask(fault="unnormalised_feature", healthy=False, seed=1, baselines=False))
     assert (found.rank, found.location, found.located) == (1, "rating", True)
+    # Hundreds of drills in one process would else run out of files.
+    assert open_datasets() <= before
+
+
+def open_datasets() -> int:
+    """Packed datasets that something refers to."""
+    gc.collect()
+    # By type: to ask an object for its class may run it.
+    return sum(type(found) is PackedDataset for found in gc.get_objects())
 
 
 def test_right_names_and_places() -> None:
