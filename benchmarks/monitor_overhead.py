@@ -3,7 +3,7 @@
 Ways to take the same steps, on the same rows:
 
 - ``plain``: forward, loss, backward, norm, clip, update and a line with loss and norm in a log; what the shares are of;
-- ``default``: the trainer's step: a line for each step, norms by tensor every 20 steps, details every 100;
+- ``default``: the trainer's step: a line for each step, some lines at a time, norms by tensor every 20 steps, details every 100;
 - ``each step``: the same with the norms by tensor at every step;
 - ``details each step``: with the details too at every step: activations, embedding rows, updates, the loss's gradient;
 - ``anomaly``: ``plain`` under ``torch.autograd.detect_anomaly``;
@@ -46,7 +46,7 @@ from ctr_pipeline.gradients.core.norms import clip_gradients, gradient_norms
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.training import Training
 from ctr_pipeline.training.assembly import build_objectives, build_state
-from ctr_pipeline.training.callbacks import JsonLines
+from ctr_pipeline.training.callbacks import JsonLines, StepLines
 from ctr_pipeline.training.dataloader import Shard, gather
 from ctr_pipeline.training.distributed import ProcessGroup
 from ctr_pipeline.training.job_spec import TrainingJob
@@ -137,14 +137,14 @@ def plain_step(state: StepState, folder: Path) -> Callable[[BatchView, int], Non
 
 def trainer_step(state: StepState, folder: Path) -> Callable[[BatchView, int], None]:
     """The trainer's step with its line in steps.jsonl."""
-    lines = JsonLines(folder / f"{id(state)}.jsonl", 0)
+    lines = StepLines(folder / f"{id(state)}.jsonl", 0, time.monotonic)
 
     def step(batch: BatchView, number: int) -> None:
         at = StepPosition(step=number, epoch=0, rows=len(batch.rows), rate_factor=1.0)
         taken = take_step(state, batch, at)
         if update(state, taken) is not None:
             raise SystemExit("a step was stopped: the benchmark is not healthy")
-        lines.write_text(taken.record.to_json())
+        lines.add(taken.record)
         state.monitor.rows.clear()
 
     return step

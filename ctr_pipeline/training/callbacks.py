@@ -1,7 +1,7 @@
 """Callbacks of the training loop, and the files that grow during a run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TextIO
 
@@ -19,6 +19,10 @@ class Callback(Protocol):
 
     def on_refit(self, epochs: int) -> None:
         """A second fit begins, of that many epochs and without validation; its steps are counted from 0."""
+
+
+WAITING_STEPS, WAITING_SECONDS = 16, 0.5
+"""Steps whose lines may wait, and for how long: a line that is written with others costs a fifth."""
 
 
 class JsonLines:
@@ -47,3 +51,36 @@ class JsonLines:
     def close(self) -> None:
         """Close the file."""
         self._stream.close()
+
+
+class StepLines:
+    """The file with a line for each step. Lines of fast steps are written some at a time, and all before a checkpoint.
+
+    Args:
+        path: The file.
+        kept: Number of lines to keep of a file that exists, those before a resumed position.
+        clock: Seconds from an arbitrary start.
+    """
+
+    def __init__(self, path: Path, kept: int, clock: Callable[[], float]) -> None:
+        self._lines, self._clock = JsonLines(path, kept), clock
+        self._waiting: list[StepRecord] = []
+        self._written = clock()
+
+    def add(self, record: StepRecord) -> None:
+        """Append the line of a step, at once or with those of the next ones."""
+        self._waiting.append(record)
+        if len(self._waiting) >= WAITING_STEPS or self._clock() - self._written >= WAITING_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the lines that wait."""
+        if self._waiting:
+            waiting, self._waiting = self._waiting, []
+            self._lines.write_text("\n".join(record.to_json() for record in waiting))
+        self._written = self._clock()
+
+    def close(self) -> None:
+        """Write the lines that wait, and close the file."""
+        self.flush()
+        self._lines.close()

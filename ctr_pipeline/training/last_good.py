@@ -69,7 +69,13 @@ class LastGood:
 
     def is_needed(self) -> bool:
         """Whether an update could write a value that is not finite from gradients whose norm is finite."""
-        return self.always or not all(map(writes_finite_values, self._optimizers))
+        if self.always:
+            return True
+        for optimizer in self._optimizers:
+            # A loop: this is asked at each step.
+            if not writes_finite_values(optimizer):
+                return True
+        return False
 
     @torch.no_grad()
     def keep(self) -> None:

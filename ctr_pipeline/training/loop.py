@@ -21,7 +21,7 @@ from ctr_pipeline.spec.branches import Fusion
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.assembly import build_objectives, build_state
 from ctr_pipeline.training.branch_stops import BranchStops
-from ctr_pipeline.training.callbacks import Callback, JsonLines
+from ctr_pipeline.training.callbacks import Callback, JsonLines, StepLines
 from ctr_pipeline.training.checkpoint import (
     CheckpointSchedule,
     load_checkpoint,
@@ -104,6 +104,7 @@ class Trainer:
         if split == "train" and job.last_good_steps is not None:
             self.monitor.compare_with(read_json_lines(job.last_good_steps))
         self._preflight: Preflight | None = None
+        self._steps_file: StepLines | None = None
         self._record = GradientRecord(self.files.gradients)
         self._checkpoints = CheckpointSchedule(job.checkpoint_every, self.steps, clock)
         self.epoch, self.batch, self.step = 0, 0, 0
@@ -132,21 +133,21 @@ class Trainer:
             self._record.start()
         self.group.barrier()
         rows, seconds = 0, 0.0
-        steps_file = validation_file = None
+        validation_file = None
         if self.group.is_first:
-            steps_file = JsonLines(self.files.steps, self.step)
+            self._steps_file = StepLines(self.files.steps, self.step, self._clock)
             if self._validation is not None:
                 validation_file = JsonLines(self.files.validation, self.epoch)
         finished = False
         try:
             while self.epoch < self._epochs and self.epoch - self.best_epoch <= self.job.training.patience:
                 started = self._clock()
-                rows += self._train_epoch(steps_file)
+                rows += self._train_epoch()
                 seconds += self._clock() - started
                 self._finish_epoch(validation_file)
             finished = True
         finally:
-            for file in (steps_file, validation_file):
+            for file in (self._steps_file, validation_file):
                 if file is not None:
                     file.close()
             if self.group.is_first:
@@ -164,7 +165,7 @@ class Trainer:
             model_sha256=self.model_sha256,
         )
 
-    def _train_epoch(self, steps_file: JsonLines | None) -> int:
+    def _train_epoch(self) -> int:
         self.model.train()
         rows = 0
         if self._preflight is None:
@@ -179,9 +180,8 @@ class Trainer:
                 record = self._train_step(batch)
                 self._refuse(self._preflight.after(record), taken_back=not record.skipped)
                 rows += record.rows
-                if self.group.is_first:
-                    if steps_file is not None:
-                        steps_file.write_text(record.to_json())
+                if self._steps_file is not None:
+                    self._steps_file.add(record)
                     for callback in self._callbacks:
                         callback.on_step(record, self.steps)
                 self.step += 1
@@ -345,6 +345,8 @@ class Trainer:
         started = self._clock()
         self._write_measurements(all_of_them=True)
         states = self.group.gather_objects(random_state(self.group.device))
+        if self._steps_file is not None:
+            self._steps_file.flush()
         if self.group.is_first:
             position = {"epoch": self.epoch, "batch": self.batch, "step": self.step}
             best = {"epoch": self.best_epoch, "validation": self.best_validation, "sha256": self.model_sha256}

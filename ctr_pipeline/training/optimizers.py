@@ -64,13 +64,16 @@ def writes_finite_values(optimizer: torch.optim.Optimizer) -> bool:
     overflows only makes the update 0. Of other optimizers than those of this module nothing is known.
     """
     kind = type(optimizer)
-    if kind is not torch.optim.AdamW and kind is not RowwiseAdagrad:
+    if kind is torch.optim.AdamW:
+        for group in optimizer.param_groups:
+            usual = -LARGEST < group["lr"] < LARGEST and -LARGEST < group["weight_decay"] < LARGEST
+            if not (usual and group["eps"] >= SMALLEST_EPSILON):
+                return False
+        return True
+    if kind is not RowwiseAdagrad or not EPSILON >= SMALLEST_EPSILON:
         return False
     for group in optimizer.param_groups:
-        decay = group["l2"] if kind is RowwiseAdagrad else group["weight_decay"]
-        if not (-LARGEST < group["lr"] < LARGEST and -LARGEST < decay < LARGEST):
-            return False
-        if not (EPSILON if kind is RowwiseAdagrad else group["eps"]) >= SMALLEST_EPSILON:
+        if not (-LARGEST < group["lr"] < LARGEST and -LARGEST < group["l2"] < LARGEST):
             return False
     return True
 

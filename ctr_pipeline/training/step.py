@@ -121,7 +121,8 @@ class StepPosition:
     rate_factor: float
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen, as a step's record: to freeze one doubles the time that making it takes.
+@dataclass(slots=True, kw_only=True)
 class TakenStep:
     """What a step measured, and what it proposes.
 
@@ -165,6 +166,7 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
         at: Where in the run the step is.
         cancelled: Whether this process was asked to end; every process of the group then learns of it.
     """
+    single = state.group.is_single
     random = generator_state(state.group.device)
     for optimizer, peak in zip(state.optimizers, state.peaks, strict=True):
         set_learning_rate(optimizer, peak * at.rate_factor)
@@ -172,7 +174,8 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
     fault = None if batch.faulty is False else state.inputs.fault(batch, at.step)
     # A faulty batch must not reach the tables; this process then takes part with no rows.
     seen = to_device(batch if fault is None else batch.without_rows(), state.group.device)
-    counts = state.group.sum(state.objectives.known_counts(seen.labels, seen.delays))
+    counts = state.objectives.known_counts(seen.labels, seen.delays)
+    counts = counts if single else state.group.sum(counts)
     state.monitor.begin(at.step)
     measured = state.monitor.probing
     if measured:
@@ -187,20 +190,19 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
     torch.autograd.backward(state.precision.scale(loss))
     loss_view = _loss_view(state, logits, seen, counts) if measured else None
     extra = [means.detach(), loss.detach().reshape(1)]
-    flags = [float(cancelled), float(fault is not None)]
-    if not state.group.is_single:
-        sums = torch.cat([*extra, torch.tensor(flags, device=loss.device)])
-        extra = [state.group.sum_gradients([parameter for _, parameter in state.named], sums)]
+    if not single:
+        flags = torch.tensor([float(cancelled), float(fault is not None)], device=loss.device)
+        extra = [state.group.sum_gradients([parameter for _, parameter in state.named], torch.cat([*extra, flags]))]
     state.precision.unscale(state.optimizers)
     norms = gradient_norms(state.named)
     # The only wait for the device before the update: every number that the host needs, in one tensor.
     host = torch.cat([*extra, norms.total.reshape(1), norms.each]).tolist()
-    tasks, tensors = len(state.layout.tasks), len(norms.names)
-    losses, total = host[:tasks], host[tasks]
-    norm, each = host[-tensors - 1], host[len(host) - tensors :]
-    stop, faults = flags if state.group.is_single else host[tasks + 1 : tasks + 3]
+    tasks = len(state.layout.tasks)
+    first = tasks + 2 if single else tasks + 4
+    losses, total, norm, each = host[:tasks], host[tasks], host[first - 1], host[first:]
+    stop, faults = (cancelled, fault is not None) if single else (host[tasks + 1] > 0, host[tasks + 2] > 0)
     finite = math.isfinite(norm)
-    decision = _decision(faults > 0 or not math.isfinite(total), finite, state.precision.may_skip())
+    decision = _decision(faults or not math.isfinite(total), finite, state.precision.may_skip())
     record = StepRecord(
         step=at.step,
         epoch=at.epoch,
@@ -221,7 +223,7 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
         else {},
     )
     return TakenStep(
-        decision=decision, cancelled=bool(stop), record=record, batch=batch, seen=seen, input=fault, counts=counts, random=random,
+        decision=decision, cancelled=stop, record=record, batch=batch, seen=seen, input=fault, counts=counts, random=random,
         norms=norms, each_norm=each, loss=loss_view, rate_factor=at.rate_factor,
     )  # fmt: skip
 
@@ -243,7 +245,7 @@ def update(state: StepState, taken: TakenStep) -> Diagnosis | None:
         if kept:
             state.last_good.keep()
         state.precision.step(state.optimizers)
-        state.monitor.applied(taken.record.step, lambda: _applied_rates(state, taken))
+        state.monitor.applied(taken.record.step, _other_rates(state, taken.rate_factor))
         if kept and (cause := _wrong_update(state, taken)) is not None:
             return cause
     changed = state.last_good.updates() if measured and taken.decision == "update" else []
@@ -259,15 +261,16 @@ def update(state: StepState, taken: TakenStep) -> Diagnosis | None:
     return None
 
 
-def _applied_rates(state: StepState, taken: TakenStep) -> list[AppliedRate]:
-    """The learning rates that the optimizers have after their update, beside those that they were given before it."""
+def _other_rates(state: StepState, rate_factor: float) -> list[AppliedRate]:
+    """The learning rates after an update of the optimizers that made it with others than they were given before it."""
     found = []
     for optimizer, peak in zip(state.optimizers, state.peaks, strict=True):
-        rates = [float(group["lr"]) for group in optimizer.param_groups]
-        planned = peak * taken.rate_factor
-        found.append(
-            AppliedRate(type(optimizer).__name__, planned, min(rates, default=planned), max(rates, default=planned))
-        )
+        planned = peak * rate_factor
+        for group in optimizer.param_groups:
+            if group["lr"] != planned:
+                rates = [float(own["lr"]) for own in optimizer.param_groups]
+                found.append(AppliedRate(type(optimizer).__name__, planned, min(rates), max(rates)))
+                break
     return found
 
 

@@ -39,7 +39,7 @@ class Detector(Protocol):
             that compares runs and may be calibrated.
         wrong_statistic(row): called with a measurement (step, tensor, kind, statistic, value) whose value is no finite number.
         applied(step, rates): called after each update with the steps taken and the learning rates
-            (:class:`~ctr_pipeline.gradients.core.step_view.AppliedRate`) that its optimizers made it with.
+            (:class:`~ctr_pipeline.gradients.core.step_view.AppliedRate`) of the optimizers that made it with others than planned.
         validated(step, relative): called after each validation with the steps taken and each task's loss relative to the
             best constant, None where the labels cannot tell.
     """

@@ -196,10 +196,11 @@ class GradientMonitor:
         if self.logging:
             self._note_numbers(record, names, norms)
         self._steps += 1
-        self._ring.append((record, names, norms))
+        noted = record, names, norms
+        self._ring.append(noted)
         if probe is None:
             # Detectors get ordinary steps by the dozen: what is in the cache already takes a tenth of the time.
-            self._waiting.append((record, names, norms))
+            self._waiting.append(noted)
             if len(self._waiting) >= WAITING or self._prepared:
                 self._catch_up()
             return
@@ -281,12 +282,10 @@ class GradientMonitor:
             if wrong is not None and (receive := getattr(detector, "wrong_statistic", None)) is not None:
                 receive(wrong)
 
-    def applied(self, step: int, rates: Callable[[], Sequence[AppliedRate]]) -> None:
-        """Call after each update, with a function that gives the learning rates that the optimizers made it with."""
-        if self._rated:
-            found = rates()
-            for receive in self._rated:
-                receive(step, found)
+    def applied(self, step: int, rates: Sequence[AppliedRate]) -> None:
+        """Call after each update, with the learning rates of the optimizers that made it with others than planned."""
+        for receive in self._rated:
+            receive(step, rates)
 
     def validated(self, step: int, relative: Mapping[str, float | None]) -> None:
         """Call after a validation.

@@ -18,7 +18,8 @@ TensorRow = tuple[int, str, str, str, float]
 """A measurement in long form: step, tensor, kind, statistic, value."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+# Not frozen: to freeze it doubles the time that making one takes, and each step makes one.
+@dataclass(slots=True, kw_only=True)
 class StepRecord:
     """What happened in one step.
 

@@ -32,7 +32,7 @@ class LearningRate:
         self._kind, self._factor = "", 1.0
 
     def applied(self, step: int, rates: Sequence[AppliedRate]) -> None:
-        """Counts an update with other rates."""
+        """Counts an update, and whether it had other rates than planned; ``rates`` are of optimizers that seem to have had."""
         self._updates += 1
         for rate in rates:
             for value in (rate.lowest, rate.highest):
