@@ -14,7 +14,13 @@ from ctr_pipeline.datasets import PackedDataset, PackedSplit
 from ctr_pipeline.gradients import StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.adapters.loss_oracle import has_formula, oracle_means
-from ctr_pipeline.gradients.adapters.update_oracle import UpdateInput, adamw_update, rowwise_adagrad_update
+from ctr_pipeline.gradients.adapters.update_oracle import (
+    UpdateInput,
+    adamw_state,
+    adamw_update,
+    rowwise_adagrad_state,
+    rowwise_adagrad_update,
+)
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.dataloader import Shard
 from ctr_pipeline.training.distributed import ProcessGroup
@@ -52,10 +58,12 @@ class DeclaredTraining:
     Attributes:
         trainer: It, as before its first step.
         outputs: What the parts of its model computed in the last :meth:`forward`.
+        given: What they were given, where that were tensors alone.
     """
 
     trainer: Trainer
     outputs: Outputs = field(default_factory=list)
+    given: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
     _recording: bool = False
 
     @classmethod
@@ -66,7 +74,7 @@ class DeclaredTraining:
             DatasetError: the dataset is not there any more.
         """
         made = cls(builder_of(job)(output))
-        record_outputs(made.state.model, made.outputs, lambda: made._recording)
+        record_outputs(made.state.model, made.outputs, lambda: made._recording, made.given)
         return made
 
     @property
@@ -165,8 +173,10 @@ class DeclaredTraining:
 
     def updated(
         self, name: str, gradient: Tensor | SparseGradient, state: Mapping[str, Any], by: tuple[str, Mapping[str, Any]]
-    ) -> Tensor:
-        """A parameter after the update from its weights here, by formulas in float64; of a sparse gradient its rows alone.
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """A parameter, and its optimizer's state of it, after the update from its weights here, by formulas in float64.
+
+        Of a sparse gradient its rows alone.
 
         Args:
             name: The parameter.
@@ -178,13 +188,12 @@ class DeclaredTraining:
         kind, settings = by
         if kind != RowwiseAdagrad.__name__:
             assert isinstance(gradient, Tensor)
-            return adamw_update(UpdateInput(before=before, gradient=gradient, state=state, settings=settings)).to(
-                before.dtype
-            )
+            given = UpdateInput(before=before, gradient=gradient, state=state, settings=settings)
+            return adamw_update(given).to(before.dtype), adamw_state(given)
         rows, values = (
             (gradient.rows, gradient.values) if isinstance(gradient, SparseGradient)
             else (torch.arange(len(gradient)), gradient)
         )  # fmt: skip
         own = {key: value[rows] for key, value in state.items() if isinstance(value, Tensor) and value.ndim}
         given = UpdateInput(before=before[rows], gradient=values, state=own, settings=settings)
-        return rowwise_adagrad_update(given).to(before.dtype)
+        return rowwise_adagrad_update(given).to(before.dtype), rowwise_adagrad_state(given)

@@ -6,22 +6,25 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ctr_pipeline.datasets import PackedSplit
 from ctr_pipeline.gradients import LossView, StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.contracts.outcome import listed
 from ctr_pipeline.gradients.triage.batch_rules import batch_clues, order_clues
-from ctr_pipeline.gradients.triage.difference_rules import forward_difference, lookup_difference, setting_differences
+from ctr_pipeline.gradients.triage.difference_rules import forward_difference
 from ctr_pipeline.gradients.triage.differential import at_stage
 from ctr_pipeline.gradients.triage.evidence import Clue
-from ctr_pipeline.gradients.triage.forms import form_of, is_apart
-from ctr_pipeline.gradients.triage.gradient_rules import Received, Written, late_clues, received_clues, written_clues
+from ctr_pipeline.gradients.triage.forms import Form, form_of, is_apart
+from ctr_pipeline.gradients.triage.gradient_rules import Received, late_clues, received_clues
+from ctr_pipeline.gradients.triage.lookup_rules import lookup_differences
 from ctr_pipeline.gradients.triage.loss_rules import step_loss_clues
 from ctr_pipeline.training.dataloader import gather
 from ctr_pipeline.training.declared_training import DeclaredTraining
+from ctr_pipeline.training.part_comparison import TOLD, owned_rows, probed_form
 from ctr_pipeline.training.step_recorder import ROWS, Gradient, Outputs, SparseGradient, StepRecorder
+from ctr_pipeline.training.update_comparison import UpdateComparison, copies_of, states_of, written_in_forward
 
 LIMIT: Mapping[str, float] = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 2e-3}
 """Relative difference by precision up to which the outputs of a part of the model are the same; both sides run the same
@@ -32,9 +35,6 @@ LOSS_LIMIT = 1e-4
 
 GRADIENT_LIMIT = 2e-3
 """The same of the gradient at the logits, relative to its largest value."""
-
-LARGE = 10_000_000
-"""Values of a table above which the rows that a step read are compared alone, and none with those before the first step."""
 
 LOGITS = ("head", "score()")
 """Parts whose outputs are logits."""
@@ -62,6 +62,12 @@ class StepComparison:
     _earlier: Mapping[str, Gradient] = field(default_factory=dict)
     _wanted: Mapping[str, Gradient] = field(default_factory=dict)
     _first: dict[str, Tensor] = field(default_factory=dict)
+    _at_loss: dict[str, Tensor] = field(default_factory=dict)
+    _probed: dict[str, Form | None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Keeps the weights as the forward pass leaves them."""
+        self.recorder.on_logits = lambda: self._at_loss.update(copies_of(self.recorder.state.model))
 
     def begin(self) -> None:
         """Call before a step that is to be compared."""
@@ -70,6 +76,7 @@ class StepComparison:
         self.random = torch.get_rng_state()
         self.states = states_of(state.model, state.optimizers)
         self._first = self._first or copies_of(state.model)
+        self._at_loss.clear()
 
     def clues(self, batch: BatchView, record: StepRecord, epoch: int, place: int) -> Iterator[Clue]:
         """Clues from the step that was recorded.
@@ -97,7 +104,10 @@ class StepComparison:
             expected = self.declared.gradients(logits, self.recorder.logit_gradient)
             yield from at_stage(self._gradients(expected, record), "gradients")
         yield from at_stage(self._received(record), "received")
-        yield from at_stage(self._updated(record), "update")
+        # With the settings that they had: that they are not the declared ones is told apart.
+        yield from at_stage(written_in_forward(self.declared.state.model, self._at_loss), "forward")
+        update = UpdateComparison(self.declared, self.recorder, self.states, self._first)
+        yield from at_stage(update.clues(record.step), "update")
         self._earlier = dict(self.recorder.backward)
 
     def evaluation(self, batch: BatchView) -> Iterator[Clue]:
@@ -147,11 +157,22 @@ class StepComparison:
                 return
             for mine, theirs in zip(own, wanted, strict=True):
                 if name.endswith(ROWS) and not torch.equal(mine, theirs):
-                    yield from lookup_difference(name, mine, theirs)
+                    place = name.removesuffix(ROWS)
+                    owners = owned_rows(self.declared.state.model, place, self.declared.trainer.dataset.layout)
+                    yield from lookup_differences(place, mine, theirs, owners)
                     return
                 if is_apart(mine, theirs, limit):
-                    yield from forward_difference(name, form_of(mine, theirs), of_logits=name in LOGITS)
+                    form = form_of(mine, theirs)
+                    if form.name not in TOLD:
+                        form = self._probe(name) or form
+                    yield from forward_difference(name, form, of_logits=name in LOGITS)
                     return
+
+    def _probe(self, name: str) -> Form | None:
+        if name not in self._probed:
+            models = self.recorder.state.model, self.declared.state.model
+            self._probed[name] = probed_form(*models, name, self.declared.given.get(name))
+        return self._probed[name]
 
     def _loss(self, given: BatchView, record: StepRecord) -> Iterator[Clue]:
         own, tasks = self.recorder, self.declared.trainer.dataset.layout.tasks
@@ -208,68 +229,6 @@ class StepComparison:
         yield from received_clues(pairs, self.declared.state.clip_norm)
         yield from _late(own.received, own.backward, self._earlier)
 
-    def _updated(self, record: StepRecord) -> Iterator[Clue]:
-        state, own = self.recorder.state, self.recorder
-        declared = self.declared.settings(record.step)
-        kinds = {
-            id(p): type(optimizer).__name__
-            for optimizer in state.optimizers for group in optimizer.param_groups for p in group["params"]
-        }  # fmt: skip
-        for place, optimizer in enumerate(state.optimizers):
-            times, kind = own.updates.get(place, 0), type(optimizer).__name__
-            if times != 1 and own.backward:
-                cause = "update_skipped" if times == 0 else "weights_overwritten"
-                text = f"{kind} makes {times} updates in step {record.step}"
-                yield Clue(cause=cause, weight=0.93, text=text, location=kind, separating=True)
-        written, tables, rates = [], _tables(state.model), {}
-        for name, parameter in state.model.named_parameters():
-            if name not in declared:
-                continue
-            kind, settings = declared[name]
-            mine = kinds.get(id(parameter))
-            if mine is not None and mine != kind:
-                text = f"{name} is updated by {mine}, and {kind} is declared"
-                yield Clue(cause="optimizer_settings", weight=0.85, text=text, location=name, separating=True)
-                return
-            if name in own.settings:
-                yield from setting_differences(name, kind, own.settings[name], settings)
-            before = self.declared.state.model.get_parameter(name).detach()
-            if before.shape != parameter.shape or before.dtype != parameter.dtype:
-                continue
-            after, expected, whole = parameter.detach(), None, True
-            gradient = own.received.get(name)
-            if gradient is not None and (kind != "AdamW" or isinstance(gradient, Tensor)):
-                # With the settings that it had: that they are not the declared ones is told apart.
-                used = {key: own.settings[name].get(key, value) for key, value in settings.items()}
-                expected = self.declared.updated(name, gradient, self.states.get(name, {}), (kind, used))
-                if isinstance(gradient, SparseGradient) and before.numel() > LARGE:
-                    before, after, whole = before[gradient.rows], after[gradient.rows], False
-                elif isinstance(gradient, SparseGradient):
-                    expected = before.index_copy(0, gradient.rows, expected)
-            elif mine is not None and name not in own.backward:
-                expected = before
-            if expected is not None:
-                # Of a part of a table nothing can be said of rows that were not read.
-                written.append(Written(name, before, after, expected, whole and name in tables))
-                rates[name] = float(settings["lr"])
-        yield from written_clues(written, rates, self._first)
-
-
-def copies_of(model: nn.Module) -> dict[str, Tensor]:
-    """Copies of the parameters by name, without those of more than :data:`LARGE` values."""
-    return {name: p.detach().clone() for name, p in model.named_parameters() if p.numel() <= LARGE}
-
-
-def states_of(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, dict[str, Any]]:
-    """By parameter, copies of the state that its optimizer has of it."""
-    names = {id(p): name for name, p in model.named_parameters()}
-    return {
-        names[id(p)]: {key: value.clone() if isinstance(value, Tensor) else value for key, value in state.items()}
-        for optimizer in optimizers
-        for p, state in optimizer.state.items()
-        if id(p) in names
-    }
-
 
 def _by_name(outputs: Outputs) -> dict[str, list[Tensor]]:
     found: dict[str, list[Tensor]] = {}
@@ -303,7 +262,3 @@ def _over(pairs: Sequence[Received], scale: float) -> list[Received]:
 def _late(own: Mapping[str, Gradient], now: Mapping[str, Gradient], before: Mapping[str, Gradient]) -> Iterator[Clue]:
     parts = [{n: g.double() for n, g in part.items() if isinstance(g, Tensor)} for part in (own, now, before)]
     yield from late_clues(parts[0], parts[1], parts[2])
-
-
-def _tables(model: nn.Module) -> set[str]:
-    return {f"{name}.weight" for name, module in model.named_modules() if isinstance(module, nn.Embedding)}

@@ -38,13 +38,20 @@ def gradient_of(parameter: Tensor) -> Gradient | None:
     return parameter.grad.detach().clone()
 
 
-def record_outputs(model: nn.Module, outputs: Outputs, active: Callable[[], bool]) -> None:
-    """Lets ``outputs`` receive what each part of ``model`` computes, while ``active``; also of its three stages."""
+def record_outputs(
+    model: nn.Module, outputs: Outputs, active: Callable[[], bool], given: dict[str, tuple[Tensor, ...]] | None = None
+) -> None:
+    """Lets ``outputs`` receive what each part of ``model`` computes, while ``active``; also of its three stages.
+
+    ``given`` receives what each part was given last, where that are tensors alone.
+    """
 
     def hook(name: str) -> Callable[[nn.Module, Any, Any], None]:
-        def keep(_: nn.Module, __: Any, output: Any) -> None:
+        def keep(_: nn.Module, inputs: Any, output: Any) -> None:
             if active():
                 outputs.append((name, [tensor.detach().clone() for tensor in tensors_of(output)]))
+                if given is not None and all(isinstance(value, Tensor) for value in inputs):
+                    given[name] = tuple(value.detach() for value in inputs)
 
         return keep
 
@@ -93,6 +100,7 @@ class StepRecorder:
         received: Gradients as optimizers received them.
         updates: Updates of each optimizer.
         settings: By parameter those of its group when the optimizer began its update.
+        on_logits: Called when the loss of a recorded step is given its logits.
     """
 
     state: StepState
@@ -108,6 +116,7 @@ class StepRecorder:
     received: dict[str, Gradient] = field(default_factory=dict)
     updates: dict[int, int] = field(default_factory=dict)
     settings: dict[str, dict[str, Any]] = field(default_factory=dict)
+    on_logits: Callable[[], None] = lambda: None
     _names: dict[int, str] = field(default_factory=dict)
     _handles: list[Any] = field(default_factory=list)
 
@@ -158,6 +167,7 @@ class StepRecorder:
     def _losing(self, inner: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def task_sums(logits: Tensor, labels: Tensor, weights: Tensor, *rest: Any) -> Tensor:
             if self._is_active() and logits.requires_grad and self.logits is None:
+                self.on_logits()
                 self.logits = logits.detach().clone()
                 self.labels, self.weights = labels.detach().clone(), weights.detach().clone()
                 logits.register_hook(self._reached)  # type: ignore[no-untyped-call]

@@ -26,6 +26,10 @@ ENLARGED = 1000.0
 """Factor on the weights of the heads under which no logit of a sound model stays near 0."""
 
 
+GROWN = 30.0
+"""Factor by which logits without a limit grow at least when the weights of the heads are enlarged once more."""
+
+
 def forward_clues(built: BuiltTraining, batch: BatchView) -> Iterator[Clue]:
     """Clues from the forward pass on ``batch``; the model is left as it was."""
     if (found := _nonfinite(built, batch)) is not None:
@@ -117,14 +121,22 @@ def _influence_clues(built: BuiltTraining, few: BatchView, logits: Tensor) -> It
 def _bound_clues(built: BuiltTraining, few: BatchView) -> Iterator[Clue]:
     """Logits that stay near 0 whatever the heads' weights are; call in evaluation mode."""
     weight = built.model.head.weight
+    if few.position is not None:
+        # There a model of examination multiplies probabilities by 1; at others they have a limit, as they should.
+        few = replace(few, position=torch.ones_like(few.position))
     own = weight.detach().clone()
     if not float(own.abs().max()):
         return
     weight.mul_(ENLARGED / max(float(own.abs().max()), 1e-12))
     logits = built.forward(few)[:, 0].double()
+    weight.mul_(ENLARGED)
+    larger = built.forward(few)[:, 0].double()
     weight.copy_(own)
     low, high = float(logits.min()), float(logits.max())
     if not bool(torch.isfinite(logits).all()) or high - low < 1e-9 or max(abs(low), abs(high)) > 30:
+        return
+    # What is small, and grows with the weights, has no limit.
+    if float(larger.max() - larger.min()) > GROWN * (high - low):
         return
     text = f"with weights of the heads of up to {ENLARGED:g} the logits lie between {low:.4g} and {high:.4g}"
     if low >= 0 and high <= 1:

@@ -22,12 +22,14 @@ from ctr_pipeline.gradients.triage.difference_rules import initial_differences
 from ctr_pipeline.gradients.triage.differential import at_stage
 from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
 from ctr_pipeline.gradients.triage.gradient_rules import state_clues
+from ctr_pipeline.gradients.triage.state_rules import state_differences
 from ctr_pipeline.training.declared_training import DeclaredTraining
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.lr_schedule import learning_rate_factor
-from ctr_pipeline.training.step_comparison import StepComparison, copies_of
+from ctr_pipeline.training.step_comparison import StepComparison
 from ctr_pipeline.training.step_recorder import SparseGradient, StepRecorder
 from ctr_pipeline.training.stopping import Cancelled, Stopped
+from ctr_pipeline.training.update_comparison import copies_of, states_of
 
 _log = logging.getLogger("ctr_pipeline.training")
 
@@ -114,6 +116,7 @@ class StepWatch:
     _looked: int = 0
     _digests: list[int] = field(default_factory=list)
     _left: dict[str, Tensor] = field(default_factory=dict)
+    _remembered: dict[str, dict[str, Any]] = field(default_factory=dict)
     _composition: RandomBatches | None = None
 
     def __post_init__(self) -> None:
@@ -128,6 +131,9 @@ class StepWatch:
             if trainer.step == 0:
                 own, there = trainer.state.model, self.declared.state.model
                 self._keep(at_stage(initial_differences(own, there), "initial"))
+                mine, theirs = (states_of(s.model, s.optimizers) for s in (trainer.state, self.declared.state))
+                expected = {name: theirs.get(name, {}) for name in (*theirs, *mine)}
+                self._keep(at_stage(state_differences(mine, expected, "before the first step"), "initial"))
 
     def close(self) -> None:
         """Lets go of the training."""
@@ -166,13 +172,15 @@ class StepWatch:
             if name in before and before[name].shape == parameter.shape:
                 self._note_ratio(name, before[name].detach(), parameter.detach())
         self._left = copies_of(self.trainer.model)
+        self._remembered = states_of(self.trainer.model, self.trainer.optimizers)
 
     def _parameters(self) -> int:
         return sum(p.numel() for p in self.trainer.model.parameters())
 
     def _between_steps(self) -> None:
-        """Weights are at the start of a step what they were at the end of the one before."""
+        """Weights and what optimizers remember are at the start of a step what they were at the end of the one before."""
         left, self._left = self._left, {}
+        remembered, self._remembered = self._remembered, {}
         changed = [
             n for n, p in self.trainer.model.named_parameters() if n in left and not torch.equal(p.detach(), left[n])
         ]
@@ -180,6 +188,8 @@ class StepWatch:
             text = f"{changed[0]} and {len(changed) - 1} more are written between two steps, not by an optimizer"
             clue = Clue(cause="weights_overwritten", weight=0.93, text=text, location=changed[0], separating=True)
             self._keep(at_stage([clue], "between"))
+        states = states_of(self.trainer.model, self.trainer.optimizers) if remembered else {}
+        self._keep(at_stage(state_differences(states, remembered, "between two steps"), "between"))
 
     def evaluation(self, batch: BatchView) -> list[Clue]:
         """Clues from the forward pass on ``batch`` in evaluation mode; call after the last step."""

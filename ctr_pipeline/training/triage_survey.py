@@ -21,6 +21,7 @@ from ctr_pipeline.gradients.triage.left_behind import read_json_lines
 from ctr_pipeline.gradients.triage.loss_rules import loss_clues, task_weight_clues
 from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_clues, model_clues, setting_clues
 from ctr_pipeline.gradients.triage.profile_rules import profile_clues
+from ctr_pipeline.gradients.triage.relation_rules import relation_clues
 from ctr_pipeline.gradients.triage.row_sample import late_rows, neighbouring_rows, spread_rows
 from ctr_pipeline.ranker import load_ranker
 from ctr_pipeline.ranker.initialisation import starting_at_zero
@@ -209,6 +210,7 @@ def row_clues(trainer: Trainer) -> Iterator[Clue]:
         return
     reference = spread_rows(trusted, layout)
     yield from feature_clues(sample, reference)
+    yield from relation_clues(sample)
     neighbours = neighbouring_rows(train, layout)
     yield from label_clues(sample, neighbours, reference, late_rows(train, layout))
     yield from profile_clues(sample, neighbours, reference)

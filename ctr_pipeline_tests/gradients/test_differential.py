@@ -9,13 +9,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from ctr_pipeline.gradients.adapters.update_oracle import UpdateInput, adamw_update, rowwise_adagrad_update
+from ctr_pipeline.gradients.adapters.update_oracle import (
+    UpdateInput,
+    adamw_state,
+    adamw_update,
+    rowwise_adagrad_state,
+    rowwise_adagrad_update,
+)
 from ctr_pipeline.gradients.triage.causes import CAUSES
 from ctr_pipeline.gradients.triage.difference_rules import forward_difference, initial_differences, setting_differences
 from ctr_pipeline.gradients.triage.differential import COMPARED, GENERIC, STAGES, at_stage, generic_clue, only_here
 from ctr_pipeline.gradients.triage.evidence import Clue
 from ctr_pipeline.gradients.triage.forms import form_of, is_apart
 from ctr_pipeline.gradients.triage.ranking import rank
+from ctr_pipeline.gradients.triage.state_rules import ROUNDING, state_differences
 from ctr_pipeline.training.optimizers import RowwiseAdagrad
 
 
@@ -39,6 +46,7 @@ def values(rows: int = 40, columns: int = 6) -> Tensor:
         (lambda v: v.bfloat16().float(), "rounded"),
         (torch.sigmoid, "sigmoid"),
         (lambda v: v.clamp(-0.5, 0.5), "limited"),
+        (torch.relu, "limited"),
         (lambda v: v * (torch.rand(40, 6, generator=torch.Generator().manual_seed(3)) > 0.5) * 2, "dropped"),
         (lambda v: torch.cat([v[:, :1] ** 2, v[:, 1:]], dim=1), "some_columns"),
         (lambda v: torch.cat([v[:10] ** 2, v[10:]]), "some_rows"),
@@ -142,6 +150,7 @@ def changed(change: Callable[[nn.Module], None]) -> list[Clue]:
         (lambda m: m["body"].half(), "fp16_embedding"),
         (lambda m: m["body"].requires_grad_(False), "frozen_tower"),
         (lambda m: setattr(m["body"][1], "p", 0.9), "dropout_too_high"),
+        (lambda m: setattr(m["table"], "max_norm", 0.1), "weights_overwritten"),
         (lambda m: m["numeric"].running_mean.fill_(3.0), "unnormalised_feature"),
         (lambda m: m["body"].append(nn.Linear(8, 8)), "initial_differs"),
     ],
@@ -156,6 +165,13 @@ def test_outputs_and_settings_tell_causes() -> None:
     assert found.cause == "temperature"
     (found,) = forward_difference("tower", form_of(values() * 3, values()), of_logits=False)
     assert found.cause == "forward_differs"
+    assert form_of(values().relu(), values()).text == "its values are cut off at 0"
+    for change, cause, place in (
+        (1e-6, "detached_tower", "tower"), (0.0, "detached_tower", "tower"), (0.0, "feature_ignored", "embeddings.tables.width_4"),
+        (0.5, "forward_differs", "tower"),
+    ):  # fmt: skip
+        (found,) = forward_difference(place, form_of(values() * change, values()), of_logits=False)
+        assert (found.cause, found.location) == (cause, place)
     declared = {"lr": 0.01, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "maximize": False}
     assert not list(setting_differences("w", "AdamW", dict(declared), declared))
     for change, cause in (
@@ -177,6 +193,7 @@ def test_the_oracle_of_adamw_follows_it(seed: int, rate: float, decay: float) ->
         optimizer.step()
         given = UpdateInput(before=before, gradient=weight.grad, state=state, settings=optimizer.param_groups[0])
         assert not is_apart(weight, adamw_update(given), 1e-6)
+        assert not list(state_differences({"w": optimizer.state[weight]}, {"w": adamw_state(given)}, "now", ROUNDING))
 
 
 def test_the_oracle_of_row_wise_adagrad_follows_it() -> None:
@@ -193,4 +210,6 @@ def test_the_oracle_of_row_wise_adagrad_follows_it() -> None:
         optimizer.step()
         given = UpdateInput(before=before, gradient=gradient, state=state, settings=optimizer.param_groups[0])
         after = rowwise_adagrad_update(given)
+        kept = optimizer.state[table.weight]["accumulated"][rows]
+        assert not is_apart(kept, rowwise_adagrad_state(given)["accumulated"], 1e-5)
         assert not is_apart(table.weight.detach()[rows] - before, after - before, 1e-3)

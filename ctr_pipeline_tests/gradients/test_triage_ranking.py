@@ -51,6 +51,11 @@ def test_two_causes_that_act_together_are_named_as_one() -> None:
     assert alone.hypotheses[0].cause == "new_embedding_huge"
 
 
+def test_strong_smoothing_is_named_and_a_little_is_not() -> None:
+    for share, expected in ((0.1, []), (0.3, ["strong_smoothing"])):
+        assert [h.cause for h in triage(RunEvidence(settings={"label_smoothing": share})).hypotheses] == expected
+
+
 def test_all_names_are_of_the_catalogue() -> None:
     assert {name for names in EXPLAINS.values() for name in names} | set(EXPLAINS) <= set(CAUSES)
     assert {name for pair in INTERACTIONS for name in pair} | set(INTERACTIONS.values()) <= set(CAUSES)

@@ -22,6 +22,7 @@ def named(score: float, *, sure: bool = False) -> Triage:
         (named(WARN_SCORE), "warn"),
         (named(WARN_SCORE - 0.01), "ok"),
         (Triage(), "ok"),
+        (Triage(differing=("forward",)), "error"),
         (None, "warn"),
     ],
 )

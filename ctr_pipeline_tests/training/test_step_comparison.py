@@ -14,7 +14,7 @@ from ctr_pipeline.gradients.drills.fault import Fault
 from ctr_pipeline.gradients.triage.evidence import RunEvidence
 from ctr_pipeline.gradients.triage.hypothesis import Triage
 from ctr_pipeline.gradients.triage.verdict import triage_finding
-from ctr_pipeline.training import step_comparison
+from ctr_pipeline.training import update_comparison
 from ctr_pipeline.training.drilling.drilled_run import prepare_drill
 from ctr_pipeline.training.triaging import triage_of
 
@@ -102,6 +102,37 @@ def other_rows_read(model: nn.Module) -> None:
     table.register_forward_pre_hook(lambda _, given: (given[0] // 4,))
 
 
+def ids_in_four_bits(model: nn.Module) -> None:
+    for table in model.embeddings.tables.values():
+        table.register_forward_pre_hook(lambda _, given: (torch.cat([given[0][:, :1] & 15, given[0][:, 1:]], dim=1),))
+
+
+def rows_limited(model: nn.Module) -> None:
+    for table in model.embeddings.tables.values():
+        table.table.max_norm = 0.05
+
+
+def weights_written(model: nn.Module) -> None:
+    def write(*_: Any) -> None:
+        with torch.no_grad():
+            model.head.weight.mul_(0.999)
+
+    model.tower.register_forward_hook(write)
+
+
+def another_state(training: Any, _: np.random.Generator) -> None:
+    for state in training.optimizers[1].state.values():
+        state["accumulated"].fill_(100.0)
+
+
+def halved_state(training: Any, _: np.random.Generator) -> None:
+    def halve(optimizer: torch.optim.Optimizer, *_: Any) -> None:
+        for state in optimizer.state.values():
+            state["exp_avg"].mul_(0.5)
+
+    training.optimizers[0].register_step_post_hook(halve)
+
+
 def never(training: Any, _: np.random.Generator) -> None:
     training.optimizers[0].step = lambda *_: None
 
@@ -120,6 +151,13 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "columns in another order": ({"inject": features_exchanged}, "forward", "feature_permuted"),
     "other rows of a table": (of_model(other_rows_read), "forward", "wrong_offsets"),
     "other units when scoring": (of_model(mistaken_when_scoring), "scoring", "scoring_differs"),
+    "a closed gate": (of_model(lambda m: m.tower.register_forward_hook(lambda _, __, h: h * 1e-6)), "forward", "detached_tower"),
+    "ids in four bits": (of_model(ids_in_four_bits), "forward", "hash_clip"),
+    "logits above 0 alone": (of_model(lambda m: m.head.register_forward_hook(lambda _, __, z: z.relu())), "forward", "bounded_logits"),
+    "rows limited at each lookup": (of_model(rows_limited), "initial", "weights_overwritten"),
+    "weights written by the forward pass": (of_model(weights_written), "forward", "weights_overwritten"),
+    "the state of another run": ({"inject": another_state}, "initial", "optimizer_state_differs"),
+    "a state that is halved": ({"inject": halved_state}, "update", "optimizer_state_differs"),
     "no step": ({"inject": never}, "update", "update_skipped"),
 }  # fmt: skip
 
@@ -135,7 +173,7 @@ def rows_of_tables(training: Any) -> None:
 def test_of_a_large_table_the_rows_that_a_step_read_are_compared(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(step_comparison, "LARGE", 0)
+    monkeypatch.setattr(update_comparison, "LARGE", 0)
     assert triaged(tmp_path / "sound").differing == ()
     found = triaged(tmp_path / "moved", **of_step(1, rows_of_tables, after=True))
     assert found.differing[0] == "update"

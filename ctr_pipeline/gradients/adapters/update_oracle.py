@@ -29,23 +29,41 @@ class UpdateInput:
 
 def adamw_update(given: UpdateInput) -> Tensor:
     """The values after one update of AdamW (Loshchilov & Hutter, ICLR 2019, algorithm 2)."""
-    weights, gradient = given.before.double(), given.gradient.double()
+    weights = given.before.double()
     rate, (first, second) = float(given.settings["lr"]), given.settings["betas"]
-    count = float(given.state.get("step", 0)) + 1
-    mean = given.state["exp_avg"].double() if "exp_avg" in given.state else torch.zeros_like(weights)
-    square = given.state["exp_avg_sq"].double() if "exp_avg_sq" in given.state else torch.zeros_like(weights)
-    mean = first * mean + (1 - first) * gradient
-    square = second * square + (1 - second) * gradient * gradient
+    state = adamw_state(given)
+    count, mean, square = float(state["step"]), state["exp_avg"], state["exp_avg_sq"]
     decayed = weights * (1 - rate * float(given.settings["weight_decay"]))
     denominator = (square / (1 - second**count)).sqrt() + float(given.settings["eps"])
     after: Tensor = decayed - rate * (mean / (1 - first**count)) / denominator
     return after
 
 
+def adamw_state(given: UpdateInput) -> dict[str, Tensor]:
+    """What AdamW remembers after one update: updates made, running means of the gradient and of its square."""
+    gradient, (first, second) = given.gradient.double(), given.settings["betas"]
+    zero = torch.zeros_like(gradient)
+    mean, square = (given.state.get(key, zero).double() for key in ("exp_avg", "exp_avg_sq"))
+    return {
+        "step": torch.tensor(float(given.state.get("step", 0)) + 1),
+        "exp_avg": first * mean + (1 - first) * gradient,
+        "exp_avg_sq": second * square + (1 - second) * gradient * gradient,
+    }
+
+
 def rowwise_adagrad_update(given: UpdateInput) -> Tensor:
     """The rows after one update of row-wise Adagrad: one sum of mean squares a row (Duchi et al., JMLR 2011)."""
-    rows, gradient = given.before.double(), given.gradient.double()
-    gradient = gradient + float(given.settings["l2"]) * rows
-    kept = given.state["accumulated"].double() if "accumulated" in given.state else torch.zeros(len(rows)).double()
-    kept = kept + (gradient * gradient).mean(dim=1)
-    return rows - float(given.settings["lr"]) * gradient / (kept.sqrt() + ADAGRAD_EPSILON).unsqueeze(1)
+    rows = given.before.double()
+    kept = rowwise_adagrad_state(given)["accumulated"]
+    return rows - float(given.settings["lr"]) * _penalised(given) / (kept.sqrt() + ADAGRAD_EPSILON).unsqueeze(1)
+
+
+def rowwise_adagrad_state(given: UpdateInput) -> dict[str, Tensor]:
+    """What row-wise Adagrad remembers of the rows after one update: the sum of their mean squares."""
+    gradient = _penalised(given)
+    kept = given.state.get("accumulated", torch.zeros(len(gradient))).double()
+    return {"accumulated": kept + (gradient * gradient).mean(dim=1)}
+
+
+def _penalised(given: UpdateInput) -> Tensor:
+    return given.gradient.double() + float(given.settings["l2"]) * given.before.double()

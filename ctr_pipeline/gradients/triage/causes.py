@@ -32,6 +32,7 @@ _CAUSES = (
     Cause("class_weights", "the two classes are weighted, so that predictions are not probabilities", "remove the weights of the classes, or correct the predictions"),
     Cause("task_weight_huge", "the loss of one task drowns the others", "bring the weights of the tasks to one scale"),
     Cause("wrong_loss", "the loss is another function than the one that is declared", "use the loss that the spec names"),
+    Cause("strong_smoothing", "labels are smoothed so much that predictions are drawn to the base rate", "smooth by some hundredths, or not at all"),
     Cause("loss_scaled", "the loss is multiplied by a constant", "remove the factor"),
     # Gradients between backward and update.
     Cause("missing_zero_grad", "gradients of earlier steps are never cleared", "call zero_grad of every optimizer in each step"),
@@ -49,12 +50,13 @@ _CAUSES = (
     Cause("stale_optimizer", "an optimizer was built before a part of the model was replaced", "build optimizers last"),
     Cause("parameter_held_twice", "a parameter is held by two optimizers, or twice by one", "leave it in one group"),
     Cause("frozen_tower", "requires_grad of a part of the model is False", "set it to True"),
-    Cause("detached_tower", "no gradient reaches a part of the model: its output is detached, or not used", "remove detach() or no_grad()"),
+    Cause("detached_tower", "no gradient reaches a part of the model: its output is detached, not used, or multiplied by almost 0", "remove detach(), no_grad() or what closes it"),
     Cause("huge_lr", "the learning rate is too high", "lower it to its default"),
     Cause("tiny_lr", "the learning rate is too low, or 0: weights hardly move", "raise it to its default"),
     Cause("l2_in_adam", "a penalty or a decay moves rows that the batch does not read", "regularise the rows of the batch, or decouple the decay"),
     Cause("huge_weight_decay", "decay or a penalty draws weights to 0 faster than they learn", "lower it to its default"),
     Cause("optimizer_settings", "settings of an optimizer (betas, momentum, epsilon) are far from usual ones", "use its defaults"),
+    Cause("optimizer_state_differs", "the state of an optimizer is not that of a new one before the first step, or is not what its updates leave", "build optimizers anew, or load their state with the weights that it belongs to"),
     Cause("optimizer_state_reset", "the state of an optimizer is lost between steps", "keep the optimizer, and its state, for the whole training"),
     Cause("weights_overwritten", "something beside the optimizers writes weights: they do not move as their optimizer would move them", "let the optimizer alone write weights"),
     # Initial state and model.
@@ -103,7 +105,7 @@ _CAUSES = (
     # Stages that do otherwise than declared, in a form that no other cause has.
     Cause("rows_differ", "the rows in memory are not those of the packed dataset", "let the training read the packed files as they are"),
     Cause("batch_differs", "batches are not the rows that the order of the epoch gives", "hand the loader's batches on as they are"),
-    Cause("initial_differs", "weights or buffers before the first step are not those of the declared model and its seed", "build the model from the job alone"),
+    Cause("initial_differs", "parts, weights or buffers before the first step are not those of the declared model and its seed", "build the model from the job alone"),
     Cause("forward_differs", "a part of the model computes something else than is declared", "remove what changes it, or declare it"),
     Cause("loss_differs", "the loss, or its gradient at the logits, is not that of the declared objectives", "use the objectives that the spec names"),
     Cause("gradient_differs", "gradients of parameters are not those of the loss", "remove what changes them between loss and optimizer"),

@@ -77,6 +77,11 @@ def _part_clues(own: nn.Module, declared: nn.Module) -> Iterator[Clue]:
                 yield Clue(
                     cause="padding_row_trained", weight=0.9, text=text, location=f"{place}.weight", separating=True
                 )
+            elif key == "max_norm":
+                # torch.nn.Embedding writes the shortened rows into its table.
+                text += ": each lookup writes the rows that it reads"
+                table = f"{place}.weight"
+                yield Clue(cause="weights_overwritten", weight=0.93, text=text, location=table, separating=True)
             else:
                 yield Clue(cause="initial_differs", weight=0.76, text=text, location=place)
 
@@ -126,6 +131,9 @@ def _buffer_clue(name: str, found: Tensor | None, wanted: Tensor) -> Clue:
     return Clue(cause="initial_differs", weight=0.76, text=text, location=name)
 
 
+CLOSED = 1e-2
+"""Factor on the output of a part below which next to nothing passes it."""
+
 _ANYWHERE: Mapping[str, tuple[str, float]] = {
     "not_finite": ("log_of_negative", 0.93),
     "rows_shifted": ("batch_mixing", 0.9),
@@ -138,6 +146,9 @@ _ANYWHERE: Mapping[str, tuple[str, float]] = {
     "constant": ("feature_ignored", 0.6),
 }
 """Causes of the forms of a part's output."""
+
+INPUTS = ("numeric", "embeddings")
+"""Beginnings of the names of the parts that read features."""
 
 _AT_LOGITS: Mapping[str, tuple[str, float]] = {
     "factor": ("temperature", 0.93),
@@ -158,20 +169,14 @@ def forward_difference(place: str, form: Form, *, of_logits: bool) -> Iterator[C
     """
     text = f"the output of {place} is not what its declared inputs and weights give: {form.text}"
     found = (_AT_LOGITS if of_logits else {}).get(form.name) or _ANYWHERE.get(form.name)
-    if found is None:
+    closed = form.name == "zero" or (form.name == "factor" and abs(form.number) < CLOSED)
+    if closed and not of_logits and not place.startswith(INPUTS):
+        yield Clue(cause="detached_tower", weight=0.93, text=text, location=place, separating=True)
+    elif found is None:
         yield Clue(cause="forward_differs", weight=0.76, text=text, location=place)
     else:
         sure = form.name in _SURE_FORMS
         yield Clue(cause=found[0], weight=found[1], text=text, location=place, separating=sure)
-
-
-def lookup_difference(place: str, own: Tensor, declared: Tensor) -> Iterator[Clue]:
-    """Clues from the rows that a table looks up beside those that the batch's ids stand for."""
-    few, many = len(torch.unique(own)), len(torch.unique(declared))
-    share = float((own != declared).double().mean()) if own.shape == declared.shape else 1.0
-    text = f"{place}: {share:.0%} are not those of the batch's ids; {few} different ones are read, and {many} are meant"
-    cause = "hash_clip" if few < 0.6 * many else "wrong_offsets"
-    yield Clue(cause=cause, weight=0.85, text=text, location=place.split(" ", 1)[0])
 
 
 def setting_differences(name: str, kind: str, own: Mapping[str, Any], declared: Mapping[str, Any]) -> Iterator[Clue]:

@@ -50,8 +50,8 @@ _CAUSES_OF: Mapping[str, str] = {
         rows_not_shuffled batch_differs""",
     "initial": """stale_optimizer frozen_tower new_embedding_huge bad_init_large bad_init_small bad_init_const no_base_rate
         padding_row_trained dead_relu wrong_offsets fp16_embedding dropout_too_high unnormalised_feature feature_ignored
-        eval_mode initial_differs""",
-    "forward": """feature_permuted ids_misplaced hash_clip feature_missing feature_drift infinite_feature double_sigmoid no_base_rate padding_row_trained dead_relu wrong_offsets eval_mode random_in_evaluation
+        eval_mode weights_overwritten optimizer_state_differs initial_differs""",
+    "forward": """detached_tower weights_overwritten feature_permuted ids_misplaced hash_clip feature_missing feature_drift infinite_feature double_sigmoid no_base_rate padding_row_trained dead_relu wrong_offsets eval_mode random_in_evaluation
         bounded_logits temperature feature_ignored batch_mixing dropout_too_high fp16_embedding log_of_negative
         unnormalised_feature forward_differs""",
     "loss": """loss_sum accum_nodiv double_sigmoid sign_flip log0 unknown_as_zero mask_drops_labels mask_empty
@@ -64,12 +64,12 @@ _CAUSES_OF: Mapping[str, str] = {
         gradient_zeroed gradient_reversed gradient_changed stale_gradients l2_in_adam gradient_differs""",
     "update": """optimizer_misses_table stale_optimizer parameter_held_twice frozen_tower huge_lr tiny_lr l2_in_adam
         huge_weight_decay optimizer_settings optimizer_state_reset weights_overwritten gradient_reversed fp16_embedding
-        padding_row_trained update_skipped update_differs""",
-    "between": """optimizer_state_reset weights_overwritten l2_in_adam fp16_embedding huge_weight_decay padding_row_trained
+        padding_row_trained update_skipped optimizer_state_differs update_differs""",
+    "between": """optimizer_state_reset optimizer_state_differs weights_overwritten l2_in_adam fp16_embedding huge_weight_decay padding_row_trained
         update_differs""",
     "scoring": "random_in_evaluation train_serving_skew weights_overwritten fp16_embedding eval_mode scoring_differs",
     _SETTINGS: """clip_too_tight task_weight_huge amp_no_scaling huge_lr tiny_lr huge_weight_decay optimizer_settings dead_relu
-        dropout_too_high""",
+        dropout_too_high strong_smoothing""",
     _DATA: """unknown_as_zero mask_drops_labels weights_misapplied label_permute row_shift label_flip label_noise mask_inverted
         base_rate_shift leak hash_clip ids_misplaced id_out_of_range unnormalised_feature infinite_feature feature_missing
         train_serving_skew feature_permuted feature_drift ips_unclipped weights_scaled bad_weight rows_not_shuffled open_window

@@ -1,6 +1,7 @@
 """What the features of the training rows say of causes, beside those of rows that are trusted."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +14,9 @@ FAR_APART, APART = 0.5, 0.3
 
 COLLAPSED = 0.1
 """Share of the rows by which one id may be more frequent than among trusted rows."""
+
+PART = 0.8
+"""Share of the trusted rows that lie within the bounds of the training rows, up to which these are a selection."""
 
 FIRST_ROW = 2
 """The vocabulary's row of the most frequent value; 0 is missing and 1 unknown."""
@@ -56,10 +60,19 @@ def _number_clues(name: str, own: NDArray[np.float64], other: NDArray[np.float64
     # Of a feature with one value, or one that most rows share, the spread says nothing.
     value, count = _mode(own)
     share, there = count / len(own), float((other == value).mean())
+    if share == 1 and there == 1 and len(own) >= 500:
+        text = f"feature {name} is {value:.4g} (standardised) in all rows: it tells nothing"
+        yield Clue(cause="feature_missing", weight=0.78, text=text, location=name)
+        return
     if share - there > 0.3:
         text = f"feature {name} is {value:.4g} (standardised) in {share:.0%} of the training rows and in {there:.0%} of the trusted ones"
         cause, weight = ("feature_missing", 0.9) if share > 0.9 else ("feature_drift", 0.7)
         yield Clue(cause=cause, weight=weight, text=text, location=name, separating=share > 0.9)
+        return
+    if (part := _selected(name, own, other)) is not None:
+        yield part
+        against = replace(part, cause="unnormalised_feature", weight=0.5, against=True)
+        yield replace(against, text=f"within these bounds feature {name} is distributed as among trusted rows")
         return
     scaled = spread / spread_there if spread_there > 0 else 1.0
     moved = abs(float(np.median(own) - np.median(other))) / max(spread_there, 1e-12)
@@ -77,6 +90,24 @@ def _number_clues(name: str, own: NDArray[np.float64], other: NDArray[np.float64
     if distance > APART:
         text = f"the distribution of feature {name} differs from that of trusted rows by {distance:.2f} (above {APART:g} is suspicious)"
         yield Clue(cause="feature_drift", weight=0.7 if distance > FAR_APART else 0.45, text=text, location=name)
+
+
+def _selected(name: str, own: NDArray[np.float64], other: NDArray[np.float64]) -> Clue | None:
+    """A feature whose training rows are those of trusted rows between two bounds, and none beyond them."""
+    low, high = (float(value) for value in np.quantile(own, [0.005, 0.995]))
+    inside = other[(other >= low) & (other <= high)]
+    left = len(inside) / len(other)
+    if len(own) < 500 or len(inside) < 300 or left > PART:
+        return None
+    # Of two samples of one distribution, at one per mille (Kolmogorov and Smirnov).
+    chance = 1.95 * float(np.sqrt(1 / len(own) + 1 / len(inside)))
+    if _distance(own, inside) > chance + 0.03:
+        return None
+    text = (
+        f"training rows have values of feature {name} between {low:.3g} and {high:.3g} (standardised) alone, spread there as among "
+        f"trusted rows, of which {1 - left:.0%} lie outside: rows were selected by it"
+    )
+    return Clue(cause="feature_drift", weight=0.85, text=text, location=name)
 
 
 def _id_clues(name: str, own: NDArray[np.int64], other: NDArray[np.int64]) -> Iterator[Clue]:

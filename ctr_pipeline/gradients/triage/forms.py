@@ -147,7 +147,10 @@ def _squashed(own: Tensor, wanted: Tensor) -> Form | None:
         and _same(own, wanted.clamp(low, high))
         and (float(wanted.max()) > high or float(wanted.min()) < low)
     ):
-        return Form("limited", f"its values are cut off at {low:.4g} and {high:.4g}", max(abs(low), abs(high)))
+        # An end that is that of the expected values is none.
+        ends = [low] * (float(wanted.min()) < low) + [high] * (float(wanted.max()) > high)
+        where = " and ".join(f"{end:.4g}" for end in ends)
+        return Form("limited", f"its values are cut off at {where}", max(abs(end) for end in ends))
     return None
 
 

@@ -20,6 +20,9 @@ SILENT = 0.2
 LOST = 0.25
 """Share of what features say of the outcome, below which labels have nothing to do with them."""
 
+LESS, KEPT = 0.75, 0.85
+"""Shares of what one feature says, up to which it is less than it should be, and from which that of another is as it should be."""
+
 WEAKENED = 0.8
 """Share below which it is suspicious."""
 
@@ -176,8 +179,39 @@ def _task_clues(train: Rows, neighbours: Rows, trusted: Rows, task: int, last: R
         if silent and last is not None:
             silent = _is_silent(model, last, worst, task, there[worst])
         yield Clue(cause=cause, weight=0.93 if silent else 0.85, text=text, location=worst, separating=silent)
+    elif (clue := _weakened_feature(train, task, there, here, float(error))) is not None:
+        yield clue
     elif kept < WEAKENED and here["all"] < there["all"] - 4 * error:
         yield from _weakened(train, trusted, task, kept, numbers)
+
+
+def _weakened_feature(
+    train: Rows, task: int, there: Mapping[str, float], here: Mapping[str, float], error: float
+) -> Clue | None:
+    """A feature that says less than among trusted rows while another one keeps what it says: it is not the labels.
+
+    Where the training rows alone tell what its ids mean, and otherwise than trusted rows do, some of them are numbered
+    otherwise; where they tell no more either, some stand beside rows that are not theirs.
+    """
+    usual = {name: value - 0.5 for name, value in there.items() if name != "all" and value - 0.5 > 8 * error}
+    shares = {name: (here[name] - 0.5) / value for name, value in usual.items()}
+    worst = min(shares, key=lambda name: shares[name], default="")
+    lost = there[worst] - here[worst] if worst else 0.0
+    # What is made of the past says less while a log begins.
+    if not worst or worst in train.from_past or lost < 4 * error:
+        return None
+    if shares[worst] > LESS or max(shares.values()) < KEPT:
+        return None
+    own = _quality(cross_scores(train, task), train, task)[worst]
+    text = (
+        f"feature {worst} alone predicts task {train.tasks[task]} with an AUC of {there[worst]:.3f} among trusted rows, and of "
+        f"{here[worst]:.3f} here by what it means there"
+    )
+    if worst in train.id_names and own - here[worst] > 3 * error:
+        text += f"; by what its ids mean here it has {own:.3f}: some of them are numbered otherwise"
+        return Clue(cause="ids_misplaced", weight=0.8, text=text, location=worst)
+    text += "; other features keep theirs"
+    return Clue(cause="feature_permuted", weight=0.78, text=text, location=worst)
 
 
 def _is_silent(model: RowModel, last: Rows, feature: str, task: int, there: float) -> bool:

@@ -53,7 +53,7 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "frozen_tower": frozenset({"detached_tower", "optimizer_misses_table", "tiny_lr"}),
     "stale_optimizer": frozenset({"optimizer_misses_table", "tiny_lr", "detached_tower"}),
     "optimizer_misses_table": frozenset({"tiny_lr"}),
-    "detached_tower": frozenset({"dead_relu", "tiny_lr"}),
+    "detached_tower": frozenset({"dead_relu", "tiny_lr", "no_base_rate"}),
     "row_shift": frozenset({"label_permute", "label_noise"}),
     "label_permute": frozenset({"label_noise", "feature_drift", "feature_permuted", "mask_inverted"}),
     "leak": frozenset({"feature_drift", "unnormalised_feature"}),
@@ -117,6 +117,8 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "dead_relu": frozenset({"feature_ignored", "detached_tower"}),
     "train_serving_skew": frozenset({"label_permute", "label_noise", "feature_drift", "feature_permuted", "leak"}),
     "eval_mode": frozenset({"gradient_changed"}),
+    "bounded_logits": frozenset({"dead_relu", "no_base_rate"}),
+    "optimizer_state_differs": frozenset({"tiny_lr", "optimizer_state_reset"}),
 }
 """Causes that a cause brings with it: their evidence alone is no second fault."""
 

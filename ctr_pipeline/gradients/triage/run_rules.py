@@ -8,6 +8,9 @@ from typing import Any
 from ctr_pipeline.gradients.triage.contract_rules import LOSS_FAULTS
 from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
 
+SMOOTHED = 0.2
+"""Share of each label that is drawn to the base rate, above which predictions are so too."""
+
 HIGH_RATE, HIGH_TABLE_RATE = 0.05, 1.0
 """Learning rates of adaptive optimizers above which trainings of rankers break rather than learn."""
 
@@ -17,6 +20,7 @@ def run_clues(evidence: RunEvidence) -> Iterator[Clue]:
     yield from _stop_clues(evidence)
     yield from _finding_clues(evidence)
     yield from _rate_clues(evidence)
+    yield from _smoothing_clues(evidence)
     yield from _step_clues(evidence.steps)
 
 
@@ -108,6 +112,13 @@ def _rate_clues(evidence: RunEvidence) -> Iterator[Clue]:
             yield Clue(cause="huge_lr", weight=0.7 if trouble else 0.4, text=text, location=key)
         if isinstance(rate, int | float) and rate < 1e-6:
             yield Clue(cause="tiny_lr", weight=0.7, text=f"the learning rate of {what} is {rate:g}", location=key)
+
+
+def _smoothing_clues(evidence: RunEvidence) -> Iterator[Clue]:
+    share = evidence.settings.get("label_smoothing")
+    if isinstance(share, int | float) and share > SMOOTHED:
+        text = f"label_smoothing is {share:g}: predictions of the least loss are drawn to the base rate by that share of their distance"
+        yield Clue(cause="strong_smoothing", weight=0.85, text=text, location="label_smoothing")
 
 
 def _diverged(validation: Sequence[Mapping[str, Any]]) -> bool:

@@ -29,6 +29,9 @@ def triage_finding(found: Triage | None, problem: str = "") -> NamedFinding:
     if found is None:
         return NamedFinding(name=NAME, finding=Finding("warn", problem or "no triage"))
     top = found.top
+    if top is None and found.differing:
+        text = f"the training departs from what its job declares at {STAGES[found.differing[0]]}, and no cause is named"
+        return NamedFinding(name=NAME, finding=Finding("error", text, {"triage_score": 0.0}))
     if top is None:
         return NamedFinding(name=NAME, finding=Finding("ok", "triage names no cause", {"triage_score": 0.0}))
     wrong = found.sure or bool(found.differing)
