@@ -4,11 +4,13 @@ from ctr_pipeline.gradients.drills import (  # noqa: F401 - registers their faul
     incident,
     joining_faults,
     log_mistakes,
+    outcome_mistakes,
     reading_faults,
     refactoring_mistakes,
     row_faults,
     step_faults,
     update_faults,
+    value_mistakes,
     weight_faults,
 )
 from ctr_pipeline.gradients.drills.fault import Fault, fault_named, registered_faults

@@ -47,6 +47,10 @@ def _same(rows: PackedSplit, _: np.random.Generator) -> PackedSplit:
     return rows
 
 
+def _as_split(splits: Mapping[str, PackedSplit], _: np.random.Generator) -> Mapping[str, PackedSplit]:
+    return splits
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fault:
     """A fault that is put into a real training.
@@ -61,6 +65,7 @@ class Fault:
         inject: Changes the built training; draws from the generator what the seed decides.
         rows: Changes the training rows before the training is built.
         other_rows: Changes the rows of the validation and of the test.
+        splits: Changes how the rows, changed as above, are split: given and returned by the split's name.
         batches: Changes the batches of an epoch on their way to the step: given those that are read, and the steps taken
             before the first of them.
         training: Settings of the spec's ``training`` section.
@@ -80,6 +85,7 @@ class Fault:
     inject: Callable[[DrilledTraining, np.random.Generator], None] = _nothing
     rows: Callable[[PackedSplit, np.random.Generator], PackedSplit] = _same
     other_rows: Callable[[PackedSplit, np.random.Generator], PackedSplit] = _same
+    splits: Callable[[Mapping[str, PackedSplit], np.random.Generator], Mapping[str, PackedSplit]] = _as_split
     batches: Callable[[Iterator[BatchView], int, np.random.Generator], Iterator[BatchView]] | None = None
     training: Mapping[str, Any] = field(default_factory=dict)
     model: Mapping[str, Any] = field(default_factory=dict)

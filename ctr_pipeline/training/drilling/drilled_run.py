@@ -214,6 +214,7 @@ def prepare_drill(fault: Fault | None, seed: int, directory: Path) -> PreparedDr
             layout = replace(layout, ids=(*layout.ids, LIST))
         rows["train"] = fault.rows(rows["train"], rng)
         rows |= {name: fault.other_rows(rows[name], rng) for name in SPLITS if name != "train"}
+        rows = dict(fault.splits(rows, rng))
     packed = directory / "packed"
     packed.mkdir(parents=True)
     (packed / "layout.json").write_text(layout.to_json(), encoding="utf-8")
