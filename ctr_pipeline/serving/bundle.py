@@ -11,12 +11,11 @@ Files of a bundle:
 - ``manifest.json``: format version, name, tasks and the SHA-256 of every other file.
 """
 
-import difflib
 import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,28 +23,15 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, IdColumn, Layout, LayoutError
-from ctr_pipeline.features.local_time import time_part_of
-from ctr_pipeline.serving.request_values import (
-    BundleError,
-    category_text,
-    category_texts,
-    finite_number,
-    finite_vector,
-    instant,
-    known_value,
-    padded_numbers,
-    refuse_unequal_lists,
-)
+from ctr_pipeline.features.layout import Layout, LayoutError
+from ctr_pipeline.serving.request_encoding import TIME, RequestEncoder
+from ctr_pipeline.serving.request_values import BundleError
 
 if TYPE_CHECKING:
     from ctr_pipeline.calibration import Calibrator
 
 FORMAT = 1
 """Version of the bundle format."""
-
-TIME = "ts"
-"""In a request: the time of the impression, of which some features are made. No feature is called so."""
 
 MANIFEST = "manifest.json"
 FILES = ("model.onnx", "vocabulary.parquet", "layout.json", "spec.yaml", "calibration.json", "golden.json")
@@ -86,6 +72,11 @@ class Bundle:
     """The ONNX Runtime session: one thread, no spinning."""
     own_columns: tuple[int, int] | None = None
     """Numbers and ids that each candidate has of its own, where the rest are events that are read once a key."""
+    encoder: RequestEncoder = field(init=False, repr=False, compare=False)
+    """Makes inputs of raw values."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "encoder", RequestEncoder.of(self.layout, self.vocabulary))
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -101,12 +92,13 @@ class Bundle:
         except LayoutError as error:
             raise BundleError(f"{directory / 'layout.json'}: {error}") from error
         session = _open_session(directory / "model.onnx")
+        vocabulary = _read_vocabulary(directory / "vocabulary.parquet", layout)
         bundle = cls(
             directory=directory,
             name=manifest["name"],
             layout=layout,
             sha256=_sha256(directory / MANIFEST),
-            vocabulary=_read_vocabulary(directory / "vocabulary.parquet", layout),
+            vocabulary=vocabulary,
             session=session,
             own_columns=_own_columns(layout, session),
         )
@@ -207,62 +199,21 @@ class Bundle:
         Raises:
             BundleError: a row has a feature that the model does not know, or a value of a wrong type.
         """
-        numbers, nulls = self.layout.number_places, self.layout.null_values
-        categories = {
-            column.name: (column, at) for column, at in zip(self.layout.ids, self.layout.id_places, strict=True)
-        }
-        exact = np.full((len(rows), len(self.layout.numeric)), np.nan)
-        ids = np.tile(self.layout.lone(MISSING_ROW), (len(rows), 1))
-        for at, row in enumerate(rows):
-            given = self._with_time_parts(row, f"row {at}") if TIME in row else row
-            if self.layout.event_lists:
-                refuse_unequal_lists(self.layout.event_lists, given, f"row {at}")
-            for name, found in given.items():
-                where = f"row {at}: feature {name!r}"
-                value = known_value(found, nulls[name], where) if name in nulls else found
-                if name in numbers:
-                    exact[at, numbers[name]] = self._numbers(name, value, where)
-                elif name in categories:
-                    column, places = categories[name]
-                    ids[at, places] = self._embedding_rows(column, value, where)
-                else:
-                    near = difflib.get_close_matches(name, [*numbers, *categories], n=1)
-                    hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join([*numbers, *categories])}."
-                    raise BundleError(f"{where}: the model has no such feature; {hint}")
-        # As in packing: what single precision cannot hold is missing.
-        numeric = np.where(np.abs(exact) <= np.finfo(np.float32).max, exact, np.nan).astype(np.float32)
-        return numeric, ids
+        return self.encoder.rows(rows)
 
-    def _with_time_parts(self, row: Mapping[str, Any], where: str) -> dict[str, Any]:
-        """``row`` without its time, but with the features that are made of it, unless it holds them."""
-        made = {column.name: column.from_time for column in self.layout.ids if column.from_time is not None}
-        if not made:
-            return dict(row)
-        time = instant(row[TIME], f"{where}: {TIME!r}")
-        parts = {} if time is None else {name: time_part_of(time, form.part, form.zone) for name, form in made.items()}
-        return parts | {name: value for name, value in row.items() if name != TIME}
+    def encode_columns(
+        self, columns: Mapping[str, Sequence[Any] | NDArray[Any]], rows: int
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """As :meth:`encode`, from a column of N values for each feature: many rows take a tenth of the time.
 
-    def _numbers(self, name: str, value: Any, where: str) -> float | list[float]:
-        places = self.layout.number_places[name]
-        if any(one.age == name for one in self.layout.event_lists):
-            return padded_numbers(value, places.stop - places.start, where)
-        if not self.layout.numeric[places.start].is_element:
-            return finite_number(value, where)
-        return finite_vector(value, places.stop - places.start, where)
+        Args:
+            columns: Feature to its values, None where one is missing.
+            rows: N.
 
-    def _embedding_rows(self, column: IdColumn, value: Any, where: str) -> int | list[int]:
-        def row(text: str | None) -> int:
-            return MISSING_ROW if text is None else self.vocabulary[column.vocabulary].get(text, UNKNOWN_ROW)
-
-        if column.pooled is None:
-            return row(category_text(value, where))
-        texts = category_texts(value, where)
-        length = column.pooled.length
-        if texts is None and column.empty_when_missing:
-            texts = []
-        # Another missing list is one missing value.
-        read = [None] if texts is None else texts[-length:] if column.pooled.keep == "last" else texts[:length]
-        return [*map(row, read), *[PADDING] * (length - len(read))]
+        Raises:
+            BundleError: as :meth:`encode`, or a column has another length.
+        """
+        return self.encoder.columns(columns, rows)
 
     def check_golden(self) -> None:
         """Scores the golden rows and compares.

@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ctr_pipeline.errors import UserError
@@ -18,6 +19,8 @@ class BundleError(UserError):
 
 
 _EXACT = float(2**53)
+_MOST_BITS = 1023
+"""Length of a whole number that surely is below the largest double; Python does not write much longer ones."""
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _LATEST = (datetime(2200, 1, 1, tzinfo=UTC) - _EPOCH) // timedelta(microseconds=1)
 _BLANKS = " \t\r\n\v\f"
@@ -38,9 +41,13 @@ def category_text(value: Any, where: str) -> str | None:
         return None
     if isinstance(value, str):
         return _text_of_text(value)
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):
+        if value.bit_length() > _MOST_BITS:
+            raise BundleError(f"{where}: found a whole number of {value.bit_length()} bits; expected a shorter one")
         return str(value)
     if isinstance(value, float):
         if math.isnan(value):
@@ -105,7 +112,7 @@ def category_texts(value: Any, where: str) -> list[str | None] | None:
     """
     if value is None:
         return None
-    return [category_text(part, where) for part in _parts(value, "categories", where)]
+    return [category_text(part, where) for part in parts_of(value, "categories", where)]
 
 
 def finite_vector(value: Any, width: int, where: str) -> list[float]:
@@ -114,7 +121,7 @@ def finite_vector(value: Any, width: int, where: str) -> list[float]:
     Raises:
         BundleError: the value is no list of that many finite numbers.
     """
-    parts = [] if value is None else _parts(value, "numbers", where)
+    parts = [] if value is None else parts_of(value, "numbers", where)
     if not parts:
         return [math.nan] * width
     if len(parts) != width:
@@ -131,7 +138,7 @@ def padded_numbers(value: Any, width: int, where: str) -> list[float]:
     Raises:
         BundleError: the value is no list of finite numbers.
     """
-    parts = [] if value is None else _parts(value, "numbers", where)
+    parts = [] if value is None else parts_of(value, "numbers", where)
     numbers = [finite_number(part, where) for part in parts[:width]]
     return numbers + [math.nan] * (width - len(numbers))
 
@@ -145,7 +152,7 @@ def refuse_unequal_lists(lists: Iterable[EventList], given: Mapping[str, Any], w
     for one in lists:
         names = [name for name in (one.name, one.event, one.age) if name is not None]
         lengths = {
-            name: 0 if given.get(name) is None else len(_parts(given[name], "values", f"{where}: feature {name!r}"))
+            name: 0 if given.get(name) is None else len(parts_of(given[name], "values", f"{where}: feature {name!r}"))
             for name in names
         }
         if len(set(lengths.values())) > 1:
@@ -153,7 +160,12 @@ def refuse_unequal_lists(lists: Iterable[EventList], given: Mapping[str, Any], w
             raise BundleError(f"{where}: found {found}; events have one item, kind and age each, the latest first")
 
 
-def _parts(value: Any, kind: str, where: str) -> list[Any]:
+def parts_of(value: Any, kind: str, where: str) -> list[Any]:
+    """The values of a list, which may be an array or a series.
+
+    Raises:
+        BundleError: the value is no list; ``kind`` says of what one was expected.
+    """
     # An array of numpy, or a series of polars, is a list too.
     parts = value.tolist() if hasattr(value, "tolist") else value.to_list() if hasattr(value, "to_list") else value
     if not isinstance(parts, list | tuple):
@@ -171,6 +183,10 @@ def finite_number(value: Any, where: str) -> float:
         return math.nan
     if not isinstance(value, bool | int | float):
         raise BundleError(f"{where}: found {type(value).__name__}; expected a number or null")
+    if isinstance(value, int) and value.bit_length() > _MOST_BITS:
+        raise BundleError(
+            f"{where}: found a whole number of {value.bit_length()} bits; expected one that a double holds"
+        )
     if math.isinf(value):
         raise BundleError(f"{where}: found {value}; expected a finite number or null")
     return float(value)
