@@ -3,7 +3,10 @@
 from ctr_pipeline.gradients.drills import (  # noqa: F401 - registers their faults
     incident,
     joining_faults,
+    layer_mistakes,
     log_mistakes,
+    loop_mistakes,
+    objective_mistakes,
     outcome_mistakes,
     reading_faults,
     refactoring_mistakes,
