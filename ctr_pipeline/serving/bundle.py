@@ -15,7 +15,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,6 +24,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ctr_pipeline.features.layout import Layout, LayoutError
+from ctr_pipeline.serving.category_rows import Vocabulary
 from ctr_pipeline.serving.request_encoding import TIME, RequestEncoder
 from ctr_pipeline.serving.request_values import BundleError
 
@@ -66,17 +67,12 @@ class Bundle:
     """Order and meaning of inputs and outputs."""
     sha256: str
     """SHA-256 of the manifest, which holds those of all files: the identity of the model."""
-    vocabulary: Mapping[str, Mapping[str, int]]
+    vocabulary: Vocabulary
     """Feature to key to embedding row."""
     session: Any
     """The ONNX Runtime session: one thread, no spinning."""
     own_columns: tuple[int, int] | None = None
     """Numbers and ids that each candidate has of its own, where the rest are events that are read once a key."""
-    encoder: RequestEncoder = field(init=False, repr=False, compare=False)
-    """Makes inputs of raw values."""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "encoder", RequestEncoder.of(self.layout, self.vocabulary))
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -199,21 +195,11 @@ class Bundle:
         Raises:
             BundleError: a row has a feature that the model does not know, or a value of a wrong type.
         """
-        return self.encoder.rows(rows)
+        return self.encoder().rows(rows)
 
-    def encode_columns(
-        self, columns: Mapping[str, Sequence[Any] | NDArray[Any]], rows: int
-    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """As :meth:`encode`, from a column of N values for each feature: many rows take a tenth of the time.
-
-        Args:
-            columns: Feature to its values, None where one is missing.
-            rows: N.
-
-        Raises:
-            BundleError: as :meth:`encode`, or a column has another length.
-        """
-        return self.encoder.columns(columns, rows)
+    def encoder(self) -> RequestEncoder:
+        """What makes inputs of raw values; whoever encodes many requests keeps it."""
+        return RequestEncoder.of(self.layout, self.vocabulary)
 
     def check_golden(self) -> None:
         """Scores the golden rows and compares.
@@ -303,13 +289,13 @@ def _verified_manifest(directory: Path) -> dict[str, Any]:
     return manifest
 
 
-def _read_vocabulary(path: Path, layout: Layout) -> dict[str, dict[str, int]]:
+def _read_vocabulary(path: Path, layout: Layout) -> Vocabulary:
     frame = pl.read_parquet(path)
     names = dict.fromkeys(column.vocabulary for column in layout.ids)
     features = {name: frame.filter(pl.col("feature") == name) for name in names}
-    return {
-        name: dict(zip(rows["key"].to_list(), rows["row"].to_list(), strict=True)) for name, rows in features.items()
-    }
+    return Vocabulary(
+        {name: dict(zip(rows["key"].to_list(), rows["row"].to_list(), strict=True)) for name, rows in features.items()}
+    )
 
 
 def _open_session(path: Path) -> Any:

@@ -100,3 +100,18 @@ class CategoryRows(dict[Any, int]):
 
     def _slow(self, value: Any) -> int:
         return self.__missing__(value)
+
+
+class Vocabulary(dict[str, Mapping[str, int]]):
+    """By feature, canonical text to embedding row; its look-ups are made once, for features that share embeddings too."""
+
+    def __init__(self, features: Mapping[str, Mapping[str, int]]) -> None:
+        super().__init__(features)
+        self._made: dict[tuple[str, tuple[str, ...]], CategoryRows] = {}
+
+    def rows(self, feature: str, nulls: Sequence[str]) -> CategoryRows:
+        """The look-ups of the values of ``feature``, of which the texts ``nulls`` mean a missing one."""
+        key = feature, tuple(nulls)
+        if key not in self._made:
+            self._made[key] = CategoryRows(self[feature], nulls)
+        return self._made[key]

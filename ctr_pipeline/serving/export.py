@@ -26,6 +26,7 @@ from ctr_pipeline.calibration.modules import curves
 from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, Layout
 from ctr_pipeline.ranker import Ranker
 from ctr_pipeline.serving.bundle import FILES, MANIFEST, MAX_PROBABILITY_DIFFERENCE, Bundle, Scores, write_manifest
+from ctr_pipeline.serving.column_gathers import gather_columns_as_rows
 from ctr_pipeline.serving.parity import Parity, measure_parity, probe_rows
 from ctr_pipeline.serving.request_values import BundleError
 from ctr_pipeline.spec import Spec
@@ -251,6 +252,7 @@ def _onnx_bytes(module: CalibratedRanker, layout: Layout) -> bytes:
         raise BundleError("export: the ONNX exporter gave no model")
     model = program.model_proto
     _strip(model)
+    gather_columns_as_rows(model)
     model.producer_name = "ctr-pipeline"
     model.producer_version = ""
     onnx.checker.check_model(model, full_check=True)

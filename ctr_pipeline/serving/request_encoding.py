@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.features.layout import MISSING_ROW, IdColumn, Layout
 from ctr_pipeline.features.local_time import time_part_of
-from ctr_pipeline.serving.category_rows import CategoryRows
+from ctr_pipeline.serving.category_rows import CategoryRows, Vocabulary
 from ctr_pipeline.serving.request_values import (
     BundleError,
     category_texts,
@@ -49,18 +49,14 @@ class RequestEncoder:
     categories: Mapping[str, tuple[IdColumn, slice]]
 
     @classmethod
-    def of(cls, layout: Layout, vocabulary: Mapping[str, Mapping[str, int]]) -> Self:
-        """The encoder of a layout and its vocabulary: by feature, canonical text to embedding row."""
-        tables: dict[tuple[str, tuple[str, ...]], CategoryRows] = {}
-        found = {}
-        for column in layout.ids:
-            # Features that share embeddings share their look-ups too.
-            key = column.vocabulary, tuple(layout.null_values.get(column.name, ()))
-            if key not in tables:
-                tables[key] = CategoryRows(vocabulary[column.vocabulary], key[1])
-            found[column.name] = tables[key]
+    def of(cls, layout: Layout, vocabulary: Vocabulary) -> Self:
+        """The encoder of a layout and its vocabulary."""
+        tables = {
+            column.name: vocabulary.rows(column.vocabulary, layout.null_values.get(column.name, ()))
+            for column in layout.ids
+        }
         categories = {column.name: (column, at) for column, at in zip(layout.ids, layout.id_places, strict=True)}
-        return cls(layout, found, layout.number_places, categories)
+        return cls(layout, tables, layout.number_places, categories)
 
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """As :meth:`columns`, of a mapping of feature to value for each row."""

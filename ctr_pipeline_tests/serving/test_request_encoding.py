@@ -19,7 +19,7 @@ from ctr_pipeline.features.layout import (
     NumericColumn,
     Pooled,
 )
-from ctr_pipeline.serving.category_rows import CategoryRows
+from ctr_pipeline.serving.category_rows import CategoryRows, Vocabulary
 from ctr_pipeline.serving.request_encoding import RequestEncoder
 from ctr_pipeline.serving.request_values import BundleError, category_text, category_texts, finite_number
 
@@ -40,7 +40,7 @@ LAYOUT = Layout(
     parents=(-1,),
     null_values={"device": ("NA", "0", "none"), "seen": ("-1", "unknown"), "tags": ("false",)},
 )
-ENCODER = RequestEncoder.of(LAYOUT, {"ad": VOCABULARY, "hour": {"10": 2, "11": 3, "12": 4}})
+ENCODER = RequestEncoder.of(LAYOUT, Vocabulary({"ad": VOCABULARY, "hour": {"10": 2, "11": 3, "12": 4}}))
 
 VALUES = st.one_of(
     st.none(), st.sampled_from(KEYS), st.sampled_from([f" {key}\t" for key in KEYS]), st.text(max_size=3), st.booleans(),

@@ -1,0 +1,39 @@
+"""Columns are chosen by rows of the transposed matrix, which ONNX Runtime copies as a whole."""
+
+from typing import Any
+
+import onnx
+
+
+def gather_columns_as_rows(model: Any) -> None:
+    """Replaces each choice of several columns of a matrix in an ONNX model, in place; the outputs stay the same to the last bit.
+
+    ONNX Runtime copies a column value by value. For the bins of some twenty numbers that takes a third of the time of scoring
+    hundreds of rows; to transpose, copy rows and transpose back takes a fifth of that.
+
+    Args:
+        model: An ``onnx.ModelProto``; matrices are inputs of Gather nodes with axis 1 and a constant vector of indices.
+    """
+    vectors = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1 and tensor.dims[0] > 1}
+    transposed: dict[str, str] = {}
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        axis = next((field.i for field in node.attribute if field.name == "axis"), 0)
+        if node.op_type != "Gather" or axis != 1 or node.input[1] not in vectors:
+            nodes.append(node)
+            continue
+        source, (output,) = node.input[0], node.output
+        if source not in transposed:
+            transposed[source] = f"{source}_columns"
+            nodes.append(_transpose(source, transposed[source]))
+        rows = f"{output}_columns"
+        nodes.append(
+            onnx.helper.make_node("Gather", [transposed[source], node.input[1]], [rows], name=node.name, axis=0)
+        )
+        nodes.append(_transpose(rows, output))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+
+
+def _transpose(source: str, output: str) -> Any:
+    return onnx.helper.make_node("Transpose", [source], [output], name=f"transpose_{output}", perm=[1, 0])
