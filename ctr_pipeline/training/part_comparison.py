@@ -16,6 +16,9 @@ TOLD = ("not_finite", "shape", "sign", "rows_shifted", "rows_permuted", "centred
 SCALES = (1.0, -1.0, 10.0, -10.0, 100.0, -100.0, 1000.0, -1000.0)
 """Factors on the inputs of a part under which it is looked at: a limit shows where outputs are large, of both signs."""
 
+GROWN = 5.0
+"""Factor by which outputs grow at least that follow inputs which are ten times as large."""
+
 SHOWN = ("limited", "sigmoid")
 """Forms that made-up inputs may show where those of a batch look like a factor, a constant or anything else."""
 
@@ -54,5 +57,27 @@ def probed_form(own: nn.Module, declared: nn.Module, name: str, given: tuple[Ten
     for mine, theirs in zip(*outputs, strict=False):
         if not torch.equal(mine, theirs):
             form = form_of(mine, theirs)
-            return form if form.name in SHOWN else None
+            return form if form.name in SHOWN else _bounded(mine, theirs)
     return None
+
+
+def _bounded(own: Tensor, declared: Tensor) -> Form | None:
+    """Whether outputs do not grow with the inputs, in one direction or both, where the declared ones do."""
+    sizes = [part.double() for part in own.chunk(len(SCALES))], [part.double() for part in declared.chunk(len(SCALES))]
+    ends, size = [], 0.0
+    for sign in (1.0, -1.0):
+        # Of the two largest scales, those of both signs together.
+        (small, large), (small_there, large_there) = (
+            [max(float((sign * part).max()) for part in parts[at : at + 2]) for at in (4, 6)] for parts in sizes
+        )
+        if (
+            small_there > 0
+            and large_there > GROWN * small_there
+            and large < 2 * abs(small)
+            and large < 0.05 * large_there
+        ):
+            ends.append(f"{'below' if sign > 0 else 'above'} {sign * large:.4g}")
+            size = max(size, abs(large))
+    if not ends or not bool(own.any()):
+        return None
+    return Form("limited", f"its values stay {' and '.join(ends)}, however large its inputs are", size)

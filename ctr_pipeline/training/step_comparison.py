@@ -11,6 +11,8 @@ from torch import Tensor
 from ctr_pipeline.datasets import PackedSplit
 from ctr_pipeline.gradients import LossView, StepRecord
 from ctr_pipeline.gradients.adapters.batch import BatchView
+from ctr_pipeline.gradients.adapters.rehearsal import kept_buffers
+from ctr_pipeline.gradients.contracts.kept_state import kept_generators
 from ctr_pipeline.gradients.contracts.outcome import listed
 from ctr_pipeline.gradients.triage.batch_rules import batch_clues, order_clues
 from ctr_pipeline.gradients.triage.difference_rules import forward_difference
@@ -18,13 +20,19 @@ from ctr_pipeline.gradients.triage.differential import at_stage
 from ctr_pipeline.gradients.triage.evidence import Clue
 from ctr_pipeline.gradients.triage.forms import Form, form_of, is_apart
 from ctr_pipeline.gradients.triage.gradient_rules import Received, late_clues, received_clues
-from ctr_pipeline.gradients.triage.lookup_rules import lookup_differences
+from ctr_pipeline.gradients.triage.lookup_rules import OwnedRows, lookup_differences
 from ctr_pipeline.gradients.triage.loss_rules import step_loss_clues
 from ctr_pipeline.training.dataloader import gather
 from ctr_pipeline.training.declared_training import DeclaredTraining
 from ctr_pipeline.training.part_comparison import TOLD, owned_rows, probed_form
 from ctr_pipeline.training.step_recorder import ROWS, Gradient, Outputs, SparseGradient, StepRecorder
-from ctr_pipeline.training.update_comparison import UpdateComparison, copies_of, states_of, written_in_forward
+from ctr_pipeline.training.update_comparison import (
+    UpdateComparison,
+    changed_buffers,
+    copies_of,
+    states_of,
+    written_in_forward,
+)
 
 LIMIT: Mapping[str, float] = {"fp32": 1e-5, "bf16": 1e-2, "fp16": 2e-3}
 """Relative difference by precision up to which the outputs of a part of the model are the same; both sides run the same
@@ -35,6 +43,9 @@ LOSS_LIMIT = 1e-4
 
 GRADIENT_LIMIT = 2e-3
 """The same of the gradient at the logits, relative to its largest value."""
+
+NOISE = 0.05
+"""Root mean square of what is added to weights, at least."""
 
 LOGITS = ("head", "score()")
 """Parts whose outputs are logits."""
@@ -63,6 +74,7 @@ class StepComparison:
     _wanted: Mapping[str, Gradient] = field(default_factory=dict)
     _first: dict[str, Tensor] = field(default_factory=dict)
     _at_loss: dict[str, Tensor] = field(default_factory=dict)
+    _buffers: Mapping[str, Tensor] = field(default_factory=dict)
     _probed: dict[str, Form | None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -93,10 +105,11 @@ class StepComparison:
         layout = self.declared.trainer.dataset.layout
         names = [column.name for column in layout.numeric], [column.name for column in layout.id_columns]
         given = self._given(batch)
-        yield from at_stage(batch_clues(given, stored, *names), "batches")
+        yield from at_stage(batch_clues(given, stored, *names, layout.tasks), "batches")
         if record.skipped or self.recorder.logits is None:
             return
         logits = self.declared.forward(given, self.random)
+        self._buffers = dict(self.declared.state.model.named_buffers())
         differing = list(at_stage([*self._entered(given, *names), *self._forward()], "forward"))
         yield from differing
         yield from at_stage(self._loss(given, record), "loss")
@@ -106,6 +119,7 @@ class StepComparison:
         yield from at_stage(self._received(record), "received")
         # With the settings that they had: that they are not the declared ones is told apart.
         yield from at_stage(written_in_forward(self.declared.state.model, self._at_loss), "forward")
+        yield from at_stage(changed_buffers(self.recorder.state.model, self._buffers), "forward")
         update = UpdateComparison(self.declared, self.recorder, self.states, self._first)
         yield from at_stage(update.clues(record.step), "update")
         self._earlier = dict(self.recorder.backward)
@@ -122,7 +136,36 @@ class StepComparison:
         own.eval()
         self.declared.forward(batch, random)
         own.train()
-        yield from at_stage(self._forward(), "scoring")
+        # Whatever its form: that a part does otherwise when scoring alone is the cause.
+        for clue in self._forward():
+            text = f"in evaluation mode {clue.text}"
+            yield Clue(cause="scoring_differs", weight=0.85, text=text, location=clue.location, stage="scoring")
+
+    def perturbed(self, batch: BatchView) -> Iterator[Clue]:
+        """Clues from a forward pass with other weights, none of them 0: what a part does to zeros shows nowhere.
+
+        The weights and the generators are left as they were.
+        """
+        model = self.recorder.state.model
+        kept = [p.detach().clone() for p in model.parameters()]
+        with kept_generators(model), kept_buffers(model):
+            torch.manual_seed(11)
+            with torch.no_grad():
+                for p in model.parameters():
+                    p.add_(torch.randn_like(p) * max(float(p.float().square().mean().sqrt()), NOISE))
+            self.declared.take_over(self.recorder.state)
+            random = torch.get_rng_state()
+            model.train()
+            self.recorder.begin(active=True)
+            self.recorder.state.forward(batch)
+            self.recorder.active = False
+            self.declared.forward(batch, random)
+            found = list(self._forward())
+        with torch.no_grad():
+            for p, value in zip(model.parameters(), kept, strict=True):
+                p.copy_(value)
+        for clue in found:
+            yield replace(clue, text=f"with weights that are not 0 {clue.text}")
 
     def _are_rows(self, rows: Tensor) -> bool:
         return not len(rows) or (int(rows.min()) >= 0 and int(rows.max()) < len(self.rows))
@@ -215,10 +258,40 @@ class StepComparison:
         # What no optimizer holds is cleared by none, and is another fault.
         held = {id(p) for o in self.recorder.state.optimizers for group in o.param_groups for p in group["params"]}
         names = [n for n in own if n in expected and n in parameters and id(parameters[n]) in held]
-        pairs = [Received(name, *_aligned(expected[name], own[name])) for name in names]
+        silent = list(self._silent_features(own, expected))
+        yield from silent
+        left = {clue.location for clue in silent}
+        pairs = [
+            Received(name, *_aligned(expected[name], own[name]))
+            for name in names
+            if not left or name not in self._tables()
+        ]
         yield from received_clues(_over(pairs, scale), float("inf"))
         yield from _late(own, expected, self._wanted)
         self._wanted = expected
+
+    def _tables(self) -> dict[str, list[OwnedRows]]:
+        """By the name of a table's weights, which of its rows are of which feature."""
+        model, layout = self.declared.state.model, self.declared.trainer.dataset.layout
+        places = [
+            name.removesuffix(".weight") for name, _ in model.named_parameters() if name.endswith(".table.weight")
+        ]
+        return {f"{place}.weight": owners for place in places if (owners := owned_rows(model, place, layout))}
+
+    def _silent_features(self, own: Mapping[str, Gradient], expected: Mapping[str, Gradient]) -> Iterator[Clue]:
+        """Features of a table to whose rows no gradient comes, while it comes to those of others."""
+        for name, owners in self._tables().items():
+            found, wanted = own.get(name), expected.get(name)
+            if not isinstance(found, SparseGradient) or not isinstance(wanted, SparseGradient):
+                continue
+            there, missing = [
+                {o.feature for o in owners if _has_gradient(part, o) == has}
+                for part, has in ((wanted, True), (found, False))
+            ]
+            if (silent := sorted(there & missing)) and len(silent) < len(there):
+                text = f"backward does not reach the rows of {listed(silent)} in {name}, and those of other features it does"
+                yield Clue(cause="detached_tower", weight=0.93, text=text, location=silent[0], separating=True)
+                return
 
     def _received(self, record: StepRecord) -> Iterator[Clue]:
         own, scale = self.recorder, record.loss_scale
@@ -228,6 +301,11 @@ class StepComparison:
             pairs.append(Received(name, wanted / scale, found if name in own.received else found / scale))
         yield from received_clues(pairs, self.declared.state.clip_norm)
         yield from _late(own.received, own.backward, self._earlier)
+
+
+def _has_gradient(gradient: SparseGradient, owner: OwnedRows) -> bool:
+    of_it = (gradient.rows >= owner.start) & (gradient.rows < owner.end)
+    return bool((gradient.values[of_it] != 0).any())
 
 
 def _by_name(outputs: Outputs) -> dict[str, list[Tensor]]:

@@ -12,6 +12,7 @@ from ctr_pipeline.gradients.adapters.inputs import input_fault
 from ctr_pipeline.gradients.adapters.ranker_contracts import profile
 from ctr_pipeline.gradients.adapters.rehearsal import BuiltTraining, initial_tables
 from ctr_pipeline.gradients.triage.batch_rules import batch_clues
+from ctr_pipeline.gradients.triage.column_rules import column_clues
 from ctr_pipeline.gradients.triage.contract_rules import contract_clues
 from ctr_pipeline.gradients.triage.differential import COMPARED, at_stage, only_here
 from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
@@ -21,8 +22,8 @@ from ctr_pipeline.gradients.triage.left_behind import read_json_lines
 from ctr_pipeline.gradients.triage.loss_rules import loss_clues, task_weight_clues
 from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_clues, model_clues, setting_clues
 from ctr_pipeline.gradients.triage.profile_rules import profile_clues
-from ctr_pipeline.gradients.triage.relation_rules import relation_clues
-from ctr_pipeline.gradients.triage.row_sample import late_rows, neighbouring_rows, spread_rows
+from ctr_pipeline.gradients.triage.relation_rules import relation_clues, vocabulary_clues
+from ctr_pipeline.gradients.triage.row_sample import ROWS, late_rows, neighbouring_rows, spread_rows
 from ctr_pipeline.ranker import load_ranker
 from ctr_pipeline.ranker.initialisation import starting_at_zero
 from ctr_pipeline.spec.balancing import StaticBalance
@@ -32,6 +33,8 @@ from ctr_pipeline.training.dataloader import delays_of, gather, to_device
 from ctr_pipeline.training.declared_training import DeclaredTraining
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.scoring import validate
+from ctr_pipeline.training.step_comparison import StepComparison
+from ctr_pipeline.training.step_recorder import StepRecorder
 from ctr_pipeline.training.triage_forward import forward_clues
 from ctr_pipeline.training.triage_steps import SMALL, STEPS, StepWatch, run_window
 
@@ -86,6 +89,9 @@ def survey(build: Callable[[Path], Trainer], folder: Path) -> Surveyed:
         seen = {(clue.cause, clue.stage) for clue in clues}
         late = _as_far_as(late_clues(build(folder / "late"), declared))
         clues += [clue for clue in late if (clue.cause, clue.stage) not in seen]
+    # What the steps showed with the weights of the training says more.
+    if declared is not None and not any(clue.stage == "forward" for clue in clues):
+        clues += _as_far_as(perturbed_clues(build(folder / "perturbed"), declared))
     if declared is not None:
         static = list(only_here(static, as_declared, {clue.stage for clue in clues}))
     clues = [*static, *clues]
@@ -115,6 +121,21 @@ def late_clues(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Clue]:
         yield from watch.evaluation(gather(split, np.arange(min(len(split), BATCH))))
     if stopped is None and trainer.files.model.is_file():
         yield from at_stage(stored_clues(trainer, declared), "scoring")
+
+
+def perturbed_clues(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Clue]:
+    """Clues from a forward pass on training rows with weights that are not 0."""
+    if sum(p.numel() for p in trainer.model.parameters()) > SMALL or len(trainer.train) < 2:
+        return
+    recorder = StepRecorder(trainer.state)
+    try:
+        chosen = np.unique(np.linspace(0, len(trainer.train) - 1, min(BATCH, len(trainer.train))).astype(np.int64))
+        batch = gather(trainer.train, chosen)
+        if input_fault(batch, trainer.dataset.layout, 0) is None:
+            found = StepComparison(declared, recorder, trainer.train).perturbed(batch)
+            yield from at_stage(found, "forward")
+    finally:
+        recorder.close()
 
 
 def stored_clues(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Clue]:
@@ -171,7 +192,7 @@ def row_differences(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Cl
         yield Clue(cause=cause, weight=0.8, text=text)
         return
     chosen = np.unique(np.linspace(0, len(own) - 1, min(len(own), COMPARED_ROWS)).astype(np.int64))
-    yield from batch_clues(gather(own, chosen), gather(there, chosen), *names)
+    yield from batch_clues(gather(own, chosen), gather(there, chosen), *names, layout.tasks)
 
 
 def _as_far_as(clues: Iterator[Clue]) -> Iterator[Clue]:
@@ -203,6 +224,7 @@ def row_clues(trainer: Trainer) -> Iterator[Clue]:
         text = f"feature {name} is {numbers[at, column]} in training row {at}"
         yield Clue(cause="infinite_feature", weight=0.97, text=text, location=name, separating=True)
     sample = spread_rows(train, layout)
+    yield from column_clues(np.asarray(train.numeric[:: max(len(train) // ROWS, 1)][:ROWS]), layout)
     yield from weight_clues(sample)
     yield from _repeated_rows(trainer)
     trusted = trainer.dataset.splits["validation"]
@@ -211,6 +233,7 @@ def row_clues(trainer: Trainer) -> Iterator[Clue]:
     reference = spread_rows(trusted, layout)
     yield from feature_clues(sample, reference)
     yield from relation_clues(sample)
+    yield from vocabulary_clues(sample)
     neighbours = neighbouring_rows(train, layout)
     yield from label_clues(sample, neighbours, reference, late_rows(train, layout))
     yield from profile_clues(sample, neighbours, reference)

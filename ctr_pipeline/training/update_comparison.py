@@ -10,11 +10,14 @@ from torch import Tensor, nn
 from ctr_pipeline.gradients.contracts.outcome import listed
 from ctr_pipeline.gradients.triage.difference_rules import setting_differences
 from ctr_pipeline.gradients.triage.evidence import Clue
-from ctr_pipeline.gradients.triage.forms import is_apart
+from ctr_pipeline.gradients.triage.forms import form_of, is_apart
 from ctr_pipeline.gradients.triage.gradient_rules import Written, written_clues
 from ctr_pipeline.gradients.triage.state_rules import ROUNDING, state_differences
 from ctr_pipeline.training.declared_training import DeclaredTraining
 from ctr_pipeline.training.step_recorder import Gradient, SparseGradient, StepRecorder
+
+BUFFER = 1e-4
+"""Relative difference of a buffer that counts as none: running means of 16-bit outputs are rounded."""
 
 LARGE = 10_000_000
 """Values of a table above which the rows that a step read are compared alone, and none with those before the first step."""
@@ -112,6 +115,16 @@ def written_in_forward(before: nn.Module, at_loss: Mapping[str, Tensor]) -> Iter
     wrong = [name for name, value in at_loss.items() if name in weights and _moved(value, weights[name])]
     if wrong:
         text = f"the forward pass writes {listed(wrong)}"
+        yield Clue(cause="weights_overwritten", weight=0.93, text=text, location=wrong[0], separating=True)
+
+
+def changed_buffers(own: nn.Module, declared: Mapping[str, Tensor]) -> Iterator[Clue]:
+    """Clues from buffers that a step leaves otherwise than the declared forward pass does."""
+    found = dict(own.named_buffers())
+    wrong = [name for name, value in declared.items() if name in found and is_apart(found[name], value, BUFFER)]
+    if wrong:
+        form = form_of(found[wrong[0]].double(), declared[wrong[0]].double()).text
+        text = f"a step leaves the buffer {wrong[0]} otherwise than the declared forward pass: {form}"
         yield Clue(cause="weights_overwritten", weight=0.93, text=text, location=wrong[0], separating=True)
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ctr_pipeline.gradients.triage.relation_rules import relation_clues
+from ctr_pipeline.gradients.triage.relation_rules import relation_clues, vocabulary_clues
 from ctr_pipeline.gradients.triage.row_sample import Rows
 
 Change = Callable[[np.ndarray, np.ndarray], np.ndarray]
@@ -44,6 +44,24 @@ def category(_: np.ndarray, query: np.ndarray) -> np.ndarray:
 def test_ids_of_another_column_are_told(change: Change, words: str | None) -> None:
     found = list(relation_clues(of(change)))
     assert [(clue.cause, clue.location) for clue in found] == ([] if words is None else [("ids_misplaced", "ad")])
+    assert words is None or words in found[0].text
+
+
+@pytest.mark.parametrize(
+    ("change", "rows", "words"),
+    [
+        (lambda own, _: own, (60, 200), None),
+        # Words that are rare, or that a short log has not yet seen, are no cut end.
+        (lambda own, _: own, (90, 200), None),
+        (lambda _, query: query & 31, (200, 200), "of feature ad above 31 of 199"),
+        (lambda _, query: np.minimum(query, 40), (200, 200), "of feature ad above 40 of 199"),
+    ],
+)
+def test_an_end_of_a_vocabulary_that_never_occurs_is_told(
+    change: Change, rows: tuple[int, int], words: str | None
+) -> None:
+    found = list(vocabulary_clues(replace(of(change), id_rows=rows)))
+    assert [(clue.cause, clue.location) for clue in found] == ([] if words is None else [("hash_clip", "ad")])
     assert words is None or words in found[0].text
 
 

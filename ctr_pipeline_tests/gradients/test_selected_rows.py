@@ -33,12 +33,22 @@ def test_a_selection_is_told_from_another_scale(change: Numbers, named: set[str]
     # A distance of two distributions alone is only suspicious.
     assert {c.cause for c in found if c.weight > 0.75 and not c.against} == named
     assert any(c.cause == "unnormalised_feature" and c.against for c in found) == against
+    # Of a log that has just begun, a time since something has no large values.
+    past = feature_clues(replace(own, from_past=frozenset({"price"})), rows(1, 20_000))
+    assert not any(c.against for c in past)
 
 
 def test_a_number_of_one_value_everywhere_tells_nothing() -> None:
     own, other = (replace(rows(n), numbers=np.zeros((6000, 1))) for n in (0, 1))
     (found,) = feature_clues(own, other)
     assert (found.cause, found.location, found.separating) == ("feature_missing", "price", False)
+    gone = (replace(rows(n), numbers=np.full((6000, 1), np.nan)) for n in (0, 1))
+    assert [(clue.cause, clue.text) for clue in feature_clues(*gone)] == [
+        ("feature_missing", "feature price is missing in all rows")
+    ]
+    one = [replace(rows(n), ids=np.full((6000, 2), 5), id_rows=(60, 3)) for n in (0, 1)]
+    # A vocabulary of one word has one value.
+    assert [(clue.cause, clue.location) for clue in feature_clues(*one)] == [("feature_missing", "ad")]
     # A log that is too short for it says nothing.
     few = np.arange(6000) < 300
     assert not list(feature_clues(rows_at(own, few), rows_at(other, few)))

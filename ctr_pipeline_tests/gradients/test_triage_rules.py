@@ -199,7 +199,10 @@ def gradients(*factors: float, size: int = 400) -> list[Received]:
         (gradients(1, 1, 0.2), "gradient_changed"),
         ([Received(g.name, g.expected, g.expected * 0.01 / g.expected.norm()) for g in gradients(1, 1, 1)], "clip_per_param"),
         ([Received(g.name, g.expected, g.expected.clamp(-0.05, 0.05)) for g in gradients(1, 1)], "clip_by_value"),
-        ([Received(g.name, g.expected, torch.where(g.expected.abs() < 0.05, 0.0, g.expected)) for g in gradients(1)], "amp_no_scaling"),
+        ([Received(g.name, g.expected, (g.expected * 1e-6).half().double() * 1e6) for g in gradients(1)], "amp_no_scaling"),
+        ([Received(g.name, g.expected, torch.where(g.expected.abs() < 0.05, 0.0, g.expected)) for g in gradients(1)], "gradient_zeroed"),
+        ([Received(g.name, g.expected, g.expected.sign()) for g in gradients(1, 1)], "gradient_changed"),
+        ([Received(g.name, g.expected, g.expected.bfloat16().double()) for g in gradients(1, 1)], "gradient_changed"),
         ([Received(g.name, g.expected, g.expected + g.expected.flip(0)) for g in gradients(1, 1)], "gradient_changed"),
     ],
 )  # fmt: skip

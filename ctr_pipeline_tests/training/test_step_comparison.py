@@ -107,6 +107,15 @@ def ids_in_four_bits(model: nn.Module) -> None:
         table.register_forward_pre_hook(lambda _, given: (torch.cat([given[0][:, :1] & 15, given[0][:, 1:]], dim=1),))
 
 
+def feature_detached(model: nn.Module) -> None:
+    for table in model.embeddings.tables.values():
+        table.register_forward_hook(lambda _, __, rows: torch.cat([rows[:, :1].detach(), rows[:, 1:]], dim=1))
+
+
+def buffer_moved(training: Any) -> None:
+    training.model.numeric.mean.add_(0.01)
+
+
 def rows_limited(model: nn.Module) -> None:
     for table in model.embeddings.tables.values():
         table.table.max_norm = 0.05
@@ -158,6 +167,12 @@ FAULTS: dict[str, tuple[dict[str, Any], str, str]] = {
     "weights written by the forward pass": (of_model(weights_written), "forward", "weights_overwritten"),
     "the state of another run": ({"inject": another_state}, "initial", "optimizer_state_differs"),
     "a state that is halved": ({"inject": halved_state}, "update", "optimizer_state_differs"),
+    "a part that is multiplied by 0": (of_model(lambda m: m.wide.register_forward_hook(lambda _, __, z: z * 0)), "forward", "detached_tower"),
+    "logits between two bounds": (of_model(lambda m: m.head.register_forward_hook(lambda _, __, z: 3 * torch.tanh(z / 3))), "forward", "bounded_logits"),
+    "a feature that is detached": (of_model(feature_detached), "gradients", "detached_tower"),
+    "a buffer that moves": (of_step(0, buffer_moved), "forward", "weights_overwritten"),
+    "rounded gradients": (of_step(0, dense(lambda p: p.grad.copy_(p.grad.bfloat16()))), "received", "gradient_changed"),
+    "nothing from the tower when scoring": (of_model(lambda m: m.tower.register_forward_hook(lambda m, _, h: h if m.training else h * 0)), "scoring", "scoring_differs"),
     "no step": ({"inject": never}, "update", "update_skipped"),
 }  # fmt: skip
 

@@ -9,9 +9,13 @@ from torch import Tensor
 
 from ctr_pipeline.gradients.adapters.batch import BatchView
 from ctr_pipeline.gradients.triage.evidence import Clue
+from ctr_pipeline.gradients.triage.forms import form_of
+from ctr_pipeline.gradients.triage.lookup_rules import SURE, form_of_ids
 
 
-def batch_clues(own: BatchView, stored: BatchView, numbers: Sequence[str], ids: Sequence[str]) -> Iterator[Clue]:
+def batch_clues(
+    own: BatchView, stored: BatchView, numbers: Sequence[str], ids: Sequence[str], tasks: Sequence[str] = ()
+) -> Iterator[Clue]:
     """Clues from what was changed between the dataset and the step.
 
     Args:
@@ -19,16 +23,21 @@ def batch_clues(own: BatchView, stored: BatchView, numbers: Sequence[str], ids: 
         stored: Its rows as the dataset has them.
         numbers: [D] names of the columns of numbers.
         ids: [F] names of the columns of ids.
+        tasks: [T] names of the tasks.
     """
     if own.labels.shape != stored.labels.shape:
         text = f"a batch has labels of shape {list(own.labels.shape)}, and its rows {list(stored.labels.shape)}"
         yield Clue(cause="batch_differs", weight=0.76, text=text, location="labels")
         return
-    yield from _label_clues(own.labels.cpu(), stored.labels)
+    yield from _label_clues(own.labels.cpu(), stored.labels, tasks)
     for at, name in enumerate(numbers):
         mine, theirs = own.numeric[:, at].cpu(), stored.numeric[:, at]
         if (other := _other_column(mine, theirs, stored.numeric)) is not None:
             text = f"feature {name} of a batch has the values of feature {numbers[other]}"
+            yield Clue(cause="feature_permuted", weight=0.93, text=text, location=name, separating=True)
+            continue
+        if (part := _part_of_column(mine, theirs, stored.numeric, at)) is not None:
+            text = f"feature {name} has the values of feature {numbers[part[0]]} in {part[1]:.0%} of a batch"
             yield Clue(cause="feature_permuted", weight=0.93, text=text, location=name, separating=True)
             continue
         yield from _number_clues(name, mine, theirs)
@@ -41,23 +50,28 @@ def batch_clues(own: BatchView, stored: BatchView, numbers: Sequence[str], ids: 
             text += f", but those of feature {ids[other]}"
             yield Clue(cause="ids_misplaced", weight=0.93, text=text, location=name, separating=True)
             continue
-        if torch.equal(mine.sort().values, theirs.sort().values):
-            yield Clue(
-                cause="feature_permuted",
-                weight=0.9,
-                text=f"{text}, but those of others",
-                location=name,
-                separating=True,
-            )
-        elif len(torch.unique(mine)) < 0.6 * len(torch.unique(theirs)):
-            yield Clue(cause="hash_clip", weight=0.85, text=f"{text}: fewer of them occur", location=name)
-        else:
-            yield Clue(cause="ids_misplaced", weight=0.85, text=text, location=name)
+        cause, weight, form = form_of_ids(mine, theirs)
+        if cause == "ids_misplaced" and (part := _part_of_column(mine, theirs, stored.ids, at)) is not None:
+            weight, form = 0.93, f"{part[1]:.0%} of them are those of feature {ids[part[0]]}"
+        text = f"{text}: {form}"
+        yield Clue(cause=cause, weight=weight, text=text, location=name, separating=weight > SURE)
     yield from _further_clues(own, stored)
     if not torch.allclose(own.weights.cpu(), stored.weights):
         factor = float(own.weights.mean() / stored.weights.mean().clamp_min(1e-12))
-        text = f"weights of a batch are not those of its rows; their mean is {factor:.3g} times as large"
+        form = form_of(own.weights.cpu(), stored.weights).text
+        text = f"weights of a batch are not those of its rows: {form}; their mean is {factor:.3g} times as large"
         yield Clue(cause="weights_scaled" if not 0.67 < factor < 1.5 else "weights_misapplied", weight=0.85, text=text)
+
+
+def _part_of_column(own: Tensor, stored: Tensor, columns: Tensor, at: int) -> tuple[int, float] | None:
+    """The column that differing values of ``own`` are of, and their share; None where they are of none."""
+    wrong = ~torch.isclose(own.double(), stored.double(), equal_nan=True)
+    if int(wrong.sum()) < 3:
+        return None
+    for other in range(columns.shape[1]):
+        if other != at and torch.equal(own[wrong].nan_to_num(), columns[wrong, other].nan_to_num()):
+            return other, float(wrong.double().mean())
+    return None
 
 
 def _other_column(own: Tensor, stored: Tensor, columns: Tensor) -> int | None:
@@ -108,60 +122,77 @@ def order_clues(rows: NDArray[np.int64], declared: NDArray[np.int64]) -> Iterato
         yield Clue(cause="batch_differs", weight=0.76, text=text, location="rows")
 
 
-def _label_clues(own: Tensor, stored: Tensor) -> Iterator[Clue]:
+def _label_clues(own: Tensor, stored: Tensor, tasks: Sequence[str]) -> Iterator[Clue]:
     if torch.equal(own, stored):
         return
     known = (own >= 0) & (stored >= 0)
+    wrong = [at for at in range(own.shape[1]) if not torch.equal(own[:, at], stored[:, at])]
     changed = float((own != stored)[known].float().mean()) if bool(known.any()) else 0.0
+    where = tasks[wrong[0]] if len(tasks) == own.shape[1] else None
     text = f"{changed:.0%} of the known labels of a batch are not those of its rows"
+    if where is not None and len(wrong) < own.shape[1]:
+        text += f", those of task {where} alone"
+
+    def clue(cause: str, weight: float, words: str, *, sure: bool = True) -> Clue:
+        return Clue(cause=cause, weight=weight, text=words, location=where, separating=sure)
+
     shift = next((by for by in (-3, -2, -1, 1, 2, 3) if torch.equal(own, stored.roll(by, 0))), None)
     columns = range(own.shape[1])
     if own.shape[1] > 1 and all(_other_column(own[:, at], stored[:, at], stored) is not None for at in columns):
-        text = f"the labels of a batch are those of other tasks: {text}"
-        yield Clue(cause="mask_inverted", weight=0.93, text=text, separating=True)
+        yield clue("mask_inverted", 0.93, f"the labels of a batch are those of other tasks: {text}")
     elif shift is not None:
-        yield Clue(cause="row_shift", weight=0.95, text=f"{text}: they are shifted by {shift} rows", separating=True)
+        yield clue("row_shift", 0.95, f"{text}: they are shifted by {shift} rows")
     elif bool(known.any()) and changed > 0.99:
-        yield Clue(cause="label_flip", weight=0.95, text=text, separating=True)
-    elif torch.equal(own.sum(dim=0), stored.sum(dim=0)) and changed > 0:
-        yield Clue(cause="label_permute", weight=0.93, text=f"{text}, and as many are 1", separating=True)
+        yield clue("label_flip", 0.95, text)
+    elif torch.equal(own.sort(dim=0).values, stored.sort(dim=0).values):
+        yield clue("label_permute", 0.93, f"{text}, and as many are 1")
     elif bool(((own >= 0) != (stored >= 0)).any()):
         more = int((own >= 0).sum()) > int((stored >= 0).sum())
-        cause = "unknown_as_zero" if more else "mask_drops_labels"
-        what = "more" if more else "fewer"
-        yield Clue(
-            cause=cause, weight=0.9, text=f"{what} labels of a batch are known than of its rows", separating=True
-        )
+        what = f"{'more' if more else 'fewer'} labels of a batch are known than of its rows"
+        yield clue("unknown_as_zero" if more else "mask_drops_labels", 0.9, what)
     else:
-        yield Clue(cause="label_noise", weight=0.85, text=text)
+        risen, fallen = (int(((own == y) & (stored == 1 - y)).sum()) for y in (1, 0))
+        yield clue("label_noise", 0.85, f"{text}: {risen} have become 1 and {fallen} 0", sure=False)
 
 
 def _number_clues(name: str, own: Tensor, stored: Tensor) -> Iterator[Clue]:
     if torch.allclose(own.double(), stored.double(), equal_nan=True):
         return
     lost = torch.isnan(own) & ~torch.isnan(stored)
-    if bool(lost.any()):
-        text = f"feature {name} is missing in {float(lost.float().mean()):.0%} of a batch, and its rows have it"
-        yield Clue(cause="feature_missing", weight=0.93, text=text, location=name, separating=True)
-        return
     text = f"feature {name} of a batch is not that of its rows"
+    if bool(lost.any()):
+        share = float(lost.float().mean())
+        yield _number("feature_missing", 0.93, name, f"{text}: it is missing in {share:.0%} of them, and they have it")
+        return
     if bool(torch.isinf(own).any()):
-        yield Clue(
-            cause="infinite_feature", weight=0.93, text=f"{text}: it is infinite", location=name, separating=True
-        )
+        yield _number("infinite_feature", 0.93, name, f"{text}: it is infinite")
         return
     mine, theirs = own.nan_to_num(0.0).double(), stored.nan_to_num(0.0).double()
+    filled = torch.isnan(stored) & ~torch.isnan(own)
+    if bool(filled.any()) and torch.allclose(mine[~filled], theirs[~filled]):
+        found = f"{text}: where it is missing it has values, as {float(mine[filled][0]):.4g}"
+        yield Clue(cause="batch_differs", weight=0.8, text=found, location=name)
+        return
     if float(mine.std()) < 1e-9 < float(theirs.std()):
-        yield Clue(
-            cause="feature_missing", weight=0.9, text=f"{text}: it has one value", location=name, separating=True
-        )
-    elif torch.allclose(mine.sort().values, theirs.sort().values):
-        yield Clue(
-            cause="feature_permuted", weight=0.93, text=f"{text}, but that of others", location=name, separating=True
-        )
+        yield _number("feature_missing", 0.93, name, f"{text}: it has one value")
+        return
+    if torch.allclose(mine.sort().values, theirs.sort().values):
+        yield _number("feature_permuted", 0.93, name, f"{text}, but that of others")
+        return
+    form = form_of(mine, theirs)
+    text = f"{text}: {form.text}"
+    if form.name in ("factor", "sign", "offset", "rescaled"):
+        yield _number("unnormalised_feature", 0.93, name, text)
+    elif form.name == "limited":
+        yield _number("feature_drift", 0.93, name, text)
     else:
         factor = float(mine.std() / theirs.std().clamp_min(1e-12))
         moved = float((mine.median() - theirs.median()).abs() / theirs.std().clamp_min(1e-12))
-        cause = "unnormalised_feature" if not 0.2 < factor < 5 or moved > 5 else "feature_drift"
-        text = f"{text}: it spreads {factor:.3g} times as widely"
+        scaled = not 0.2 < factor < 5 or moved > 5
+        cause = "unnormalised_feature" if scaled else "batch_differs" if form.name == "rounded" else "feature_drift"
+        text = f"{text}; it spreads {factor:.3g} times as widely"
         yield Clue(cause=cause, weight=0.85, text=text, location=name)
+
+
+def _number(cause: str, weight: float, name: str, text: str) -> Clue:
+    return Clue(cause=cause, weight=weight, text=text, location=name, separating=True)

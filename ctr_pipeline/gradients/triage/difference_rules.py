@@ -139,7 +139,7 @@ _ANYWHERE: Mapping[str, tuple[str, float]] = {
     "rows_shifted": ("batch_mixing", 0.9),
     "rows_permuted": ("batch_mixing", 0.9),
     "centred": ("batch_mixing", 0.93),
-    "rescaled": ("batch_mixing", 0.6),
+    "rescaled": ("batch_mixing", 0.4),
     "sigmoid": ("double_sigmoid", 0.93),
     "dropped": ("dropout_too_high", 0.6),
     "zero": ("feature_ignored", 0.6),
@@ -152,6 +152,9 @@ INPUTS = ("numeric", "embeddings")
 
 _AT_LOGITS: Mapping[str, tuple[str, float]] = {
     "factor": ("temperature", 0.93),
+    "offset": ("no_base_rate", 0.85),
+    "zero": ("bounded_logits", 0.6),
+    "constant": ("bounded_logits", 0.6),
     "limited": ("bounded_logits", 0.93),
     "sigmoid": ("double_sigmoid", 0.93),
 }

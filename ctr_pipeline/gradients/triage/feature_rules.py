@@ -33,15 +33,25 @@ def feature_clues(train: Rows, trusted: Rows) -> Iterator[Clue]:
     late = len(train) * 3 // 4
     for at, name in enumerate(train.number_names):
         own = train.numbers[late if name in train.from_past else 0 :, at]
-        yield from _number_clues(name, own, trusted.numbers[:, at])
+        yield from _number_clues(name, own, trusted.numbers[:, at], from_past=name in train.from_past)
     for at, name in enumerate(train.id_names):
         # What follows from the time differs between parts of a dataset that are split by time.
         if name in train.from_time:
             continue
-        yield from _id_clues(name, train.ids[late if name in train.from_past else 0 :, at], trusted.ids[:, at])
+        ids = train.ids[late if name in train.from_past else 0 :, at]
+        words = train.id_rows[at] - FIRST_ROW if at < len(train.id_rows) else 0
+        if words > 1 and len(ids) >= 500 and len(np.unique(ids)) == len(np.unique(trusted.ids[:, at])) == 1:
+            text = (
+                f"feature {name} has id {int(ids[0])} in all rows, and {words} are in its vocabulary: it tells nothing"
+            )
+            yield Clue(cause="feature_missing", weight=0.78, text=text, location=name)
+            continue
+        yield from _id_clues(name, ids, trusted.ids[:, at])
 
 
-def _number_clues(name: str, own: NDArray[np.float64], other: NDArray[np.float64]) -> Iterator[Clue]:
+def _number_clues(
+    name: str, own: NDArray[np.float64], other: NDArray[np.float64], *, from_past: bool
+) -> Iterator[Clue]:
     if infinite := int(np.isinf(own).sum()):
         text = f"feature {name} is infinite in {infinite} of {len(own)} sampled training rows"
         yield Clue(cause="infinite_feature", weight=0.9, text=text, location=name, separating=True)
@@ -53,6 +63,9 @@ def _number_clues(name: str, own: NDArray[np.float64], other: NDArray[np.float64
     elif missing_there - missing > 0.3:
         text = f"feature {name} is missing in {missing_there:.0%} of the later rows and in {missing:.0%} of the training rows"
         yield Clue(cause="train_serving_skew", weight=0.75, text=text, location=name)
+    if missing == 1 and missing_there == 1 and len(own) >= 500:
+        text = f"feature {name} is missing in all rows"
+        yield Clue(cause="feature_missing", weight=0.78, text=text, location=name)
     own, other = own[np.isfinite(own)], other[np.isfinite(other)]
     if len(own) < 100 or len(other) < 100:
         return
@@ -69,7 +82,8 @@ def _number_clues(name: str, own: NDArray[np.float64], other: NDArray[np.float64
         cause, weight = ("feature_missing", 0.9) if share > 0.9 else ("feature_drift", 0.7)
         yield Clue(cause=cause, weight=weight, text=text, location=name, separating=share > 0.9)
         return
-    if (part := _selected(name, own, other)) is not None:
+    # A time since something, of a log that began lately, has no large values yet.
+    if not from_past and (part := _selected(name, own, other)) is not None:
         yield part
         against = replace(part, cause="unnormalised_feature", weight=0.5, against=True)
         yield replace(against, text=f"within these bounds feature {name} is distributed as among trusted rows")
@@ -107,7 +121,7 @@ def _selected(name: str, own: NDArray[np.float64], other: NDArray[np.float64]) -
         f"training rows have values of feature {name} between {low:.3g} and {high:.3g} (standardised) alone, spread there as among "
         f"trusted rows, of which {1 - left:.0%} lie outside: rows were selected by it"
     )
-    return Clue(cause="feature_drift", weight=0.85, text=text, location=name)
+    return Clue(cause="feature_drift", weight=0.88, text=text, location=name)
 
 
 def _id_clues(name: str, own: NDArray[np.int64], other: NDArray[np.int64]) -> Iterator[Clue]:

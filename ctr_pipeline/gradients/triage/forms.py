@@ -57,7 +57,7 @@ def form_of(found: Tensor, expected: Tensor) -> Form:
         return Form("not_finite", f"{share:.1%} of its values are not finite", share)
     usable = torch.isfinite(own) & torch.isfinite(wanted)
     own, wanted = torch.where(usable, own, 0.0), torch.where(usable, wanted, 0.0)
-    for shape in (_constant, _factor, _of_rows, _of_columns, _rounded, _squashed, _masked, _of_some):
+    for shape in (_constant, _rounded, _factor, _of_parts, _of_rows, _squashed, _masked, _of_some):
         if (form := shape(own, wanted)) is not None:
             return form
     size = float((own - wanted).norm() / wanted.norm().clamp_min(1e-300))
@@ -81,10 +81,29 @@ def _constant(own: Tensor, wanted: Tensor) -> Form | None:
 def _factor(own: Tensor, wanted: Tensor) -> Form | None:
     size = float((wanted * wanted).sum())
     factor = float((own * wanted).sum()) / size if size else math.nan
-    if factor and _same(own, factor * wanted):
+    if factor and abs(factor - 1) > FIT and _same(own, factor * wanted):
         if abs(factor + 1) <= FIT:
             return Form("sign", "it has the wrong sign", factor)
         return Form("factor", f"it is {factor:.4g} times what is expected", factor)
+    return None
+
+
+def _of_parts(own: Tensor, wanted: Tensor) -> Form | None:
+    """What has been done to the features of [B, F, d], or to the units of [B, d]: some are 0, or exchanged."""
+    if own.ndim < 2 or own.shape[1] < 2:
+        return None
+    limit = FIT * max(float(wanted.abs().max()), 1e-300)
+    one, other = (values.transpose(0, 1).reshape(values.shape[1], -1) for values in (own, wanted))
+    wrong = ((one - other).abs().amax(dim=1) > limit).nonzero()[:, 0].tolist()
+    if not wrong or len(wrong) == len(one) > 64 or len(wrong) > 64:
+        return None
+    what = "columns" if own.ndim == 2 else "features"
+    if len(wrong) < len(one) and not bool(one[wrong].any()):
+        return Form(
+            "columns_zero", f"{len(wrong)} of its {len(one)} {what} are 0, number {wrong[0]} first", float(wrong[0])
+        )
+    if len(wrong) > 1 and all(any(_same(one[c], other[d]) for d in wrong if d != c) for c in wrong):
+        return Form("columns_exchanged", f"its {what} {wrong[:6]} have the values of others", float(len(wrong)))
     return None
 
 
@@ -101,7 +120,7 @@ def _of_rows(own: Tensor, wanted: Tensor) -> Form | None:
     if _same((flat @ direction).sort().values, (there @ direction).sort().values):
         return Form("rows_permuted", "its rows stand in another order")
     offset = (flat - there).mean(dim=0)
-    if _same(flat, there + offset):
+    if _same(flat, there + offset) and not _same(flat, there):
         if _same(offset, -there.mean(dim=0)) or _same(offset, there.mean(dim=0)):
             return Form("centred", "the mean over the rows of the batch is taken from it, or added to it")
         return Form("offset", f"constants of up to {float(offset.abs().max()):.4g} are added to it")
@@ -114,24 +133,11 @@ def _of_rows(own: Tensor, wanted: Tensor) -> Form | None:
     return None
 
 
-def _of_columns(own: Tensor, wanted: Tensor) -> Form | None:
-    """Columns that are exchanged, or that alone differ."""
-    if own.ndim < 2 or own.shape[-1] < 2:
-        return None
-    flat, there = own.reshape(-1, own.shape[-1]), wanted.reshape(-1, own.shape[-1])
-    limit = FIT * max(float(there.abs().max()), 1e-300)
-    wrong = ((flat - there).abs().amax(dim=0) > limit).nonzero()[:, 0].tolist()
-    if not 1 < len(wrong) <= 64:
-        return None
-    of = {c: [d for d in wrong if float((flat[:, c] - there[:, d]).abs().max()) <= limit] for c in wrong}
-    if all(of.values()):
-        return Form("columns_exchanged", f"its columns {wrong[:6]} have the values of others", float(len(wrong)))
-    return None
-
-
 def _rounded(own: Tensor, wanted: Tensor) -> Form | None:
     for kind in (torch.bfloat16, torch.float16):
-        if bool((own == wanted.to(kind).double()).double().mean() > 0.99) and not bool((own == wanted).all()):
+        held, there = (values.to(kind).double() for values in (own, wanted))
+        near = (own - wanted).abs() <= torch.finfo(kind).eps * wanted.abs() + torch.finfo(kind).tiny
+        if bool((own == held).all()) and not bool((wanted == there).all()) and bool(near.double().mean() > 0.99):
             return Form("rounded", f"it is rounded to {str(kind).removeprefix('torch.')}")
     return None
 

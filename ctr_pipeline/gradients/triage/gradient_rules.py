@@ -10,9 +10,13 @@ from torch import Tensor
 
 from ctr_pipeline.gradients.contracts.outcome import listed
 from ctr_pipeline.gradients.triage.evidence import Clue
+from ctr_pipeline.gradients.triage.forms import form_of, is_apart
 
 SAME = 0.999
 """Cosine from which two gradients have one direction."""
+
+EXACT = 1e-3
+"""Difference of a gradient from what it should be, relative to its largest value, that rounding in 32 bits does not make."""
 
 CLOSE = 0.01
 """Relative difference of factors that counts as none."""
@@ -82,10 +86,27 @@ def received_clues(gradients: Sequence[Received], clip_norm: float) -> Iterator[
     if turned:
         yield from _turned_clues(turned, rest)
         return
-    yield from _factor_clues(rest, clip)
+    wrong = list(_factor_clues(rest, clip))
+    yield from wrong or _inexact_clues(rest)
+
+
+def _inexact_clues(gradients: Sequence[Received]) -> Iterator[Clue]:
+    """Gradients of the right length and direction that are not equal: rounded, or otherwise in some places."""
+    for gradient in gradients:
+        expected = gradient.factor * gradient.expected
+        if is_apart(gradient.found, expected, EXACT):
+            text = f"the gradient of {gradient.name} that the optimizer receives is not that of the loss: {form_of(gradient.found, expected).text}"
+            yield Clue(cause="gradient_changed", weight=0.85, text=text, location=gradient.name, separating=True)
+            return
 
 
 def _lost_clues(gradients: Sequence[Received], share: float) -> Iterator[Clue]:
+    # What 16 bits held is rounded to them; values that are equal to the last bit went another way.
+    left = [Received(g.name, g.expected[g.found != 0], g.found[g.found != 0]) for g in gradients]
+    if all(not is_apart(g.found, g.factor * g.expected, EXACT / 10) for g in left):
+        text = f"{share:.1%} of the gradients are exactly 0 when the optimizer gets them, and the others are what they should be"
+        yield Clue(cause="gradient_zeroed", weight=0.93, text=text, separating=True)
+        return
     # Tensor by tensor: what falls below the range of 16 bits is what is smallest.
     lost = smallest_lost = 0
     for gradient in gradients:
@@ -114,6 +135,11 @@ def _turned_clues(turned: Sequence[Received], gradients: Sequence[Received]) -> 
         yield Clue(cause="clip_by_value", weight=0.93, text=text, separating=True)
         return
     worst = min(turned, key=lambda g: g.cosine)
+    many = [g for g in turned if g.found.numel() > 2]
+    if many and all(len(torch.unique(g.found[g.found != 0].abs())) == 1 for g in many):
+        text = f"of the gradients of {names} the sign alone is left"
+        yield Clue(cause="gradient_changed", weight=0.93, text=text, location=worst.name, separating=True)
+        return
     text = f"the gradient of {worst.name} that the optimizer receives is not that of the loss (cosine {worst.cosine:.3f}); {len(turned)} of {len(gradients)} tensors are changed"
     yield Clue(cause="gradient_changed", weight=0.8, text=text, location=worst.name)
 
@@ -123,7 +149,8 @@ def _is_clamped(gradient: Received) -> bool:
     size = gradient.found.abs()
     limit = float(size.max())
     at_limit = size >= limit * (1 - 1e-5)
-    if int(at_limit.sum()) < 2:
+    # A limit makes nothing larger than it was.
+    if int(at_limit.sum()) < 2 or float(gradient.expected.abs()[at_limit].min()) < limit * (1 - 1e-3):
         return False
     inside = ~at_limit
     if not bool(inside.any()):

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from ctr_pipeline.gradients.triage.evidence import Clue
 
+SURE = 0.9
+"""Weight of a form that no other cause leaves behind."""
+
 FEWER = 0.9
 """Share of the rows that are meant, up to which several of them have become one."""
 
@@ -60,16 +63,29 @@ def _of_feature(place: str, own: Tensor, declared: Tensor, owner: OwnedRows) -> 
     foreign = float(((read < owner.start) | (read >= owner.end)).double().mean())
     if foreign > 0:
         return clue("wrong_offsets", 0.93, f"{foreign:.0%} are of other features", sure=True)
-    if share == 1 and len(torch.unique(read - meant)) == 1:
-        return clue("ids_misplaced", 0.93, f"each is {int((read - meant)[0]):+d} rows away", sure=True)
+    cause, weight, form = form_of_ids(read, meant)
+    return clue(cause, weight, form, sure=weight > SURE)
+
+
+def form_of_ids(read: Tensor, meant: Tensor) -> tuple[str, float, str]:
+    """In which form ids of one feature differ from those that are meant: a cause, its weight, and the form, a clause.
+
+    Args:
+        read: [N] ids as they are.
+        meant: [N] those that are meant, of which some differ.
+    """
+    if len(torch.unique(read - meant)) == 1:
+        return "ids_misplaced", 0.93, f"each is {int((read - meant)[0]):+d} rows away"
     pairs = torch.unique(torch.stack([meant, read]), dim=1)
     wanted, few = len(torch.unique(meant)), len(torch.unique(read))
     if pairs.shape[1] == wanted and few <= FEWER * wanted:
-        return clue("hash_clip", 0.93, f"{wanted} different ones have become {few}", sure=True)
+        return "hash_clip", 0.93, f"{wanted} different ones have become {few}"
     if pairs.shape[1] == wanted == few:
-        return clue("ids_misplaced", 0.93, "each id has another one's row", sure=True)
+        return "ids_misplaced", 0.93, "each id has another one's row"
     if torch.equal(read.sort().values, meant.sort().values):
-        return clue("feature_permuted", 0.93, "they are those of other rows of the batch", sure=True)
-    if few <= FEWER * wanted:
-        return clue("hash_clip", 0.85, f"{few} different ones are read, and {wanted} are meant", sure=False)
-    return clue("ids_misplaced", 0.85, f"{few} different ones are read, and {wanted} are meant", sure=False)
+        return "feature_permuted", 0.93, "they are those of other rows of the batch"
+    share, changed = float((read != meant).double().mean()), read[read != meant]
+    if len(torch.unique(changed)) == 1:
+        return "hash_clip", 0.85, f"{share:.0%} of them are {int(changed[0])}"
+    form = f"{few} different ones are read, and {wanted} are meant; {share:.0%} of them differ"
+    return "hash_clip" if few <= FEWER * wanted else "ids_misplaced", 0.85, form

@@ -62,7 +62,9 @@ def loss_clues(
         if not stray <= FIT:
             holds = holds and stray <= FIT
             text = f"labels that are not known have a gradient, {stray:.3g} times the largest one of those that are"
-            yield Clue(cause="unknown_as_zero", weight=0.9, text=text, separating=True)
+            # Where the others have another gradient too, the loss is another one.
+            right = bool(wrong <= FIT)
+            yield Clue(cause="unknown_as_zero", weight=0.9 if right else 0.5, text=text, separating=right)
     yield from _range_clues(loss, rows, counts, tasks, holds)
     yield from _empty_clues(loss, logits, rows, tasks, holds)
 
@@ -75,7 +77,8 @@ def step_loss_clues(loss: LossView, form: str) -> Iterator[Clue]:
         form: In which form it differs, a clause.
     """
     compared = compare_loss_gradient(loss)
-    if compared is not None and not float(compared.unknown) <= FIT:
+    right = compared is not None and len(compared.ratio) and float((compared.ratio - 1).abs().max()) <= FIT
+    if compared is not None and right and not float(compared.unknown) <= FIT:
         text = f"labels that are not known have a gradient, {float(compared.unknown):.3g} times the largest one of those that are"
         yield Clue(cause="unknown_as_zero", weight=0.9, text=text, separating=True)
     elif compared is not None and len(compared.ratio) and not float((compared.ratio - 1).abs().max()) <= FIT:

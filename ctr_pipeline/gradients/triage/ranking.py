@@ -57,6 +57,7 @@ EXPLAINS: dict[str, frozenset[str]] = {
     "row_shift": frozenset({"label_permute", "label_noise"}),
     "label_permute": frozenset({"label_noise", "feature_drift", "feature_permuted", "mask_inverted"}),
     "leak": frozenset({"feature_drift", "unnormalised_feature"}),
+    "feature_permuted": frozenset({"feature_drift"}),
     "huge_lr": frozenset({"dead_relu", "nonfinite_weight"}),
     "bad_init_small": frozenset({"dead_relu", "detached_tower", "tiny_lr"}),
     "bad_init_const": frozenset({"dead_relu", "bad_init_small"}),

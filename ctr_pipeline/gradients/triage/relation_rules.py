@@ -13,6 +13,13 @@ FEWEST_VALUES, FEWEST_ROWS = 20, 500
 """Distinct ids, and rows, below which two columns may agree by chance."""
 
 
+ENDED = 0.2
+"""Share of a vocabulary, at its end, of which no word occurs."""
+
+FEWEST_MISSED = 200.0
+"""Rows that its words would have if each were as frequent as the last ones that occur."""
+
+
 def relation_clues(train: Rows) -> Iterator[Clue]:
     """Clues from columns of ids that follow from another one by arithmetic alone.
 
@@ -29,6 +36,35 @@ def relation_clues(train: Rows) -> Iterator[Clue]:
                 text = f"ids of feature {name} are those of feature {of}, {form}, in all rows that were looked at"
                 yield Clue(cause="ids_misplaced", weight=0.85, text=text, location=name)
                 return
+
+
+def vocabulary_clues(train: Rows) -> Iterator[Clue]:
+    """Clues from ids that end far below the end of their vocabulary, where each of the last of them occurs often.
+
+    The words of a vocabulary are in order of falling frequency: rare ones may lack in a sample, and no whole end of it while those
+    just before are frequent.
+    """
+    for at, (name, rows) in enumerate(zip(train.id_names, train.id_rows, strict=False)):
+        own = train.ids[:, at]
+        own = own[own >= FIRST_ROW]
+        if name in train.from_time or name in train.from_past or len(own) < FEWEST_ROWS:
+            continue
+        end = int(own.max())
+        above, counts = rows - 1 - end, np.bincount(own, minlength=end + 1)
+        # The last one itself may have what was cut off.
+        last = counts[end - max(3, (end - FIRST_ROW) // 10) : end]
+        if (
+            end - FIRST_ROW < 10
+            or above < ENDED * rows
+            or float(last.min()) < 1
+            or above * float(last.mean()) < FEWEST_MISSED
+        ):
+            continue
+        text = (
+            f"no training row that was looked at has an id of feature {name} above {end} of {rows - 1}, and each of those just below has "
+            f"{float(last.mean()):.3g}: ids are cut off or folded, or those of another column"
+        )
+        yield Clue(cause="hash_clip", weight=0.8, text=text, location=name)
 
 
 def _folded(own: NDArray[np.int64], other: NDArray[np.int64]) -> str:

@@ -29,6 +29,7 @@ class Rows:
         tasks: [T] names.
         from_time: Names of the features of ids that follow from the time of the row.
         from_past: Names of the features that are made of earlier rows: the first rows of a log have none of them.
+        id_rows: [F] rows of each feature's vocabulary; empty where that is not known.
     """
 
     numbers: NDArray[np.float64]
@@ -40,6 +41,7 @@ class Rows:
     tasks: Sequence[str]
     from_time: frozenset[str] = frozenset()
     from_past: frozenset[str] = frozenset()
+    id_rows: Sequence[int] = ()
 
     def __len__(self) -> int:
         """The number of rows."""
@@ -102,6 +104,7 @@ def rows_of(
             [column.name for column in layout.numeric if column.group == "history"]
             + [column.name for column in layout.ids if column.group == "history"]
         ),
+        id_rows=tuple(column.rows for column in layout.ids),
     )
 
 
@@ -165,7 +168,7 @@ def rows_at(rows: Rows, chosen: NDArray[np.bool_]) -> Rows:
     return Rows(
         numbers=rows.numbers[chosen], ids=rows.ids[chosen], labels=rows.labels[chosen], weights=rows.weights[chosen],
         number_names=rows.number_names, id_names=rows.id_names, tasks=rows.tasks, from_time=rows.from_time,
-        from_past=rows.from_past,
+        from_past=rows.from_past, id_rows=rows.id_rows,
     )  # fmt: skip
 
 
