@@ -142,7 +142,7 @@ class Trainer:
         try:
             while self.epoch < self._epochs and self.epoch - self.best_epoch <= self.job.training.patience:
                 started = self._clock()
-                rows += self._train_epoch()
+                rows += self._train_epoch(self._steps_file)
                 seconds += self._clock() - started
                 self._finish_epoch(validation_file)
             finished = True
@@ -165,7 +165,7 @@ class Trainer:
             model_sha256=self.model_sha256,
         )
 
-    def _train_epoch(self) -> int:
+    def _train_epoch(self, steps_file: StepLines | None) -> int:
         self.model.train()
         rows = 0
         if self._preflight is None:
@@ -180,8 +180,9 @@ class Trainer:
                 record = self._train_step(batch)
                 self._refuse(self._preflight.after(record), taken_back=not record.skipped)
                 rows += record.rows
-                if self._steps_file is not None:
-                    self._steps_file.add(record)
+                if self.group.is_first:
+                    if steps_file is not None:
+                        steps_file.add(record)
                     for callback in self._callbacks:
                         callback.on_step(record, self.steps)
                 self.step += 1

@@ -174,8 +174,7 @@ def take_step(state: StepState, batch: BatchView, at: StepPosition, cancelled: b
     fault = None if batch.faulty is False else state.inputs.fault(batch, at.step)
     # A faulty batch must not reach the tables; this process then takes part with no rows.
     seen = to_device(batch if fault is None else batch.without_rows(), state.group.device)
-    counts = state.objectives.known_counts(seen.labels, seen.delays)
-    counts = counts if single else state.group.sum(counts)
+    counts = state.group.sum(state.objectives.known_counts(seen.labels, seen.delays))
     state.monitor.begin(at.step)
     measured = state.monitor.probing
     if measured:
