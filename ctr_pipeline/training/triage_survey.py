@@ -8,6 +8,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from ctr_pipeline.datasets import PackedDataset, PackedSplit
+from ctr_pipeline.errors import UserError
+from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.gradients.adapters.inputs import input_fault
 from ctr_pipeline.gradients.adapters.ranker_contracts import profile
 from ctr_pipeline.gradients.adapters.rehearsal import BuiltTraining, initial_tables
@@ -22,6 +25,7 @@ from ctr_pipeline.gradients.triage.left_behind import read_json_lines
 from ctr_pipeline.gradients.triage.loss_rules import loss_clues, task_weight_clues
 from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_clues, model_clues, setting_clues
 from ctr_pipeline.gradients.triage.profile_rules import profile_clues
+from ctr_pipeline.gradients.triage.reference_rules import Profiled, reference_clues
 from ctr_pipeline.gradients.triage.relation_rules import relation_clues, vocabulary_clues
 from ctr_pipeline.gradients.triage.row_sample import ROWS, late_rows, neighbouring_rows, spread_rows
 from ctr_pipeline.ranker import load_ranker
@@ -31,6 +35,7 @@ from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.training.assembly import build_objectives
 from ctr_pipeline.training.dataloader import delays_of, gather, to_device
 from ctr_pipeline.training.declared_training import DeclaredTraining
+from ctr_pipeline.training.job_spec import TrainingJob
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.scoring import validate
 from ctr_pipeline.training.step_comparison import StepComparison
@@ -237,6 +242,28 @@ def row_clues(trainer: Trainer) -> Iterator[Clue]:
     neighbours = neighbouring_rows(train, layout)
     yield from label_clues(sample, neighbours, reference, late_rows(train, layout))
     yield from profile_clues(sample, neighbours, reference)
+    yield from last_good_clues(trainer)
+
+
+def last_good_clues(trainer: Trainer) -> Iterator[Clue]:
+    """Clues from the training rows beside those of the last good run, where these are still there."""
+    steps = trainer.job.last_good_steps
+    file = None if steps is None else steps.with_name("job.json")
+    if file is None or not file.is_file():
+        return
+    try:
+        good = PackedDataset.open(TrainingJob.load(file).dataset)
+    except UserError:
+        # Packed again since, or of an earlier version.
+        return
+    yield from reference_clues(
+        _profiled(trainer.train, trainer.dataset.layout), _profiled(good.splits["train"], good.layout)
+    )
+
+
+def _profiled(split: PackedSplit, layout: Layout) -> Profiled:
+    chosen = np.unique(np.linspace(0, len(split) - 1, min(len(split), ROWS)).astype(np.int64))
+    return Profiled(rows=spread_rows(split, layout), raw=np.take(split.numeric, chosen, axis=0).astype(np.float64))
 
 
 def _repeated_rows(trainer: Trainer) -> Iterator[Clue]:
