@@ -71,10 +71,12 @@ class Surveyed:
     Attributes:
         clues: All clues.
         looked_at: Names of what was looked at, beside the built training.
+        losses: Losses of its first steps.
     """
 
     clues: list[Clue]
     looked_at: tuple[str, ...] = ()
+    losses: tuple[float, ...] = ()
 
 
 def survey(build: Callable[[Path], Trainer], folder: Path) -> Surveyed:
@@ -103,7 +105,7 @@ def survey(build: Callable[[Path], Trainer], folder: Path) -> Surveyed:
     if stopped is not None and stopped.cause.kind in ("parameter", "buffer", "optimizer_state"):
         text = stopped.cause.message
         clues.append(Clue(cause="nonfinite_weight", weight=0.6, text=text, location=stopped.cause.tensor))
-    return Surveyed(clues, () if declared is None else (COMPARED,))
+    return Surveyed(clues, () if declared is None else (COMPARED,), tuple(watch.losses))
 
 
 def late_clues(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Clue]:

@@ -20,6 +20,7 @@ from ctr_pipeline.gradients.triage.evidence import RunEvidence
 from ctr_pipeline.gradients.triage.hypothesis import Triage
 from ctr_pipeline.gradients.triage.left_behind import evidence_of, with_settings
 from ctr_pipeline.gradients.triage.ranking import triage
+from ctr_pipeline.gradients.triage.run_rules import reproduction_clues
 from ctr_pipeline.training.declared_training import builder_of
 from ctr_pipeline.training.loop import Trainer
 from ctr_pipeline.training.triage_replay import with_replays
@@ -52,7 +53,8 @@ def triage_of(
         folder = Path(name)
         seen = survey(build, folder / "survey")
         looked_at = (*evidence.looked_at, "the built training", *seen.looked_at)
-        found = triage(replace(evidence, clues=(*evidence.clues, *seen.clues), looked_at=looked_at))
+        clues = (*evidence.clues, *seen.clues, *reproduction_clues(evidence.steps, seen.losses))
+        found = triage(replace(evidence, clues=clues, looked_at=looked_at))
         found = with_replays(found, build, folder / "replays", _broke_at(evidence)) if replay else found
     return _with_facts(found, compared)
 

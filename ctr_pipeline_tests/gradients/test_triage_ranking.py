@@ -3,6 +3,7 @@
 from ctr_pipeline.gradients.triage.causes import CAUSES, INTERACTIONS
 from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
 from ctr_pipeline.gradients.triage.ranking import EXPLAINS, rank, triage
+from ctr_pipeline.gradients.triage.run_rules import reproduction_clues
 
 
 def clue(cause: str, weight: float, text: str = "", *, separating: bool = False, against: bool = False) -> Clue:
@@ -49,6 +50,18 @@ def test_two_causes_that_act_together_are_named_as_one() -> None:
     assert {h.cause for h in found.hypotheses[1:]} == {"new_embedding_huge", "ips_unclipped"}
     alone = rank([clue("new_embedding_huge", 0.9, separating=True), clue("ips_unclipped", 0.35)])
     assert alone.hypotheses[0].cause == "new_embedding_huge"
+
+
+def test_steps_that_are_not_those_that_were_recorded_are_told() -> None:
+    recorded = [{"step": step, "loss": 0.7 - 0.01 * step} for step in range(4)]
+    losses = [0.7, 0.69, 0.68]
+    assert not list(reproduction_clues(recorded, losses))
+    assert not list(reproduction_clues(recorded, [loss * 1.01 for loss in losses]))
+    assert not list(reproduction_clues([], losses))
+    assert not list(reproduction_clues([{"step": 0, "loss": float("nan")}], losses))
+    (found,) = reproduction_clues(recorded, [0.7, 0.8, 0.9])
+    assert (found.cause, found.weight, found.separating) == ("not_reproduced", 0.5, False)
+    assert "step 1 was recorded as 0.69, and is 0.8" in found.text
 
 
 def test_strong_smoothing_is_named_and_a_little_is_not() -> None:

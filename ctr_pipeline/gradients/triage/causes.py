@@ -112,6 +112,8 @@ _CAUSES = (
     Cause("update_differs", "weights move otherwise than the declared optimizers and schedule move them", "build optimizers and schedule from the job alone"),
     Cause("update_skipped", "an optimizer makes no update in some steps", "let every optimizer step once in each step"),
     Cause("scoring_differs", "the stored model does not predict as it did when it was chosen", "store the weights that were validated, and score with the same code"),
+    # Of no stage.
+    Cause("not_reproduced", "the recorded first steps are not those of the training as it is built now", "look for what the job does not say: code, rows or settings of the machine that have changed, or a state from outside"),
     # Two at once.
     Cause("unnormalised_embedding_and_unclipped_weights", "a table starts with large values, and unlimited weights multiply its gradients: either alone is survived", "start the table near 0 and limit the weights; clipping alone hides it"),
 )  # fmt: skip

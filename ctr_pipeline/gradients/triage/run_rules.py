@@ -8,6 +8,9 @@ from typing import Any
 from ctr_pipeline.gradients.triage.contract_rules import LOSS_FAULTS
 from ctr_pipeline.gradients.triage.evidence import Clue, RunEvidence
 
+REPRODUCED = 0.05
+"""Relative difference of a loss up to which a step is the same: other processors, processes and precisions round otherwise."""
+
 SMOOTHED = 0.2
 """Share of each label that is drawn to the base rate, above which predictions are so too."""
 
@@ -22,6 +25,24 @@ def run_clues(evidence: RunEvidence) -> Iterator[Clue]:
     yield from _rate_clues(evidence)
     yield from _smoothing_clues(evidence)
     yield from _step_clues(evidence.steps)
+
+
+def reproduction_clues(recorded: Sequence[Mapping[str, Any]], losses: Sequence[float]) -> Iterator[Clue]:
+    """Whether the first steps that a training recorded are those of the training that is built once more.
+
+    Args:
+        recorded: Records of its steps, oldest first.
+        losses: Losses of the first steps of the other one.
+    """
+    by_step = {int(step["step"]): step.get("loss") for step in recorded[: len(losses)] if "step" in step}
+    for step, loss in enumerate(losses):
+        found = by_step.get(step)
+        if not isinstance(found, int | float) or not math.isfinite(found) or not math.isfinite(loss):
+            continue
+        if abs(found - loss) > REPRODUCED * max(abs(loss), 0.1):
+            text = f"the loss of step {step} was recorded as {found:.6g}, and is {loss:.6g} of the training as it is built now"
+            yield Clue(cause="not_reproduced", weight=0.5, text=text)
+            return
 
 
 def _stop_clues(evidence: RunEvidence) -> Iterator[Clue]:
