@@ -49,6 +49,10 @@ def test_a_number_of_one_value_everywhere_tells_nothing() -> None:
     one = [replace(rows(n), ids=np.full((6000, 2), 5), id_rows=(60, 3)) for n in (0, 1)]
     # A vocabulary of one word has one value.
     assert [(clue.cause, clue.location) for clue in feature_clues(*one)] == [("feature_missing", "ad")]
+    # Of a flag that few rows have the statistics know; of what was cut down to few values they do not.
+    for size, told in ((60.0, 0), (1.0, 1)):
+        few = [replace(rows(n), numbers=np.where(np.arange(6000) % 3000 == 0, size, 0.0)[:, None]) for n in (0, 1)]
+        assert len(list(feature_clues(*few))) == told
     # A log that is too short for it says nothing.
     few = np.arange(6000) < 300
     assert not list(feature_clues(rows_at(own, few), rows_at(other, few)))

@@ -15,6 +15,10 @@ FAR_APART, APART = 0.5, 0.3
 COLLAPSED = 0.1
 """Share of the rows by which one id may be more frequent than among trusted rows."""
 
+NEARLY_ALL, FLAT = 0.999, 0.1
+"""Share of the rows with one value, and standard deviation of standardised numbers, from which, and below which, a feature tells
+nothing."""
+
 PART = 0.8
 """Share of the trusted rows that lie within the bounds of the training rows, up to which these are a selection."""
 
@@ -73,8 +77,10 @@ def _number_clues(
     # Of a feature with one value, or one that most rows share, the spread says nothing.
     value, count = _mode(own)
     share, there = count / len(own), float((other == value).mean())
-    if share == 1 and there == 1 and len(own) >= 500:
-        text = f"feature {name} is {value:.4g} (standardised) in all rows: it tells nothing"
+    # A flag that few rows have spreads as its statistics say; what was cut down to one value does not.
+    flat = max(float(own.std()), float(other.std())) < FLAT
+    if min(share, there) > NEARLY_ALL and flat and len(own) >= 500:
+        text = f"feature {name} is {value:.4g} (standardised) in {share:.2%} of the training rows and in {there:.2%} of the others: it tells nothing"
         yield Clue(cause="feature_missing", weight=0.78, text=text, location=name)
         return
     if share - there > 0.3:
