@@ -151,10 +151,13 @@ def _unhooked(trainer: Trainer) -> None:
 
 
 def _usual_settings(trainer: Trainer) -> None:
-    usual = {"betas": (0.9, 0.999), "eps": 1e-8, "maximize": False, "momentum": 0.9, "weight_decay": 1e-5, "l2": 0.0}
+    usual = {"betas": (0.9, 0.999), "eps": 1e-8, "maximize": False, "weight_decay": 1e-5, "l2": 0.0}
     for optimizer in trainer.optimizers:
         for group in optimizer.param_groups:
             group.update({name: value for name, value in usual.items() if name in group})
+            # An optimizer without momentum stays so: to give it one is another training, and diverges at the same rate.
+            if "momentum" in group:
+                group["momentum"] = min(max(group["momentum"], 0.0), 0.9)
     _unhooked(trainer)
 
 
