@@ -1,0 +1,157 @@
+"""From the bytes of a request to its JSON, within limits."""
+
+import json
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+JSON_TYPE = "application/json"
+
+LONGEST_NAME = 100
+"""A longer name of a field is not repeated in a message."""
+
+
+class RequestError(Exception):
+    """A request that is not answered with scores.
+
+    Args:
+        message: What was found and what was expected, for the sender; never a value of a feature.
+        field: The field of the request that it is about.
+        status: HTTP status, 4xx or 503.
+        kind: What the metrics count it as.
+    """
+
+    def __init__(self, message: str, field: str | None = None, *, status: int = 400, kind: str = "field") -> None:
+        super().__init__(message)
+        self.message, self.field, self.status, self.kind = message, field, status, kind
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """What a request, and all of them at once, may take."""
+
+    body_bytes: int = 4 * 2**20
+    """Size of a body."""
+    candidates: int = 5000
+    """Candidates of a request."""
+    list_length: int = 1000
+    """Values of a feature that holds lists."""
+    body_seconds: float = 5.0
+    """Time until the whole body has arrived."""
+    at_once: int = 64
+    """Requests that are read or scored in one process at once; further ones are told to come again."""
+
+
+def refuse_type(headers: Mapping[str, str]) -> None:
+    """Refuses a body that does not declare itself as plain JSON.
+
+    Raises:
+        RequestError: status 415.
+    """
+    kind, _, parameters = headers.get("content-type", "").partition(";")
+    charset = parameters.strip().lower().removeprefix("charset=").strip('"')
+    if kind.strip().lower() != JSON_TYPE or charset not in ("", "utf-8", "utf8"):
+        raise RequestError(f"expected Content-Type: {JSON_TYPE}, in UTF-8", "Content-Type", status=415, kind="type")
+    if headers.get("content-encoding", "identity").lower() != "identity":
+        raise RequestError("the body is compressed; send it as it is", "Content-Encoding", status=415, kind="type")
+    if "inference-header-content-length" in headers:
+        raise RequestError(
+            "the binary extension of the protocol is not read; send the tensors as JSON",
+            "Inference-Header-Content-Length",
+            status=415,
+            kind="type",
+        )
+
+
+async def read_body(headers: Mapping[str, str], chunks: AsyncIterator[bytes], most: int) -> bytes:
+    """The whole body of at most ``most`` bytes.
+
+    Raises:
+        RequestError: it is larger; status 413. What is left of it is not read.
+    """
+    too_large = RequestError(f"the body has more than {most} bytes", status=413, kind="limit")
+    declared = headers.get("content-length", "")
+    if declared.isascii() and declared.isdigit() and (len(declared) > 18 or int(declared) > most):
+        raise too_large
+    parts, size = [], 0
+    async for chunk in chunks:
+        size += len(chunk)
+        if size > most:
+            raise too_large
+        parts.append(chunk)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def parsed_object(body: bytes) -> dict[str, Any]:
+    """The JSON object that a body is.
+
+    Raises:
+        RequestError: it is no JSON, holds NaN or Infinity, or a key twice; or it is no object.
+    """
+    try:
+        content = orjson.loads(body)
+    except (orjson.JSONDecodeError, RecursionError) as error:
+        # Its message may repeat a part of the body.
+        place = f" (line {error.lineno}, column {error.colno})" if isinstance(error, orjson.JSONDecodeError) else ""
+        raise RequestError(
+            f"the body is no JSON in UTF-8{place}; NaN and Infinity are none, write null", kind="json"
+        ) from None
+    # As many keys as colons: none was given twice. Where a text has a colon, the slow way decides.
+    try:
+        if body.count(b":") != _keys(content):
+            _refuse_double_keys(body)
+    except RecursionError:
+        raise RequestError("the body is nested too deeply", kind="json") from None
+    if not isinstance(content, dict):
+        raise RequestError(f"expected a JSON object; found {kind_of(content)}", kind="json")
+    return content
+
+
+def kind_of(value: Any) -> str:
+    """What JSON calls a value."""
+    names = {dict: "an object", list: "a list", str: "a text", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
+
+
+def shown_name(name: str) -> str:
+    """A name of the sender as a message repeats it."""
+    return repr(name) if len(name) <= LONGEST_NAME else f"with a name of {len(name)} characters"
+
+
+def refuse_other_fields(content: Mapping[str, Any], known: tuple[str, ...], where: str = "the request") -> None:
+    """Refuses fields that have no meaning here, so that a misspelt one is not taken for an absent one.
+
+    Raises:
+        RequestError: names the first.
+    """
+    for name in content:
+        if name not in known:
+            raise RequestError(
+                f"{where} has a field {shown_name(name)}; expected {', '.join(known)}", name[:LONGEST_NAME]
+            )
+
+
+def _keys(content: Any) -> int:
+    """Number of keys, in lists of plain values not looked for."""
+    if isinstance(content, dict):
+        return len(content) + sum(map(_keys, content.values()))
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        return sum(map(_keys, content))
+    return 0
+
+
+def _refuse_double_keys(body: bytes) -> None:
+    def checked(pairs: list[tuple[str, Any]]) -> None:
+        seen = set()
+        for name, _ in pairs:
+            if name in seen:
+                raise RequestError(f"the field {shown_name(name)} is there twice", name[:LONGEST_NAME], kind="json")
+            seen.add(name)
+
+    try:
+        json.loads(body, object_pairs_hook=checked)
+    except ValueError:
+        # Python reads no whole number of more than some thousand digits.
+        raise RequestError("the body is no JSON that is read here: a number is too long", kind="json") from None

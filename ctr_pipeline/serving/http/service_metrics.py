@@ -1,0 +1,69 @@
+"""Counts and durations of a service in the text format of Prometheus."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from prometheus_client.multiprocess import MultiProcessCollector
+
+SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
+CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 1000, 2000, 5000)
+
+OTHER_PATH = "other"
+"""Stands for paths that the service does not have: their texts are the senders'."""
+
+
+class ServiceMetrics:
+    """The metrics of one service. No label holds what a sender wrote.
+
+    Args:
+        folder: Where the processes of one service share their counts; None where there is one process. The library
+            shares them only where the variable PROMETHEUS_MULTIPROC_DIR named the folder when it was loaded.
+    """
+
+    content_type = CONTENT_TYPE_LATEST
+
+    def __init__(self, folder: Path | None = None) -> None:
+        self._folder = folder
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "ctr_serve_requests", "Answered requests.", ["path", "status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "ctr_serve_request_seconds", "Time from the first byte of a request to its answer.", ["path"],
+            buckets=SECONDS, registry=self._registry,
+        )  # fmt: skip
+        self._candidates = Histogram(
+            "ctr_serve_candidates", "Candidates of a scored request.", buckets=CANDIDATES, registry=self._registry
+        )
+        self._errors = Counter(
+            "ctr_serve_errors", "Requests that were not answered as asked, by kind.", ["kind"], registry=self._registry
+        )
+        self._unknown = Counter(
+            "ctr_serve_unknown_ids", "Values that the model's vocabulary does not hold.", ["feature"],
+            registry=self._registry,
+        )  # fmt: skip
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        """Counts an answer; ``path`` is one of the service or :data:`OTHER_PATH`."""
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def failed(self, kind: str) -> None:
+        """Counts a request that was not answered as asked."""
+        self._errors.labels(kind).inc()
+
+    def scored(self, candidates: int, unknown: Mapping[str, int]) -> None:
+        """Counts the candidates of a request, and the unknown ids by feature."""
+        self._candidates.observe(candidates)
+        for feature, count in unknown.items():
+            self._unknown.labels(feature).inc(count)
+
+    def text(self) -> bytes:
+        """All of them, over all processes."""
+        registry = self._registry
+        if self._folder is not None:
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry, path=str(self._folder))  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
