@@ -6,6 +6,7 @@ SPEC ?= specs/ads.yaml
 DATA_ROOT ?= data/ads
 PORT ?= 3000
 MLFLOW_PORT ?= 5000
+SERVE_PORT ?= 8080
 # Tests run side by side in this many processes.
 WORKERS ?= 2
 BENCHMARK ?=
@@ -22,7 +23,7 @@ export MLFLOW_DISABLE_TELEMETRY ?= true
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 
-.PHONY: help install install-run demo ui test test-fast test-nightly lint format types benchmark clean
+.PHONY: help install install-run demo ui serve test test-fast test-nightly lint format types benchmark clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ demo: install-run ## Simulated logs to evaluated model: SPEC=specs/ads.yaml DATA
 
 ui: install-run ## Web pages of Dagster (PORT=3000) and MLflow (MLFLOW_PORT=5000) on 127.0.0.1
 	$(BIN)/ctr ui --spec $(SPEC) --data-root $(DATA_ROOT) --port $(PORT) --mlflow-port $(MLFLOW_PORT)
+
+serve: install-run ## The champion of DATA_ROOT by HTTP on 127.0.0.1 (SERVE_PORT=8080)
+	$(BIN)/ctr serve --data-root $(DATA_ROOT) --port $(SERVE_PORT)
 
 test: install ## All tests but the nightly ones; ARGS='-k words' narrows them
 	$(BIN)/python -m pytest -m 'not nightly' -n $(WORKERS) $(ARGS)

@@ -4,7 +4,7 @@ import signal
 
 import typer
 
-from ctr_pipeline.cli import data, drills, models, project, specs
+from ctr_pipeline.cli import data, drills, models, project, server, specs
 from ctr_pipeline.cli.options import user_errors
 from ctr_pipeline.spec.extensions import load_extensions
 
@@ -15,6 +15,7 @@ app.add_typer(spec_app, name="spec")
 app.command()(project.init)
 app.command()(project.run)
 app.command()(project.ui)
+app.command()(server.serve)
 app.command()(models.report)
 app.command()(models.why)
 app.command()(data.labels)

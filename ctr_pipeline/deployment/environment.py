@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 TRACKING_PAGE, DAGSTER_PAGE = "http://127.0.0.1:5000", "http://127.0.0.1:3000"
@@ -34,6 +34,10 @@ class Environment:
     """``CTR_MLFLOW_URL``: address of the MLflow page, for links."""
     dagster_page: str
     """``CTR_DAGSTER_URL``: address of the Dagster page, for links."""
+    serve_token: str = field(repr=False)
+    """``CTR_SERVE_TOKEN``: what requests to `ctr serve` must hold; empty for nothing."""
+    serve_settings: str
+    """``CTR_SERVE_SETTINGS``: what `ctr serve` tells its own processes, as JSON."""
 
     @classmethod
     def of(cls, variables: Mapping[str, str]) -> "Environment":
@@ -55,6 +59,8 @@ class Environment:
             tracking_uri=variables.get("MLFLOW_TRACKING_URI", ""),
             tracking_page=variables.get("CTR_MLFLOW_URL", TRACKING_PAGE),
             dagster_page=variables.get("CTR_DAGSTER_URL", DAGSTER_PAGE),
+            serve_token=variables.get("CTR_SERVE_TOKEN", ""),
+            serve_settings=variables.get("CTR_SERVE_SETTINGS", ""),
         )
 
 

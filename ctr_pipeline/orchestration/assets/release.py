@@ -247,7 +247,7 @@ def _champion_logits(
     if held is None:
         return None, None
     try:
-        bundle = _champion_bundle(tracking, spec.name, held)
+        bundle = champion_bundle(tracking, spec.name, held)
         fitted = bundle.calibrators()
     except BundleError as error:
         return None, f"The champion (version {held.version}) cannot be opened, so nothing is compared: {error}"
@@ -263,7 +263,7 @@ def _champion_logits(
     return calibrated_logits([fitted[task] for task in tasks], bundle.layout.parents, logits, ids), None
 
 
-def _champion_bundle(tracking: TrackingResource, name: str, held: ModelVersion) -> "Bundle":
+def champion_bundle(tracking: TrackingResource, name: str, held: ModelVersion) -> "Bundle":
     """The champion's bundle: where it was made, unless a later retrain replaced it; else from MLflow.
 
     Raises:
