@@ -14,6 +14,9 @@ from ctr_pipeline.serving.http.request_json import LONGEST_NAME, RequestError, k
 from ctr_pipeline.serving.http.request_scoring import ServedModel
 from ctr_pipeline.serving.request_encoding import TIME
 
+INFERENCE_FIELDS = ("id", "parameters", "inputs", "outputs")
+TENSOR_FIELDS = ("name", "shape", "datatype", "data", "parameters")
+
 _PLAIN: dict[str, Callable[[set[type]], bool]] = {
     "BYTES": lambda kinds: kinds <= {str, type(None)},
     "FP32": lambda kinds: kinds <= {float, int, type(None)},
@@ -52,7 +55,7 @@ def columns_of(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[
     Raises:
         RequestError: names the tensor that cannot be read.
     """
-    refuse_other_fields(content, ("id", "parameters", "inputs", "outputs"))
+    refuse_other_fields(content, INFERENCE_FIELDS)
     if not isinstance(content.get("id", ""), str):
         raise RequestError(f"`id`: expected a text; found {kind_of(content['id'])}", "id")
     inputs = content.get("inputs")
@@ -113,7 +116,7 @@ def _column(tensor: Any) -> tuple[str, list[Any]]:
     if not isinstance(name, str):
         raise RequestError("`inputs`: expected objects with name, shape, datatype and data", "inputs")
     where, field = f"tensor {shown_name(name)}", name[:LONGEST_NAME]
-    refuse_other_fields(tensor, ("name", "shape", "datatype", "data", "parameters"), where)
+    refuse_other_fields(tensor, TENSOR_FIELDS, where)
     datatype, shape, data = tensor.get("datatype"), tensor.get("shape"), tensor.get("data")
     if not isinstance(datatype, str) or datatype not in _PLAIN:
         raise RequestError(f"{where}: expected a datatype of {', '.join(_PLAIN)}", field)

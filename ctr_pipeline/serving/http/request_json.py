@@ -1,7 +1,7 @@
 """From the bytes of a request to its JSON, within limits."""
 
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -84,8 +84,12 @@ async def read_body(headers: Mapping[str, str], chunks: AsyncIterator[bytes], mo
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def parsed_object(body: bytes) -> dict[str, Any]:
+def parsed_object(body: bytes, names: Collection[str]) -> dict[str, Any]:
     """The JSON object that a body is.
+
+    Args:
+        body: The body.
+        names: Fields that a message may repeat. Any other may stand inside a value, and be an id.
 
     Raises:
         RequestError: it is no JSON, holds NaN or Infinity, or a key twice; or it is no object.
@@ -101,7 +105,7 @@ def parsed_object(body: bytes) -> dict[str, Any]:
     # As many keys as colons: none was given twice. Where a text has a colon, the slow way decides.
     try:
         if body.count(b":") != _keys(content):
-            _refuse_double_keys(body)
+            _refuse_double_keys(body, names)
     except RecursionError:
         raise RequestError("the body is nested too deeply", kind="json") from None
     if not isinstance(content, dict):
@@ -142,12 +146,15 @@ def _keys(content: Any) -> int:
     return 0
 
 
-def _refuse_double_keys(body: bytes) -> None:
+def _refuse_double_keys(body: bytes, names: Collection[str]) -> None:
     def checked(pairs: list[tuple[str, Any]]) -> None:
         seen = set()
         for name, _ in pairs:
             if name in seen:
-                raise RequestError(f"the field {shown_name(name)} is there twice", name[:LONGEST_NAME], kind="json")
+                field = name if name in names else None
+                raise RequestError(
+                    f"the field {field!r} is there twice" if field else "a field is there twice", field, kind="json"
+                )
             seen.add(name)
 
     try:

@@ -9,7 +9,14 @@ from fastapi import FastAPI, Request
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
-from ctr_pipeline.serving.http.inference_protocol import columns_of, inference_answer, model_metadata, wanted_outputs
+from ctr_pipeline.serving.http.inference_protocol import (
+    INFERENCE_FIELDS,
+    TENSOR_FIELDS,
+    columns_of,
+    inference_answer,
+    model_metadata,
+    wanted_outputs,
+)
 from ctr_pipeline.serving.http.request_guard import RequestGuard, error_answer, http_error, json_answer, path_names
 from ctr_pipeline.serving.http.request_json import (
     Limits,
@@ -24,6 +31,7 @@ from ctr_pipeline.serving.http.request_scoring import ServedModel, score_request
 from ctr_pipeline.serving.http.service_metrics import ServiceMetrics
 
 MODEL_PATH = "/v2/models/{name}"
+SCORE_FIELDS = ("shared", "candidates", "logits")
 
 
 def build_service(
@@ -48,6 +56,7 @@ def build_service(
     # The framework's own pages would load scripts from elsewhere.
     app = FastAPI(title="ctr serve", docs_url=None, redoc_url=None, openapi_url=None)
     bundle = model.bundle
+    names = frozenset((*bundle.inputs, *SCORE_FIELDS, *INFERENCE_FIELDS, *TENSOR_FIELDS))
 
     async def content_of(request: Request) -> dict[str, Any]:
         refuse_type(request.headers)
@@ -59,11 +68,11 @@ def build_service(
             raise RequestError(message, status=408, kind="limit") from None
         # Requests that have arrived meanwhile are taken up, so that they are counted among those at once.
         await asyncio.sleep(0)
-        return parsed_object(body)
+        return parsed_object(body, names)
 
     async def score(request: Request) -> Response:
         content = await content_of(request)
-        refuse_other_fields(content, ("shared", "candidates", "logits"))
+        refuse_other_fields(content, SCORE_FIELDS)
         if "shared" not in content and "candidates" not in content:
             raise RequestError("the request has neither `shared` nor `candidates`", "shared")
         shared, candidates = _features(content, "shared"), _features(content, "candidates")

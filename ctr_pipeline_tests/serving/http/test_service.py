@@ -167,8 +167,11 @@ def test_an_id_is_in_no_message_log_or_metric(
     caplog.set_level(0)
     client = client_of(hashing)
     answer = client.post("/score", json=body)
+    twice = f'{{"shared": {{"ad": {{"{CANARY}": 1, "{CANARY}": 2}}}}}}'
     infer = {"name": "ad", "shape": [2], "datatype": "INT64", "data": [CANARY]}
-    texts = [answer.text, client.post("/v2/models/shop/infer", json={"inputs": [infer]}).text]
+    refused = client.post("/score", content=twice, headers={"Content-Type": "application/json"})
+    assert refused.status_code == 400
+    texts = [answer.text, refused.text, client.post("/v2/models/shop/infer", json={"inputs": [infer]}).text]
     assert all(CANARY not in text for text in (*texts, client.get("/metrics").text, caplog.text))
 
 

@@ -1,0 +1,58 @@
+"""Bodies that arrive slowly: others are answered meanwhile, up to a number, and none is awaited for ever."""
+
+import asyncio
+import json
+import time
+from typing import Any
+
+from ctr_pipeline.serving.http import Limits, ServedModel, ServiceMetrics, build_service
+
+BODY = json.dumps({"shared": {"price": 1}}).encode()
+
+
+async def asked(service: Any, body_after: asyncio.Event | None) -> tuple[int, dict[str, Any]]:
+    """Status and content of the answer to a request whose body comes after an event; never without one."""
+    sent: list[dict[str, Any]] = []
+
+    async def receive() -> dict[str, Any]:
+        if body_after is None:
+            await asyncio.sleep(60)
+        else:
+            await body_after.wait()
+        return {"type": "http.request", "body": BODY, "more_body": False}
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http", "method": "POST", "path": "/score", "raw_path": b"/score", "query_string": b"",
+        "headers": [(b"content-type", b"application/json")], "http_version": "1.1", "scheme": "http",
+    }  # fmt: skip
+    await service(scope, receive, send)
+    return sent[0]["status"], json.loads(sent[1]["body"])
+
+
+def service_of(model: ServedModel, **limits: float) -> Any:
+    return build_service(
+        model, limits=Limits(**limits), token=None, clock=time.perf_counter, metrics=ServiceMetrics(), version="0"
+    )
+
+
+def test_a_body_that_does_not_arrive_is_given_up(model: ServedModel) -> None:
+    status, answer = asyncio.run(asked(service_of(model, body_seconds=0.05), None))
+    assert (status, answer["error"]) == (408, "the body did not arrive within 0.05 s")
+
+
+def test_requests_beyond_those_at_once_are_refused_and_the_others_answered(model: ServedModel) -> None:
+    async def three() -> list[tuple[int, dict[str, Any]]]:
+        service, event, now = service_of(model, at_once=2), asyncio.Event(), asyncio.Event()
+        now.set()
+        waiting = [asyncio.create_task(asked(service, event)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        refused = await asked(service, now)
+        event.set()
+        answers = [refused, *await asyncio.gather(*waiting)]
+        return [*answers, await asked(service, now)]
+
+    answers = asyncio.run(three())
+    assert [status for status, _ in answers] == [503, 200, 200, 200]
