@@ -8,8 +8,8 @@ import onnx
 def gather_columns_as_rows(model: Any) -> None:
     """Replaces each choice of several columns of a matrix in an ONNX model, in place; the outputs stay the same to the last bit.
 
-    ONNX Runtime copies a column value by value. For the bins of some twenty numbers that takes a third of the time of scoring
-    hundreds of rows; to transpose, copy rows and transpose back takes a fifth of that.
+    ONNX Runtime copies a column value by value, which for the bins of some twenty numbers takes a third of the time of scoring
+    hundreds of rows. To transpose, copy rows and transpose back is less: 512 rows take two thirds of the time.
 
     Args:
         model: An ``onnx.ModelProto``; matrices are inputs of Gather nodes with axis 1 and a constant vector of indices.

@@ -22,7 +22,7 @@ class Callback(Protocol):
 
 
 WAITING_STEPS, WAITING_SECONDS = 16, 0.5
-"""Steps whose lines may wait, and for how long: a line that is written with others costs a fifth."""
+"""Steps whose lines may wait, and for how long: a line that is written with others takes a third of the time."""
 
 
 class JsonLines:

@@ -27,7 +27,7 @@ from ctr_pipeline.gradients.triage.model_rules import coverage_clues, initial_cl
 from ctr_pipeline.gradients.triage.profile_rules import profile_clues
 from ctr_pipeline.gradients.triage.reference_rules import Profiled, reference_clues
 from ctr_pipeline.gradients.triage.relation_rules import relation_clues, vocabulary_clues
-from ctr_pipeline.gradients.triage.row_sample import ROWS, late_rows, neighbouring_rows, spread_rows
+from ctr_pipeline.gradients.triage.row_sample import ROWS, evenly_spread, late_rows, neighbouring_rows, spread_rows
 from ctr_pipeline.ranker import load_ranker
 from ctr_pipeline.ranker.initialisation import starting_at_zero
 from ctr_pipeline.spec.balancing import StaticBalance
@@ -136,7 +136,7 @@ def perturbed_clues(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Cl
         return
     recorder = StepRecorder(trainer.state)
     try:
-        chosen = np.unique(np.linspace(0, len(trainer.train) - 1, min(BATCH, len(trainer.train))).astype(np.int64))
+        chosen = evenly_spread(len(trainer.train), BATCH)
         batch = gather(trainer.train, chosen)
         if input_fault(batch, trainer.dataset.layout, 0) is None:
             found = StepComparison(declared, recorder, trainer.train).perturbed(batch)
@@ -198,7 +198,7 @@ def row_differences(trainer: Trainer, declared: DeclaredTraining) -> Iterator[Cl
         cause = "duplicate_rows" if len(own) > len(there) else "rows_differ"
         yield Clue(cause=cause, weight=0.8, text=text)
         return
-    chosen = np.unique(np.linspace(0, len(own) - 1, min(len(own), COMPARED_ROWS)).astype(np.int64))
+    chosen = evenly_spread(len(own), COMPARED_ROWS)
     yield from batch_clues(gather(own, chosen), gather(there, chosen), *names, layout.tasks)
 
 
@@ -264,7 +264,7 @@ def last_good_clues(trainer: Trainer) -> Iterator[Clue]:
 
 
 def _profiled(split: PackedSplit, layout: Layout) -> Profiled:
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(len(split), ROWS)).astype(np.int64))
+    chosen = evenly_spread(len(split), ROWS)
     return Profiled(rows=spread_rows(split, layout), raw=np.take(split.numeric, chosen, axis=0).astype(np.float64))
 
 
@@ -295,7 +295,7 @@ def static_clues(trainer: Trainer) -> Iterator[Clue]:
     yield from initial_clues(
         model, *initial_tables(model, layout), zeros=("wide", "position", *starting_at_zero(model))
     )
-    chosen = np.unique(np.linspace(0, len(trainer.train) - 1, min(BATCH, len(trainer.train))).astype(np.int64))
+    chosen = evenly_spread(len(trainer.train), BATCH)
     batch = to_device(gather(trainer.train, chosen), trainer.group.device)
     tasks = layout.tasks
     if trainer.job.training.balance == StaticBalance():

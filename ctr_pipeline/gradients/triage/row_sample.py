@@ -48,10 +48,14 @@ class Rows:
         return len(self.labels)
 
 
+def evenly_spread(length: int, most: int) -> NDArray[np.int64]:
+    """At most ``most`` different places of ``length``, the first and the last among them, in ascending order."""
+    return np.unique(np.linspace(0, length - 1, min(length, most)).astype(np.int64))
+
+
 def spread_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> Rows:
     """At most ``most`` rows, evenly spread, in the order of the split."""
-    chosen = np.unique(np.linspace(0, len(split) - 1, min(len(split), most)).astype(np.int64))
-    return _rows(split, layout, chosen)
+    return _rows(split, layout, evenly_spread(len(split), most))
 
 
 def neighbouring_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> Rows:
@@ -63,9 +67,7 @@ def neighbouring_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> R
 def late_rows(split: PackedSplit, layout: Layout, most: int = ROWS) -> Rows:
     """At most ``most`` rows, evenly spread over the last quarter."""
     start = len(split) * 3 // 4
-    return _rows(
-        split, layout, np.unique(np.linspace(start, len(split) - 1, min(len(split) - start, most)).astype(np.int64))
-    )
+    return _rows(split, layout, start + evenly_spread(len(split) - start, most))
 
 
 def _rows(split: PackedSplit, layout: Layout, chosen: NDArray[np.int64]) -> Rows:
