@@ -2,7 +2,24 @@
 
 from pydantic import Field
 
-from ctr_pipeline.spec.fields import Section
+from ctr_pipeline.spec.fields import Section, added_field
+
+
+class ServingLog(Section):
+    """The log of served requests, from which `skew_report` finds out whether models get what training would give them."""
+
+    rate: float = Field(
+        default=1.0,
+        ge=0,
+        le=1,
+        description="Share of the requests that `ctr serve` logs, chosen by a hash of their ids; 0 for none.",
+    )
+    spool_mb: int = Field(
+        default=1024,
+        ge=1,
+        le=1_000_000,
+        description="MiB that logged requests may take until the asset `serving_log` fetches them; further ones are not logged.",
+    )
 
 
 class Serving(Section):
@@ -14,3 +31,4 @@ class Serving(Section):
         description="Milliseconds of one core that scoring a request may take, at the 99th percentile; null for no limit.",
     )
     candidates: int = Field(default=1, ge=1, le=100_000, description="Impressions that a request asks to score.")
+    log: ServingLog = added_field(ServingLog(), "Which requests are logged.")

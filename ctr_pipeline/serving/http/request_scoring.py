@@ -59,10 +59,14 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of a request, and how many of its ids are unknown by feature."""
+    """Scores of a request, how many of its ids are unknown by feature, and what the model got."""
 
     scores: Scores
     unknown: Mapping[str, int]
+    numeric: NDArray[np.float32]
+    """[N, D]"""
+    ids: NDArray[np.int64]
+    """[N, F]"""
 
 
 def score_request(
@@ -94,7 +98,7 @@ def score_request(
             else:
                 places = categories[name][1]
                 ids[:, places] = own_ids[:, places]
-    return Scored(model.bundle.score(numeric, ids), model.unknown_ids(ids))
+    return Scored(model.bundle.score(numeric, ids), model.unknown_ids(ids), numeric, ids)
 
 
 def _made_by_rows(model: ServedModel, shared: Mapping[str, Any], candidates: Mapping[str, Any]) -> list[str]:

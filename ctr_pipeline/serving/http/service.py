@@ -27,11 +27,21 @@ from ctr_pipeline.serving.http.request_json import (
     refuse_other_fields,
     refuse_type,
 )
-from ctr_pipeline.serving.http.request_scoring import ServedModel, score_request
+from ctr_pipeline.serving.http.request_scoring import Scored, ServedModel, score_request
+from ctr_pipeline.serving.http.served_request import (
+    CHAMPION,
+    IMPRESSION,
+    LogFields,
+    RequestLog,
+    ServedRequest,
+    request_id_of,
+    take_log_fields,
+)
 from ctr_pipeline.serving.http.service_metrics import ServiceMetrics
+from ctr_pipeline.serving.request_encoding import TIME
 
 MODEL_PATH = "/v2/models/{name}"
-SCORE_FIELDS = ("shared", "candidates", "logits")
+SCORE_FIELDS = ("shared", "candidates", "logits", "request_id")
 
 
 def build_service(
@@ -42,6 +52,7 @@ def build_service(
     clock: Callable[[], float],
     metrics: ServiceMetrics,
     version: str,
+    request_log: RequestLog | None = None,
 ) -> FastAPI:
     """The ASGI application that serves ``model``.
 
@@ -52,11 +63,12 @@ def build_service(
         clock: Seconds that pass, such as ``time.perf_counter``.
         metrics: Where requests are counted.
         version: Of this software, for the metadata of the server.
+        request_log: Where answered requests go; None for nowhere.
     """
     # The framework's own pages would load scripts from elsewhere.
     app = FastAPI(title="ctr serve", docs_url=None, redoc_url=None, openapi_url=None)
     bundle = model.bundle
-    names = frozenset((*bundle.inputs, *SCORE_FIELDS, *INFERENCE_FIELDS, *TENSOR_FIELDS))
+    names = frozenset((*bundle.inputs, IMPRESSION, TIME, *SCORE_FIELDS, *INFERENCE_FIELDS, *TENSOR_FIELDS))
 
     async def content_of(request: Request) -> dict[str, Any]:
         refuse_type(request.headers)
@@ -75,13 +87,17 @@ def build_service(
         refuse_other_fields(content, SCORE_FIELDS)
         if "shared" not in content and "candidates" not in content:
             raise RequestError("the request has neither `shared` nor `candidates`", "shared")
-        shared, candidates = _features(content, "shared"), _features(content, "candidates")
+        request_id = request_id_of(content, "request_id")
+        shared, candidates, fields = take_log_fields(
+            bundle.inputs, _features(content, "shared"), _features(content, "candidates")
+        )
         with_logits = content.get("logits", False)
         if not isinstance(with_logits, bool):
             raise RequestError(f"`logits`: expected true or false; found {kind_of(with_logits)}", "logits")
         found = score_request(model, shared, candidates, limits)
         rows = len(found.scores.probabilities)
         metrics.scored(rows, found.unknown)
+        _log(request_id, fields, found)
         answer = {"model": bundle.sha256, "candidates": rows, "scores": _by_task(found.scores.probabilities)}
         if with_logits:
             answer["logits"] = _by_task(found.scores.logits)
@@ -94,9 +110,20 @@ def build_service(
         refuse_other_model(request)
         content = await content_of(request)
         wanted = wanted_outputs(content, bundle.tasks)
-        found = score_request(model, *columns_of(content), limits)
+        shared, candidates, fields = take_log_fields(bundle.inputs, *columns_of(content))
+        found = score_request(model, shared, candidates, limits)
         metrics.scored(len(found.scores.probabilities), found.unknown)
+        _log(content.get("id") or None, fields, found)
         return json_answer(inference_answer(model, content, found.scores, wanted))
+
+    def _log(request_id: str | None, fields: LogFields, found: Scored) -> None:
+        if request_log is not None:
+            request_log.offer(
+                ServedRequest(
+                    request_id=request_id, impression_ids=fields.impression_ids, ts=fields.ts, arm=CHAMPION,
+                    model_sha=bundle.sha256, snapshot="", numeric=found.numeric, ids=found.ids, scores=found.scores,
+                )
+            )  # fmt: skip
 
     def refuse_other_model(request: Request) -> None:
         if request.path_params["name"] != bundle.name:
