@@ -9,8 +9,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from ctr_pipeline.commands.serve_log import log_settings, opened_log
 from ctr_pipeline.deployment.environment import Environment, process_environment, set_variables
 from ctr_pipeline.deployment.key import KEY_NOTE, existing_pseudonymiser, key_fingerprint
 from ctr_pipeline.errors import UserError
@@ -45,6 +46,8 @@ class ServeSettings:
         facts: What else is known of the model: its version in the registry, the day that it is of.
         limits: Fields of :class:`~ctr_pipeline.serving.http.Limits` that are not the default's.
         metrics: Folder in which several processes share their counts; empty for one process.
+        log: Where and how many requests are logged, as :func:`~ctr_pipeline.commands.serve_log.log_settings` says; empty
+            for none.
     """
 
     bundle: str
@@ -52,6 +55,7 @@ class ServeSettings:
     facts: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, float] = field(default_factory=dict)
     metrics: str = ""
+    log: Mapping[str, Any] = field(default_factory=dict)
 
 
 def champion_settings(deployment: "Deployment", environment: Environment) -> ServeSettings:
@@ -77,7 +81,8 @@ def champion_settings(deployment: "Deployment", environment: Environment) -> Ser
         _refuse_other_key(key, environment, f"version {held.version} of {name}")
     facts = {"version": held.version, "mlflow_run_id": held.run_id}
     day = {"snapshot": held.tags["partition"]} if "partition" in held.tags else {}
-    return ServeSettings(bundle=str(bundle.directory), sha256=bundle.sha256, facts=facts | day)
+    log = log_settings(deployment.spec, deployment.paths)
+    return ServeSettings(bundle=str(bundle.directory), sha256=bundle.sha256, facts=facts | day, log=log)
 
 
 def bundle_settings(folder: Path, data_root: Path | None, environment: Environment) -> ServeSettings:
@@ -124,7 +129,7 @@ def served_model(settings: ServeSettings, environment: Environment) -> "ServedMo
         return hasher(text)
 
     model = ServedModel.of(bundle, pseudonym, settings.facts)
-    if model.hashed:
+    if model.hashed or settings.log:
         hasher = existing_pseudonymiser(environment).of_text
     return model
 
@@ -138,6 +143,7 @@ def worker_service() -> "FastAPI":
     environment = process_environment()
     settings = ServeSettings(**json.loads(environment.serve_settings))
     model = served_model(settings, environment)
+    metrics = ServiceMetrics(Path(settings.metrics) if settings.metrics else None)
     for _ in range(WARM_UP):
         model.bundle.check_golden()
     service = build_service(
@@ -145,8 +151,9 @@ def worker_service() -> "FastAPI":
         limits=Limits(**settings.limits),  # type: ignore[arg-type]
         token=environment.serve_token or None,
         clock=time.perf_counter,
-        metrics=ServiceMetrics(Path(settings.metrics) if settings.metrics else None),
+        metrics=metrics,
         version=version("ctr-pipeline"),
+        request_log=opened_log(settings.log, environment, metrics.logged),
     )
     # What is there now stays: the collector need not look through the vocabulary while requests wait.
     gc.collect()

@@ -61,6 +61,11 @@ class DataRoot:
         return self.root / "reproduction"
 
     @property
+    def serving_spool(self) -> Path:
+        """Folder of the segments of served requests that the asset `serving_log` has not fetched yet."""
+        return self.root / "serving_log" / "spool"
+
+    @property
     def server_logs(self) -> Path:
         """Folder of the log files of the pages' servers."""
         return self.root / "logs"

@@ -187,9 +187,7 @@ def sampled(request_id: str | None, rate: float) -> bool:
     return int.from_bytes(hashlib.blake2b(request_id.encode(), digest_size=8).digest()) < rate * 2**64
 
 
-def logged_request(
-    request: ServedRequest, record: int, arrived: int, pseudonym: Callable[[str], str]
-) -> LoggedRequest:
+def logged_request(request: ServedRequest, record: int, arrived: int, pseudonym: Callable[[str], str]) -> LoggedRequest:
     """What is stored of a request.
 
     Args:
@@ -202,15 +200,13 @@ def logged_request(
         BundleError: an impression has no id of which ingestion would have made one.
     """
     rows = len(request.numeric)
-    times = request.ts if isinstance(request.ts, list | tuple) else [request.ts] * rows
+    times = [request.ts] * rows if request.ts is None or isinstance(request.ts, int) else request.ts
     given = request.impression_ids
     return LoggedRequest(
         record=record,
         request_id=secrets.token_hex(16) if request.request_id is None else pseudonym(request.request_id),
-        ts=[arrived if time is None else int(time) for time in times],
-        impression_ids=None
-        if given is None
-        else hashed_values(list(given), frozenset(), pseudonym, "`impression_id`"),
+        ts=[arrived if time is None else time for time in times],
+        impression_ids=None if given is None else hashed_values(list(given), frozenset(), pseudonym, "`impression_id`"),
         arm=request.arm,
         model_sha=request.model_sha,
         snapshot=request.snapshot,

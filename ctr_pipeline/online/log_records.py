@@ -141,14 +141,20 @@ def _request_of(content: memoryview) -> LoggedRequest:
     (length,) = _HEADER.unpack_from(content)
     header: dict[str, Any] = orjson.loads(content[_HEADER.size : _HEADER.size + length])
     rows, numbers, ids, tasks = header.pop("shape")
-    at, arrays = _HEADER.size + length, {}
-    for name, kind, width in (
-        ("numeric", "<f4", numbers), ("ids", "<i4", ids), ("logits", "<f4", tasks), ("probabilities", "<f4", tasks)
-    ):  # fmt: skip
-        arrays[name] = np.frombuffer(content, kind, rows * width, at).reshape(rows, width)
+    at, arrays = _HEADER.size + length, []
+    for kind, width in (("<f4", numbers), ("<i4", ids), ("<f4", tasks), ("<f4", tasks)):
+        arrays.append(np.frombuffer(content, kind, rows * width, at).reshape(rows, width))
         at += 4 * rows * width
     ts = header.pop("ts")
-    return LoggedRequest(ts=ts if isinstance(ts, list) else [ts] * rows, **header, **arrays)
+    numeric, rows_of_tables, logits, probabilities = arrays
+    return LoggedRequest(
+        ts=ts if isinstance(ts, list) else [ts] * rows,
+        numeric=numeric,
+        ids=rows_of_tables,
+        logits=logits,
+        probabilities=probabilities,
+        **header,
+    )
 
 
 def _sealed_where_abandoned(path: Path) -> Path | None:

@@ -43,7 +43,7 @@ from ctr_pipeline.spec.position import AdditivePosition, Examination, NoPosition
 from ctr_pipeline.spec.row_filters import RowFilter
 from ctr_pipeline.spec.scope import Days, Privacy
 from ctr_pipeline.spec.sequence_modules import TargetAttention, Transformer
-from ctr_pipeline.spec.serving import Serving
+from ctr_pipeline.spec.serving import Serving, ServingLog
 from ctr_pipeline.spec.simulator import (
     BotCampaign,
     ClickLogOutage,
@@ -144,6 +144,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     EvaluationSlice: "evaluation.slices[]",
     Quality: "quality",
     Serving: "serving",
+    ServingLog: "serving.log",
 }
 IN_WORDS = {
     ("features.dense[].encoding", "kind"),

@@ -147,6 +147,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("serving", {"candidates": 0}),
         ("serving.candidates", "greater than or equal to 1", "(found 0)"),
     ),
+    "more requests logged than there are": (
+        set_to("serving", {"log": {"rate": 1.5}}),
+        ("serving.log.rate", "less than or equal to 1", "(found 1.5)"),
+    ),
+    "no room for logged requests": (
+        set_to("serving", {"log": {"spool_mb": 0}}),
+        ("serving.log.spool_mb", "greater than or equal to 1", "(found 0)"),
+    ),
     "better than the position by how much": (
         set_to("quality.better_than_position", 0.1),
         ("quality.better_than_position", "(found 0.1)"),

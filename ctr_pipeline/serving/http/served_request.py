@@ -108,9 +108,7 @@ def request_id_of(content: Mapping[str, Any], field: str) -> str | None:
     return found
 
 
-def _impressions(
-    shared: Mapping[str, Any], candidates: Mapping[str, Any], rows: int
-) -> list[str | int | None] | None:
+def _impressions(shared: Mapping[str, Any], candidates: Mapping[str, Any], rows: int) -> list[str | int | None] | None:
     if IMPRESSION in shared:
         if candidates:
             raise RequestError(f"`{IMPRESSION}` belongs into `candidates`: each of them has its own", IMPRESSION)

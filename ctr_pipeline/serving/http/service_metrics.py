@@ -45,6 +45,15 @@ class ServiceMetrics:
             registry=self._registry,
         )  # fmt: skip
 
+        self._logged = Counter(
+            "ctr_serve_log_requests", "Requests for the log, by what became of them.", ["outcome"],
+            registry=self._registry,
+        )  # fmt: skip
+
+    def logged(self, outcome: str) -> None:
+        """Counts a request that was written to the log, or why it was not."""
+        self._logged.labels(outcome).inc()
+
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Counts an answer; ``path`` is one of the service or :data:`OTHER_PATH`."""
         self._requests.labels(path, str(status)).inc()
