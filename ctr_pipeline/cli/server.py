@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ctr_pipeline.cli.options import held, user_errors
+from ctr_pipeline.cli.options import user_errors
 
 
 def serve(
@@ -34,16 +34,15 @@ def serve(
 
     CTR_SERVE_TOKEN holds the token that requests must have; without it, nothing but 127.0.0.1 is listened on.
     """
-    from ctr_pipeline.commands.serve import bundle_settings, champion_settings, run_service
+    from ctr_pipeline.commands.serve import run_service, serve_settings
     from ctr_pipeline.deployment.environment import process_environment
 
     limits = {"body_bytes": most_bytes, "candidates": most_candidates, "at_once": at_once}
     with user_errors():
-        environment = process_environment()
-        settings = (
-            champion_settings(held(data_root or Path("data/ads")), environment)
-            if bundle is None
-            else bundle_settings(bundle, data_root, environment)
+        root = data_root or (Path("data/ads") if bundle is None else None)
+        settings = replace(
+            serve_settings(root, bundle),
+            workers=workers,
+            limits={name: value for name, value in limits.items() if value is not None},
         )
-        settings = replace(settings, limits={name: value for name, value in limits.items() if value is not None})
-        run_service(settings, host, port, workers, environment, Console().print)
+        run_service(settings, host, port, process_environment(), Console().print)

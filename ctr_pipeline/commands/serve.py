@@ -1,212 +1,194 @@
-"""`ctr serve`: which model is served, and the processes that serve it."""
+"""`ctr serve`: the processes that serve a model."""
 
 import gc
 import ipaddress
 import json
+import select
 import socket
+import subprocess
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctr_pipeline.commands.follow_registry import ServeError, key_matches
 from ctr_pipeline.commands.serve_log import log_settings, opened_log
+from ctr_pipeline.commands.served_models import ModelLoader, follow_state
+from ctr_pipeline.commands.serving_folder import ServingFolder
+from ctr_pipeline.commands.serving_processes import run_processes
 from ctr_pipeline.deployment.environment import Environment, process_environment, set_variables
-from ctr_pipeline.deployment.key import KEY_NOTE, existing_pseudonymiser, key_fingerprint
-from ctr_pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from ctr_pipeline.deployment.deployment import Deployment
-    from ctr_pipeline.serving.http import ServedModel
+FRESH_SECONDS = 60
+"""A state that was brought up to date less than this ago is served at once, as a running service would serve it."""
 
-SERVICE = "ctr_pipeline.commands.serve:worker_service"
-"""What each process of the service makes."""
-
-WARM_UP = 20
-"""Times that the golden rows are scored before the first request."""
-
-STOP_SECONDS = 10
-"""Requests that are under way when the service is stopped have so long to be answered."""
-
-
-class ServeError(UserError):
-    """There is nothing to serve, or it must not be served so."""
+START_SECONDS = 120
+"""Longest time until the first model is verified."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServeSettings:
-    """What the processes of one service have in common.
+    """What is served, and what the processes of one service have in common.
 
     Attributes:
-        bundle: Folder of the bundle.
-        sha256: What it must be.
-        facts: What else is known of the model: its version in the registry, the day that it is of.
+        data_root: Data root whose registry is followed; with a bundle, the one whose key the bundle must have; empty for none.
+        bundle: Folder of a bundle that is served in place of the registry's champion; empty for none.
+        folder: Folder that the processes share; empty for a temporary one.
         limits: Fields of :class:`~ctr_pipeline.serving.http.Limits` that are not the default's.
-        metrics: Folder in which several processes share their counts; empty for one process.
+        metrics: Folder in which the processes share their counts.
+        workers: Number of processes that answer.
         log: Where and how many requests are logged, as :func:`~ctr_pipeline.commands.serve_log.log_settings` says; empty
             for none.
     """
 
-    bundle: str
-    sha256: str
-    facts: Mapping[str, str] = field(default_factory=dict)
+    data_root: str = ""
+    bundle: str = ""
+    folder: str = ""
     limits: Mapping[str, float] = field(default_factory=dict)
     metrics: str = ""
+    workers: int = 1
     log: Mapping[str, Any] = field(default_factory=dict)
 
 
-def champion_settings(deployment: "Deployment", environment: Environment) -> ServeSettings:
-    """The champion of the registry.
+def serve_settings(data_root: Path | None, bundle: Path | None) -> ServeSettings:
+    """The settings for a data root, or for a bundle.
 
     Raises:
-        ServeError: there is none, or its ids were hashed with another key.
-        BundleError: its files are gone or broken.
+        SpecError: the data root holds nothing.
     """
-    from ctr_pipeline.orchestration.assets.release import KEY_TAG, champion_bundle
-    from ctr_pipeline.orchestration.build import tracking_of
+    from ctr_pipeline.deployment.deployment import Deployment
 
-    name, root = deployment.spec.name, deployment.data_root
-    tracking = tracking_of(deployment, environment)
-    held = tracking.champion(name)
-    if held is None:
-        raise ServeError(
-            f"{root}: the model {name} has no champion. Run `ctr run` for this data root first, or name a bundle with --bundle."
-        )
-    bundle = champion_bundle(tracking, name, held)
-    key = held.tags.get(KEY_TAG)
-    if key is not None:
-        _refuse_other_key(key, environment, f"version {held.version} of {name}")
-    facts = {"version": held.version, "mlflow_run_id": held.run_id}
-    day = {"snapshot": held.tags["partition"]} if "partition" in held.tags else {}
+    root = "" if data_root is None else str(data_root.resolve())
+    if bundle is not None:
+        return ServeSettings(data_root=root, bundle=str(bundle.resolve()))
+    assert data_root is not None, "one of both is given"
+    deployment = Deployment.load(data_root.resolve())
     log = log_settings(deployment.spec, deployment.paths)
-    return ServeSettings(bundle=str(bundle.directory), sha256=bundle.sha256, facts=facts | day, log=log)
-
-
-def bundle_settings(folder: Path, data_root: Path | None, environment: Environment) -> ServeSettings:
-    """The bundle in ``folder``.
-
-    Args:
-        folder: Where its files lie.
-        data_root: Where it was made; if given, the key must be the one of its tables.
-        environment: Names the key.
-
-    Raises:
-        BundleError: there is none, or it is broken.
-        ServeError: the key is another one.
-    """
-    from ctr_pipeline.serving import Bundle
-
-    bundle = Bundle.open(folder.resolve())
-    note = data_root / KEY_NOTE if data_root else None
-    if note is not None and note.is_file():
-        _refuse_other_key(note.read_text(encoding="ascii").strip(), environment, str(data_root))
-    return ServeSettings(bundle=str(bundle.directory), sha256=bundle.sha256)
-
-
-def served_model(settings: ServeSettings, environment: Environment) -> "ServedModel":
-    """The opened model of the settings, with the key of the deployment where it has hashed features.
-
-    Raises:
-        ServeError: the folder holds another model by now.
-        BundleError: it is broken.
-        KeyMissingError: the model needs a key, and there is none.
-    """
-    from ctr_pipeline.serving import Bundle
-    from ctr_pipeline.serving.http import ServedModel
-    from ctr_pipeline.spec.extensions import load_extensions
-
-    load_extensions()
-    bundle = Bundle.open(Path(settings.bundle))
-    if bundle.sha256 != settings.sha256:
-        raise ServeError(f"{settings.bundle}: another model than the one that was asked for. Start `ctr serve` again.")
-    hasher: Callable[[str], str] | None = None
-
-    def pseudonym(text: str) -> str:
-        assert hasher is not None, "looked up before the first request"
-        return hasher(text)
-
-    model = ServedModel.of(bundle, pseudonym, settings.facts)
-    if model.hashed or settings.log:
-        hasher = existing_pseudonymiser(environment).of_text
-    return model
+    return ServeSettings(data_root=root, folder=str(deployment.paths.serving), log=log)
 
 
 def worker_service() -> "FastAPI":
     """The service of one process, as CTR_SERVE_SETTINGS describes it; warm."""
     from importlib.metadata import version
 
-    from ctr_pipeline.serving.http import Limits, ServiceMetrics, build_service
+    from ctr_pipeline.serving.http import Limits, ServedModels, ServiceMetrics, build_service
+    from ctr_pipeline.spec.extensions import load_extensions
 
+    load_extensions()
     environment = process_environment()
     settings = ServeSettings(**json.loads(environment.serve_settings))
-    model = served_model(settings, environment)
-    metrics = ServiceMetrics(Path(settings.metrics) if settings.metrics else None)
-    for _ in range(WARM_UP):
-        model.bundle.check_golden()
+    folder = ServingFolder(Path(settings.folder))
+    loader = ModelLoader(folder, environment)
+    models = ServedModels(
+        loader.arms(), processes=settings.workers, ended=lambda trial, reason: folder.end_trial(trial.id, reason)
+    )
+    metrics = ServiceMetrics(Path(settings.metrics))
+    log = opened_log(settings.log, environment, metrics.logged)
     service = build_service(
-        model,
+        models,
         limits=Limits(**settings.limits),  # type: ignore[arg-type]
         token=environment.serve_token or None,
         clock=time.perf_counter,
         metrics=metrics,
         version=version("ctr-pipeline"),
-        request_log=opened_log(settings.log, environment, metrics.logged),
+        request_log=log,
+        closing=log.close if log is not None else None,
     )
     # What is there now stays: the collector need not look through the vocabulary while requests wait.
     gc.collect()
     gc.freeze()
+    follow_state(models, loader, folder, metrics)
     return service
 
 
 def run_service(
-    settings: ServeSettings, host: str, port: int, workers: int, environment: Environment, ready: Callable[[str], None]
+    settings: ServeSettings, host: str, port: int, environment: Environment, ready: Callable[[str], None]
 ) -> None:
     """Serves until it is told to stop.
 
     Args:
-        settings: The model and its limits.
+        settings: What is served, its limits and processes.
         host: Address to listen on.
         port: Port to listen on.
-        workers: Processes.
         environment: Holds token and key.
         ready: Receives where the service will be.
 
     Raises:
-        ServeError: the port is taken, or others could ask without a token.
-        UserError: the model cannot be opened, or the key is missing.
+        ServeError: nothing can be served, the port is taken, or others could ask without a token.
     """
-    import uvicorn
-
     if not environment.serve_token and not _is_own(host):
         raise ServeError(
             f"--host {host}: others could ask for scores without a token. Set CTR_SERVE_TOKEN, or listen on 127.0.0.1."
         )
     _refuse_taken(host, port)
-    # Errors end the command here; in a process of the service they would end that process alone.
-    name = served_model(settings, environment).bundle.name
-    with tempfile.TemporaryDirectory(prefix="ctr-serve-") as folder:
-        shared = {**asdict(settings), "metrics": folder if workers > 1 else ""}
-        set_variables({"CTR_SERVE_SETTINGS": json.dumps(shared)})
-        if workers > 1:
-            set_variables({"PROMETHEUS_MULTIPROC_DIR": folder})
-        ready(f"{name} ({settings.sha256[:12]}) on http://{host}:{port}")
-        uvicorn.run(
-            SERVICE, factory=True, host=host, port=port, workers=workers, loop="uvloop", http="httptools",
-            access_log=False, log_level="warning", server_header=False, lifespan="off", ws="none",
-            timeout_graceful_shutdown=STOP_SECONDS,
-        )  # fmt: skip
+    with tempfile.TemporaryDirectory(prefix="ctr-serve-") as temporary:
+        metrics = Path(temporary) / "metrics"
+        metrics.mkdir()
+        own = settings.folder or str(Path(temporary) / "serving")
+        settings = replace(settings, folder=own, metrics=str(metrics))
+        set_variables({"CTR_SERVE_SETTINGS": json.dumps(asdict(settings)), "PROMETHEUS_MULTIPROC_DIR": str(metrics)})
+        with _following(settings, environment) as follower:
+            state = ServingFolder(Path(own)).state()
+            assert state is not None, "it is written by now"
+            version = f"version {state.champion.facts['version']}, " if "version" in state.champion.facts else ""
+            ready(f"{version}{state.champion.sha256[:12]} on http://{host}:{port}")
+            run_processes(host, port, settings.workers, follower.keep_alive if follower else None)
 
 
-def _refuse_other_key(fingerprint: str, environment: Environment, what: str) -> None:
-    existing_pseudonymiser(environment)
-    if key_fingerprint(environment) != fingerprint:
-        raise ServeError(
-            f"the ids of {what} were hashed with another key than the one at hand: every user would be unknown. Set "
-            "CTR_PSEUDONYM_KEY or CTR_PSEUDONYM_KEY_FILE to the key of the training."
-        )
+class _Follower:
+    """The process that follows the registry; started again when it ends."""
+
+    def __init__(self, settings: ServeSettings) -> None:
+        content = {name: getattr(settings, name) for name in ("folder", "data_root", "bundle")}
+        self._command = [sys.executable, "-m", "ctr_pipeline.commands.follow_registry", json.dumps(content)]
+        self._process = self._started()
+        self._again_at = 0.0
+
+    def _started(self) -> "subprocess.Popen[str]":
+        return subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True)
+
+    def first_line(self) -> str:
+        """What it writes once the first state is there, or cannot be."""
+        assert self._process.stdout is not None, "it is a pipe"
+        if not select.select([self._process.stdout], [], [], START_SECONDS)[0]:
+            raise ServeError(f"no model was verified within {START_SECONDS} s. Is the registry at hand?")
+        return self._process.stdout.readline()
+
+    def keep_alive(self) -> None:
+        """Starts it again where it has ended, at most every few seconds."""
+        if self._process.poll() is not None and time.monotonic() > self._again_at:
+            self._again_at = time.monotonic() + 10
+            self._process = self._started()
+
+    def stop(self) -> None:
+        """Ends it."""
+        self._process.kill()
+        self._process.wait()
+
+
+@contextmanager
+def _following(settings: ServeSettings, environment: Environment) -> Iterator[_Follower | None]:
+    """Within it, the state is there, and is kept up to date where a registry is followed."""
+    folder = ServingFolder(Path(settings.folder))
+    fresh = not settings.bundle and folder.read_seconds_ago() < FRESH_SECONDS and key_matches(folder, environment)
+    follower = _Follower(settings)
+    try:
+        if not fresh:
+            line = follower.first_line()
+            content: dict[str, Any] = json.loads(line) if line.startswith("{") else {}
+            if "error" in content:
+                raise ServeError(content["error"])
+            if not content:
+                raise ServeError("the process that follows the registry ended; its messages are above.")
+        yield None if settings.bundle else follower
+    finally:
+        follower.stop()
 
 
 def _is_own(host: str) -> bool:

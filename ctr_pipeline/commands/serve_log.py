@@ -1,6 +1,5 @@
 """The log of `ctr serve`: what of it the spec decides, and opening it in a process of the service."""
 
-import atexit
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,7 +25,7 @@ def log_settings(spec: Spec, paths: DataRoot) -> dict[str, Any]:
 def opened_log(
     settings: Mapping[str, Any], environment: Environment, count: Callable[[str], None]
 ) -> "FeatureLog | None":
-    """The log of this process; it is closed when the process ends.
+    """The log of this process; whoever opens it closes it.
 
     Args:
         settings: As :func:`log_settings` gives them.
@@ -40,7 +39,7 @@ def opened_log(
         return None
     from ctr_pipeline.online.feature_log import FeatureLog, LogLimits
 
-    log = FeatureLog(
+    return FeatureLog(
         Path(settings["folder"]),
         LogLimits(rate=settings["rate"], spool_bytes=settings["spool_mb"] * _MIB),
         pseudonym=existing_pseudonymiser(environment).of_text,
@@ -48,5 +47,3 @@ def opened_log(
         clock=time.monotonic,
         count=count,
     )
-    atexit.register(log.close)
-    return log

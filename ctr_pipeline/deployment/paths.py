@@ -66,6 +66,11 @@ class DataRoot:
         return self.root / "serving_log" / "spool"
 
     @property
+    def serving(self) -> Path:
+        """Folder that the processes of `ctr serve` share: what is served, and verified copies of it."""
+        return self.root / "serving"
+
+    @property
     def server_logs(self) -> Path:
         """Folder of the log files of the pages' servers."""
         return self.root / "logs"

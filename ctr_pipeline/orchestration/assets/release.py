@@ -269,17 +269,28 @@ def champion_bundle(tracking: TrackingResource, name: str, held: ModelVersion) -
     Raises:
         BundleError: it is nowhere, or broken.
     """
+    from ctr_pipeline.serving import Bundle
+
+    return Bundle.open(bundle_folder(tracking, name, held))
+
+
+def bundle_folder(tracking: TrackingResource, name: str, held: ModelVersion) -> Path:
+    """The folder of a version's bundle: where it was made, unless a later retrain replaced it; else from MLflow.
+
+    Raises:
+        BundleError: it is nowhere.
+    """
     from mlflow.exceptions import MlflowException
 
     from ctr_pipeline.serving import Bundle, BundleError
 
+    local = Path(held.tags.get("folder", "")) / BUNDLE
     try:
-        local = Bundle.open(Path(held.tags.get("folder", "")) / BUNDLE)
-        if local.sha256 == held.tags.get("bundle_sha256"):
+        if Bundle.open(local).sha256 == held.tags.get("bundle_sha256"):
             return local
     except BundleError:
         pass
     try:
-        return Bundle.open(tracking.version_files(name, held.version))
+        return tracking.version_files(name, held.version)
     except (MlflowException, OSError) as error:
         raise BundleError(f"its files are not in MLflow any more ({type(error).__name__}).") from error

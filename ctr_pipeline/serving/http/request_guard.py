@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import orjson
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -99,10 +100,12 @@ class RequestGuard:
             raise RequestError("too many requests at once; try again", status=503, kind="overload")
 
 
-def json_answer(content: Any, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer in JSON; arrays of numpy are lists."""
+def json_answer(
+    content: Any, status: int = 200, headers: Mapping[str, str] | None = None, later: BackgroundTask | None = None
+) -> Response:
+    """An answer in JSON; arrays of numpy are lists. ``later`` is done once it is sent."""
     body = orjson.dumps(content, option=orjson.OPT_SERIALIZE_NUMPY)
-    return Response(body, status, dict(headers or {}), JSON_TYPE)
+    return Response(body, status, dict(headers or {}), JSON_TYPE, background=later)
 
 
 def error_answer(error: RequestError) -> Response:

@@ -32,6 +32,8 @@ class ServedModel:
     """The spec that the model was built from."""
     facts: Mapping[str, str] = field(default_factory=dict)
     """What else is known: the version in the registry, the day of the data."""
+    user: str | None = None
+    """The feature that holds the user's id; None without one."""
 
     @classmethod
     def of(cls, bundle: Bundle, pseudonym: Callable[[str], str] | None, facts: Mapping[str, str] | None = None) -> Self:
@@ -42,11 +44,14 @@ class ServedModel:
         """
         path = bundle.directory / "spec.yaml"
         text = path.read_text(encoding="utf-8")
-        every = pseudonym_features(parse_spec(text, where=str(path)))
+        spec = parse_spec(text, where=str(path))
+        every = pseudonym_features(spec)
         hashed = {name: nulls for name, nulls in every.items() if name in bundle.inputs}
         if hashed and pseudonym is None:
             raise BundleError(f"{bundle.directory}: {', '.join(hashed)} are hashed, and there is no key for that")
-        return cls(bundle, bundle.encoder(), pseudonym, hashed, text, facts or {})
+        ids = (feature.name for feature, column in spec.features_of() if column == spec.impression.user)
+        user = next((name for name in ids if name in hashed), None) if spec.impression.user else None
+        return cls(bundle, bundle.encoder(), pseudonym, hashed, text, facts or {}, user)
 
     def unknown_ids(self, ids: NDArray[np.int64]) -> dict[str, int]:
         """Number of values that the vocabulary does not hold, by feature that has such values."""

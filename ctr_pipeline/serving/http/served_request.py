@@ -1,6 +1,6 @@
 """What is known of an answered request beside its answer: for the log from which its inputs can be checked later."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,14 +9,12 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.serving.bundle import Scores
 from ctr_pipeline.serving.http.request_json import RequestError, kind_of
+from ctr_pipeline.serving.release import Arm
 from ctr_pipeline.serving.request_encoding import TIME
 from ctr_pipeline.serving.request_values import BundleError, instant
 
 IMPRESSION = "impression_id"
 """In a request: the id under which a candidate's impression will be in the impression log. No feature is called so."""
-
-CHAMPION, CHALLENGER, SHADOW = "champion", "challenger", "shadow"
-"""Arms: whose scores were served, those of the champion or of the challenger; or scored beside them and not served."""
 
 _LONGEST_ID = 200
 
@@ -34,8 +32,8 @@ class ServedRequest:
     """[N] raw ids; None where the request has none."""
     ts: int | Sequence[int | None] | None
     """Time of the impressions as the request gives it, microseconds, or one a candidate; None for that of its arrival."""
-    arm: str
-    """:data:`CHAMPION`, :data:`CHALLENGER` or :data:`SHADOW`."""
+    arm: Arm
+    """Whose scores they are."""
     model_sha: str
     """SHA-256 of the bundle's manifest."""
     snapshot: str
@@ -64,14 +62,14 @@ class LogFields:
 
 
 def take_log_fields(
-    inputs: Mapping[str, str], shared: dict[str, Any], candidates: dict[str, Any]
+    inputs: Collection[str], shared: dict[str, Any], candidates: dict[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any], LogFields]:
     """The features of a request without what is for the log alone, and that.
 
     The time stays where the model makes features of it.
 
     Args:
-        inputs: The model's (:attr:`Bundle.inputs`).
+        inputs: Names of the features that the models know.
         shared: Features that all candidates have.
         candidates: By feature a list with a value for each candidate.
 

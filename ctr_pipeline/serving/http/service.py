@@ -1,17 +1,17 @@
 """The service: its paths, and what each of them answers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 from fastapi import FastAPI, Request
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from ctr_pipeline.serving.http.inference_protocol import (
-    INFERENCE_FIELDS,
-    TENSOR_FIELDS,
     columns_of,
     inference_answer,
     model_metadata,
@@ -27,10 +27,17 @@ from ctr_pipeline.serving.http.request_json import (
     refuse_other_fields,
     refuse_type,
 )
-from ctr_pipeline.serving.http.request_scoring import Scored, ServedModel, score_request
+from ctr_pipeline.serving.http.request_scoring import Scored
+from ctr_pipeline.serving.http.served_arms import (
+    SCORE_FIELDS,
+    ArmAnswer,
+    GuardedCounts,
+    ServedArms,
+    ServedModels,
+    score_in_arm,
+    score_in_shadow,
+)
 from ctr_pipeline.serving.http.served_request import (
-    CHAMPION,
-    IMPRESSION,
     LogFields,
     RequestLog,
     ServedRequest,
@@ -38,14 +45,13 @@ from ctr_pipeline.serving.http.served_request import (
     take_log_fields,
 )
 from ctr_pipeline.serving.http.service_metrics import ServiceMetrics
-from ctr_pipeline.serving.request_encoding import TIME
+from ctr_pipeline.serving.release import Arm, TrialMode
 
 MODEL_PATH = "/v2/models/{name}"
-SCORE_FIELDS = ("shared", "candidates", "logits", "request_id")
 
 
 def build_service(
-    model: ServedModel,
+    models: ServedModels,
     *,
     limits: Limits,
     token: str | None,
@@ -53,24 +59,33 @@ def build_service(
     metrics: ServiceMetrics,
     version: str,
     request_log: RequestLog | None = None,
+    closing: Callable[[], None] | None = None,
 ) -> FastAPI:
-    """The ASGI application that serves ``model``.
+    """The ASGI application that serves ``models``.
 
     Args:
-        model: The model.
+        models: The champion, and the challenger while it is tried; they may be replaced at any time.
         limits: What requests may take.
         token: What all but the health paths require; None for nothing.
         clock: Seconds that pass, such as ``time.perf_counter``.
         metrics: Where requests are counted.
         version: Of this software, for the metadata of the server.
         request_log: Where answered requests go; None for nowhere.
+        closing: Called after the last answer.
     """
-    # The framework's own pages would load scripts from elsewhere.
-    app = FastAPI(title="ctr serve", docs_url=None, redoc_url=None, openapi_url=None)
-    bundle = model.bundle
-    names = frozenset((*bundle.inputs, IMPRESSION, TIME, *SCORE_FIELDS, *INFERENCE_FIELDS, *TENSOR_FIELDS))
 
-    async def content_of(request: Request) -> dict[str, Any]:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        yield
+        if closing is not None:
+            closing()
+
+    # The framework's own pages would load scripts from elsewhere.
+    app = FastAPI(title="ctr serve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    # All versions of a registered model have the name of its spec.
+    name, counts = models.current.champion.bundle.name, GuardedCounts(metrics, models)
+
+    async def content_of(request: Request, arms: ServedArms) -> tuple[dict[str, Any], bytes]:
         refuse_type(request.headers)
         try:
             async with asyncio.timeout(limits.body_seconds):
@@ -80,75 +95,86 @@ def build_service(
             raise RequestError(message, status=408, kind="limit") from None
         # Requests that have arrived meanwhile are taken up, so that they are counted among those at once.
         await asyncio.sleep(0)
-        return parsed_object(body, names)
+        return parsed_object(body, arms.names), body
+
+    def scored(
+        arms: ServedArms,
+        shared: dict[str, Any],
+        candidates: dict[str, Any],
+        body: bytes,
+        request_id: str | None,
+        fields: LogFields,
+    ) -> tuple[ArmAnswer, BackgroundTask | None]:
+        """The answer, and what is done once it is sent."""
+        answer = score_in_arm(arms, shared, candidates, body, limits=limits, clock=clock, counts=counts)
+        metrics.scored(len(answer.found.scores.probabilities), answer.found.unknown)
+        _log(request_id, fields, answer.arm, answer.model.bundle.sha256, answer.found)
+        if arms.trial is None or arms.trial.mode is not TrialMode.SHADOW:
+            return answer, None
+
+        async def shadow() -> None:
+            beside = score_in_shadow(arms, answer, shared, candidates, limits=limits, clock=clock, counts=counts)
+            if beside is not None and arms.challenger is not None:
+                _log(request_id, fields, Arm.SHADOW, arms.challenger.bundle.sha256, beside)
+
+        return answer, BackgroundTask(shadow)
 
     async def score(request: Request) -> Response:
-        content = await content_of(request)
+        arms = models.current
+        content, body = await content_of(request, arms)
         refuse_other_fields(content, SCORE_FIELDS)
         if "shared" not in content and "candidates" not in content:
             raise RequestError("the request has neither `shared` nor `candidates`", "shared")
         request_id = request_id_of(content, "request_id")
         shared, candidates, fields = take_log_fields(
-            bundle.inputs, _features(content, "shared"), _features(content, "candidates")
+            arms.other_inputs, _features(content, "shared"), _features(content, "candidates")
         )
         with_logits = content.get("logits", False)
         if not isinstance(with_logits, bool):
             raise RequestError(f"`logits`: expected true or false; found {kind_of(with_logits)}", "logits")
-        found = score_request(model, shared, candidates, limits)
-        rows = len(found.scores.probabilities)
-        metrics.scored(rows, found.unknown)
-        _log(request_id, fields, found)
-        answer = {"model": bundle.sha256, "candidates": rows, "scores": _by_task(found.scores.probabilities)}
+        given, later = scored(arms, shared, candidates, body, request_id, fields)
+        bundle, scores = given.model.bundle, given.found.scores
+        answer = {
+            "model": bundle.sha256,
+            "candidates": len(scores.probabilities),
+            "scores": _by_task(bundle.tasks, scores.probabilities),
+        }
         if with_logits:
-            answer["logits"] = _by_task(found.scores.logits)
-        return json_answer(answer)
-
-    def _by_task(values: Any) -> dict[str, Any]:
-        return dict(zip(bundle.tasks, np.ascontiguousarray(values.T), strict=True))
+            answer["logits"] = _by_task(bundle.tasks, scores.logits)
+        return json_answer(answer, later=later)
 
     async def infer(request: Request) -> Response:
         refuse_other_model(request)
-        content = await content_of(request)
-        wanted = wanted_outputs(content, bundle.tasks)
-        shared, candidates, fields = take_log_fields(bundle.inputs, *columns_of(content))
-        found = score_request(model, shared, candidates, limits)
-        metrics.scored(len(found.scores.probabilities), found.unknown)
-        _log(content.get("id") or None, fields, found)
-        return json_answer(inference_answer(model, content, found.scores, wanted))
+        arms = models.current
+        content, body = await content_of(request, arms)
+        wanted = wanted_outputs(content, arms.champion.bundle.tasks)
+        shared, candidates, fields = take_log_fields(arms.other_inputs, *columns_of(content))
+        given, later = scored(arms, shared, candidates, body, content.get("id") or None, fields)
+        return json_answer(inference_answer(given.model, content, given.found.scores, wanted), later=later)
 
-    def _log(request_id: str | None, fields: LogFields, found: Scored) -> None:
+    def _log(request_id: str | None, fields: LogFields, arm: Arm, sha256: str, found: Scored) -> None:
         if request_log is not None:
             request_log.offer(
                 ServedRequest(
-                    request_id=request_id, impression_ids=fields.impression_ids, ts=fields.ts, arm=CHAMPION,
-                    model_sha=bundle.sha256, snapshot="", numeric=found.numeric, ids=found.ids, scores=found.scores,
+                    request_id=request_id, impression_ids=fields.impression_ids, ts=fields.ts, arm=arm,
+                    model_sha=sha256, snapshot="", numeric=found.numeric, ids=found.ids, scores=found.scores,
                 )
             )  # fmt: skip
 
     def refuse_other_model(request: Request) -> None:
-        if request.path_params["name"] != bundle.name:
-            raise RequestError(f"there is no such model; this one is {bundle.name}", "name", status=404, kind="path")
+        if request.path_params["name"] != name:
+            raise RequestError(f"there is no such model; this one is {name}", "name", status=404, kind="path")
 
     async def described(_: Request) -> Response:
-        return json_answer(
-            {
-                "name": bundle.name,
-                "sha256": bundle.sha256,
-                **model.facts,
-                "tasks": bundle.tasks,
-                "inputs": bundle.inputs,
-                "hashed": sorted(model.hashed),
-                "spec": model.spec_text,
-            }
-        )
+        return json_answer(description_of(models.current))
 
     async def metadata(request: Request) -> Response:
         refuse_other_model(request)
-        return json_answer(model_metadata(model))
+        return json_answer(model_metadata(models.current.champion))
 
     async def model_ready(request: Request) -> Response:
         refuse_other_model(request)
-        return json_answer({"name": bundle.name, "ready": True})
+        return json_answer({"name": name, "ready": True})
 
     async def server(_: Request) -> Response:
         return json_answer({"name": "ctr_pipeline", "version": version, "extensions": []})
@@ -160,7 +186,8 @@ def build_service(
     async def live(_: Request) -> Response:
         return json_answer({"live": True})
 
-    async def counts(_: Request) -> Response:
+    async def metrics_text(_: Request) -> Response:
+        metrics.served(len(models.current.refused), _canary_share(models.current))
         return Response(metrics.text(), media_type=metrics.content_type)
 
     answers: dict[tuple[str, str], Callable[[Request], Any]] = {
@@ -174,7 +201,7 @@ def build_service(
         ("GET", "/healthz"): live,
         ("GET", "/readyz"): ready,
         ("GET", "/model"): described,
-        ("GET", "/metrics"): counts,
+        ("GET", "/metrics"): metrics_text,
     }
     for (method, path), answer in answers.items():
         app.router.add_route(path, answer, methods=[method])
@@ -192,9 +219,37 @@ def build_service(
         at_once=limits.at_once,
         metrics=metrics,
         clock=clock,
-        paths=path_names(frozenset(path for _, path in answers), bundle.name),
+        paths=path_names(frozenset(path for _, path in answers), name),
     )
     return app
+
+
+def description_of(arms: ServedArms) -> dict[str, Any]:
+    """The answer to ``GET /model``: the champion, the trial beside it, and what is refused."""
+    model = arms.champion
+    bundle, trial = model.bundle, None
+    if arms.trial is not None and arms.challenger is not None:
+        own = {"sha256": arms.challenger.bundle.sha256, **arms.challenger.facts}
+        trial = {"mode": arms.trial.mode, "share": arms.trial.share, "started": arms.trial.started, **own}
+    return {
+        "name": bundle.name,
+        "sha256": bundle.sha256,
+        **model.facts,
+        "tasks": bundle.tasks,
+        "inputs": bundle.inputs,
+        "hashed": sorted(model.hashed),
+        "trial": trial,
+        "refused": dict(arms.refused),
+        "spec": model.spec_text,
+    }
+
+
+def _canary_share(arms: ServedArms) -> float:
+    return arms.trial.share if arms.trial is not None and arms.trial.mode is TrialMode.CANARY else 0.0
+
+
+def _by_task(tasks: tuple[str, ...], values: Any) -> dict[str, Any]:
+    return dict(zip(tasks, np.ascontiguousarray(values.T), strict=True))
 
 
 def _features(content: dict[str, Any], name: str) -> dict[str, Any]:

@@ -3,11 +3,14 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ctr_pipeline.serving.release import Arm
+
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
+DIFFERENCES = (1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
 CANDIDATES = (1, 2, 5, 10, 20, 50, 100, 200, 300, 500, 1000, 2000, 5000)
 
 OTHER_PATH = "other"
@@ -49,6 +52,29 @@ class ServiceMetrics:
             "ctr_serve_log_requests", "Requests for the log, by what became of them.", ["outcome"],
             registry=self._registry,
         )  # fmt: skip
+        self._arm_seconds = Histogram(
+            "ctr_serve_arm_seconds", "Time of scoring a request, by arm.", ["arm"], buckets=SECONDS,
+            registry=self._registry,
+        )  # fmt: skip
+        self._arm_failures = Counter(
+            "ctr_serve_arm_failures", "Requests that the challenger could not score, and the champion could, by arm.",
+            ["arm", "kind"], registry=self._registry,
+        )  # fmt: skip
+        self._differences = Histogram(
+            "ctr_serve_shadow_logit_difference", "Largest difference in logit of a request scored in shadow, by task.",
+            ["task"], buckets=DIFFERENCES, registry=self._registry,
+        )  # fmt: skip
+        self._swaps = Counter(
+            "ctr_serve_swaps", "Changes of the models that are served, by result.", ["result"], registry=self._registry
+        )
+        self._refused = Gauge(
+            "ctr_serve_refused_versions", "Versions that the registry names and that are not served.",
+            registry=self._registry, multiprocess_mode="livemax",
+        )  # fmt: skip
+        self._canary = Gauge(
+            "ctr_serve_canary_share", "Share of the users that the challenger answers.",
+            registry=self._registry, multiprocess_mode="livemax",
+        )  # fmt: skip
 
     def logged(self, outcome: str) -> None:
         """Counts a request that was written to the log, or why it was not."""
@@ -68,6 +94,28 @@ class ServiceMetrics:
         self._candidates.observe(candidates)
         for feature, count in unknown.items():
             self._unknown.labels(feature).inc(count)
+
+    def arm_scored(self, arm: Arm, seconds: float) -> None:
+        """Counts a request that was scored in an arm."""
+        self._arm_seconds.labels(arm).observe(seconds)
+
+    def arm_failed(self, arm: Arm, kind: str) -> None:
+        """Counts a request that an arm could not score, though the champion could."""
+        self._arm_failures.labels(arm, kind).inc()
+
+    def shadow_differences(self, differences: Mapping[str, float]) -> None:
+        """Counts how a request's scores in the shadow differ, by task."""
+        for task, difference in differences.items():
+            self._differences.labels(task).observe(difference)
+
+    def swapped(self, result: str) -> None:
+        """Counts a change of the models: ``served``, or ``failed`` where the old ones go on."""
+        self._swaps.labels(result).inc()
+
+    def served(self, refused: int, share: float) -> None:
+        """Sets how many versions are refused, and the share of the canary."""
+        self._refused.set(refused)
+        self._canary.set(share)
 
     def text(self) -> bytes:
         """All of them, over all processes."""

@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from ctr_pipeline.serving import Bundle
-from ctr_pipeline.serving.http import Limits, ServedModel, ServiceMetrics, build_service
+from ctr_pipeline.serving.http import Limits, ServedModel, ServedModels, ServiceMetrics, build_service
 from ctr_pipeline.sources import Pseudonymiser
 
 LIMITS = Limits(body_bytes=50_000, candidates=500, list_length=10)
@@ -23,7 +23,12 @@ def model(bundle: Bundle) -> ServedModel:
 def client_of() -> Callable[..., TestClient]:
     def client(model: ServedModel, token: str | None = None, limits: Limits = LIMITS) -> TestClient:
         service = build_service(
-            model, limits=limits, token=token, clock=time.perf_counter, metrics=ServiceMetrics(), version="0"
+            ServedModels.of(model),
+            limits=limits,
+            token=token,
+            clock=time.perf_counter,
+            metrics=ServiceMetrics(),
+            version="0",
         )
         return TestClient(service)
 

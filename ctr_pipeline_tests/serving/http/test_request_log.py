@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 
-from ctr_pipeline.serving.http import Limits, ServedModel, ServiceMetrics, build_service
-from ctr_pipeline.serving.http.served_request import CHAMPION, ServedRequest
+from ctr_pipeline.serving.http import Limits, ServedModel, ServedModels, ServiceMetrics, build_service
+from ctr_pipeline.serving.http.served_request import ServedRequest
+from ctr_pipeline.serving.release import Arm
 
 CANDIDATES: dict[str, Any] = {"ad": ["a1", "a2", "zz"], "price": [1, None, 3.5]}
 
@@ -25,7 +26,7 @@ class Kept:
 def asked(model: ServedModel, path: str, content: dict[str, Any]) -> tuple[Any, Kept]:
     kept = Kept()
     service = build_service(
-        model, limits=Limits(), token=None, clock=time.perf_counter, metrics=ServiceMetrics(), version="0",
+        ServedModels.of(model), limits=Limits(), token=None, clock=time.perf_counter, metrics=ServiceMetrics(), version="0",
         request_log=kept,
     )  # fmt: skip
     with TestClient(service) as client:
@@ -42,7 +43,7 @@ def test_the_log_gets_what_the_model_got(model: ServedModel) -> None:
     np.testing.assert_array_equal(found.numeric, numeric)
     np.testing.assert_array_equal(found.ids, ids)
     assert answer.json()["scores"]["click"] == pytest.approx(found.scores.probabilities[:, 0].tolist())
-    assert (found.request_id, found.arm, found.model_sha) == ("r1", CHAMPION, model.bundle.sha256)
+    assert (found.request_id, found.arm, found.model_sha) == ("r1", Arm.CHAMPION, model.bundle.sha256)
     assert (found.impression_ids, found.ts) == (None, None)
 
 

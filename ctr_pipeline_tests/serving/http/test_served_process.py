@@ -15,9 +15,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from ctr_pipeline.commands.serve import ServeError, ServeSettings, bundle_settings, run_service, served_model
+from ctr_pipeline.commands.follow_registry import ServeError
+from ctr_pipeline.commands.serve import run_service, serve_settings
+from ctr_pipeline.commands.served_models import served_model
 from ctr_pipeline.deployment.environment import Environment
 from ctr_pipeline.serving import Bundle, BundleError
+from ctr_pipeline.serving.release import ServedVersion
 
 CTR = Path(sys.executable).with_name("ctr")
 
@@ -77,21 +80,21 @@ def test_the_command_serves_a_bundle_until_it_is_told_to_stop(bundle: Bundle) ->
     finally:
         process.kill()
     assert process.returncode == 0
-    assert "shop" in stdout
+    assert bundle.sha256[:12] in stdout
     assert (stderr, "secret" in stdout) == ("", False)
 
 
 def test_what_must_not_be_served_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     environment = Environment.of({"HOME": str(tmp_path)})
-    settings = bundle_settings(bundle.directory, None, environment)
+    settings = serve_settings(None, bundle.directory)
     with pytest.raises(ServeError, match="CTR_SERVE_TOKEN"):
-        run_service(settings, "0.0.0.0", free_port(), 1, environment, print)
-    with pytest.raises(ServeError, match="another model"):
-        served_model(ServeSettings(bundle=settings.bundle, sha256="0" * 64), environment)
-    with pytest.raises(BundleError, match="no bundle here"):
-        bundle_settings(tmp_path, None, environment)
+        run_service(settings, "0.0.0.0", free_port(), environment, print)
+    with pytest.raises(BundleError, match="another model"):
+        served_model(ServedVersion(folder=str(bundle.directory), sha256="0" * 64), environment)
+    with pytest.raises(ServeError, match="no bundle here"):
+        run_service(serve_settings(None, tmp_path), "127.0.0.1", free_port(), environment, print)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         with pytest.raises(ServeError, match="--port"):
-            run_service(settings, "127.0.0.1", taken.getsockname()[1], 1, environment, print)
+            run_service(settings, "127.0.0.1", taken.getsockname()[1], environment, print)

@@ -5,7 +5,7 @@ import json
 import time
 from typing import Any
 
-from ctr_pipeline.serving.http import Limits, ServedModel, ServiceMetrics, build_service
+from ctr_pipeline.serving.http import Limits, ServedModel, ServedModels, ServiceMetrics, build_service
 
 BODY = json.dumps({"shared": {"price": 1}}).encode()
 
@@ -34,7 +34,12 @@ async def asked(service: Any, body_after: asyncio.Event | None) -> tuple[int, di
 
 def service_of(model: ServedModel, **limits: float) -> Any:
     return build_service(
-        model, limits=Limits(**limits), token=None, clock=time.perf_counter, metrics=ServiceMetrics(), version="0"
+        ServedModels.of(model),
+        limits=Limits(**limits),
+        token=None,
+        clock=time.perf_counter,
+        metrics=ServiceMetrics(),
+        version="0",
     )
 
 

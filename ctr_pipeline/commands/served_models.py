@@ -1,0 +1,146 @@
+"""The models of one process of a service: opened as the state tells, and replaced while requests are answered."""
+
+import gc
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctr_pipeline.commands.serving_folder import ServingFolder
+from ctr_pipeline.deployment.environment import Environment
+from ctr_pipeline.deployment.key import existing_pseudonymiser
+from ctr_pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from ctr_pipeline.serving.http import ServedArms, ServedModel, ServedModels, ServiceMetrics
+    from ctr_pipeline.serving.release import ServedState, ServedVersion
+
+_log = logging.getLogger(__name__)
+
+WARM_UP = 20
+"""Times that the golden rows are scored before the first request."""
+
+LOOK_SECONDS = 0.5
+"""Time between two looks at the state."""
+
+
+def served_model(version: "ServedVersion", environment: Environment) -> "ServedModel":
+    """The opened and warm model of a version, with the key of the deployment where it has hashed features.
+
+    Raises:
+        BundleError: it is broken.
+        KeyMissingError: the model needs a key, and there is none.
+    """
+    from ctr_pipeline.serving import Bundle, BundleError
+    from ctr_pipeline.serving.http import ServedModel
+
+    bundle = Bundle.open(Path(version.folder))
+    if bundle.sha256 != version.sha256:
+        raise BundleError(f"{version.folder}: another model than the one that was asked for. Start `ctr serve` again.")
+    hasher: Callable[[str], str] | None = None
+
+    def pseudonym(text: str) -> str:
+        assert hasher is not None, "looked up before the first request"
+        return hasher(text)
+
+    model = ServedModel.of(bundle, pseudonym, version.facts)
+    if model.hashed:
+        hasher = existing_pseudonymiser(environment).of_text
+    for _ in range(WARM_UP):
+        bundle.check_golden()
+    return model
+
+
+class ModelLoader:
+    """Opens what the state of a service names.
+
+    Args:
+        folder: Of the service.
+        environment: Holds the key.
+    """
+
+    def __init__(self, folder: ServingFolder, environment: Environment) -> None:
+        self._folder, self._environment = folder, environment
+        self._opened: dict[str, ServedModel] = {}
+
+    def arms(self) -> "ServedArms":
+        """The arms of the state as it is now; models that are open are not opened again.
+
+        Raises:
+            UserError: a model cannot be opened.
+        """
+        from ctr_pipeline.serving.http import ServedArms
+
+        state = self._folder.state()
+        assert state is not None, "written before the first process starts"
+        state = _without_ended(state, self._folder.ended_trials())
+        champion = self._model(state.champion)
+        challenger = None if state.challenger is None else self._model(state.challenger)
+        used = {state.champion.sha256, state.challenger.sha256 if state.challenger else ""}
+        self._opened = {sha256: model for sha256, model in self._opened.items() if sha256 in used}
+        return ServedArms.of(champion, challenger, state.trial, state.refused, frozenset(state.other_inputs))
+
+    def _model(self, version: "ServedVersion") -> "ServedModel":
+        if version.sha256 not in self._opened:
+            self._opened[version.sha256] = served_model(version, self._environment)
+        return self._opened[version.sha256]
+
+
+def follow_state(
+    models: "ServedModels", loader: ModelLoader, folder: ServingFolder, metrics: "ServiceMetrics"
+) -> threading.Thread:
+    """Replaces the models whenever the state changes, from a thread that ends with the process.
+
+    A model is opened and warm before it is served, and what cannot be opened is not: the ones before go on.
+    """
+
+    def watch() -> None:
+        seen, waiting = folder.stamp(), threading.Event()
+        # What changed between the opening of the first models and here is taken up too.
+        refresh(models, loader, metrics)
+        while not waiting.wait(LOOK_SECONDS):
+            stamp = folder.stamp()
+            if stamp != seen:
+                seen = stamp
+                refresh(models, loader, metrics)
+
+    thread = threading.Thread(target=watch, name="state of the service", daemon=True)
+    thread.start()
+    return thread
+
+
+def refresh(models: "ServedModels", loader: ModelLoader, metrics: "ServiceMetrics") -> None:
+    """Serves what the state names now; goes on with the models before where that cannot be opened."""
+    from dataclasses import replace
+
+    try:
+        arms = loader.arms()
+    except (UserError, OSError, ValueError) as error:
+        metrics.swapped("failed")
+        _log.error("the models of the state cannot be opened, so those before go on: %s", error)
+        current = models.current
+        models.replace(replace(current, refused={**current.refused, "state": str(error)}))
+        return
+    if _identity(arms) == _identity(models.current):
+        return
+    models.replace(arms)
+    metrics.swapped("served")
+    # The new model stays: the collector need not look through it while requests wait.
+    gc.freeze()
+
+
+def _identity(arms: "ServedArms") -> tuple[object, ...]:
+    challenger = arms.challenger.bundle.sha256 if arms.challenger else None
+    facts = arms.champion.facts, arms.challenger.facts if arms.challenger else None
+    return arms.champion.bundle.sha256, challenger, arms.trial, dict(arms.refused), arms.other_inputs, facts
+
+
+def _without_ended(state: "ServedState", ended: dict[str, str]) -> "ServedState":
+    from dataclasses import replace
+
+    trial = state.trial
+    if trial is None or trial.id not in ended:
+        return state
+    refused = {**state.refused, trial.version: ended[trial.id]}
+    return replace(state, trial=None, challenger=None, refused=refused)
