@@ -4,7 +4,7 @@ import signal
 
 import typer
 
-from ctr_pipeline.cli import data, drills, models, project, server, specs
+from ctr_pipeline.cli import data, drills, models, project, releasing, server, specs
 from ctr_pipeline.cli.options import user_errors
 from ctr_pipeline.spec.extensions import load_extensions
 
@@ -16,6 +16,9 @@ app.command()(project.init)
 app.command()(project.run)
 app.command()(project.ui)
 app.command()(server.serve)
+app.command()(releasing.promote)
+app.command()(releasing.rollback)
+app.add_typer(releasing.release_app, name="release")
 app.command()(models.report)
 app.command()(models.why)
 app.command()(data.labels)

@@ -21,6 +21,7 @@ from ctr_pipeline.training.process import die_with_parent
 
 if TYPE_CHECKING:
     from ctr_pipeline.orchestration.resources.releases import RegisteredReleases, ReleaseRegistry
+    from ctr_pipeline.orchestration.resources.tracking import ModelVersion
     from ctr_pipeline.serving import Bundle
     from ctr_pipeline.serving.release import ServedState, ServedVersion, Trial
 
@@ -56,7 +57,7 @@ class RegistryFollower:
     clock: Callable[[], float]
     """Seconds that pass."""
     now: Callable[[], datetime]
-    _verified: dict[str, _Verified] = field(default_factory=dict)
+    _verified: dict[tuple[str, str], _Verified] = field(default_factory=dict)
     _refused: dict[str, tuple[str, float]] = field(default_factory=dict)
 
     def update(self) -> "ServedState":
@@ -130,14 +131,18 @@ class RegistryFollower:
 
     def _version(self, number: str, refused: dict[str, str]) -> _Verified | None:
         """A verified version; None, and the reason among ``refused``, where it must not be served."""
-        if number in self._verified:
-            return self._verified[number]
+        held = self.registry.version(number)
+        # `ctr forget` rewrites bundles, and with them this tag.
+        key = number, held.tags.get("bundle_sha256", "")
+        found = self._verified.get(key)
+        if found is not None and Path(found.version.folder).is_dir():
+            return found
         reason, since = self._refused.get(number, ("", -RETRY_SECONDS))
         if reason and self.clock() - since < RETRY_SECONDS:
             refused[number] = reason
             return None
         try:
-            self._verified[number] = self._verify(number)
+            self._verified[key] = self._verify(held)
         except UserError as error:
             if str(error) != reason:
                 _log.error("version %s is not served: %s", number, error)
@@ -145,12 +150,12 @@ class RegistryFollower:
             refused[number] = str(error)
             return None
         self._refused.pop(number, None)
-        return self._verified[number]
+        return self._verified[key]
 
-    def _verify(self, number: str) -> _Verified:
+    def _verify(self, held: "ModelVersion") -> _Verified:
         from ctr_pipeline.serving.release import ServedVersion
 
-        held, bundle = verified_copy(self.registry, number, self.folder, self.environment)
+        bundle = verified_copy(self.registry, held, self.folder, self.environment)
         facts = {"version": held.version, "mlflow_run_id": held.run_id}
         day = {"snapshot": held.tags["partition"]} if "partition" in held.tags else {}
         served = ServedVersion(folder=str(bundle.directory), sha256=bundle.sha256, facts=facts | day)
@@ -158,23 +163,24 @@ class RegistryFollower:
 
 
 def verified_copy(
-    registry: "ReleaseRegistry", number: str, folder: ServingFolder, environment: Environment
-) -> "tuple[Any, Bundle]":
-    """A version of the registry and a verified copy of its bundle.
+    registry: "ReleaseRegistry", held: "ModelVersion", folder: ServingFolder, environment: Environment
+) -> "Bundle":
+    """A verified copy of the bundle of a version.
 
     Raises:
-        ReleaseError: there is no such version.
         BundleError: its files are gone, broken or others.
         ServeError: its ids were hashed with another key.
     """
     from ctr_pipeline.orchestration.assets.release import KEY_TAG, bundle_folder
 
-    held = registry.version(number)
     sha256 = held.tags.get("bundle_sha256", "")
-    bundle = folder.copy(bundle_folder(registry.tracking, registry.name, held), sha256)
+    if folder.has(sha256):
+        bundle = folder.opened(sha256)
+    else:
+        bundle = folder.copy(bundle_folder(registry.tracking, registry.name, held), sha256)
     if key := held.tags.get(KEY_TAG):
         refuse_other_key(key, environment, f"version {held.version} of {registry.name}")
-    return held, bundle
+    return bundle
 
 
 def copied_bundle(
@@ -218,10 +224,10 @@ def refuse_other_key(fingerprint: str, environment: Environment, what: str) -> N
         )
 
 
-def key_matches(folder: ServingFolder, environment: Environment) -> bool:
-    """Whether the state of a folder was verified for the key at hand."""
+def is_usable(folder: ServingFolder, environment: Environment) -> bool:
+    """Whether the state of a folder was verified for the key at hand, and its copy is there."""
     state = folder.state()
-    if state is None:
+    if state is None or not Path(state.champion.folder).is_dir():
         return False
     return not state.key or (_has_key(environment) and key_fingerprint(environment) == state.key)
 

@@ -71,7 +71,9 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
     models = _models(deployment, shown["ts"].to_list())
     datasets, views = _drop_datasets(deployment, shown["ts"].to_list(), bool(tables))
     failed_steps = _drop_failed_steps(deployment, shown["ts"].to_list())
-    for folder in (deployment.paths.reproduction, deployment.data_root / "spill"):
+    # Servers copy the rewritten bundles again.
+    copies = deployment.paths.serving / "bundles"
+    for folder in (deployment.paths.reproduction, deployment.data_root / "spill", copies):
         shutil.rmtree(folder, ignore_errors=True)
     scrubbed = scrub(deployment.data_root, [deployment.paths.lake], hashed, [*columns, *listed_users(deployment.spec)])
     _renew_identities(deployment, scrubbed)

@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ctr_pipeline.commands.follow_registry import ServeError, key_matches
+from ctr_pipeline.commands.follow_registry import ServeError, is_usable
 from ctr_pipeline.commands.serve_log import log_settings, opened_log
 from ctr_pipeline.commands.served_models import ModelLoader, follow_state
 from ctr_pipeline.commands.serving_folder import ServingFolder
@@ -176,7 +176,7 @@ class _Follower:
 def _following(settings: ServeSettings, environment: Environment) -> Iterator[_Follower | None]:
     """Within it, the state is there, and is kept up to date where a registry is followed."""
     folder = ServingFolder(Path(settings.folder))
-    fresh = not settings.bundle and folder.read_seconds_ago() < FRESH_SECONDS and key_matches(folder, environment)
+    fresh = not settings.bundle and folder.read_seconds_ago() < FRESH_SECONDS and is_usable(folder, environment)
     follower = _Follower(settings)
     try:
         if not fresh:

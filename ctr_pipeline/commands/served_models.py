@@ -69,11 +69,13 @@ class ModelLoader:
 
         Raises:
             UserError: a model cannot be opened.
+            OSError: there is no state.
         """
         from ctr_pipeline.serving.http import ServedArms
 
         state = self._folder.state()
-        assert state is not None, "written before the first process starts"
+        if state is None:
+            raise FileNotFoundError(self._folder.state_file)
         state = _without_ended(state, self._folder.ended_trials())
         champion = self._model(state.champion)
         challenger = None if state.challenger is None else self._model(state.challenger)

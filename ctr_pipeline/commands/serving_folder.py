@@ -54,6 +54,10 @@ class ServingFolder:
         found = [path.stat() for path in (self.state_file, self.ended) if path.exists()]
         return tuple((one.st_ino, one.st_mtime_ns) for one in found)
 
+    def has(self, sha256: str) -> bool:
+        """Whether there is a copy of a bundle."""
+        return bool(sha256) and (self.root / "bundles" / sha256).is_dir()
+
     def copy(self, source: Path, sha256: str) -> "Bundle":
         """A verified copy of a bundle, under its SHA-256, that no retrain changes.
 
@@ -66,8 +70,6 @@ class ServingFolder:
         """
         from ctr_pipeline.serving import Bundle, BundleError
 
-        if sha256 and (self.root / "bundles" / sha256).is_dir():
-            return self.opened(sha256)
         part = self.root / "bundles" / f".part-{time.time_ns()}"
         part.parent.mkdir(parents=True, exist_ok=True)
         try:
@@ -82,7 +84,7 @@ class ServingFolder:
                     f"{source}: its SHA-256 is {found.sha256[:12]}…, but the registry has {sha256[:12]}…. Export it again."
                 )
             kept = self.root / "bundles" / found.sha256
-            if not kept.is_dir():
+            if not self.has(found.sha256):
                 part.replace(kept)
             return replace(found, directory=kept)
         finally:

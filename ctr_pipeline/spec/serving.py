@@ -2,6 +2,7 @@
 
 from pydantic import Field
 
+from ctr_pipeline.spec.canary import Canary
 from ctr_pipeline.spec.fields import Section, added_field
 
 
@@ -32,3 +33,4 @@ class Serving(Section):
     )
     candidates: int = Field(default=1, ge=1, le=100_000, description="Impressions that a request asks to score.")
     log: ServingLog = added_field(ServingLog(), "Which requests are logged.")
+    canary: Canary = added_field(Canary(), "Limits of a challenger that answers a share of the users.")

@@ -14,6 +14,7 @@ from ctr_pipeline.spec.attribute import Attribute
 from ctr_pipeline.spec.balancing import DwaBalance, GradientBalance, StaticBalance, UncertaintyBalance
 from ctr_pipeline.spec.branches import Branch, Fusion
 from ctr_pipeline.spec.calibration import Beta, CrossValidated, Identity, Isotonic, Platt
+from ctr_pipeline.spec.canary import Canary
 from ctr_pipeline.spec.cold_start import ColdStart
 from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear, Standard
 from ctr_pipeline.spec.evaluation import Evaluation, EvaluationSlice
@@ -145,6 +146,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Quality: "quality",
     Serving: "serving",
     ServingLog: "serving.log",
+    Canary: "serving.canary",
 }
 IN_WORDS = {
     ("features.dense[].encoding", "kind"),

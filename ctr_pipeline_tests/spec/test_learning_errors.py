@@ -155,6 +155,54 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("serving", {"log": {"spool_mb": 0}}),
         ("serving.log.spool_mb", "greater than or equal to 1", "(found 0)"),
     ),
+    "a canary with share 0.9": (
+        set_to("serving", {"canary": {"share": 0.9}}),
+        ("serving.canary.share", "less than or equal to 0.5", "(found 0.9)"),
+    ),
+    "a canary with share 0": (
+        set_to("serving", {"canary": {"share": 0}}),
+        ("serving.canary.share", "greater than 0", "(found 0)"),
+    ),
+    "a canary with false_alarms 0": (
+        set_to("serving", {"canary": {"false_alarms": 0}}),
+        ("serving.canary.false_alarms", "greater than 0", "(found 0)"),
+    ),
+    "a canary with false_alarms 0.5": (
+        set_to("serving", {"canary": {"false_alarms": 0.5}}),
+        ("serving.canary.false_alarms", "less than 0.5", "(found 0.5)"),
+    ),
+    "a canary with failures 0": (
+        set_to("serving", {"canary": {"failures": 0}}),
+        ("serving.canary.failures", "greater than 0", "(found 0)"),
+    ),
+    "a canary with failures 1": (
+        set_to("serving", {"canary": {"failures": 1}}),
+        ("serving.canary.failures", "less than 1", "(found 1)"),
+    ),
+    "a canary with slow_ms 0": (
+        set_to("serving", {"canary": {"slow_ms": 0}}),
+        ("serving.canary.slow_ms", "greater than 0", "(found 0)"),
+    ),
+    "a canary with slow_odds 0.5": (
+        set_to("serving", {"canary": {"slow_odds": 0.5}}),
+        ("serving.canary.slow_odds", "greater than or equal to 1", "(found 0.5)"),
+    ),
+    "a canary with low 0": (
+        set_to("serving", {"canary": {"low": 0}}),
+        ("serving.canary.low", "greater than 0", "(found 0)"),
+    ),
+    "a canary with low 1": (
+        set_to("serving", {"canary": {"low": 1}}),
+        ("serving.canary.low", "less than 1", "(found 1)"),
+    ),
+    "a canary with high 1": (
+        set_to("serving", {"canary": {"high": 1}}),
+        ("serving.canary.high", "greater than 1", "(found 1)"),
+    ),
+    "a canary with margin -1": (
+        set_to("serving", {"canary": {"margin": -1}}),
+        ("serving.canary.margin", "greater than or equal to 0", "(found -1)"),
+    ),
     "better than the position by how much": (
         set_to("quality.better_than_position", 0.1),
         ("quality.better_than_position", "(found 0.1)"),

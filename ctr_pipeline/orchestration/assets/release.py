@@ -41,6 +41,18 @@ BUNDLE = "bundle"
 KEY_TAG = "key.fingerprint"
 """Tag of a model version: the vocabularies of two models under different keys have no id in common."""
 
+LONGEST_TAG = 5000
+"""MLflow keeps no longer tags of versions."""
+
+PASSED_TAG = "promotion.passed"
+"""Tag of a model version: whether it was found not to be worse than the champion of then."""
+
+COMPARED_TAG = "promotion.reasons"
+"""Tag of a model version: what the comparison with the champion of then found."""
+
+RELEASE_FILE = "release.json"
+"""Among the files of a retrain: its version, and what the comparison found."""
+
 PARITY_ROWS = 2000
 """Test rows on which the exported graph is compared with the trained model."""
 
@@ -204,15 +216,24 @@ def _release(
 
     sha256, key = Bundle.open(paths.bundle).sha256, key_fingerprint(process_environment())
     newer = held is not None and held.tags.get("partition", "") > paths.day
+    passed = decision.promote and obstacle is None
     # Nothing is promoted without a comparison: where there is none, a person decides.
-    promoted = decision.promote and not newer and obstacle is None
-    tags = {"bundle_sha256": sha256, "partition": paths.day, "folder": str(paths.training), KEY_TAG: key}
+    promoted = passed and not newer
+    found = " ".join([obstacle] if obstacle else decision.reasons)
+    tags = {
+        "bundle_sha256": sha256,
+        "partition": paths.day,
+        "folder": str(paths.training),
+        KEY_TAG: key,
+        PASSED_TAG: str(passed).lower(),
+        COMPARED_TAG: found[:LONGEST_TAG],
+    }
     version = tracking.register(spec.name, run_id, BUNDLE, tags)
     tracking.set_challenger(spec.name, version)
     if promoted:
         tracking.promote(spec.name, version)
     reasons = [
-        *([f"{obstacle} To promote the new one all the same, give it the alias champion."] if obstacle else []),
+        *([f"{obstacle} To promote the new one all the same: `ctr promote`."] if obstacle else []),
         *([f"The champion is of a later day, {held.tags['partition']}, and stays."] if held and newer else []),
         *key_reasons(held, key),
         *([] if obstacle else decision.reasons),
@@ -284,13 +305,15 @@ def bundle_folder(tracking: TrackingResource, name: str, held: ModelVersion) -> 
 
     from ctr_pipeline.serving import Bundle, BundleError
 
-    local = Path(held.tags.get("folder", "")) / BUNDLE
+    local, found = Path(held.tags.get("folder", "")) / BUNDLE, "they are those of a later retrain"
     try:
         if Bundle.open(local).sha256 == held.tags.get("bundle_sha256"):
             return local
-    except BundleError:
-        pass
+    except BundleError as error:
+        found = str(error)
     try:
         return tracking.version_files(name, held.version)
     except (MlflowException, OSError) as error:
-        raise BundleError(f"its files are not in MLflow any more ({type(error).__name__}).") from error
+        raise BundleError(
+            f"its files are not in MLflow any more ({type(error).__name__}), nor where they were made: {found}"
+        ) from error

@@ -169,6 +169,16 @@ class TrackingResource(dg.ConfigurableResource):
         if model is not None:
             self.client().finalize_logged_model(model.model_id, "FAILED")
 
+    def test_metrics(self, run_id: str) -> dict[str, float]:
+        """Metrics of a run's test rows: task and name, such as ``click/ne``, to value; none where the run is gone."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            metrics = self.client().get_run(run_id).data.metrics
+        except MlflowException:
+            return {}
+        return {name.removeprefix("test/"): float(value) for name, value in metrics.items() if name.startswith("test/")}
+
     def has_model(self, run_id: str) -> bool:
         """Whether the run names the model that it makes; runs of earlier versions name none."""
         return self._model(run_id) is not None

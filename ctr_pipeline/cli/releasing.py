@@ -1,0 +1,111 @@
+"""`ctr promote`, `ctr rollback` and `ctr release`."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from ctr_pipeline.cli.options import JsonOption, RootOption, console, held, user_errors, write_json
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from ctr_pipeline.commands.release import Releases
+
+release_app = typer.Typer(no_args_is_help=True, help="Try a version beside the champion.")
+
+VersionArgument = Annotated[
+    str | None, typer.Argument(metavar="VERSION", help="Version in MLflow's registry; by default the challenger.")
+]
+
+
+def promote(
+    data_root: RootOption,
+    version: VersionArgument = None,
+    despite: Annotated[
+        str | None, typer.Option("--despite", help="Why it is promoted in spite of what speaks against it.")
+    ] = None,
+) -> None:
+    """Make a version the champion; servers take it over within seconds.
+
+    Shown beside the champion first. A broken bundle, or one of another key, is never promoted.
+    """
+    from ctr_pipeline.commands.release_text import print_comparison
+
+    with user_errors():
+        releases = _releases(data_root)
+        comparison = releases.compare(version)
+        print_comparison(comparison, console())
+        releases.promote(comparison, despite, datetime.now(UTC))
+    _print(f"version {comparison.candidate.version} is the champion")
+
+
+def rollback(
+    data_root: RootOption,
+    reason: Annotated[str, typer.Option("--reason", help="Why; kept with the version.")],
+) -> None:
+    """Make the version before the champion again; servers take it over within seconds."""
+    with user_errors():
+        before, champion = _releases(data_root).roll_back(reason, datetime.now(UTC))
+    _print(f"version {before} is rolled back; version {champion} is the champion")
+
+
+@release_app.command()
+def status(data_root: RootOption, json_path: JsonOption = None) -> None:
+    """Show champion, challenger and the version before, and the trial."""
+    from ctr_pipeline.commands.release_text import print_status
+
+    with user_errors():
+        found = _releases(data_root).status()
+    print_status(found, console())
+    write_json(found.to_json(), json_path)
+
+
+@release_app.command()
+def shadow(data_root: RootOption, version: VersionArgument = None) -> None:
+    """Have a version score every request, while the champion answers; differences are counted."""
+    from ctr_pipeline.serving.release import TrialMode
+
+    with user_errors():
+        trial = _releases(data_root).start(TrialMode.SHADOW, version, None, datetime.now(UTC))
+    _print(f"version {trial.version} scores every request beside the champion")
+
+
+@release_app.command()
+def canary(
+    data_root: RootOption,
+    version: VersionArgument = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            "--share", min=0.0, max=0.5, help="Share of the users; by default the spec's serving.canary.share."
+        ),
+    ] = None,
+) -> None:
+    """Have a version answer a share of the users; beyond the limits of the spec it is rolled back by itself."""
+    from ctr_pipeline.serving.release import TrialMode
+
+    with user_errors():
+        trial = _releases(data_root).start(TrialMode.CANARY, version, share, datetime.now(UTC))
+    _print(f"version {trial.version} answers {trial.share:.2%} of the users")
+
+
+@release_app.command()
+def stop(
+    data_root: RootOption, reason: Annotated[str, typer.Option("--reason", help="Why.")] = "stopped by hand"
+) -> None:
+    """End the trial: the champion answers everything."""
+    with user_errors():
+        trial = _releases(data_root).stop(reason, datetime.now(UTC))
+    _print(f"the trial of version {trial.version} is ended")
+
+
+def _releases(data_root: "Path") -> "Releases":
+    from ctr_pipeline.commands.release import Releases
+    from ctr_pipeline.deployment.environment import process_environment
+
+    return Releases.of(held(data_root), process_environment())
+
+
+def _print(text: str) -> None:
+    console().print(text, highlight=False, markup=False, soft_wrap=True)

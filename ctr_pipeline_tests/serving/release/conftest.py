@@ -1,0 +1,36 @@
+"""Bundles of the shop that differ, and an empty registry for each test."""
+
+from pathlib import Path
+
+import pytest
+
+from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
+from ctr_pipeline.ranker import build_ranker
+from ctr_pipeline.serving import Bundle
+from ctr_pipeline.serving.export import export_bundle
+from ctr_pipeline_tests.serving.release.registered import Registered
+from ctr_pipeline_tests.serving.shop import Shop, randomise
+
+
+@pytest.fixture(scope="session")
+def second(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """Another model of the same inputs and tasks."""
+    folder = tmp_path_factory.mktemp("second")
+    ranker = randomise(build_ranker(shop.layout, shop.spec.model, 1), seed=1)
+    return export_bundle(ranker, shop.calibrators, shop.layout, shop.vocabulary, shop.spec, folder / "bundle")
+
+
+@pytest.fixture(scope="session")
+def other_type(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A model that takes the feature ``ad`` for a number: it cannot score the requests of the others."""
+    folder = tmp_path_factory.mktemp("other_type")
+    numeric = (*shop.layout.numeric, NumericColumn("ad", "dense", "none", 4.1, False, 4.0, 0.4))
+    layout = Layout(numeric=numeric, ids=shop.layout.ids[1:], tasks=shop.layout.tasks, parents=shop.layout.parents)
+    assert all(isinstance(column, IdColumn) for column in layout.ids)
+    ranker = randomise(build_ranker(layout, shop.spec.model, 1))
+    return export_bundle(ranker, shop.calibrators, layout, shop.vocabulary, shop.spec, folder / "bundle")
+
+
+@pytest.fixture
+def registered(tmp_path: Path) -> Registered:
+    return Registered.make(tmp_path / "root")
