@@ -73,6 +73,8 @@ class Layout:
     The last counts those below it too."""
     event_lists: tuple[EventList, ...] = ()
     """Inputs that modules of ``model.sequences`` read and nothing else."""
+    candidate_features: tuple[str, ...] = ()
+    """Features in which the candidates of a request differ, of a model that is served; all may where none is named."""
 
     def __post_init__(self) -> None:
         names = [*(column.name for column in self.numeric), *(column.name for column in self.ids)]
@@ -105,6 +107,10 @@ class Layout:
             if id_column.cold_start is not None:
                 _check_cold_start(id_column, id_column.cold_start, self.ids)
         _check_shared(self)
+        before = self.without_event_lists()
+        features = [*(column.feature for column in before.numeric), *(column.name for column in before.ids)]
+        if absent := [name for name in self.candidate_features if name not in features]:
+            raise LayoutError(f"layout: candidates differ in {absent[0]}, which is none of the features {features}")
 
     def without_event_lists(self) -> "Layout":
         """The layout of the columns that stand before those of the event lists."""
@@ -116,6 +122,7 @@ class Layout:
             numeric=tuple(column for column in self.numeric if column.feature not in read),
             ids=tuple(column for column in self.ids if column.name not in read),
             event_lists=(),
+            candidate_features=(),
         )
 
     @property
@@ -161,7 +168,7 @@ class Layout:
         for number in content["numeric"]:
             if number["encoding"] is None:
                 del number["encoding"]
-        for name in ("positions", "event_lists"):
+        for name in ("positions", "event_lists", "candidate_features"):
             if not content[name]:
                 del content[name]
         for column in content["ids"]:
@@ -188,6 +195,7 @@ class Layout:
                 null_values={name: tuple(texts) for name, texts in content.get("null_values", {}).items()},
                 positions=tuple(content.get("positions", ())),
                 event_lists=tuple(EventList(**one) for one in content.get("event_lists", ())),
+                candidate_features=tuple(content.get("candidate_features", ())),
             )
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise LayoutError(

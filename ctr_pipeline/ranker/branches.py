@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from ctr_pipeline.ranker.initialisation import start_at_zero
+from ctr_pipeline.ranker.split_columns import SplitColumns
 from ctr_pipeline.ranker.tower import Tower
 from ctr_pipeline.spec.branches import Branch, Fusion
 from ctr_pipeline.spec.interactions import InteractionSection
@@ -71,7 +72,7 @@ class BranchTowers(nn.ModuleDict):
             for place, linear in enumerate(tower.linears):
                 yield f"hidden layer {place} of {name}", linear
 
-    def forward(self, numbers: Tensor, embedded: Tensor) -> Tensor:
+    def forward(self, numbers: Tensor | SplitColumns, embedded: Tensor | SplitColumns) -> Tensor:
         """[B, out_width] of [B, numbers] and [B, embedded], branch by branch."""
         return torch.cat([tower(numbers, embedded) for tower in self.values()], dim=1)
 

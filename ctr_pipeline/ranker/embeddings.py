@@ -15,6 +15,23 @@ from ctr_pipeline.ranker.cold_start import ColdStart, cold_starts
 from ctr_pipeline.ranker.shapes import group_by_width
 
 
+@dataclass(frozen=True, slots=True)
+class TableFields:
+    """Some features of a fused table.
+
+    Attributes:
+        places: Their places among :attr:`FusedTable.features`, ascending.
+        positions: Their columns of the array that they are looked up from.
+        offsets: For each of these columns the first row of its feature in the table.
+        pooled: For each feature how its list becomes one vector; None for a single value.
+    """
+
+    places: tuple[int, ...]
+    positions: Tensor
+    offsets: Tensor
+    pooled: tuple[Pooled | None, ...]
+
+
 class FusedTable(nn.Module):
     """One table for several features; each owns the rows from its start on. All rows start with zeros.
 
@@ -72,16 +89,37 @@ class FusedTable(nn.Module):
             forgotten: [B, features of this table] which ids are to be treated as new ones, where the feature has a cold
                 start.
         """
-        vectors = self._looked_up(ids)
+        all_of_them = tuple(range(len(self.features)))
+        fields = TableFields(all_of_them, self.positions, self.offsets, self.pooled)
+        return self.embed(ids, fields, ids, forgotten)
+
+    def embed(self, given: Tensor, fields: TableFields, ids: Tensor, forgotten: Tensor | None = None) -> Tensor:
+        """As :meth:`forward`, of the features ``fields``, whose rows are ``given``; with the rows [B, F] of all columns."""
+        vectors = self._looked_up(given, fields)
         if not self.cold_starts:
             return vectors
         features = list(vectors.unbind(1))
-        for at, module in self.cold_starts.items():
-            place = int(at)
+        for at, place in enumerate(fields.places):
+            if str(place) not in self.cold_starts:
+                continue
             # Looked up as any other row: a table's gradient is one of rows, never of the whole table.
             new = self.table(self.unknown[place : place + 1])
-            features[place] = module(features[place], new, ids, None if forgotten is None else forgotten[:, place])
+            known = None if forgotten is None else forgotten[:, place]
+            features[at] = self.cold_starts[str(place)](features[at], new, ids, known)
         return torch.stack(features, dim=1)
+
+    def some(self, places: Sequence[int], columns: Sequence[int]) -> TableFields:
+        """The features at ``places`` of :attr:`features`, to be looked up from an array of some ``columns`` of the ids."""
+        ends = [0, *accumulate(1 if pooled is None else pooled.length for pooled in self.pooled)]
+        chosen = [at for place in places for at in range(ends[place], ends[place + 1])]
+        at_column = {column: at for at, column in enumerate(columns)}
+        positions = [at_column[int(self.positions[at])] for at in chosen]
+        return TableFields(
+            tuple(places),
+            torch.tensor(positions, dtype=torch.int64),
+            self.offsets[chosen],
+            tuple(self.pooled[place] for place in places),
+        )
 
     def learn_counts(self, ids: NDArray[np.int32]) -> None:
         """Count the ids of the training rows [N, F], for the features with a cold start."""
@@ -97,15 +135,15 @@ class FusedTable(nn.Module):
             _, start = self.features[int(at)]
             module.follow(self.table.weight.detach()[start : start + len(module.share)])
 
-    def _looked_up(self, ids: Tensor) -> Tensor:
-        own = torch.index_select(ids, 1, self.positions).long()
-        if self.padding is None or not any(self.pooled):
-            rows: Tensor = self.table(own + self.offsets)
+    def _looked_up(self, ids: Tensor, fields: TableFields) -> Tensor:
+        own = torch.index_select(ids, 1, fields.positions).long()
+        if self.padding is None or not any(fields.pooled):
+            rows: Tensor = self.table(own + fields.offsets)
             return rows
         ended = own < 0
-        rows = self.table(torch.where(ended, self.padding, own + self.offsets))
+        rows = self.table(torch.where(ended, self.padding, own + fields.offsets))
         parts, at = [], 0
-        for pooled in self.pooled:
+        for pooled in fields.pooled:
             end = at + (1 if pooled is None else pooled.length)
             values = rows[:, at:end]
             parts.append(values if pooled is None else _pool(values, ended[:, at:end], pooled))
@@ -128,6 +166,14 @@ class FusedTable(nn.Module):
     def owned(self) -> Iterator[tuple[int, int]]:
         """For each feature with rows of its own the index of its id column in the layout, and its first row of the table."""
         return zip(self.owners, self.starts[:-1], strict=True)
+
+
+def sum_of_features(vectors: Tensor) -> Tensor:
+    """[B, d] sum of [B, F, d] over the features."""
+    if torch.compiler.is_exporting():
+        # ONNX Runtime sums vectors of a few values one by one; a product with ones and zeros is the same.
+        return vectors.flatten(1) @ torch.eye(vectors.shape[2]).repeat(vectors.shape[1], 1)
+    return vectors.sum(dim=1)
 
 
 def _pool(values: Tensor, ended: Tensor, pooled: Pooled) -> Tensor:

@@ -17,7 +17,7 @@ from ctr_pipeline.ranker.branches import (
     branch_parts,
     named_interactions,
 )
-from ctr_pipeline.ranker.embeddings import Embeddings, FusedTable
+from ctr_pipeline.ranker.embeddings import Embeddings, FusedTable, sum_of_features
 from ctr_pipeline.ranker.errors import RankerError
 from ctr_pipeline.ranker.frequency import FrequencyEncoder
 from ctr_pipeline.ranker.heads import HeadShape, build_head
@@ -69,7 +69,7 @@ class WidePart(nn.Module):
         """
         total: Tensor | float = 0.0
         if self.rows is not None:
-            total = total + self.rows(ids, forgotten).sum(dim=1)
+            total = total + sum_of_features(self.rows(ids, forgotten))
         if self.numbers is not None:
             total = total + self.numbers(encoded)
         if self.pairs is not None:
@@ -217,7 +217,8 @@ class Ranker(nn.Module):
             RankerError: the output of an interaction or of a sequence is not [B, out_width].
         """
         # Of branches, none may have hidden layers; without branches the inputs themselves pass where there are none.
-        parts = [self.tower(inputs.numbers, inputs.embedded)] if self.tower.out_width else []
+        inner = (inputs.numbers, inputs.embedded) if inputs.split is None else inputs.split
+        parts = [self.tower(*inner)] if self.tower.out_width else []
         rows = inputs.numbers.shape[0]
         for name, interaction in self.interactions.items():
             output = interaction(inputs.numbers, inputs.fields)

@@ -52,6 +52,7 @@ class NumericEncoder(nn.Module):
         self.register_buffer("indicated", torch.tensor(indicated, dtype=torch.int64))
         # A column without an indicator says that a missing value is its fill, and so it is in its encoding.
         self.register_buffer("told", torch.tensor([c.indicator for c in columns], dtype=torch.bool), persistent=False)
+        self.tells_all = all(column.indicator for column in columns)
         encodings = _encodings(columns)
         self.encodings = nn.ModuleDict(encodings)
         kept = [
@@ -63,6 +64,8 @@ class NumericEncoder(nn.Module):
         self.keeps_all = len(kept) == len(columns)
         self.flags = slice(len(kept), len(kept) + len(indicated))
         self.width = self.flags.stop + sum(module.width for module in encodings.values())
+        self.owners = (*kept, *indicated, *(owner for module in encodings.values() for owner in module.owners))
+        """The column of the numeric array that each output is of."""
 
     def forward(self, raw: Tensor) -> Tensor:
         """Encode raw values.
@@ -85,7 +88,7 @@ class NumericEncoder(nn.Module):
         if not self.keeps_all:
             standardised = torch.index_select(standardised, 1, self.kept)
         flags = torch.index_select(missing.to(standardised.dtype), 1, self.indicated)
-        known = torch.where(self.told, raw, filled)
+        known = raw if self.tells_all else torch.where(self.told, raw, filled)
         return torch.cat([standardised, flags, *(encoding(known) for encoding in self.encodings.values())], dim=1)
 
 

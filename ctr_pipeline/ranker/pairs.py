@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ctr_pipeline.features.layout import Layout
+from ctr_pipeline.ranker.embeddings import sum_of_features
 from ctr_pipeline.ranker.errors import RankerError
 
 MOST_ROWS = 20_000_000
@@ -63,10 +64,12 @@ class PairWeights(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[B, T] of vocabulary rows [B, F]."""
-        first = torch.index_select(ids, 1, self.firsts).long()
-        second = torch.index_select(ids, 1, self.seconds).long()
-        weights: Tensor = self.table(first * self.heights + second + self.starts)
-        return weights.sum(dim=1)
+        return self.of(torch.index_select(ids, 1, self.firsts), torch.index_select(ids, 1, self.seconds))
+
+    def of(self, first: Tensor, second: Tensor) -> Tensor:
+        """[B, T] of the vocabulary rows [B, P] of each pair's first feature, and [B, P] of its second."""
+        weights: Tensor = self.table(first.long() * self.heights + second.long() + self.starts)
+        return sum_of_features(weights)
 
     def locate(self, row: int) -> tuple[str, int]:
         """Name of the pair that owns ``row`` of the table, and the row within it."""

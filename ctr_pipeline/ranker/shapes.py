@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from ctr_pipeline.features.layout import IdColumn
+    from ctr_pipeline.ranker.split_columns import SplitColumns
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +116,7 @@ class RankerInputs:
         ids: [B, F] the vocabulary rows themselves.
         position: [B] positions, 0 = not logged; None where they are unknown.
         events: What each module of ``model.sequences`` reads, of G keys with B/G rows each, one after the other.
+        split: ``numbers`` and ``embedded`` with what the rows of a request share apart; None where each row has its own.
     """
 
     numbers: Tensor
@@ -124,6 +126,7 @@ class RankerInputs:
     ids: Tensor
     position: Tensor | None
     events: tuple[Events, ...] = ()
+    split: tuple[SplitColumns, SplitColumns] | None = None
 
 
 def group_by_width(columns: Sequence[IdColumn]) -> tuple[FieldGroup, ...]:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from ctr_pipeline.ranker.initialisation import start_at_zero
+from ctr_pipeline.ranker.split_columns import SplitColumns, linear_terms
 from ctr_pipeline.spec.model import Model
 
 _SIXTEEN_BITS = 2**16
@@ -29,12 +30,22 @@ class InputLinear(nn.Linear):
         super().__init__(numbers + embedded, out)
         self.numbers = numbers
 
-    def forward(self, numbers: Tensor, embedded: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, numbers: Tensor | SplitColumns, embedded: Tensor | SplitColumns
+    ) -> Tensor:
         """[B, out] of [B, numbers] and [B, embedded]."""
+        if isinstance(numbers, SplitColumns) or isinstance(embedded, SplitColumns):
+            return self._of_requests(numbers, embedded)
         if self.numbers == 0 or self.numbers == self.in_features:
             return super().forward(numbers if self.numbers else embedded)
         of_numbers, of_embedded = torch.split(self.weight, [self.numbers, self.in_features - self.numbers], dim=1)
         return functional.linear(numbers, of_numbers, self.bias) + functional.linear(embedded, of_embedded)
+
+    def _of_requests(self, numbers: Tensor | SplitColumns, embedded: Tensor | SplitColumns) -> Tensor:
+        assert isinstance(numbers, SplitColumns), "both are split, or none"
+        assert isinstance(embedded, SplitColumns), "both are split, or none"
+        of_numbers, of_embedded = torch.split(self.weight, [self.numbers, self.in_features - self.numbers], dim=1)
+        return numbers.rows.total(*linear_terms([(numbers, of_numbers), (embedded, of_embedded)], self.bias))
 
 
 class Dropout(nn.Module):
@@ -157,10 +168,11 @@ class Tower(nn.ModuleList):
         for place, linear in enumerate(self.linears):
             yield f"hidden layer {place}", linear
 
-    def forward(self, numbers: Tensor, embedded: Tensor) -> Tensor:
+    def forward(self, numbers: Tensor | SplitColumns, embedded: Tensor | SplitColumns) -> Tensor:
         """[B, out_width] of [B, numbers] and [B, embedded]; both side by side where there is no layer."""
         if not len(self):
-            return torch.cat([numbers, embedded], dim=1)
+            parts = [part.joined() if isinstance(part, SplitColumns) else part for part in (numbers, embedded)]
+            return torch.cat(parts, dim=1)
         first, *others = self
         hidden: Tensor = first(numbers, embedded)
         for layer in others:

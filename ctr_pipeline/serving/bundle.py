@@ -2,7 +2,8 @@
 
 Files of a bundle:
 
-- ``model.onnx``: raw numbers and embedding rows in, logits and calibrated probabilities out, weights inside;
+- ``model.onnx``: raw numbers and embedding rows in, logits and calibrated probabilities out, weights inside; what the candidates of a
+  request share is an input of its own;
 - ``vocabulary.parquet``: feature, key, row: how a category becomes an embedding row;
 - ``layout.json``: order and meaning of the inputs and outputs;
 - ``spec.yaml``: the spec that the model was built from;
@@ -24,15 +25,23 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ctr_pipeline.features.layout import Layout, LayoutError
+from ctr_pipeline.features.request_columns import RequestColumns
 from ctr_pipeline.serving.category_rows import Vocabulary
 from ctr_pipeline.serving.request_encoding import TIME, RequestEncoder
+from ctr_pipeline.serving.request_inputs import RequestInputs
 from ctr_pipeline.serving.request_values import BundleError
 
 if TYPE_CHECKING:
     from ctr_pipeline.calibration import Calibrator
 
-FORMAT = 1
-"""Version of the bundle format."""
+FORMAT = 2
+"""Version of the bundle format that is written."""
+
+FORMATS = (1, 2)
+"""Versions that are read. In the first, candidates shared nothing but events."""
+
+OUTPUTS = ["logits", "probabilities"]
+"""Outputs of the graph that are read."""
 
 MANIFEST = "manifest.json"
 FILES = ("model.onnx", "vocabulary.parquet", "layout.json", "spec.yaml", "calibration.json", "golden.json")
@@ -71,8 +80,10 @@ class Bundle:
     """Feature to key to embedding row."""
     session: Any
     """The ONNX Runtime session: one thread, no spinning."""
-    own_columns: tuple[int, int] | None = None
-    """Numbers and ids that each candidate has of its own, where the rest are events that are read once a key."""
+    columns: RequestColumns
+    """What the candidates of a request share: the graph reads that once a request."""
+    input_names: Mapping[str, str]
+    """What the graph calls the arrays of a request that it reads."""
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -88,6 +99,7 @@ class Bundle:
         except LayoutError as error:
             raise BundleError(f"{directory / 'layout.json'}: {error}") from error
         session = _open_session(directory / "model.onnx")
+        input_names = _input_names(session)
         vocabulary = _read_vocabulary(directory / "vocabulary.parquet", layout)
         bundle = cls(
             directory=directory,
@@ -96,7 +108,8 @@ class Bundle:
             sha256=_sha256(directory / MANIFEST),
             vocabulary=vocabulary,
             session=session,
-            own_columns=_own_columns(layout, session),
+            columns=RequestColumns.of(layout) if len(input_names) > 2 else RequestColumns.whole(layout),
+            input_names=input_names,
         )
         bundle.check_golden()
         return bundle
@@ -152,9 +165,15 @@ class Bundle:
                 f"expected {lowest[column]} to {highest[column]}. Use the vocabulary of this bundle."
             )
         numbers, given = np.ascontiguousarray(numeric, dtype=np.float32), np.ascontiguousarray(ids, dtype=np.int64)
-        own = self.own_columns
-        inputs = {"numeric": numbers, "ids": given} if own is None else _by_key(numbers, given, *own)
-        logits, probabilities = self.session.run(["logits", "probabilities"], inputs)
+        return self.score_inputs(RequestInputs.of_rows(numbers, given, self.columns))
+
+    def score_inputs(self, inputs: RequestInputs) -> Scores:
+        """Scores the N > 0 rows of requests, as the encoder of this bundle made them; they are not checked again."""
+        if self.columns.share:
+            given = {name: getattr(inputs, field) for field, name in self.input_names.items()}
+        else:
+            given = {"numeric": inputs.numeric[0], "ids": inputs.ids[0]}
+        logits, probabilities = self.session.run(OUTPUTS, given)
         return Scores(logits, probabilities)
 
     def calibrators(self) -> "dict[str, Calibrator]":
@@ -229,26 +248,13 @@ class Bundle:
                 )
 
 
-def _own_columns(layout: Layout, session: Any) -> tuple[int, int] | None:
-    """As :attr:`Bundle.own_columns`; None too where no module of the model reads the events of the layout."""
-    own = layout.without_event_lists()
-    read = "events" in {given.name for given in session.get_inputs()}
-    return (len(own.numeric), len(own.id_columns)) if read else None
-
-
-def _by_key(numeric: NDArray[Any], ids: NDArray[Any], numbers: int, columns: int) -> dict[str, NDArray[Any]]:
-    """Inputs of a graph that reads events once a key: of one key where all rows have the same events, as a request's do."""
-    # Of equal bits, so that missing ages are equal.
-    bits = numeric.view(np.uint32)[:, numbers:]
-    same = bool((ids[:, columns:] == ids[0, columns:]).all() and (bits == bits[0]).all())
-    own, own_ids = np.ascontiguousarray(numeric[:, :numbers]), np.ascontiguousarray(ids[:, :columns])
-    keys = slice(1) if same else slice(None)
-    return {
-        "numeric": own[None] if same else own[:, None],
-        "ids": own_ids[None] if same else own_ids[:, None],
-        "ages": np.ascontiguousarray(numeric[keys, numbers:]),
-        "events": np.ascontiguousarray(ids[keys, columns:]),
-    }
+def _input_names(session: Any) -> dict[str, str]:
+    """By attribute of :class:`RequestInputs`, the name of the graph's input, for those that it has."""
+    found = {given.name for given in session.get_inputs()}
+    # Before candidates could share other inputs than events, these had names of their own.
+    earlier = {"shared_numeric": "ages", "shared_ids": "events"} if "events" in found else {}
+    names = {name: earlier.get(name, name) for name in ("numeric", "ids", "shared_numeric", "shared_ids")}
+    return {field: name for field, name in names.items() if name in found}
 
 
 def write_manifest(directory: Path, name: str, tasks: Sequence[str]) -> None:
@@ -276,8 +282,9 @@ def _verified_manifest(directory: Path) -> dict[str, Any]:
         raise BundleError(f"{directory}: no bundle here ({MANIFEST} is absent). Export the model first.") from error
     except (ValueError, KeyError, TypeError) as error:
         raise BundleError(f"{path}: not the manifest of a bundle. Export the model again.") from error
-    if found != FORMAT:
-        raise BundleError(f"{path}: bundle format {found!r}; this version reads format {FORMAT}. Export again.")
+    if found not in FORMATS:
+        known = " and ".join(map(str, FORMATS))
+        raise BundleError(f"{path}: bundle format {found!r}; this version reads the formats {known}. Export again.")
     for file in FILES:
         if not (directory / file).is_file():
             raise BundleError(f"{directory / file}: absent; the bundle is incomplete. Copy or export it again.")

@@ -7,6 +7,7 @@ import os
 import shutil
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -24,12 +25,15 @@ from ctr_pipeline.calibration import Calibrator, OffsetCalibrator, calibrated_lo
 from ctr_pipeline.calibration.field_offsets import offsets_module
 from ctr_pipeline.calibration.modules import curves
 from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, Layout
+from ctr_pipeline.features.request_columns import RequestColumns
 from ctr_pipeline.ranker import Ranker
+from ctr_pipeline.ranker.shared_inputs import SharedInputs
 from ctr_pipeline.serving.bundle import FILES, MANIFEST, MAX_PROBABILITY_DIFFERENCE, Bundle, Scores, write_manifest
 from ctr_pipeline.serving.column_gathers import gather_columns_as_rows
 from ctr_pipeline.serving.parity import Parity, measure_parity, probe_rows
 from ctr_pipeline.serving.request_values import BundleError
 from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.candidate_features import candidate_inputs
 
 OPSET = 20
 GOLDEN_ROWS = 16
@@ -43,11 +47,13 @@ class CalibratedRanker(nn.Module):
     Args:
         ranker: The trained ranker.
         calibrators: One for each task, in order.
+        layout: The layout that the ranker was built with, and the features in which candidates differ.
     """
 
-    def __init__(self, ranker: Ranker, calibrators: Sequence[Calibrator]) -> None:
+    def __init__(self, ranker: Ranker, calibrators: Sequence[Calibrator], layout: Layout) -> None:
         super().__init__()
         self.ranker = ranker
+        self.requests = SharedInputs(ranker, layout) if shares_inputs(layout, ranker) else None
         self._calibration = (curves(calibrators),)
         # Buffers of this module, so that they have the names and the place in the file that earlier bundles gave them.
         self._own: dict[str, str] = {}
@@ -57,20 +63,20 @@ class CalibratedRanker(nn.Module):
         self.field_offsets = offsets_module(calibrators)
 
     def forward(
-        self, numeric: Tensor, ids: Tensor, ages: Tensor | None = None, events: Tensor | None = None
+        self, numeric: Tensor, ids: Tensor, shared_numeric: Tensor | None = None, shared_ids: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
         """Logits [N, T] and calibrated probabilities [N, T] of numeric [N, D] and ids [N, F].
 
-        With ``ages`` [G, …] and ``events`` [G, …], the columns of event lists, of numeric [G, C, …] and ids [G, C, …]
-        without them: C candidates for each of G keys, N = G·C. What is computed of events alone is computed G times.
+        With ``shared_numeric`` [G, …] and ``shared_ids`` [G, …], what the C candidates of each of G requests share, of numeric
+        [G, C, …] and ids [G, C, …] without it, N = G·C. What is computed of that alone is computed G times.
         """
-        if ages is None or events is None:
-            logits = self.ranker(numeric, ids)
+        if shared_numeric is None or shared_ids is None:
+            inputs = self.ranker.encode(numeric, ids)
         else:
-            numeric, ids = numeric.flatten(0, 1), ids.flatten(0, 1)
-            inputs = self.ranker.encode_with(numeric, ids, (ages, events))
-            logits = self.ranker.score(self.ranker.hidden(inputs), inputs)
-        return logits, torch.sigmoid(self._along_the_funnel(self.calibrate(logits, ids)))
+            assert self.requests is not None, "built with the layout of a model whose candidates share inputs"
+            inputs = self.requests(self.ranker, shared_numeric, shared_ids, numeric, ids)
+        logits = self.ranker.score(self.ranker.hidden(inputs), inputs)
+        return logits, torch.sigmoid(self._along_the_funnel(self.calibrate(logits, inputs.ids)))
 
     def calibrate(self, logits: Tensor, ids: Tensor) -> Tensor:
         """Calibrated logits [N, T] of logits [N, T] and ids [N, F], each task's by itself."""
@@ -85,6 +91,14 @@ class CalibratedRanker(nn.Module):
             own = calibrated[:, task]
             found.append(own if parent < 0 else torch.minimum(own, found[parent]))
         return torch.stack(found, dim=1)
+
+
+def shares_inputs(layout: Layout, ranker: Ranker) -> bool:
+    """Whether the candidates of a request share inputs that the graph reads once."""
+    if ranker.sequences is not None:
+        return True
+    columns = RequestColumns.of(layout)
+    return bool(layout.candidate_features and (columns.shared_numbers or columns.shared_ids))
 
 
 def export_bundle(
@@ -111,6 +125,7 @@ def export_bundle(
         BundleError: a task has no calibrator, the vocabulary does not fit the layout, the weights are not finite or
             above 2 GiB, or the exported model does not score the golden rows as the ranker does.
     """
+    layout = replace(layout, candidate_features=candidate_inputs(spec.features, spec.serving.candidate_features or ()))
     module = _calibrated(ranker, calibrators, layout)
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -168,7 +183,7 @@ def _calibrated(ranker: Ranker, calibrators: Mapping[str, Calibrator], layout: L
             raise BundleError(
                 f"export: {name} of the ranker holds values that are not finite. Do not serve this model."
             )
-    module = CalibratedRanker(ranker, [calibrators[task] for task in layout.tasks])
+    module = CalibratedRanker(ranker, [calibrators[task] for task in layout.tasks], layout)
     _check_calibration(module, calibrators, layout)
     return module
 
@@ -236,7 +251,7 @@ def _onnx_bytes(module: CalibratedRanker, layout: Layout) -> bytes:
     weights = sum(values.numel() * values.element_size() for values in module.state_dict().values())
     if weights > MAX_MODEL_BYTES:
         raise BundleError(f"export: {weights:,} bytes of weights; one ONNX file holds at most {MAX_MODEL_BYTES:,}.")
-    inputs, shapes = _example_inputs(layout, encoded_once=module.ranker.sequences is not None)
+    inputs, shapes = _example_inputs(layout, module.requests is not None)
     with _quiet(), _evaluating(module), torch.no_grad():
         program = torch.onnx.export(
             module,
@@ -260,21 +275,20 @@ def _onnx_bytes(module: CalibratedRanker, layout: Layout) -> bytes:
     return content
 
 
-def _example_inputs(layout: Layout, *, encoded_once: bool) -> tuple[dict[str, Tensor], tuple[dict[int, Any], ...]]:
+def _example_inputs(layout: Layout, share: bool) -> tuple[dict[str, Tensor], tuple[dict[int, Any], ...]]:
     """Inputs to export with, by name, and which of their sizes may vary."""
-    numbers, ids = len(layout.numeric), len(layout.id_columns)
-    if not encoded_once:
+    if not share:
         rows = torch.export.Dim("rows", min=1)
+        numbers, ids = len(layout.numeric), len(layout.id_columns)
         found = {"numeric": torch.zeros(3, numbers), "ids": torch.zeros(3, ids, dtype=torch.int64)}
         return found, ({0: rows}, {0: rows})
     keys, candidates = torch.export.Dim("keys", min=1), torch.export.Dim("candidates", min=1)
-    before = layout.without_event_lists()
-    own, own_ids = len(before.numeric), len(before.id_columns)
+    columns = RequestColumns.of(layout)
     found = {
-        "numeric": torch.zeros(3, 5, own),
-        "ids": torch.zeros(3, 5, own_ids, dtype=torch.int64),
-        "ages": torch.zeros(3, numbers - own),
-        "events": torch.zeros(3, ids - own_ids, dtype=torch.int64),
+        "numeric": torch.zeros(3, 5, len(columns.own_numbers)),
+        "ids": torch.zeros(3, 5, len(columns.own_ids), dtype=torch.int64),
+        "shared_numeric": torch.zeros(3, len(columns.shared_numbers)),
+        "shared_ids": torch.zeros(3, len(columns.shared_ids), dtype=torch.int64),
     }
     return found, ({0: keys, 1: candidates}, {0: keys, 1: candidates}, {0: keys}, {0: keys})
 

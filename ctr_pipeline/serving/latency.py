@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr_pipeline.serving.bundle import Bundle
+from ctr_pipeline.serving.request_inputs import RequestInputs
 from ctr_pipeline.serving.request_values import BundleError
 
 REQUESTS = 200
@@ -47,7 +48,7 @@ def measure_latency(
 ) -> Latency:
     """Times requests of ``candidates`` rows each, which are taken from the given ones in turn.
 
-    The candidates of a request have the events of its first row: a request is of one user, whose events are read once.
+    The candidates of a request have what they share of its first row, such as the events of its user.
 
     Between two requests is a pause, because without one the processor's caches hold the whole model, as they do not where
     other work is done between requests.
@@ -66,16 +67,16 @@ def measure_latency(
     """
     if not len(numeric):
         raise BundleError("latency: no rows to score; give at least one")
-    seconds = []
+    seconds, shared = [], bundle.columns
     for request in range(WARM_UP + REQUESTS):
         rows = np.arange(request * candidates, (request + 1) * candidates) % len(numeric)
-        numbers, chosen = np.array(numeric[rows]), np.array(ids[rows])
-        if bundle.own_columns is not None:
-            own, own_ids = bundle.own_columns
-            numbers[:, own:], chosen[:, own_ids:] = numbers[0, own:], chosen[0, own_ids:]
+        numbers, chosen = numeric[rows].astype(np.float32), ids[rows].astype(np.int64)
+        numbers[:, shared.shared_numbers] = numbers[0, shared.shared_numbers]
+        chosen[:, shared.shared_ids] = chosen[0, shared.shared_ids]
+        inputs = RequestInputs.of_rows(numbers, chosen, shared)
         pause()
         started = processor_time()
-        bundle.score(numbers, chosen)
+        bundle.score_inputs(inputs)
         seconds.append(processor_time() - started)
     p50, p99 = np.percentile(1e3 * np.array(seconds[WARM_UP:]), [50, 99])
     return Latency(candidates=candidates, p50=float(p50), p99=float(p99))

@@ -106,8 +106,8 @@ def measure_parity(bundle: Bundle, numeric: NDArray[Any], ids: NDArray[Any], exp
     spread = np.linspace(0, len(numeric) - 1, min(ROWS_ALONE, len(numeric))).astype(np.intp)
     alone = np.concatenate([bundle.score(numeric[i : i + 1], ids[i : i + 1]).probabilities for i in spread])
     batch = _largest(alone, together.probabilities[spread])
-    if bundle.own_columns is not None:
-        batch = max(batch, _of_one_key(bundle, numeric[spread], ids[spread], bundle.own_columns))
+    if bundle.columns.share:
+        batch = max(batch, _of_one_request(bundle, numeric[spread], ids[spread]))
     return Parity(
         rows=len(numeric),
         logit=_largest(together.logits, expected.logits),
@@ -116,14 +116,18 @@ def measure_parity(bundle: Bundle, numeric: NDArray[Any], ids: NDArray[Any], exp
     )
 
 
-def _of_one_key(bundle: Bundle, numeric: NDArray[Any], ids: NDArray[Any], own: tuple[int, int]) -> float:
-    """Difference in probability of rows of one key, whose events are read once, from the same rows beside another key."""
+def _of_one_request(bundle: Bundle, numeric: NDArray[Any], ids: NDArray[Any]) -> float:
+    """Difference in probability of rows of one request, whose shared inputs are read once, from the same beside another."""
     numbers, rows = numeric.copy(), ids.copy()
-    # The row with most events.
-    most = int(np.argmax((ids[:, own[1] :] >= 0).sum(axis=1)))
-    numbers[:, own[0] :], rows[:, own[1] :] = numeric[most, own[0] :], ids[most, own[1] :]
+    shared = [*bundle.columns.shared_ids]
+    # Of the row with most events, where there are any.
+    most = int(np.argmax((ids[:, shared] >= 0).sum(axis=1)))
+    for columns, values in ((bundle.columns.shared_numbers, numbers), (bundle.columns.shared_ids, rows)):
+        values[:, columns] = values[most, columns]
     other, others = numbers[:1].copy(), rows[:1].copy()
-    others[:, own[1] :] = PADDING
+    lowest, last = bundle.layout.id_rows
+    others[:, shared] = np.where(others == lowest, last, lowest)[:, shared]
+    other[:, bundle.columns.shared_numbers] = np.nan
     once = bundle.score(numbers, rows).probabilities
     mixed = bundle.score(np.concatenate([numbers, other]), np.concatenate([rows, others])).probabilities
     return _largest(once, mixed[:-1])

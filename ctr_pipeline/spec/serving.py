@@ -1,9 +1,9 @@
-"""How fast a request must be answered."""
+"""How fast a request must be answered, and what its candidates share."""
 
 from pydantic import Field
 
 from ctr_pipeline.spec.canary import Canary
-from ctr_pipeline.spec.fields import Section, added_field
+from ctr_pipeline.spec.fields import Name, Section, added_field
 
 
 class ServingLog(Section):
@@ -34,3 +34,8 @@ class Serving(Section):
     candidates: int = Field(default=1, ge=1, le=100_000, description="Impressions that a request asks to score.")
     log: ServingLog = added_field(ServingLog(), "Which requests are logged.")
     canary: Canary = added_field(Canary(), "Limits of a challenger that answers a share of the users.")
+    candidate_features: list[Name] | None = added_field(
+        None,
+        "Features in which the candidates of a request differ. All others are shared, and computed once a request. Every feature may differ when absent.",
+        min_length=1,
+    )

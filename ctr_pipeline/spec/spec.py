@@ -7,6 +7,7 @@ from typing import Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from ctr_pipeline.spec.calibration import AnyCalibrator, CrossValidated, refuse_wrong_offsets
+from ctr_pipeline.spec.candidate_features import refuse_wrong_candidates
 from ctr_pipeline.spec.cold_start import refuse_absent_parents
 from ctr_pipeline.spec.evaluation import Evaluation
 from ctr_pipeline.spec.features import CategoricalFeature, Features, NumericFeature
@@ -129,6 +130,7 @@ class Spec(Section):
             self.features.one_number, self.features.open_categories(self.private_columns)
         )
         refuse_wrong_heads(self.model.multi_task, [t.name for t in self.tasks], [t.parent for t in self.tasks])
+        refuse_wrong_candidates(self.features, self.serving.candidate_features)
         refuse_wrong_offsets(self.calibration, self.source, self.impression, self.features)
         self.split.require_gap(self.longest_maturity)
         return self

@@ -63,8 +63,8 @@ def test_a_changed_or_absent_file_is_refused(bundle: Bundle, tmp_path: Path, fil
 def test_other_manifests_are_refused(bundle: Bundle, tmp_path: Path) -> None:
     copy = copied(bundle, tmp_path)
     manifest = json.loads((copy / MANIFEST).read_text())
-    (copy / MANIFEST).write_text(json.dumps({**manifest, "format": 2}))
-    with pytest.raises(BundleError, match="bundle format 2; this version reads format 1"):
+    (copy / MANIFEST).write_text(json.dumps({**manifest, "format": 3}))
+    with pytest.raises(BundleError, match="bundle format 3; this version reads the formats 1 and 2"):
         Bundle.open(copy)
     (copy / MANIFEST).write_text("[]")
     with pytest.raises(BundleError, match="not the manifest of a bundle"):

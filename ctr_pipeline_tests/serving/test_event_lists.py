@@ -1,6 +1,7 @@
 """A user's last events from a raw log to a bundle: packed, scored, exported, and read once for a request's candidates."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import polars as pl
 import pytest
 import torch
@@ -20,6 +22,7 @@ from ctr_pipeline.labels import label_table
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.ranker import Ranker, build_ranker
 from ctr_pipeline.serving import Bundle, BundleError
+from ctr_pipeline.serving.bundle import write_manifest
 from ctr_pipeline.serving.export import check_parity, export_bundle
 from ctr_pipeline.sources import Pseudonymiser, read_events, read_impressions
 from ctr_pipeline.spec import Spec, parse_spec
@@ -190,11 +193,44 @@ def test_events_of_one_key_are_given_once(made: Made) -> None:
     one = next(row for row in made.requests if len(row["recent"]) == 6)
     candidates = [one | {"item": f"i{number}", "price": float(number)} for number in range(9)]
     scores = bundle.score(*bundle.encode(candidates))
-    assert received[-1] == {"numeric": (1, 9, 1), "ids": (1, 9, 3), "ages": (1, 6), "events": (1, 12)}
+    assert received[-1] == {"numeric": (1, 9, 1), "ids": (1, 9, 3), "shared_numeric": (1, 6), "shared_ids": (1, 12)}
     mixed = bundle.score(*bundle.encode([*candidates, one | {"recent": [], "recent_event": [], "recent_age": []}]))
-    assert received[-1] == {"numeric": (10, 1, 1), "ids": (10, 1, 3), "ages": (10, 6), "events": (10, 12)}
+    assert received[-1] == {
+        "numeric": (10, 1, 1), "ids": (10, 1, 3), "shared_numeric": (10, 6), "shared_ids": (10, 12)
+    }  # fmt: skip
     np.testing.assert_allclose(scores.probabilities, mixed.probabilities[:-1], atol=1e-6)
     assert len(set(scores.logits[:, 0].tolist())) == 9
+
+
+def test_a_bundle_of_the_first_format_scores_as_it_did(made: Made, tmp_path: Path) -> None:
+    """Its graph has names of its own for events, and its manifest the earlier format."""
+    earlier = shutil.copytree(made.bundle.directory, tmp_path / "earlier")
+    model = onnx.load(earlier / "model.onnx")
+    names = {"shared_numeric": "ages", "shared_ids": "events"}
+    for given in model.graph.input:
+        given.name = names.get(given.name, given.name)
+    for node in model.graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+    onnx.save(model, earlier / "model.onnx")
+    write_manifest(earlier, made.spec.name, made.dataset.layout.tasks)
+    manifest = json.loads((earlier / "manifest.json").read_text())
+    (earlier / "manifest.json").write_text(json.dumps(manifest | {"format": 1}))
+    test = made.dataset.splits["test"]
+    found, expected = Bundle.open(earlier).score(test.numeric, test.ids), made.bundle.score(test.numeric, test.ids)
+    np.testing.assert_array_equal(found.logits, expected.logits)
+
+
+def test_candidates_may_share_more_than_events(made: Made, tmp_path: Path) -> None:
+    serving = made.spec.serving.model_copy(update={"candidate_features": ["item"]})
+    spec, layout = made.spec.model_copy(update={"serving": serving}), made.dataset.layout
+    vocabulary = made.folder / "packed" / "vocabulary.parquet"
+    bundle = export_bundle(made.ranker, made.calibrators, layout, vocabulary, spec, tmp_path / "shared")
+    shapes = {given.name: given.shape for given in bundle.session.get_inputs()}
+    # The item alone; price and ages, what was liked and events are shared.
+    assert shapes["ids"] == ["keys", "candidates", 1]
+    assert (shapes["shared_numeric"], shapes["shared_ids"]) == (["keys", 7], ["keys", 14])
+    test = made.dataset.splits["test"]
+    check_parity(bundle, made.ranker, made.calibrators, test.numeric, test.ids).require()
 
 
 def test_a_model_that_reads_no_events_is_served_on_rows_that_have_them(made: Made, tmp_path: Path) -> None:

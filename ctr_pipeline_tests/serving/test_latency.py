@@ -7,21 +7,26 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from ctr_pipeline.features.request_columns import RequestColumns
 from ctr_pipeline.serving import Bundle, BundleError
 from ctr_pipeline.serving.latency import REQUESTS, WARM_UP, Latency, measure_latency
+from ctr_pipeline.serving.request_inputs import RequestInputs
 from ctr_pipeline_tests.serving.shop import Shop
+
+ONE_COLUMN = RequestColumns((), (0,), (), (0,))
 
 
 class Recorder:
     """In place of a bundle: notes the rows that it is asked for, and lets the clock of the test go on."""
 
-    def __init__(self, seconds: Callable[[int], float]) -> None:
+    def __init__(self, seconds: Callable[[int], float], columns: RequestColumns) -> None:
         self.seconds, self.now, self.rows = seconds, 0.0, list[list[float]]()
-        self.own_columns: tuple[int, int] | None = None
+        self.columns = columns
         self.events: list[tuple[NDArray[Any], NDArray[Any]]] = []
 
-    def score(self, numeric: NDArray[Any], ids: NDArray[Any]) -> None:
-        assert len(numeric) == len(ids)
+    def score_inputs(self, inputs: RequestInputs) -> None:
+        assert len(inputs.shared_ids) == 1
+        numeric, ids = inputs.rows()
         self.now += self.seconds(len(self.rows))
         self.rows.append(numeric[:, 0].tolist())
         self.events.append((numeric[:, 1:], ids[:, 1:]))
@@ -32,7 +37,7 @@ class Recorder:
 
 def test_percentiles_are_those_of_the_requests_alone() -> None:
     # The first ones are slow, and so are 2 of 100.
-    recorder = Recorder(lambda at: 1.0 if at < WARM_UP else 0.05 if at % 50 == 7 else 0.002)
+    recorder = Recorder(lambda at: 1.0 if at < WARM_UP else 0.05 if at % 50 == 7 else 0.002, ONE_COLUMN)
     numeric, ids = np.arange(7.0).reshape(7, 1), np.zeros((7, 1), dtype=np.int64)
     found = measure_latency(
         recorder, numeric, ids, 3, processor_time=lambda: recorder.now, pause=recorder.wait  # type: ignore[arg-type]
@@ -45,8 +50,7 @@ def test_percentiles_are_those_of_the_requests_alone() -> None:
 
 
 def test_candidates_of_a_request_have_the_events_of_one_user() -> None:
-    recorder = Recorder(lambda _: 0.002)
-    recorder.own_columns = 1, 1
+    recorder = Recorder(lambda _: 0.002, RequestColumns((1,), (0,), (1,), (0,)))
     numeric = np.stack([np.arange(7.0), np.arange(7.0) * 60], axis=1)
     ids = np.stack([np.arange(7), np.arange(7) + 2], axis=1)
     measure_latency(

@@ -203,6 +203,42 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("serving", {"canary": {"margin": -1}}),
         ("serving.canary.margin", "greater than or equal to 0", "(found -1)"),
     ),
+    "candidates that differ in nothing": (
+        set_to("serving", {"candidate_features": []}),
+        ("serving.candidate_features", "at least 1 item"),
+    ),
+    "candidates that differ in no feature": (
+        set_to("serving", {"candidate_features": ["prise"]}),
+        ("`serving.candidate_features` names 'prise', which is no feature; did you mean 'price'?",),
+    ),
+    "candidates that differ twice in a feature": (
+        set_to("serving", {"candidate_features": ["price", "price"]}),
+        ("`serving.candidate_features` names 'price' twice",),
+    ),
+    "candidates without their past": (
+        set_to("serving", {"candidate_features": ["ad_id"]}),
+        ("names 'ad_id' and not history feature 'ctr_7d', which is that of its key 'ad_id': name both",),
+    ),
+    "candidates with events of their own": (
+        lambda c: (
+            c["features"]["history"].append(
+                {"name": "recent", "kind": "sequence", "key": "ad_id", "events": ["click"], "item": "ad_id"}
+            ),
+            set_to("model", {"sequences": ["target_attention"]})(c),
+            set_to("serving", {"candidate_features": ["ad_id", "ctr_7d"]})(c),
+        ),
+        ("names 'ad_id', the key of the list of events 'recent', which all candidates share",),
+    ),
+    "candidates with a list of events": (
+        lambda c: (
+            c["features"]["history"].append(
+                {"name": "recent", "kind": "sequence", "key": "user", "events": ["click"], "item": "ad_id"}
+            ),
+            set_to("model", {"sequences": ["target_attention"]})(c),
+            set_to("serving", {"candidate_features": ["recent"]})(c),
+        ),
+        ("names 'recent', a list of events: one is read once for all candidates; remove it",),
+    ),
     "better than the position by how much": (
         set_to("quality.better_than_position", 0.1),
         ("quality.better_than_position", "(found 0.1)"),

@@ -19,7 +19,6 @@ class Buckets(NumberEncoding):
     """
 
     keeps_value = False
-    column: Tensor
     lower: Tensor
     upper: Tensor
     share: Tensor

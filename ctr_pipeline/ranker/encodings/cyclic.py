@@ -17,7 +17,6 @@ class Angles(NumberEncoding):
     """
 
     keeps_value = False
-    column: Tensor
     period: Tensor
 
     def __init__(self, places: Sequence[Place]) -> None:

@@ -24,6 +24,14 @@ class NumberEncoding(nn.Module, ABC):
     """Whether the model gets the standardised value too."""
     width: int
     """Number of inputs."""
+    column: Tensor
+    """Column of the numeric array of each input; where a column has several inputs, all columns by turns."""
+
+    @property
+    def owners(self) -> list[int]:
+        """The column of the numeric array that each input is of."""
+        columns: list[int] = self.column.tolist()
+        return columns * (self.width // len(columns))
 
     @abstractmethod
     def forward(self, raw: Tensor) -> Tensor:
@@ -34,5 +42,5 @@ class NumberEncoding(nn.Module, ABC):
         self.register_buffer(name, torch.tensor(values, dtype=torch.float32), persistent=False)
 
     def hold_columns(self, columns: tuple[int, ...]) -> None:
-        """Keeps, as the buffer ``column``, which column of the numeric array each input is of."""
+        """Keeps ``columns`` as the buffer :attr:`column`."""
         self.register_buffer("column", torch.tensor(columns, dtype=torch.int64), persistent=False)

@@ -19,7 +19,6 @@ class PiecewiseLinearBins(NumberEncoding):
     """
 
     keeps_value = True
-    column: Tensor
     lower: Tensor
     per_length: Tensor
     mean: Tensor
@@ -42,4 +41,8 @@ class PiecewiseLinearBins(NumberEncoding):
         """[B, width] inputs of raw values [B, D]."""
         # In place: there are as many numbers here as in the rest of the model, and new memory takes longer than they do.
         inputs = torch.index_select(raw, 1, self.column).sub_(self.lower).mul_(self.per_length).clamp_(0, 1)
-        return inputs.sub_(self.mean).nan_to_num_(0.0)
+        inputs = inputs.sub_(self.mean)
+        if torch.compiler.is_exporting():
+            # The exporter writes nan_to_num as eleven operations.
+            return torch.where(torch.isnan(inputs), 0.0, inputs)
+        return inputs.nan_to_num_(0.0)
