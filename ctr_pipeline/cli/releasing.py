@@ -100,6 +100,16 @@ def stop(
     _print(f"the trial of version {trial.version} is ended")
 
 
+@release_app.command()
+def check(data_root: RootOption) -> None:
+    """Compare what the canary's impressions led to with what was predicted now; beyond the limits it is rolled back."""
+    from ctr_pipeline.commands.release_text import print_status
+
+    with user_errors():
+        found = _releases(data_root).check()
+    print_status(found, console())
+
+
 def _releases(data_root: "Path") -> "Releases":
     from ctr_pipeline.commands.release import Releases
     from ctr_pipeline.deployment.environment import process_environment

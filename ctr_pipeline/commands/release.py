@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from ctr_pipeline.commands.follow_registry import ServeError, verified_copy
 from ctr_pipeline.commands.serving_folder import ServingFolder
 from ctr_pipeline.deployment.deployment import Deployment
-from ctr_pipeline.deployment.environment import Environment
+from ctr_pipeline.deployment.environment import Environment, set_variables
 from ctr_pipeline.orchestration.build import tracking_of
+from ctr_pipeline.orchestration.instance import dagster_variables
+from ctr_pipeline.orchestration.pipeline import watch_canary
 from ctr_pipeline.orchestration.promotions import VersionFacts, promotion_refusals, version_facts
 from ctr_pipeline.orchestration.resources.releases import (
     CHALLENGER,
@@ -209,6 +211,16 @@ class Releases:
             raise ReleaseError(f"no version of {self.registry.name} is tried.")
         self.registry.end_trial(trial, "stopped", reason, _text(now))
         return trial
+
+    def check(self) -> ReleaseStatus:
+        """Has Dagster compare what the canary's impressions led to with what was predicted, and roll it back where they differ.
+
+        Raises:
+            PipelineError: it cannot be compared.
+        """
+        set_variables(dagster_variables(self.deployment.paths))
+        watch_canary(self.deployment)
+        return self.status()
 
     def _verified(self, version: "ModelVersion") -> "Bundle":
         """A version's bundle, verified where servers will take it from."""

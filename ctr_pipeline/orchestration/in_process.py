@@ -109,6 +109,22 @@ def execute_retrain(defs: dg.Definitions, instance: dg.DagsterInstance, assets: 
         raise PipelineError(failure_of(result))
 
 
+def execute_job(defs: dg.Definitions, instance: dg.DagsterInstance, job: str) -> None:
+    """Runs a job without partitions, and sends its alerts.
+
+    Raises:
+        PipelineError: a step failed.
+    """
+    result = defs.resolve_job_def(job).execute_in_process(
+        instance=instance, raise_on_error=False, run_config={"loggers": {"console": {}}}, tags={COMMAND_TAG: "release"}
+    )
+    _alert(defs, instance, result.run_id)
+    if _was_interrupted(result):
+        raise KeyboardInterrupt
+    if not result.success:
+        raise PipelineError(failure_of(result))
+
+
 def _was_interrupted(result: dg.ExecuteInProcessResult) -> bool:
     """Whether a signal ended the run. Dagster turns it into an error of the step, or cancels the run between steps."""
     for event in result.all_events:

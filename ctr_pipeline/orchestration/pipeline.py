@@ -8,9 +8,10 @@ import dagster as dg
 
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.orchestration.build import build_definitions
-from ctr_pipeline.orchestration.in_process import execute_retrain, run_pipeline
+from ctr_pipeline.orchestration.in_process import execute_job, execute_retrain, run_pipeline
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.run_facts import RunFacts, collect_facts
+from ctr_pipeline.orchestration.stages import CANARY_JOB
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -30,6 +31,16 @@ def execute_pipeline(deployment: Deployment, first: date, last: date) -> RunFact
         defs = build_definitions(deployment)
         runs, failure = run_pipeline(deployment, defs, instance, first, last)
         return collect_facts(instance, runs, first, last, failure)
+
+
+def watch_canary(deployment: Deployment) -> None:
+    """Materialises `canary` once; DAGSTER_HOME names the instance.
+
+    Raises:
+        PipelineError: it failed.
+    """
+    with dg.DagsterInstance.get() as instance:
+        execute_job(build_definitions(deployment), instance, CANARY_JOB)
 
 
 class SnapshotLakeResource(LakeResource):

@@ -58,6 +58,10 @@ class AssetStage:
 
 INGEST_STEP, RETRAIN_STEP = "ingest", "retrain"
 INGEST_JOB, LABEL_JOB, RETRAIN_JOB = "daily_ingest", "label_refresh", "daily_retrain"
+CANARY_JOB = "canary_watch"
+
+LIVE_ASSETS = ("canary",)
+"""Assets of the present, which no day has: their job makes them whenever it runs, and `ctr run` does not."""
 
 
 def _read(name: str) -> AssetStage:

@@ -102,8 +102,9 @@ def test_the_sensor_asks_again_after_each_arrival_and_only_then(settings: Deploy
 
 def test_schedules_ask_for_yesterday_and_only_within_the_log(settings: Deployment) -> None:
     schedules = pipeline_schedules(settings, pipeline_jobs(settings))
-    assert {schedule.name for schedule in schedules} == {"daily_ingest_schedule", "daily_retrain_schedule"}
-    for schedule in schedules:
+    daily = {"daily_ingest_schedule", "daily_retrain_schedule"}
+    assert {schedule.name for schedule in schedules} == {*daily, "canary_watch_schedule"}
+    for schedule in (schedule for schedule in schedules if schedule.name in daily):
         inside = schedule(dg.build_schedule_context(scheduled_execution_time=datetime(2026, 1, 6, 4)))
         assert inside.partition_key == "2026-01-05"
         outside = schedule(dg.build_schedule_context(scheduled_execution_time=datetime(2027, 1, 6, 4)))

@@ -1,4 +1,4 @@
-"""The daily schedules, in UTC: logs at 01:00, labels as they settle, the model at 04:00."""
+"""The schedules, in UTC: logs at 01:00, labels as they settle, the model at 04:00; the canary every hour."""
 
 from datetime import date, timedelta
 
@@ -6,6 +6,7 @@ import dagster as dg
 from dagster._core.definitions.unresolved_asset_job_definition import UnresolvedAssetJobDefinition
 
 from ctr_pipeline.deployment.deployment import Deployment
+from ctr_pipeline.orchestration.stages import CANARY_JOB
 
 
 def pipeline_schedules(
@@ -16,6 +17,14 @@ def pipeline_schedules(
     return [
         _daily(deployment, jobs["daily_ingest"], "0 1 * * *", status),
         _daily(deployment, jobs["daily_retrain"], "0 4 * * *", status),
+        dg.ScheduleDefinition(
+            name=f"{CANARY_JOB}_schedule",
+            job=jobs[CANARY_JOB],
+            cron_schedule="30 * * * *",
+            execution_timezone="UTC",
+            default_status=status,
+            description="Looks at the canary; the limits allow for any number of looks.",
+        ),
     ]
 
 

@@ -1,6 +1,7 @@
 """The checks of all assets. Importing this package registers them."""
 
 from ctr_pipeline.orchestration.checks import (
+    canary,
     contracts,
     drift,
     gradient_health,
@@ -15,6 +16,7 @@ from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcom
 __all__ = [
     "CheckDefinition",
     "Outcome",
+    "canary",
     "check_results",
     "check_specs",
     "contracts",

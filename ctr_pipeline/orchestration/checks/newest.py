@@ -7,7 +7,7 @@ import dagster as dg
 from dagster._core.storage.asset_check_execution_record import AssetCheckExecutionRecordStatus
 
 from ctr_pipeline.orchestration.checks.definition import checks_of
-from ctr_pipeline.orchestration.stages import STAGES
+from ctr_pipeline.orchestration.stages import LIVE_ASSETS, STAGES
 
 EVALUATED = {AssetCheckExecutionRecordStatus.SUCCEEDED, AssetCheckExecutionRecordStatus.FAILED}
 
@@ -20,9 +20,9 @@ def newest_checks(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
         ever evaluated.
     """
     found = []
-    for stage in STAGES:
-        for name in sorted(definition.name for definition in checks_of(stage.name)):
-            key = dg.AssetCheckKey(dg.AssetKey(stage.name), name)
+    for asset in (*(stage.name for stage in STAGES), *LIVE_ASSETS):
+        for name in sorted(definition.name for definition in checks_of(asset)):
+            key = dg.AssetCheckKey(dg.AssetKey(asset), name)
             # A check that was planned, and whose step did not come to it, found nothing.
             records = instance.event_log_storage.get_asset_check_execution_history(key, limit=1, status=EVALUATED)
             if not records or records[0].event is None or records[0].event.dagster_event is None:
@@ -30,7 +30,7 @@ def newest_checks(instance: dg.DagsterInstance) -> list[dict[str, Any]]:
             evaluation = records[0].event.dagster_event.asset_check_evaluation_data
             found.append(
                 {
-                    "asset": stage.name,
+                    "asset": asset,
                     "check": name,
                     "passed": evaluation.passed,
                     "severity": evaluation.severity.value,

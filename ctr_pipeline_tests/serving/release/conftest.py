@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ctr_pipeline.calibration import PlattCalibrator
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
 from ctr_pipeline.ranker import build_ranker
 from ctr_pipeline.serving import Bundle
@@ -22,13 +23,26 @@ def second(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 @pytest.fixture(scope="session")
 def other_type(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """A model that takes the feature ``ad`` for a number: it cannot score the requests of the others."""
+    """A model that takes the feature ``ad`` for a number, and has no ``hour``: it cannot score the requests of the others."""
     folder = tmp_path_factory.mktemp("other_type")
     numeric = (*shop.layout.numeric, NumericColumn("ad", "dense", "none", 4.1, False, 4.0, 0.4))
-    layout = Layout(numeric=numeric, ids=shop.layout.ids[1:], tasks=shop.layout.tasks, parents=shop.layout.parents)
+    layout = Layout(numeric=numeric, ids=shop.layout.ids[1:2], tasks=shop.layout.tasks, parents=shop.layout.parents)
     assert all(isinstance(column, IdColumn) for column in layout.ids)
     ranker = randomise(build_ranker(layout, shop.spec.model, 1))
     return export_bundle(ranker, shop.calibrators, layout, shop.vocabulary, shop.spec, folder / "bundle")
+
+
+@pytest.fixture(scope="session")
+def plus_one(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """The first model with all its calibrated logits one higher: it passes every check of a bundle."""
+    folder = tmp_path_factory.mktemp("plus_one")
+    fitted = {
+        name: PlattCalibrator(a=calibrator.a, b=calibrator.b + 1)
+        for name, calibrator in shop.calibrators.items()
+        if isinstance(calibrator, PlattCalibrator)
+    }
+    assert fitted.keys() == shop.calibrators.keys()
+    return export_bundle(shop.ranker, fitted, shop.layout, shop.vocabulary, shop.spec, folder / "bundle")
 
 
 @pytest.fixture
