@@ -4,6 +4,7 @@ import gc
 import ipaddress
 import json
 import select
+import shutil
 import socket
 import subprocess
 import sys
@@ -128,9 +129,8 @@ def run_service(
         )
     _refuse_taken(host, port)
     with tempfile.TemporaryDirectory(prefix="ctr-serve-") as temporary:
-        metrics = Path(temporary) / "metrics"
-        metrics.mkdir()
-        own = settings.folder or str(Path(temporary) / "serving")
+        own = settings.folder or temporary
+        metrics = _emptied(Path(own) / f"metrics-{port}")
         settings = replace(settings, folder=own, metrics=str(metrics))
         set_variables({"CTR_SERVE_SETTINGS": json.dumps(asdict(settings)), "PROMETHEUS_MULTIPROC_DIR": str(metrics)})
         with _following(settings, environment) as follower:
@@ -139,6 +139,14 @@ def run_service(
             version = f"version {state.champion.facts['version']}, " if "version" in state.champion.facts else ""
             ready(f"{version}{state.champion.sha256[:12]} on http://{host}:{port}")
             run_processes(host, port, settings.workers, follower.keep_alive if follower else None)
+        shutil.rmtree(metrics)
+
+
+def _emptied(folder: Path) -> Path:
+    """An empty folder; what a service that was killed has left there is removed."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    return folder
 
 
 class _Follower:

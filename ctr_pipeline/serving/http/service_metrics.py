@@ -56,6 +56,7 @@ class ServiceMetrics:
             "ctr_serve_arm_seconds", "Time of scoring a request, by arm.", ["arm"], buckets=SECONDS,
             registry=self._registry,
         )  # fmt: skip
+        self._seconds_of = {arm: self._arm_seconds.labels(arm) for arm in Arm}
         self._arm_failures = Counter(
             "ctr_serve_arm_failures", "Requests that the challenger could not score, and the champion could, by arm.",
             ["arm", "kind"], registry=self._registry,
@@ -97,7 +98,7 @@ class ServiceMetrics:
 
     def arm_scored(self, arm: Arm, seconds: float) -> None:
         """Counts a request that was scored in an arm."""
-        self._arm_seconds.labels(arm).observe(seconds)
+        self._seconds_of[arm].observe(seconds)
 
     def arm_failed(self, arm: Arm, kind: str) -> None:
         """Counts a request that an arm could not score, though the champion could."""

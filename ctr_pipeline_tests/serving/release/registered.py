@@ -78,8 +78,8 @@ class Registered:
         self.releases.promote(self.releases.compare(version), None, NOW)
 
     @contextmanager
-    def served(self, *options: str) -> Iterator["Service"]:
-        port = free_port()
+    def served(self, *options: str, port: int | None = None) -> Iterator["Service"]:
+        port = port or free_port()
         log = self.root / f"serve-{port}.log"
         with log.open("w") as output:
             process = subprocess.Popen(

@@ -1,0 +1,99 @@
+"""A service that is killed under load: it starts again soon, and nothing half written stays in its way."""
+
+import json
+import os
+import random
+import signal
+import socket
+import time
+
+import psutil
+import pytest
+
+from ctr_pipeline.serving import Bundle
+from ctr_pipeline_tests.serving.release.registered import BODY, Load, Registered
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.nightly)])
+def test_a_killed_service_starts_again_within_seconds(registered: Registered, bundle: Bundle, times: int) -> None:
+    registered.register(bundle.directory, "champion")
+    took = []
+    with registered.served("--workers", "2") as service:
+        port = service.port
+        service.process.kill()
+        service.process.wait()
+    for _ in range(times):
+        started = time.monotonic()
+        with registered.served("--workers", "2", port=port) as service:
+            took.append(time.monotonic() - started)
+            with Load(port) as load:
+                load.await_model(bundle.sha256)
+                time.sleep(random.random() / 2)
+                assert load.failures == []
+                family = [service.process.pid, *(child.pid for child in psutil.Process(service.process.pid).children())]
+                service.process.kill()
+                service.process.wait()
+            deadline = time.monotonic() + 2
+            while any(psutil.pid_exists(pid) and alive(pid) for pid in family):
+                assert time.monotonic() < deadline, "a process outlives the service"
+                time.sleep(0.01)
+        assert (
+            json.loads((registered.root / "serving" / "state.json").read_text())["champion"]["sha256"] == bundle.sha256
+        )
+    assert max(took) < 3, took
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.nightly)])
+def test_a_killed_process_is_replaced_and_the_other_answers(registered: Registered, bundle: Bundle, times: int) -> None:
+    registered.register(bundle.directory, "champion")
+    with registered.served("--workers", "2") as service, Load(service.port) as load:
+        load.await_model(bundle.sha256)
+        for _ in range(times):
+            killed = random.choice(service.workers())
+            os.kill(killed, signal.SIGKILL)
+            started = time.monotonic()
+            while killed in service.workers() or len(service.workers()) < 2:
+                assert time.monotonic() - started < 3
+                time.sleep(0.02)
+            # Only what the killed process had taken up is lost.
+            assert len(load.failures) <= load.senders
+            load.failures.clear()
+            load.await_model(bundle.sha256)
+        assert service.metric("ctr_serve_requests_total") > 0
+
+
+def test_slow_headers_end_a_connection_and_others_are_answered(registered: Registered, bundle: Bundle) -> None:
+    registered.register(bundle.directory, "champion")
+    with registered.served() as service:
+        slow = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(100)]
+        kept = socket.create_connection(("127.0.0.1", service.port))
+        started = time.monotonic()
+        for connection in slow:
+            connection.sendall(b"POST /score HTTP/1.1\r\nHost: x\r\n")
+        with Load(service.port) as load:
+            for connection in slow:
+                connection.settimeout(10)
+                assert connection.recv(100) == b""
+            waited = time.monotonic() - started
+            assert 4 < waited < 8
+            # A first byte late on a connection that is kept gets its own time.
+            assert load.failures == []
+            assert load.answers.total() > 100
+        for connection in (*slow, kept):
+            connection.close()
+        connection = socket.create_connection(("127.0.0.1", service.port))
+        head = b"POST /score HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(
+            BODY
+        )
+        for part in (head[:10], head[10:40], head[40:] + BODY):
+            connection.sendall(part)
+            time.sleep(0.5)
+        assert connection.recv(20).startswith(b"HTTP/1.1 200")
+        connection.close()
