@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from _machine import machine
 from _requests import Connection, load, make_requests, paced
 from numpy.typing import NDArray
@@ -96,9 +97,15 @@ def spread(values: list[float]) -> list[float]:
     return [float(np.median(values)), min(values), max(values)]
 
 
+def tree(process: int) -> list[psutil.Process]:
+    """A process and those that it started."""
+    first = psutil.Process(process)
+    return [first, *first.children(recursive=True)]
+
+
 def processor_ms(process: int) -> float:
-    """Milliseconds that all threads of a process have computed."""
-    tasks = Path(f"/proc/{process}/task").iterdir()
+    """Milliseconds that all threads of a process, and of those that it started, have computed."""
+    tasks = (task for one in tree(process) for task in Path(f"/proc/{one.pid}/task").iterdir())
     return sum(int((task / "schedstat").read_text().split()[0]) for task in tasks) / 1e6
 
 
@@ -108,8 +115,6 @@ def server(command: list[str], port: int, path: str, core: int | None) -> Iterat
     environment = {**os.environ, "CTR_PSEUDONYM_KEY": KEY, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     process = subprocess.Popen(command, env=environment, cwd=Path(__file__).parents[1])
     try:
-        if core is not None:
-            os.sched_setaffinity(process.pid, {core})
         deadline = time.monotonic() + 60
         while True:
             if process.poll() is not None or time.monotonic() > deadline:
@@ -119,6 +124,10 @@ def server(command: list[str], port: int, path: str, core: int | None) -> Iterat
                 break
             except OSError:
                 time.sleep(0.2)
+        if core is not None:
+            for one in tree(process.pid):
+                for thread in one.threads():
+                    os.sched_setaffinity(thread.id, {core})
         yield process
     finally:
         process.terminate()
@@ -222,7 +231,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("data/ads"))
     parser.add_argument("--bundle", type=Path)
-    parser.add_argument("--own", nargs="*", help="features that each candidate has of its own; all, if none is named")
+    parser.add_argument(
+        "--own",
+        nargs="*",
+        help="features that each candidate has of its own; by default those that the bundle declares, or all",
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--requests", type=int, default=500, help="of a repeat")
     parser.add_argument("--port", type=int, default=18_710, help="the first of two that are free")
@@ -234,7 +247,7 @@ def main() -> int:
     parser.add_argument("--assert", dest="judged", action="store_true")
     arguments = parser.parse_args()
     bundle = bundle_of(arguments)
-    own = arguments.own or [name for name in bundle.inputs if name != "ts"]
+    own = arguments.own or list(bundle.layout.candidate_features) or [name for name in bundle.inputs if name != "ts"]
     cores = sorted(os.sched_getaffinity(0))
     print(machine(("onnxruntime", "numpy", "fastapi", "uvicorn", "pydantic")))
     found: dict[str, Any] = {}

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.features.layout import Layout, LayoutError
 from ctr_pipeline.features.request_columns import RequestColumns
+from ctr_pipeline.serving.candidate_encoding import CandidateEncoder
 from ctr_pipeline.serving.category_rows import Vocabulary
 from ctr_pipeline.serving.request_encoding import TIME, RequestEncoder
 from ctr_pipeline.serving.request_inputs import RequestInputs
@@ -84,6 +85,11 @@ class Bundle:
     """What the candidates of a request share: the graph reads that once a request."""
     input_names: Mapping[str, str]
     """What the graph calls the arrays of a request that it reads."""
+    inputs: Mapping[str, str]
+    """What a request may hold: each feature, and ``double`` or ``string``, in brackets where it is a list of them.
+
+    Where features are made of the time of the impression, ``ts`` too.
+    """
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -110,20 +116,10 @@ class Bundle:
             session=session,
             columns=RequestColumns.of(layout) if len(input_names) > 2 else RequestColumns.whole(layout),
             input_names=input_names,
+            inputs=_inputs(layout),
         )
         bundle.check_golden()
         return bundle
-
-    @property
-    def inputs(self) -> dict[str, str]:
-        """What a request may hold: each feature, and ``double`` or ``string``, in brackets where it is a list of them.
-
-        Where features are made of the time of the impression, ``ts`` too.
-        """
-        numbers = [(column.feature, "[double]" if column.is_element else "double") for column in self.layout.numeric]
-        categories = [(column.name, "[string]" if column.pooled else "string") for column in self.layout.ids]
-        times = [(TIME, "timestamp")] if any(column.from_time for column in self.layout.ids) else []
-        return dict([*numbers, *categories, *times])
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -153,9 +149,6 @@ class Bundle:
             )
         if not np.issubdtype(ids.dtype, np.integer):
             raise BundleError(f"score: expected ids of an integer type; found {ids.dtype}, which may have lost digits")
-        if len(numeric) == 0:
-            empty = np.empty((0, len(self.tasks)), dtype=np.float32)
-            return Scores(empty, empty)
         lowest, highest = self.layout.id_rows
         outside = np.argwhere((ids < lowest) | (ids > highest))
         if len(outside):
@@ -168,7 +161,10 @@ class Bundle:
         return self.score_inputs(RequestInputs.of_rows(numbers, given, self.columns))
 
     def score_inputs(self, inputs: RequestInputs) -> Scores:
-        """Scores the N > 0 rows of requests, as the encoder of this bundle made them; they are not checked again."""
+        """Scores the N rows of requests, as the encoder of this bundle made them; they are not checked again."""
+        if inputs.ids.shape[1] == 0:
+            empty = np.empty((0, len(self.tasks)), dtype=np.float32)
+            return Scores(empty, empty)
         if self.columns.share:
             given = {name: getattr(inputs, field) for field, name in self.input_names.items()}
         else:
@@ -220,6 +216,10 @@ class Bundle:
         """What makes inputs of raw values; whoever encodes many requests keeps it."""
         return RequestEncoder.of(self.layout, self.vocabulary)
 
+    def request_encoder(self) -> CandidateEncoder:
+        """What makes the inputs of a request of candidates that share features; a server keeps it."""
+        return CandidateEncoder(self.encoder(), self.columns)
+
     def check_golden(self) -> None:
         """Scores the golden rows and compares.
 
@@ -246,6 +246,14 @@ class Bundle:
                     f"the trained model gave {expected[row, task]:.6g} (limit {limit:g}). Do not serve this bundle: "
                     "export it again, or use the ONNX Runtime version that it was tested with."
                 )
+
+
+def _inputs(layout: Layout) -> dict[str, str]:
+    """As :attr:`Bundle.inputs`."""
+    numbers = [(column.feature, "[double]" if column.is_element else "double") for column in layout.numeric]
+    categories = [(column.name, "[string]" if column.pooled else "string") for column in layout.ids]
+    times = [(TIME, "timestamp")] if any(column.from_time for column in layout.ids) else []
+    return dict([*numbers, *categories, *times])
 
 
 def _input_names(session: Any) -> dict[str, str]:
@@ -314,6 +322,9 @@ def _open_session(path: Path) -> Any:
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    # Requests differ in size: memory that is planned for one size, and kept, makes hundreds of candidates a tenth slower.
+    options.enable_mem_pattern = False
+    options.enable_cpu_mem_arena = False
     options.log_severity_level = 3
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])

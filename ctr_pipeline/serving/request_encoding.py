@@ -61,7 +61,7 @@ class RequestEncoder:
     def rows(self, rows: Sequence[Mapping[str, Any]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """As :meth:`columns`, of a mapping of feature to value for each row."""
         given = [
-            {name: values[0] for name, values in self._with_time_parts({n: [v] for n, v in row.items()}, at).items()}
+            {name: values[0] for name, values in self.with_time_parts({n: [v] for n, v in row.items()}, at).items()}
             if TIME in row
             else row
             for at, row in enumerate(rows)
@@ -70,7 +70,7 @@ class RequestEncoder:
         for at, row in enumerate(given):
             for name in row:
                 if name not in names:
-                    self._refuse_unknown(name, f"row {at}: feature {name!r}")
+                    self.refuse_unknown(name, f"row {at}: feature {name!r}")
                     names[name] = None
         return self.columns({name: [row.get(name) for row in given] for name in names}, len(rows))
 
@@ -88,7 +88,7 @@ class RequestEncoder:
         """
         columns = {name: _listed(values, name, rows) for name, values in given.items()}
         if TIME in columns:
-            columns = self._with_time_parts(columns)
+            columns = self.with_time_parts(columns)
         if self.layout.event_lists:
             for at in range(rows):
                 row = {name: values[at] for name, values in columns.items()}
@@ -97,17 +97,14 @@ class RequestEncoder:
         ids = np.tile(self.layout.lone(MISSING_ROW), (rows, 1))
         for name, values in columns.items():
             if name in self.numbers:
-                places = self.numbers[name]
-                exact[:, places] = self._numbers(name, values, places)
+                exact[:, self.numbers[name]] = self.numbers_of(name, values)
             else:
-                self._refuse_unknown(name, f"feature {name!r}")
-                column, places = self.categories[name]
-                ids[:, places] = self._embedding_rows(column, values)
-        # As in packing: what single precision cannot hold is missing.
-        numeric = np.where(np.abs(exact) <= _LARGEST, exact, np.nan).astype(np.float32)
-        return numeric, ids
+                self.refuse_unknown(name, f"feature {name!r}")
+                ids[:, self.categories[name][1]] = self.rows_of(name, values)
+        return single(exact), ids
 
-    def _refuse_unknown(self, name: str, where: str) -> None:
+    def refuse_unknown(self, name: str, where: str) -> None:
+        """Raises BundleError where the model has no feature ``name``, called ``where``."""
         if name in self.numbers or name in self.categories:
             return
         known = [*self.numbers, *self.categories]
@@ -115,7 +112,7 @@ class RequestEncoder:
         hint = f"did you mean {near[0]!r}?" if near else f"it knows {', '.join(known)}."
         raise BundleError(f"{where}: the model has no such feature; {hint}")
 
-    def _with_time_parts(self, columns: Mapping[str, list[Any]], first: int = 0) -> dict[str, list[Any]]:
+    def with_time_parts(self, columns: Mapping[str, list[Any]], first: int = 0) -> dict[str, list[Any]]:
         """The columns without the time, but with the features that are made of it, unless they are there.
 
         Args:
@@ -132,9 +129,13 @@ class RequestEncoder:
         }
         return parts | {name: values for name, values in columns.items() if name != TIME}
 
-    def _numbers(self, name: str, values: list[Any], places: slice) -> NDArray[np.float64]:
-        """[N, width] of a numeric feature."""
-        nulls = self.layout.null_values.get(name, ())
+    def numbers_of(self, name: str, values: list[Any]) -> NDArray[np.float64]:
+        """[N, width] of a numeric feature.
+
+        Raises:
+            BundleError: a value is none of the feature.
+        """
+        nulls, places = self.layout.null_values.get(name, ()), self.numbers[name]
         width = places.stop - places.start
         if any(one.age == name for one in self.layout.event_lists):
             return self._each(name, values, nulls, width, padded_numbers)
@@ -158,8 +159,13 @@ class RequestEncoder:
             found[at] = read(known_value(value, nulls, where) if nulls else value, width, where)
         return found
 
-    def _embedding_rows(self, column: IdColumn, values: list[Any]) -> NDArray[np.int64]:
-        """[N, places] of a categorical feature."""
+    def rows_of(self, name: str, values: list[Any]) -> NDArray[np.int64]:
+        """[N, places] embedding rows of a categorical feature.
+
+        Raises:
+            BundleError: a value is none of the feature.
+        """
+        column, _ = self.categories[name]
         table, where = self.tables[column.name], f"feature {column.name!r}"
         pooled = column.pooled
         if pooled is None:
@@ -174,6 +180,11 @@ class RequestEncoder:
             for at, value in enumerate(lists):
                 category_texts(value, f"row {at}: {where}")
             raise
+
+
+def single(exact: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Numbers in single precision. As in packing, what it cannot hold is missing."""
+    return np.where(np.abs(exact) <= _LARGEST, exact, np.nan).astype(np.float32)
 
 
 def _listed(values: Sequence[Any] | NDArray[Any], name: str, rows: int) -> list[Any]:

@@ -1,37 +1,50 @@
 """Chosen columns are the same whichever way they are copied."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import onnx
 import onnxruntime
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from ctr_pipeline.serving.bundle import Bundle
-from ctr_pipeline.serving.column_gathers import gather_columns_as_rows
+from ctr_pipeline.features.layout import Encoding
+from ctr_pipeline.ranker import build_ranker
+from ctr_pipeline.serving.column_gathers import MANY, gather_columns_as_rows
+from ctr_pipeline_tests.serving.shop import Shop
 
 
 def choosing_model() -> onnx.ModelProto:
-    """Chooses columns of numbers twice and of ids once, a row, a single column, and rows."""
-    indices = {"many": [3, 0, 0, 2, 1], "two": [1, 3], "one": [2], "scalar": 1}
+    """Chooses columns of numbers twice and of what was chosen, of ids, few columns, a single one, rows, and parts of a cube."""
+    indices = {
+        "many": [3, 0, 0, 2, 1, 3, 1, 2, 0], "more": [8, 7, 6, 5, 4, 3, 2, 1, 0, 0], "few": [1, 3], "one": [2], "scalar": 1,
+    }  # fmt: skip
     nodes = [
         helper.make_node("Gather", ["numbers", "many"], ["a"], name="first", axis=1),
-        helper.make_node("Gather", ["numbers", "two"], ["b"], axis=1),
-        helper.make_node("Gather", ["ids", "two"], ["c"], axis=1),
-        helper.make_node("Gather", ["numbers", "one"], ["d"], axis=1),
-        helper.make_node("Gather", ["ids", "scalar"], ["e"], axis=1),
-        helper.make_node("Gather", ["numbers", "one"], ["f"], axis=0),
+        helper.make_node("Gather", ["a", "more"], ["b"], axis=1),
+        helper.make_node("Gather", ["numbers", "more_of_few"], ["c"], axis=1),
+        helper.make_node("Gather", ["ids", "many"], ["d"], axis=1),
+        helper.make_node("Gather", ["numbers", "few"], ["e"], axis=1),
+        helper.make_node("Gather", ["ids", "scalar"], ["f"], axis=1),
+        helper.make_node("Gather", ["numbers", "one"], ["g"], axis=0),
+        helper.make_node("Gather", ["cube", "many"], ["h"], axis=1),
     ]
+    indices["more_of_few"] = [1, 3] * 5
     given = [
         helper.make_tensor_value_info("numbers", TensorProto.FLOAT, ["N", 4]),
         helper.make_tensor_value_info("ids", TensorProto.INT64, ["N", 4]),
+        helper.make_tensor_value_info("cube", TensorProto.FLOAT, ["N", 4, 2]),
     ]
-    shapes = {"a": ["N", 5], "b": ["N", 2], "c": ["N", 2], "d": ["N", 1], "e": ["N"], "f": [1, 4]}
+    shapes = {
+        "a": ["N", 9], "b": ["N", 10], "c": ["N", 10], "d": ["N", 9], "e": ["N", 2], "f": ["N"], "g": [1, 4], "h": ["N", 9, 2],
+    }  # fmt: skip
     found = [
-        helper.make_tensor_value_info(name, TensorProto.INT64 if name in "ce" else TensorProto.FLOAT, shape)
+        helper.make_tensor_value_info(name, TensorProto.INT64 if name in "df" else TensorProto.FLOAT, shape)
         for name, shape in shapes.items()
     ]
     constants = [numpy_helper.from_array(np.array(values, dtype=np.int64), name) for name, values in indices.items()]
-    graph = helper.make_graph(nodes, "choosing", given, found, constants)
+    graph = helper.make_graph(nodes, "choosing", given, found, constants, value_info=[found[0]])
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
 
@@ -40,7 +53,8 @@ def test_the_outputs_stay_the_same(rows: int) -> None:
     rng = np.random.default_rng(rows)
     numbers = rng.normal(size=(rows, 4)).astype(np.float32)
     numbers[rng.random(numbers.shape) < 0.3] = np.nan
-    inputs = {"numbers": numbers, "ids": rng.integers(-1, 9, (rows, 4))}
+    cube = rng.normal(size=(rows, 4, 2)).astype(np.float32)
+    inputs = {"numbers": numbers, "ids": rng.integers(-1, 9, (rows, 4)), "cube": cube}
 
     def run(model: onnx.ModelProto) -> list[np.ndarray]:
         onnx.checker.check_model(model, full_check=True)
@@ -50,20 +64,26 @@ def test_the_outputs_stay_the_same(rows: int) -> None:
     before = run(model)
     gather_columns_as_rows(model)
     chosen = [node for node in model.graph.node if node.op_type == "Gather"]
-    assert [next(field.i for field in node.attribute) for node in chosen] == [0, 0, 0, 1, 1, 0]
-    assert sum(node.op_type == "Transpose" for node in model.graph.node) == 5
+    # Four of many columns; few columns, a single one, rows and the cube stay.
+    assert [next(field.i for field in node.attribute) for node in chosen] == [0, 0, 0, 0, 1, 1, 0, 1]
+    # Of numbers, what was chosen and ids one each, and of each result; what was chosen is there as rows.
+    assert sum(node.op_type == "Transpose" for node in model.graph.node) == 6
     for own, other in zip(before, run(model), strict=True):
         assert own.tobytes() == other.tobytes()
         assert own.shape == other.shape
 
 
-def test_a_bundle_chooses_its_columns_by_rows(bundle: Bundle) -> None:
+def test_a_bundle_chooses_the_columns_of_bins_by_rows(shop: Shop, tmp_path: Path) -> None:
+    price, rating = shop.layout.numeric
+    bins = Encoding("piecewise_linear", edges=tuple(range(11)), means=(0.5,) * 10)
+    layout = replace(shop.layout, numeric=(replace(price, encoding=bins), rating))
+    bundle = replace(shop, layout=layout, ranker=build_ranker(layout, shop.spec.model, 1)).export(tmp_path / "bundle")
     model = onnx.load(bundle.directory / "model.onnx")
     sizes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
-    axes = [
-        (next((field.i for field in node.attribute if field.name == "axis"), 0), sizes.get(node.input[1], ()))
+    chosen = [
+        (next((field.i for field in node.attribute if field.name == "axis"), 0), sizes[node.input[1]])
         for node in model.graph.node
-        if node.op_type == "Gather"
+        if node.op_type == "Gather" and len(sizes.get(node.input[1], ())) == 1
     ]
-    assert axes
-    assert not [size for axis, size in axes if axis == 1 and size and size[0] > 1]
+    assert (0, (10,)) in chosen
+    assert not [size for axis, (size,) in chosen if axis == 1 and size >= MANY]

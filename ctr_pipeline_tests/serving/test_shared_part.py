@@ -5,24 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import yaml
 
 from ctr_pipeline.features.layout import Layout, LayoutError
 from ctr_pipeline.serving import Bundle
 from ctr_pipeline.serving.export import check_parity, reference_scores
 from ctr_pipeline.serving.request_inputs import RequestInputs
 from ctr_pipeline.spec import parse_spec
-from ctr_pipeline_tests.serving.shop import SPEC, Shop, make_layout
-
-OWN = ["price", "ad"]
-
-
-@pytest.fixture(scope="module")
-def sharing(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
-    """The shop's model, whose candidates differ in price and ad."""
-    content = yaml.safe_load(SPEC) | {"serving": {"candidate_features": OWN}}
-    spec = parse_spec(yaml.safe_dump(content), "test")
-    return replace(shop, spec=spec).export(tmp_path_factory.mktemp("sharing") / "bundle")
+from ctr_pipeline_tests.serving.shop import Shop, make_layout
 
 
 def test_what_candidates_share_is_an_input_of_its_own(sharing: Bundle, bundle: Bundle) -> None:

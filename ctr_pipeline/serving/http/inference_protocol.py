@@ -30,7 +30,7 @@ _PLAIN: dict[str, Callable[[set[type]], bool]] = {
 
 def model_metadata(model: ServedModel) -> dict[str, Any]:
     """The answer to ``GET /v2/models/{name}``."""
-    bundle = model.bundle
+    bundle, shared = model.bundle, model.encoder.declared_shared
     return {
         "name": bundle.name,
         "versions": [bundle.sha256],
@@ -39,7 +39,7 @@ def model_metadata(model: ServedModel) -> dict[str, Any]:
             {
                 "name": name,
                 "datatype": "INT64" if name == TIME else "BYTES" if "string" in kind else "FP64",
-                "shape": [-1, -1] if kind.startswith("[") else [-1],
+                "shape": [1 if name in shared else -1, *([-1] if kind.startswith("[") else [])],
             }
             for name, kind in bundle.inputs.items()
         ],

@@ -13,6 +13,9 @@ LONGEST_NAME = 100
 """A longer name of a field is not repeated in a message."""
 
 
+_NESTED = frozenset((dict, list))
+
+
 class RequestError(Exception):
     """A request that is not answered with scores.
 
@@ -140,7 +143,7 @@ def refuse_other_fields(content: Mapping[str, Any], known: tuple[str, ...], wher
 def _keys(content: Any) -> int:
     """Number of keys, in lists of plain values not looked for."""
     if isinstance(content, dict):
-        return len(content) + sum(map(_keys, content.values()))
+        return len(content) + sum(_keys(value) for value in content.values() if type(value) in _NESTED)
     if isinstance(content, list) and content and isinstance(content[0], dict):
         return sum(map(_keys, content))
     return 0

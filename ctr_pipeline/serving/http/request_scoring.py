@@ -4,18 +4,19 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ctr_pipeline.features.layout import UNKNOWN_ROW
 from ctr_pipeline.serving.bundle import Bundle, Scores
+from ctr_pipeline.serving.candidate_encoding import CandidateEncoder
 from ctr_pipeline.serving.http.pseudonym_features import hashed_columns, pseudonym_features
 from ctr_pipeline.serving.http.request_json import LONGEST_NAME, Limits, RequestError, kind_of
-from ctr_pipeline.serving.request_encoding import TIME, RequestEncoder
+from ctr_pipeline.serving.request_inputs import RequestInputs
 from ctr_pipeline.serving.request_values import BundleError
 from ctr_pipeline.spec import parse_spec
 
 _EXACT = 2**53
+
+_INEXACT = frozenset((float, list))
+"""Types of values that may be, or hold, a number that stands for several whole numbers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class ServedModel:
     """An opened bundle and what its requests need."""
 
     bundle: Bundle
-    encoder: RequestEncoder
+    encoder: CandidateEncoder
     pseudonym: Callable[[str], str] | None
     """The deployment's hash of an id; None only where the model has no feature that is hashed."""
     hashed: Mapping[str, frozenset[str]]
@@ -51,15 +52,18 @@ class ServedModel:
             raise BundleError(f"{bundle.directory}: {', '.join(hashed)} are hashed, and there is no key for that")
         ids = (feature.name for feature, column in spec.features_of() if column == spec.impression.user)
         user = next((name for name in ids if name in hashed), None) if spec.impression.user else None
-        return cls(bundle, bundle.encoder(), pseudonym, hashed, text, facts or {}, user)
+        return cls(bundle, bundle.request_encoder(), pseudonym, hashed, text, facts or {}, user)
 
-    def unknown_ids(self, ids: NDArray[np.int64]) -> dict[str, int]:
-        """Number of values that the vocabulary does not hold, by feature that has such values."""
-        found = (ids == UNKNOWN_ROW).sum(axis=0)
-        if not found.any():
-            return {}
-        counts = {name: int(found[places].sum()) for name, (_, places) in self.encoder.categories.items()}
-        return {name: count for name, count in counts.items() if count}
+    def unknown_ids(self, inputs: RequestInputs) -> dict[str, int]:
+        """Number of values that the vocabulary does not hold, by feature that has such values; a shared one counts once."""
+        counts: dict[str, int] = {}
+        for ids, names in zip((inputs.shared_ids[:, None], inputs.ids), self.encoder.id_features, strict=True):
+            found = ids == UNKNOWN_ROW
+            if found.any():
+                for name, count in zip(names, found.sum(axis=(0, 1)).tolist(), strict=True):
+                    if count:
+                        counts[name] = counts.get(name, 0) + count
+        return counts
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +72,7 @@ class Scored:
 
     scores: Scores
     unknown: Mapping[str, int]
-    numeric: NDArray[np.float32]
-    """[N, D]"""
-    ids: NDArray[np.int64]
-    """[N, F]"""
+    inputs: RequestInputs
 
 
 def score_request(
@@ -92,27 +93,30 @@ def score_request(
     for name in shared:
         if name in candidates:
             raise RequestError(f"feature {name!r} is in `shared` and in `candidates`; give it once", name)
-    numeric, ids = _encoded(model, {name: [value] for name, value in shared.items()}, 1, limits, "shared")
-    if candidates:
-        own_numeric, own_ids = _encoded(model, candidates, rows, limits, "candidates")
-        numeric, ids = np.repeat(numeric, rows, axis=0), np.repeat(ids, rows, axis=0)
-        numbers, categories = model.encoder.numbers, model.encoder.categories
-        for name in _made_by_rows(model, shared, candidates):
-            if name in numbers:
-                numeric[:, numbers[name]] = own_numeric[:, numbers[name]]
-            else:
-                places = categories[name][1]
-                ids[:, places] = own_ids[:, places]
-    return Scored(model.bundle.score(numeric, ids), model.unknown_ids(ids), numeric, ids)
+    _check_shared(model, shared, limits)
+    _check_candidates(model, candidates, limits)
+    encoder, hashed, pseudonym = model.encoder, model.hashed, model.pseudonym
+    try:
+        if pseudonym is not None and not hashed.keys().isdisjoint(shared):
+            once = {name: [value] for name, value in shared.items() if name in hashed}
+            shared = {**shared, **{name: values[0] for name, values in hashed_columns(once, hashed, pseudonym).items()}}
+        row = encoder.shared(shared)
+    except BundleError as error:
+        raise _refusal("shared", shared, error) from None
+    try:
+        if pseudonym is not None and not hashed.keys().isdisjoint(candidates):
+            candidates = hashed_columns(candidates, hashed, pseudonym)
+        inputs = encoder.request(row, candidates, rows)
+    except BundleError as error:
+        raise _refusal("candidates", candidates, error) from None
+    return Scored(model.bundle.score_inputs(inputs), model.unknown_ids(inputs), inputs)
 
 
-def _made_by_rows(model: ServedModel, shared: Mapping[str, Any], candidates: Mapping[str, Any]) -> list[str]:
-    """The features that the candidates have of their own; those that their times make, unless they are shared."""
-    named = [name for name in candidates if name != TIME]
-    if TIME not in candidates:
-        return named
-    timed = (column.name for column in model.bundle.layout.ids if column.from_time is not None)
-    return [*named, *(name for name in timed if name not in shared and name not in candidates)]
+def _refusal(where: str, columns: Mapping[str, Any], error: BundleError) -> RequestError:
+    """What the encoder refuses, as an error of the request."""
+    message = str(error)
+    named = (name for name in columns if f"feature {name!r}" in message or f": {name!r}" in message)
+    return RequestError(f"{where}: {message}", next(named, None))
 
 
 def _rows(candidates: Mapping[str, Any], limits: Limits) -> int:
@@ -138,50 +142,52 @@ def _rows(candidates: Mapping[str, Any], limits: Limits) -> int:
     return rows
 
 
-def _encoded(
-    model: ServedModel, columns: Mapping[str, list[Any]], rows: int, limits: Limits, where: str
-) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    for name, values in columns.items():
-        if len(name) > LONGEST_NAME:
-            raise RequestError(
-                f"{where}: a feature has a name of {len(name)} characters; the model has no such feature",
-                name[:LONGEST_NAME],
-            )
-        _refuse_lists(name, values, limits, where)
-        if name in model.encoder.categories and name not in model.hashed:
-            _refuse_inexact(name, values, where)
-    try:
-        if model.pseudonym is not None and not model.hashed.keys().isdisjoint(columns):
-            columns = hashed_columns(columns, model.hashed, model.pseudonym)
-        return model.encoder.columns(columns, rows)
-    except BundleError as error:
-        message = str(error)
-        named = (name for name in columns if f"feature {name!r}" in message or f": {name!r}" in message)
-        raise RequestError(f"{where}: {message}", next(named, None)) from None
+def _check_shared(model: ServedModel, shared: Mapping[str, Any], limits: Limits) -> None:
+    for name, value in shared.items():
+        _refuse_long_name(name, "shared")
+        if type(value) is list:
+            _refuse_lists(name, [value], limits, "shared")
+        if type(value) in _INEXACT and name in model.encoder.categories and name not in model.hashed:
+            _refuse_inexact(name, [value], "shared")
+
+
+def _check_candidates(model: ServedModel, candidates: Mapping[str, list[Any]], limits: Limits) -> None:
+    for name, values in candidates.items():
+        _refuse_long_name(name, "candidates")
+        if name in model.encoder.single_numbers:
+            # What is no number the encoder refuses, a list too.
+            continue
+        kinds = set(map(type, values))
+        if list in kinds:
+            _refuse_lists(name, values, limits, "candidates")
+        if not kinds.isdisjoint(_INEXACT) and name in model.encoder.categories and name not in model.hashed:
+            _refuse_inexact(name, values, "candidates")
+
+
+def _refuse_long_name(name: str, where: str) -> None:
+    if len(name) > LONGEST_NAME:
+        raise RequestError(
+            f"{where}: a feature has a name of {len(name)} characters; the model has no such feature",
+            name[:LONGEST_NAME],
+        )
 
 
 def _refuse_lists(name: str, values: list[Any], limits: Limits, where: str) -> None:
-    if list in set(map(type, values)):
-        longest = max(len(value) for value in values if isinstance(value, list))
-        if longest > limits.list_length:
-            raise RequestError(
-                f"{where}: feature {name!r} has a list of {longest} values; expected at most {limits.list_length}",
-                name,
-                status=413,
-                kind="limit",
-            )
-        if any(isinstance(part, list) for value in values if isinstance(value, list) for part in value):
-            raise RequestError(f"{where}: feature {name!r} has a list inside a list; expected plain values in it", name)
+    longest = max(len(value) for value in values if isinstance(value, list))
+    if longest > limits.list_length:
+        raise RequestError(
+            f"{where}: feature {name!r} has a list of {longest} values; expected at most {limits.list_length}",
+            name,
+            status=413,
+            kind="limit",
+        )
+    if any(isinstance(part, list) for value in values if isinstance(value, list) for part in value):
+        raise RequestError(f"{where}: feature {name!r} has a list inside a list; expected plain values in it", name)
 
 
 def _refuse_inexact(name: str, values: list[Any], where: str) -> None:
     """A float that stands for several whole numbers is no category; JSON's larger whole numbers arrive as such."""
-    kinds = set(map(type, values))
-    flat = (
-        [part for value in values for part in (value if isinstance(value, list) else (value,))]
-        if list in kinds
-        else values
-    )
+    flat = (part for value in values for part in (value if isinstance(value, list) else (value,)))
     if any(isinstance(value, float) and abs(value) >= _EXACT for value in flat):
         raise RequestError(
             f"{where}: feature {name!r} has a number that is no exact category; expected a text, or a whole number of "

@@ -154,10 +154,11 @@ def build_service(
 
     def _log(request_id: str | None, fields: LogFields, arm: Arm, sha256: str, found: Scored) -> None:
         if request_log is not None:
+            numeric, ids = found.inputs.rows()
             request_log.offer(
                 ServedRequest(
                     request_id=request_id, impression_ids=fields.impression_ids, ts=fields.ts, arm=arm,
-                    model_sha=sha256, snapshot="", numeric=found.numeric, ids=found.ids, scores=found.scores,
+                    model_sha=sha256, snapshot="", numeric=numeric, ids=ids, scores=found.scores,
                 )
             )  # fmt: skip
 
@@ -237,6 +238,7 @@ def description_of(arms: ServedArms) -> dict[str, Any]:
         **model.facts,
         "tasks": bundle.tasks,
         "inputs": bundle.inputs,
+        "candidate_features": bundle.layout.candidate_features,
         "hashed": sorted(model.hashed),
         "trial": trial,
         "refused": dict(arms.refused),
