@@ -41,6 +41,8 @@ class Limits:
     """Candidates of a request."""
     list_length: int = 1000
     """Values of a feature that holds lists."""
+    fields: int = 10_000
+    """Fields of a body, in all its objects: each takes time, while other requests wait."""
     body_seconds: float = 5.0
     """Time until the whole body has arrived."""
     at_once: int = 64
@@ -87,15 +89,16 @@ async def read_body(headers: Mapping[str, str], chunks: AsyncIterator[bytes], mo
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def parsed_object(body: bytes, names: Collection[str]) -> dict[str, Any]:
+def parsed_object(body: bytes, names: Collection[str], most_fields: int) -> dict[str, Any]:
     """The JSON object that a body is.
 
     Args:
         body: The body.
         names: Fields that a message may repeat. Any other may stand inside a value, and be an id.
+        most_fields: Most fields of all its objects.
 
     Raises:
-        RequestError: it is no JSON, holds NaN or Infinity, or a key twice; or it is no object.
+        RequestError: it is no JSON, holds NaN or Infinity, a key twice or too many of them; or it is no object.
     """
     try:
         content = orjson.loads(body)
@@ -107,7 +110,10 @@ def parsed_object(body: bytes, names: Collection[str]) -> dict[str, Any]:
         ) from None
     # As many keys as colons: none was given twice. Where a text has a colon, the slow way decides.
     try:
-        if body.count(b":") != _keys(content):
+        keys = _keys(content, most_fields)
+        if keys > most_fields:
+            raise RequestError(f"the body has more than {most_fields} fields", status=413, kind="limit")
+        if body.count(b":") != keys:
             _refuse_double_keys(body, names)
     except RecursionError:
         raise RequestError("the body is nested too deeply", kind="json") from None
@@ -140,13 +146,18 @@ def refuse_other_fields(content: Mapping[str, Any], known: tuple[str, ...], wher
             )
 
 
-def _keys(content: Any) -> int:
-    """Number of keys, in lists of plain values not looked for."""
+def _keys(content: Any, most: int) -> int:
+    """Number of keys, in lists of plain values not looked for; more than ``most`` are not counted to the end."""
+    count, parts = 0, content
     if isinstance(content, dict):
-        return len(content) + sum(_keys(value) for value in content.values() if type(value) in _NESTED)
-    if isinstance(content, list) and content and isinstance(content[0], dict):
-        return sum(map(_keys, content))
-    return 0
+        count, parts = len(content), content.values()
+    elif not isinstance(content, list) or not content or not isinstance(content[0], dict):
+        return 0
+    for part in parts:
+        if count > most:
+            break
+        count += _keys(part, most - count)
+    return count
 
 
 def _refuse_double_keys(body: bytes, names: Collection[str]) -> None:

@@ -11,7 +11,7 @@ from ctr_pipeline.serving import Bundle
 from ctr_pipeline.serving.http import Limits, ServedModel, ServedModels, ServiceMetrics, build_service
 from ctr_pipeline.sources import Pseudonymiser
 
-LIMITS = Limits(body_bytes=50_000, candidates=500, list_length=10)
+LIMITS = Limits(body_bytes=50_000, candidates=500, list_length=10, fields=1000)
 
 
 @pytest.fixture(scope="session")

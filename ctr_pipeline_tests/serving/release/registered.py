@@ -18,6 +18,7 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 
 from ctr_pipeline.commands.release import Releases
@@ -149,6 +150,7 @@ class Load:
     answers: Counter[str] = field(default_factory=Counter)
     """Answers by the model's SHA-256."""
     failures: list[str] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _threads: list[threading.Thread] = field(default_factory=list)
 
@@ -173,10 +175,15 @@ class Load:
                 return
         raise AssertionError(f"{sha256} does not answer; {self.answers}, {self.failures[:3]}")
 
+    def percentile(self, percent: float) -> float:
+        """Of the seconds of the answers."""
+        return float(np.percentile(self.seconds, percent))
+
     def _send(self, at: int) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=10)
         while not self._stop.wait(0.01):
             at += 1
+            started = time.monotonic()
             try:
                 body = self.bodies[at % len(self.bodies)]
                 connection.request("POST", "/score", body, {"Content-Type": "application/json"})
@@ -186,6 +193,7 @@ class Load:
                 self.failures.append(repr(error))
                 connection.close()
                 continue
+            self.seconds.append(time.monotonic() - started)
             if answer.status != 200:
                 self.failures.append(f"{answer.status} {content}")
             else:

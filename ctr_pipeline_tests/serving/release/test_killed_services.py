@@ -69,6 +69,26 @@ def test_a_killed_process_is_replaced_and_the_other_answers(registered: Register
         assert service.metric("ctr_serve_requests_total") > 0
 
 
+def test_large_bad_requests_do_not_delay_the_others(registered: Registered, bundle: Bundle) -> None:
+    registered.register(bundle.directory, "champion")
+    size = 4 * 2**20 - 1000
+    bad = [
+        b'{"shared":{' + b",".join(b'"k%d":1' % at for at in range(300_000)) + b"}}",
+        b'{"shared":{"ad":' + b"[" * size,
+        b'{"candidates":{"price":[' + b"1," * (size // 2) + b"1]}}",
+        b'{"shared":{"ad":["' + b'","'.join([b"a"] * 500_000) + b'"]}}',
+        b'{"shared":{"price":"' + b"x" * size + b'"}}',
+    ]
+    with registered.served() as service, Load(service.port) as load, Load(service.port, 1, tuple(bad)) as other:
+        time.sleep(4)
+        slow = load.percentile(99)
+    assert load.failures == []
+    assert len(other.failures) > 5
+    assert {failure[0] for failure in other.failures} == {"4"}
+    # Half of what one of them took before fields were counted.
+    assert slow < 0.6, slow
+
+
 def test_slow_headers_end_a_connection_and_others_are_answered(registered: Registered, bundle: Bundle) -> None:
     registered.register(bundle.directory, "champion")
     with registered.served() as service:
