@@ -16,6 +16,7 @@ FLAGGED_KEYS_SHOWN = 10
 MEASURED = {
     "logged_position": "scored with the logged position",
     "random_traffic": "rows in random order",
+    "ranking_score": "ranked by the ranking score",
 }
 """Other ways to look at the test that are printed, by their names in the report."""
 

@@ -186,6 +186,26 @@ def evaluate(
     return replace(metrics, undefined=_undefined(metrics, resampled.reason, has_users=clusters is not None))
 
 
+def evaluate_ranking(
+    scores: Reals,
+    labels: Integers,
+    clusters: Integers | None = None,
+    groups: Integers | None = None,
+    *,
+    seed: int,
+    replicates: int = 100,
+) -> TaskMetrics:
+    """Measures how scores [N] that are no probabilities rank the outcomes of one task; rows whose score is NaN are left out.
+
+    The metrics that compare predicted with observed rates are not given. Arguments and errors are those of :func:`evaluate`.
+    """
+    known = np.where(np.isnan(scores), -1, labels)
+    found = evaluate(np.nan_to_num(scores), known, clusters, groups, seed=seed, replicates=replicates)
+    rates = dict.fromkeys(("mean_prediction", "log_loss", "ne", "rig", "oe", "calibration_error"))
+    reason = dict.fromkeys(rates, "the scores are no probabilities")
+    return replace(found, **rates, bins=(), undefined={**found.undefined, **reason})  # type: ignore[arg-type]
+
+
 def _undefined(metrics: TaskMetrics, too_few: str | None, *, has_users: bool) -> dict[str, str]:
     """Each metric of ``metrics`` that is not given, and why."""
     reason = why_undefined(metrics.rows, metrics.positives)

@@ -4,6 +4,7 @@ from pydantic import Field
 
 from ctr_pipeline.spec.canary import Canary
 from ctr_pipeline.spec.fields import Name, Section, added_field
+from ctr_pipeline.spec.ranking import RankingTerm
 
 
 class ServingLog(Section):
@@ -34,6 +35,11 @@ class Serving(Section):
     candidates: int = Field(default=1, ge=1, le=100_000, description="Impressions that a request asks to score.")
     log: ServingLog = added_field(ServingLog(), "Which requests are logged.")
     canary: Canary = added_field(Canary(), "Limits of a challenger that answers a share of the users.")
+    score: list[RankingTerm] | None = added_field(
+        None,
+        "Terms whose sum the candidates are ranked by; it is returned with the tasks, as `ranking_score`.",
+        min_length=1,
+    )
     candidate_features: list[Name] | None = added_field(
         None,
         "Features in which the candidates of a request differ. All others are shared, and computed once a request. Every feature may differ when absent.",

@@ -29,6 +29,7 @@ from ctr_pipeline.spec.log_columns import (
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.null_values import columns_with_null_values
 from ctr_pipeline.spec.position import NoPosition, refuse_wrong_position
+from ctr_pipeline.spec.ranking import refuse_wrong_terms
 from ctr_pipeline.spec.scope import Days, Privacy
 from ctr_pipeline.spec.sequence_modules import refuse_unread_events
 from ctr_pipeline.spec.serving import Serving
@@ -130,6 +131,7 @@ class Spec(Section):
             self.features.one_number, self.features.open_categories(self.private_columns)
         )
         refuse_wrong_heads(self.model.multi_task, [t.name for t in self.tasks], [t.parent for t in self.tasks])
+        refuse_wrong_terms(self.serving.score, [task.name for task in self.tasks], self.features)
         refuse_wrong_candidates(self.features, self.serving.candidate_features)
         refuse_wrong_offsets(self.calibration, self.source, self.impression, self.features)
         self.split.require_gap(self.longest_maturity)

@@ -108,6 +108,7 @@ def test_mlflow_holds_one_finished_run_with_everything(finished: Finished) -> No
     assert tags["dagster.partition"] == "2026-01-16"
     assert {"delta.impressions", "delta.labels", "code.version", "spec.hash"} <= tags.keys()
     assert params["training.batch_size"] == "512"
+    assert {"test_ranking_score/click/auc", "test_ranking_score/checkout/ap"} <= metrics
     assert {"loss", "grad_norm", "test/click/auc", "test/click/auc_low", "export/max_logit_difference"} <= metrics
     versions = {name.removeprefix("delta."): version for name, version in tags.items() if name.startswith("delta.")}
     assert {name: digest.split("-")[0] for name, digest in datasets.items() if name in versions} == {

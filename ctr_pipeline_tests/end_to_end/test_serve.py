@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
 
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.serving import Bundle
@@ -76,6 +77,9 @@ def test_the_score_of_a_raw_id_is_that_of_its_pseudonym_in_the_log(
     assert len({answer["scores"]["click"][0] for answer in answers}) > 50
     assert (model["version"], model["hashed"]) == ("1", ["user_id"])
     assert model["snapshot"] == bundle.directory.parent.name
+    for answer in answers:
+        scores = answer["scores"]
+        assert answer["ranking_score"][0] == pytest.approx(scores["click"][0] + 20 * scores["checkout"][0], rel=1e-6)
     user = str(raw[0])
     assert user not in (tmp_path / "log").read_text()
     assert f'"{user}"' not in counts

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from ctr_pipeline.evaluation import EvaluationError, compare_with_champion, evaluate
+from ctr_pipeline.evaluation import EvaluationError, compare_with_champion, evaluate, evaluate_ranking
 
 
 def rows(seed: int = 0, n: int = 5000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -137,3 +137,18 @@ def test_shapes_are_checked() -> None:
     z, y, user = two_tasks(4)
     with pytest.raises(EvaluationError, match="champion: expected shape"):
         decide(z, z[:-1], y, user)
+
+
+def test_a_ranking_score_has_the_metrics_of_its_order_and_none_of_rates() -> None:
+    z, y, user = rows(n=2000)
+    expected = evaluate(z, y, user, user, seed=3)
+    scores = 100.0 * np.exp(z.astype(np.float64)) - 7
+    found = evaluate_ranking(scores, y, user, user, seed=3)
+    assert (found.auc, found.ap, found.grouped_auc, found.recall_at) == (
+        expected.auc, expected.ap, expected.grouped_auc, expected.recall_at
+    )  # fmt: skip
+    assert found.ne is found.oe is found.log_loss is found.mean_prediction is found.calibration_error is None
+    assert found.undefined["ne"] == "the scores are no probabilities"
+    assert found.bins == ()
+    scores[:1500] = np.nan
+    assert evaluate_ranking(scores, y, seed=3).auc == evaluate(z[1500:], y[1500:], seed=3).auc

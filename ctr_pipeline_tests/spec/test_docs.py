@@ -41,6 +41,7 @@ from ctr_pipeline.spec.losses import BinaryCrossEntropy, DfmDiscrete, DfmWeibull
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.objectives import Binary
 from ctr_pipeline.spec.position import AdditivePosition, Examination, NoPosition
+from ctr_pipeline.spec.ranking import RankingTerm
 from ctr_pipeline.spec.row_filters import RowFilter
 from ctr_pipeline.spec.scope import Days, Privacy
 from ctr_pipeline.spec.sequence_modules import TargetAttention, Transformer
@@ -147,6 +148,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Serving: "serving",
     ServingLog: "serving.log",
     Canary: "serving.canary",
+    RankingTerm: "serving.score",
 }
 IN_WORDS = {
     ("features.dense[].encoding", "kind"),

@@ -203,6 +203,37 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("serving", {"canary": {"margin": -1}}),
         ("serving.canary.margin", "greater than or equal to 0", "(found -1)"),
     ),
+    "a ranking score without terms": (set_to("serving", {"score": []}), ("serving.score", "at least 1 item")),
+    "a ranking score of no task": (
+        set_to("serving", {"score": [{"task": "sale"}]}),
+        ("`serving.score` names 'sale', which is no task; use click, order",),
+    ),
+    "a ranking score of nothing": (
+        set_to("serving", {"score": [{"task": "click", "weight": 0}]}),
+        ("the term of 'click' has weight 0: remove it",),
+    ),
+    "a ranking score with a term twice": (
+        set_to("serving", {"score": [{"task": "click"}, {"task": "click", "weight": 2}]}),
+        ("two terms of 'click' with the same bid: add their weights up",),
+    ),
+    "a ranking score with a bid that is a category": (
+        set_to("serving", {"score": [{"task": "click", "bid": "ad_id"}]}),
+        ("the bid 'ad_id' is a feature that is not one number; name another",),
+    ),
+    "a ranking score with a bid that is another field": (
+        set_to("serving", {"score": [{"task": "click", "bid": "ts"}]}),
+        ("the bid 'ts' is another field of a request",),
+    ),
+    "a ranking score beside a task of its name": (
+        lambda c: (
+            set_to("tasks.0.name", "ranking_score")(c),
+            set_to("tasks.1.parent", "ranking_score")(c),
+            set_to("tasks.1.window_from", "ranking_score")(c),
+            set_to("features.history.0.task", "ranking_score")(c),
+            set_to("serving", {"score": [{"task": "order"}]})(c),
+        ),
+        ("is called 'ranking_score' beside the tasks: give the task of that name another",),
+    ),
     "candidates that differ in nothing": (
         set_to("serving", {"candidate_features": []}),
         ("serving.candidate_features", "at least 1 item"),

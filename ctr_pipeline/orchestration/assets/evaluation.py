@@ -20,6 +20,7 @@ from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import TrackingResource
 from ctr_pipeline.orchestration.user_errors import forbid, user_errors
 from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.ranking import RANKING_SCORE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -188,6 +189,7 @@ def _measure_otherwise(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, 
 
     ``uncalibrated``: the model as it is served, without its calibrators. ``logged_position``: scores that know the position, where the model learns what it does. ``random_traffic``: the model
     as it is served, on the rows whose order was random, where there are some, and ``other_traffic``, on the others.
+    ``ranking_score``: how `serving.score` ranks, where its bids are features and so known of the test rows.
     """
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation import evaluate
@@ -222,7 +224,32 @@ def _measure_otherwise(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, 
         served, fitted = files.calibrated(test, tasks), files.calibrators()
         found["random_traffic"] = measure(served, fitted, packed.random)
         found["other_traffic"] = measure(served, fitted, ~packed.random)
+    if ranked := _measure_ranking(spec, paths):
+        found[RANKING_SCORE] = ranked
     return found
+
+
+def _measure_ranking(spec: Spec, paths: RetrainPaths) -> "dict[str, TaskMetrics]":
+    """By task of `serving.score`, how that ranks the test rows; empty where there is none, or a bid is no feature."""
+    from scipy import special
+
+    from ctr_pipeline.datasets import PackedDataset
+    from ctr_pipeline.evaluation import evaluate_ranking
+    from ctr_pipeline.serving.ranking_score import RankingScore
+
+    if spec.serving.score is None:
+        return {}
+    tasks = [task.name for task in spec.tasks]
+    ranking, dataset = RankingScore.of(spec.serving.score, tasks), PackedDataset.open(paths.packed)
+    test, places = dataset.splits["test"], dataset.layout.number_places
+    if any(bid not in places for bid in ranking.bids):
+        return {}
+    bids = {bid: test.numeric[:, places[bid].start] for bid in ranking.bids}
+    scores = ranking.scores(special.expit(RetrainFiles(paths).calibrated("test", tasks)), bids)
+    return {
+        tasks[column]: evaluate_ranking(scores, test.labels[:, column], test.user, test.group, seed=spec.seed)
+        for column in dict.fromkeys(column for column, _, _ in ranking.terms)
+    }
 
 
 def _plots(spec: Spec, paths: RetrainPaths, metrics: Metrics) -> dict[str, bytes]:

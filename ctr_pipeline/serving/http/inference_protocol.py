@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from ctr_pipeline.serving.bundle import Scores
 from ctr_pipeline.serving.http.request_json import LONGEST_NAME, RequestError, kind_of, refuse_other_fields, shown_name
-from ctr_pipeline.serving.http.request_scoring import ServedModel
+from ctr_pipeline.serving.http.request_scoring import Scored, ServedModel
 from ctr_pipeline.serving.request_encoding import TIME
+from ctr_pipeline.spec.ranking import RANKING_SCORE
 
 INFERENCE_FIELDS = ("id", "parameters", "inputs", "outputs")
 TENSOR_FIELDS = ("name", "shape", "datatype", "data", "parameters")
@@ -41,9 +41,9 @@ def model_metadata(model: ServedModel) -> dict[str, Any]:
                 "datatype": "INT64" if name == TIME else "BYTES" if "string" in kind else "FP64",
                 "shape": [1 if name in shared else -1, *([-1] if kind.startswith("[") else [])],
             }
-            for name, kind in bundle.inputs.items()
+            for name, kind in {**dict.fromkeys(sorted(model.bids), "double"), **bundle.inputs}.items()
         ],
-        "outputs": [{"name": task, "datatype": "FP32", "shape": [-1]} for task in bundle.tasks],
+        "outputs": [{"name": name, "datatype": _output_type(name), "shape": [-1]} for name in model.outputs],
     }
 
 
@@ -73,41 +73,50 @@ def columns_of(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[
     return shared, {name: values for name, values in columns.items() if len(values) != 1}
 
 
-def wanted_outputs(content: dict[str, Any], tasks: tuple[str, ...]) -> list[str]:
-    """The tasks that a request asks for; all where it names none.
+def wanted_outputs(content: dict[str, Any], known: tuple[str, ...]) -> list[str]:
+    """The outputs that a request asks for; all of the ``known`` ones where it names none.
 
     Raises:
-        RequestError: there is no such task.
+        RequestError: there is no such output.
     """
     outputs = content.get("outputs")
     if outputs is None:
-        return list(tasks)
+        return list(known)
     if not isinstance(outputs, list) or not all(isinstance(one, dict) for one in outputs):
         raise RequestError("`outputs`: expected a list of objects with a `name`", "outputs")
     names = [one.get("name") for one in outputs]
     for name in names:
-        if name not in tasks:
-            raise RequestError(f"`outputs`: the model has no such output; it has {', '.join(tasks)}", "outputs")
-    return names or list(tasks)
+        if name not in known:
+            raise RequestError(f"`outputs`: the model has no such output; it has {', '.join(known)}", "outputs")
+    return names or list(known)
 
 
-def inference_answer(model: ServedModel, content: dict[str, Any], scores: Scores, wanted: list[str]) -> dict[str, Any]:
-    """The answer to an inference request: the calibrated probabilities of each task, [N]."""
-    rows = len(scores.probabilities)
+def inference_answer(model: ServedModel, content: dict[str, Any], found: Scored, wanted: list[str]) -> dict[str, Any]:
+    """The answer to an inference request: the calibrated probabilities of each task [N], and the ranking score [N]."""
+    rows = len(found.scores.probabilities)
+    columns: dict[str, Any] = dict(zip(model.bundle.tasks, found.scores.probabilities.T, strict=True))
+    if found.ranking is not None:
+        columns[RANKING_SCORE] = found.ranking
     answer = {
         "model_name": model.bundle.name,
         "model_version": model.bundle.sha256,
         "outputs": [
             {
-                "name": task,
-                "datatype": "FP32",
+                "name": name,
+                "datatype": _output_type(name),
                 "shape": [rows],
-                "data": np.ascontiguousarray(scores.probabilities[:, model.bundle.tasks.index(task)]),
+                "data": np.ascontiguousarray(columns[name]),
             }
-            for task in wanted
+            for name in wanted
+            # Another version may answer, which ranks by nothing.
+            if name in columns
         ],
     }
     return answer | ({"id": content["id"]} if "id" in content else {})
+
+
+def _output_type(name: str) -> str:
+    return "FP64" if name == RANKING_SCORE else "FP32"
 
 
 def _column(tensor: Any) -> tuple[str, list[Any]]:

@@ -1,17 +1,22 @@
 """A request of one user and many candidates: checked, hashed, encoded and scored."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
 
 from ctr_pipeline.features.layout import UNKNOWN_ROW
 from ctr_pipeline.serving.bundle import Bundle, Scores
 from ctr_pipeline.serving.candidate_encoding import CandidateEncoder
 from ctr_pipeline.serving.http.pseudonym_features import hashed_columns, pseudonym_features
 from ctr_pipeline.serving.http.request_json import LONGEST_NAME, Limits, RequestError, kind_of
+from ctr_pipeline.serving.ranking_score import RankingScore, bid_column
 from ctr_pipeline.serving.request_inputs import RequestInputs
 from ctr_pipeline.serving.request_values import BundleError
 from ctr_pipeline.spec import parse_spec
+from ctr_pipeline.spec.ranking import RANKING_SCORE
 
 _EXACT = 2**53
 
@@ -35,6 +40,8 @@ class ServedModel:
     """What else is known: the version in the registry, the day of the data."""
     user: str | None = None
     """The feature that holds the user's id; None without one."""
+    ranking: RankingScore | None = None
+    """What candidates are ranked by; None where the spec declares nothing."""
 
     @classmethod
     def of(cls, bundle: Bundle, pseudonym: Callable[[str], str] | None, facts: Mapping[str, str] | None = None) -> Self:
@@ -52,7 +59,24 @@ class ServedModel:
             raise BundleError(f"{bundle.directory}: {', '.join(hashed)} are hashed, and there is no key for that")
         ids = (feature.name for feature, column in spec.features_of() if column == spec.impression.user)
         user = next((name for name in ids if name in hashed), None) if spec.impression.user else None
-        return cls(bundle, bundle.request_encoder(), pseudonym, hashed, text, facts or {}, user)
+        terms = spec.serving.score
+        ranking = None if terms is None else RankingScore.of(terms, bundle.tasks)
+        return cls(bundle, bundle.request_encoder(), pseudonym, hashed, text, facts or {}, user, ranking)
+
+    @property
+    def fields(self) -> Collection[str]:
+        """What a request may hold: features, and bids that are none."""
+        return self.bundle.inputs.keys() | self.bids
+
+    @property
+    def bids(self) -> frozenset[str]:
+        """Numbers of the request that the ranking score is multiplied with."""
+        return frozenset(() if self.ranking is None else self.ranking.bids)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of what is returned for each candidate."""
+        return (*self.bundle.tasks, *([] if self.ranking is None else [RANKING_SCORE]))
 
     def unknown_ids(self, inputs: RequestInputs) -> dict[str, int]:
         """Number of values that the vocabulary does not hold, by feature that has such values; a shared one counts once."""
@@ -73,6 +97,8 @@ class Scored:
     scores: Scores
     unknown: Mapping[str, int]
     inputs: RequestInputs
+    ranking: NDArray[np.float64] | None = None
+    """[N] ranking scores, NaN where a bid is missing; None where the spec declares none."""
 
 
 def score_request(
@@ -93,6 +119,13 @@ def score_request(
     for name in shared:
         if name in candidates:
             raise RequestError(f"feature {name!r} is in `shared` and in `candidates`; give it once", name)
+    bids: dict[str, NDArray[np.float64]] = {}
+    if model.ranking is not None and model.ranking.bids:
+        bids = _bids(model.ranking, shared, candidates, rows)
+        # A bid that is a feature is one too.
+        others = model.bids - model.bundle.inputs.keys()
+        shared = {name: value for name, value in shared.items() if name not in others}
+        candidates = {name: values for name, values in candidates.items() if name not in others}
     _check_shared(model, shared, limits)
     _check_candidates(model, candidates, limits)
     encoder, hashed, pseudonym = model.encoder, model.hashed, model.pseudonym
@@ -109,7 +142,24 @@ def score_request(
         inputs = encoder.request(row, candidates, rows)
     except BundleError as error:
         raise _refusal("candidates", candidates, error) from None
-    return Scored(model.bundle.score_inputs(inputs), model.unknown_ids(inputs), inputs)
+    scores = model.bundle.score_inputs(inputs)
+    ranking = None if model.ranking is None else model.ranking.scores(scores.probabilities, bids)
+    return Scored(scores, model.unknown_ids(inputs), inputs, ranking)
+
+
+def _bids(
+    ranking: RankingScore, shared: Mapping[str, Any], candidates: Mapping[str, list[Any]], rows: int
+) -> dict[str, NDArray[np.float64]]:
+    """[N] bids by name."""
+    found = {}
+    for name in ranking.bids:
+        where = "candidates" if name in candidates else "shared"
+        try:
+            once = bid_column(name, candidates[name] if name in candidates else [shared.get(name)])
+        except BundleError as error:
+            raise RequestError(f"{where}: {error}", name) from None
+        found[name] = once if name in candidates else np.repeat(once, rows)
+    return found
 
 
 def _refusal(where: str, columns: Mapping[str, Any], error: BundleError) -> RequestError:

@@ -59,7 +59,7 @@ class ServedArms:
         other_inputs: frozenset[str] = frozenset(),
     ) -> Self:
         """The arms of two models; without a trial the champion answers everything."""
-        inputs = {*champion.bundle.inputs, *(challenger.bundle.inputs if challenger else ()), *other_inputs}
+        inputs = {*champion.fields, *(challenger.fields if challenger else ()), *other_inputs}
         names = frozenset((*inputs, IMPRESSION, TIME, *SCORE_FIELDS, *INFERENCE_FIELDS, *TENSOR_FIELDS))
         return cls(champion, challenger, trial, refused or {}, frozenset(inputs), names)
 
@@ -78,13 +78,10 @@ class ServedArms:
 
     def known_to(self, model: ServedModel, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         """The columns without those that only another version knows."""
-        if not columns.keys() - model.bundle.inputs.keys():
+        known = model.fields
+        if all(name in known for name in columns):
             return columns
-        return {
-            name: values
-            for name, values in columns.items()
-            if name in model.bundle.inputs or name not in self.other_inputs
-        }
+        return {name: values for name, values in columns.items() if name in known or name not in self.other_inputs}
 
 
 class ServedModels:

@@ -46,6 +46,7 @@ from ctr_pipeline.serving.http.served_request import (
 )
 from ctr_pipeline.serving.http.service_metrics import ServiceMetrics
 from ctr_pipeline.serving.release import Arm, TrialMode
+from ctr_pipeline.spec.ranking import RANKING_SCORE
 
 MODEL_PATH = "/v2/models/{name}"
 
@@ -139,6 +140,8 @@ def build_service(
             "candidates": len(scores.probabilities),
             "scores": _by_task(bundle.tasks, scores.probabilities),
         }
+        if given.found.ranking is not None:
+            answer[RANKING_SCORE] = given.found.ranking
         if with_logits:
             answer["logits"] = _by_task(bundle.tasks, scores.logits)
         return json_answer(answer, later=later)
@@ -147,10 +150,10 @@ def build_service(
         refuse_other_model(request)
         arms = models.current
         content, body = await content_of(request, arms)
-        wanted = wanted_outputs(content, arms.champion.bundle.tasks)
+        wanted = wanted_outputs(content, arms.champion.outputs)
         shared, candidates, fields = take_log_fields(arms.other_inputs, *columns_of(content))
         given, later = scored(arms, shared, candidates, body, content.get("id") or None, fields)
-        return json_answer(inference_answer(given.model, content, given.found.scores, wanted), later=later)
+        return json_answer(inference_answer(given.model, content, given.found, wanted), later=later)
 
     def _log(request_id: str | None, fields: LogFields, arm: Arm, sha256: str, found: Scored) -> None:
         if request_log is not None:
@@ -239,6 +242,7 @@ def description_of(arms: ServedArms) -> dict[str, Any]:
         "tasks": bundle.tasks,
         "inputs": bundle.inputs,
         "candidate_features": bundle.layout.candidate_features,
+        "bids": sorted(model.bids),
         "hashed": sorted(model.hashed),
         "trial": trial,
         "refused": dict(arms.refused),
