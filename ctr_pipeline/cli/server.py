@@ -1,4 +1,4 @@
-"""`ctr serve`: the champion behind HTTP."""
+"""`ctr serve`, `ctr snapshot`: the champion behind HTTP, and what it looks up of the past."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from ctr_pipeline.cli.options import user_errors
+from ctr_pipeline.cli.options import RootOption, day_of, held, user_errors
 
 
 def serve(
@@ -16,6 +16,10 @@ def serve(
     ] = None,
     bundle: Annotated[
         Path | None, typer.Option("--bundle", help="Folder of a bundle, in place of the champion.")
+    ] = None,
+    store: Annotated[
+        Path | None,
+        typer.Option("--store", help="Folder of the snapshots of history features; by default that of the data root."),
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
@@ -45,4 +49,31 @@ def serve(
             workers=workers,
             limits={name: value for name, value in limits.items() if value is not None},
         )
+        if store is not None:
+            settings = replace(settings, store=str(store.resolve()))
         run_service(settings, host, port, process_environment(), Console().print)
+
+
+def snapshot(
+    data_root: RootOption = Path("data/ads"),
+    day: Annotated[
+        str | None,
+        typer.Option(
+            "--day", help="Day (UTC) of the requests that use it; by default the one after the last that was read."
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Folder of the snapshots; by default that of the data root.")
+    ] = None,
+) -> None:
+    """Make the history values of a day ready for servers; `ctr run` does it for the days after those that it reads."""
+    from ctr_pipeline.commands.make_snapshot import snapshot_of_day
+
+    wanted = day_of(day, "--day")
+    with user_errors():
+        made = snapshot_of_day(held(data_root), wanted, None if out is None else out.resolve())
+    folder = out or data_root / "online"
+    Console().print(
+        f"Snapshot {made.id} of {made.day}: {made.keys:,} keys, {made.bytes / 2**20:.1f} MiB, in {folder}",
+        highlight=False,
+    )

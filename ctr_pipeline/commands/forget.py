@@ -56,6 +56,7 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
 
     from ctr_pipeline.lake import Lake
     from ctr_pipeline.lake.erasure import purge_history, tables_of
+    from ctr_pipeline.online.snapshot_erasure import erase_from_snapshots
     from ctr_pipeline.sources.forgotten import digests, user_columns
 
     lake, columns = Lake(deployment.paths.lake), user_columns(deployment.spec)
@@ -75,7 +76,9 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
     copies = deployment.paths.serving / "bundles"
     for folder in (deployment.paths.reproduction, deployment.data_root / "spill", copies):
         shutil.rmtree(folder, ignore_errors=True)
-    scrubbed = scrub(deployment.data_root, [deployment.paths.lake], hashed, [*columns, *listed_users(deployment.spec)])
+    snapshots = erase_from_snapshots(deployment.paths.online, deployment.spec, columns, hashed)
+    aside = [deployment.paths.lake, deployment.paths.online]
+    scrubbed = scrub(deployment.data_root, aside, hashed, [*columns, *listed_users(deployment.spec)])
     _renew_identities(deployment, scrubbed)
     # The impressions last: as long as one of their files names the user, another call finds out what is left to do.
     for name in sorted(tables, key=lambda table: (table == "impressions", table)):
@@ -91,6 +94,7 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
         "datasets": datasets,
         "views": views,
         "failed_steps": failed_steps,
+        "snapshots": snapshots,
         "vocabularies": scrubbed.vocabularies,
         "bundles": scrubbed.bundles,
         "texts": scrubbed.texts,

@@ -20,6 +20,7 @@ def print_forgotten(report: Mapping[str, Any], console: Console) -> None:
         ("datasets", "packed datasets removed"),
         ("views", "views of table versions removed"),
         ("failed_steps", "batches of failed trainings removed"),
+        ("snapshots", "snapshots for servers rewritten, of"),
         ("vocabularies", "vocabularies rewritten"),
         ("bundles", "bundles with a new manifest"),
         ("texts", "texts blanked"),
@@ -35,7 +36,10 @@ def print_forgotten(report: Mapping[str, Any], console: Console) -> None:
             highlight=False,
             soft_wrap=True,
         )
-    if not any(report[what] for what in ("tables", "datasets", "failed_steps", "vocabularies", "texts", "databases")):
+    if not any(
+        report[what]
+        for what in ("tables", "datasets", "failed_steps", "snapshots", "vocabularies", "texts", "databases")
+    ):
         console.print("  Nothing was stored of them.", highlight=False)
     if any(report[what] for what in ("tables", "datasets", "vocabularies")):
         console.print("Run `ctr run` to train the newest model again without the user.")

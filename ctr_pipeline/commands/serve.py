@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.commands.follow_registry import ServeError, is_usable
 from ctr_pipeline.commands.serve_log import log_settings, opened_log
+from ctr_pipeline.commands.serve_store import refuse_other_features, store_of
 from ctr_pipeline.commands.served_models import ModelLoader, follow_state
 from ctr_pipeline.commands.serving_folder import ServingFolder
 from ctr_pipeline.commands.serving_processes import run_processes
@@ -44,6 +45,7 @@ class ServeSettings:
         limits: Fields of :class:`~ctr_pipeline.serving.http.Limits` that are not the default's.
         metrics: Folder in which the processes share their counts.
         workers: Number of processes that answer.
+        store: Folder of the snapshots of history features; empty where requests hold these themselves.
         log: Where and how many requests are logged, as :func:`~ctr_pipeline.commands.serve_log.log_settings` says; empty
             for none.
     """
@@ -54,6 +56,7 @@ class ServeSettings:
     limits: Mapping[str, float] = field(default_factory=dict)
     metrics: str = ""
     workers: int = 1
+    store: str = ""
     log: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -67,11 +70,12 @@ def serve_settings(data_root: Path | None, bundle: Path | None) -> ServeSettings
 
     root = "" if data_root is None else str(data_root.resolve())
     if bundle is not None:
-        return ServeSettings(data_root=root, bundle=str(bundle.resolve()))
+        store = "" if data_root is None else store_of(data_root)
+        return ServeSettings(data_root=root, bundle=str(bundle.resolve()), store=store)
     assert data_root is not None, "one of both is given"
     deployment = Deployment.load(data_root.resolve())
     log = log_settings(deployment.spec, deployment.paths)
-    return ServeSettings(data_root=root, folder=str(deployment.paths.serving), log=log)
+    return ServeSettings(data_root=root, folder=str(deployment.paths.serving), store=store_of(data_root), log=log)
 
 
 def worker_service() -> "FastAPI":
@@ -85,7 +89,7 @@ def worker_service() -> "FastAPI":
     environment = process_environment()
     settings = ServeSettings(**json.loads(environment.serve_settings))
     folder = ServingFolder(Path(settings.folder))
-    loader = ModelLoader(folder, environment)
+    loader = ModelLoader(folder, environment, settings.store)
     models = ServedModels(
         loader.arms(), processes=settings.workers, ended=lambda trial, reason: folder.end_trial(trial.id, reason)
     )
@@ -122,6 +126,7 @@ def run_service(
 
     Raises:
         ServeError: nothing can be served, the port is taken, or others could ask without a token.
+        StoreError: the snapshots of history features are of others than the model's.
     """
     if not environment.serve_token and not _is_own(host):
         raise ServeError(
@@ -136,6 +141,8 @@ def run_service(
         with _following(settings, environment) as follower:
             state = ServingFolder(Path(own)).state()
             assert state is not None, "it is written by now"
+            # Here it ends the command; in a process of the service it would end that process alone.
+            refuse_other_features(settings.store, Path(state.champion.folder))
             version = f"version {state.champion.facts['version']}, " if "version" in state.champion.facts else ""
             ready(f"{version}{state.champion.sha256[:12]} on http://{host}:{port}")
             run_processes(host, port, settings.workers, follower.keep_alive if follower else None)

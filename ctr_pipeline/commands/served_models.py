@@ -4,9 +4,11 @@ import gc
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ctr_pipeline.commands.serve_store import opened_history
 from ctr_pipeline.commands.serving_folder import ServingFolder
 from ctr_pipeline.deployment.environment import Environment
 from ctr_pipeline.deployment.key import existing_pseudonymiser
@@ -25,11 +27,17 @@ LOOK_SECONDS = 0.5
 """Time between two looks at the state."""
 
 
-def served_model(version: "ServedVersion", environment: Environment) -> "ServedModel":
+def served_model(version: "ServedVersion", environment: Environment, store: str = "") -> "ServedModel":
     """The opened and warm model of a version, with the key of the deployment where it has hashed features.
+
+    Args:
+        version: The version.
+        environment: Holds the key.
+        store: Folder of the snapshots of history features; empty where requests hold these themselves.
 
     Raises:
         BundleError: it is broken.
+        StoreError: the snapshots are of other history features than the model's.
         KeyMissingError: the model needs a key, and there is none.
     """
     from ctr_pipeline.serving import Bundle, BundleError
@@ -45,7 +53,9 @@ def served_model(version: "ServedVersion", environment: Environment) -> "ServedM
         return hasher(text)
 
     model = ServedModel.of(bundle, pseudonym, version.facts)
-    if model.hashed:
+    if store:
+        model = replace(model, history=opened_history(model, Path(store), pseudonym))
+    if model.hashed or (model.history is not None and model.history.hashes):
         hasher = existing_pseudonymiser(environment).of_text
     for _ in range(WARM_UP):
         bundle.check_golden()
@@ -58,10 +68,11 @@ class ModelLoader:
     Args:
         folder: Of the service.
         environment: Holds the key.
+        store: Folder of the snapshots of history features; empty for none.
     """
 
-    def __init__(self, folder: ServingFolder, environment: Environment) -> None:
-        self._folder, self._environment = folder, environment
+    def __init__(self, folder: ServingFolder, environment: Environment, store: str = "") -> None:
+        self._folder, self._environment, self._store = folder, environment, store
         self._opened: dict[str, ServedModel] = {}
 
     def arms(self) -> "ServedArms":
@@ -85,7 +96,7 @@ class ModelLoader:
 
     def _model(self, version: "ServedVersion") -> "ServedModel":
         if version.sha256 not in self._opened:
-            self._opened[version.sha256] = served_model(version, self._environment)
+            self._opened[version.sha256] = served_model(version, self._environment, self._store)
         return self._opened[version.sha256]
 
 
@@ -114,8 +125,6 @@ def follow_state(
 
 def refresh(models: "ServedModels", loader: ModelLoader, metrics: "ServiceMetrics") -> None:
     """Serves what the state names now; goes on with the models before where that cannot be opened."""
-    from dataclasses import replace
-
     try:
         arms = loader.arms()
     except (UserError, OSError, ValueError) as error:
@@ -139,8 +148,6 @@ def _identity(arms: "ServedArms") -> tuple[object, ...]:
 
 
 def _without_ended(state: "ServedState", ended: dict[str, str]) -> "ServedState":
-    from dataclasses import replace
-
     trial = state.trial
     if trial is None or trial.id not in ended:
         return state

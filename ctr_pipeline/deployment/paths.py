@@ -26,6 +26,11 @@ class DataRoot:
         return self.root / "lake"
 
     @property
+    def online(self) -> Path:
+        """Folder of the online feature store: snapshots of the history values, and fresh events."""
+        return self.root / "online"
+
+    @property
     def reports(self) -> Path:
         """Folder of the reports of `ctr run`, one a day."""
         return self.root / "reports"

@@ -11,6 +11,7 @@ from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.orchestration.assets.canary import canary_assets
 from ctr_pipeline.orchestration.assets.datasets import dataset_assets
 from ctr_pipeline.orchestration.assets.evaluation import evaluation_assets
+from ctr_pipeline.orchestration.assets.feature_store import feature_store_assets
 from ctr_pipeline.orchestration.assets.features import feature_assets
 from ctr_pipeline.orchestration.assets.ingest import ingest_assets
 from ctr_pipeline.orchestration.assets.label_quality import label_quality_assets
@@ -58,6 +59,7 @@ def build_definitions(
             *monitoring_assets(deployment),
             *label_assets(deployment),
             *feature_assets(deployment),
+            *feature_store_assets(deployment),
             *dataset_assets(deployment),
             *propensity_assets(deployment),
             *label_quality_assets(deployment),

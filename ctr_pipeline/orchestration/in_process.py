@@ -169,6 +169,8 @@ def _fresh(stage: AssetStage, inputs: FingerprintInputs, days: Sequence[date]) -
     fresh = days_with_tag(inputs.instance, stage.name, days, TAG, stage.fingerprint(inputs))
     if stage.table is not None:
         return fresh if Lake(paths.lake).exists(stage.table) else set()
+    if stage.file is not None:
+        return fresh if stage.file(paths).is_file() else set()
     assert stage.result is not None
     result = stage.result
     return {day for day in fresh if result(paths.retrain(day.isoformat())).is_file()}

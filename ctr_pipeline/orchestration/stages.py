@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ctr_pipeline.deployment.paths import RetrainPaths
+from ctr_pipeline.deployment.paths import DataRoot, RetrainPaths
 from ctr_pipeline.orchestration.fingerprints import (
     INGEST_CODE,
     FingerprintInputs,
@@ -39,8 +39,9 @@ class AssetStage:
         step: Stages of one step are made in one run of `ctr run`.
         code: Packages and files of `ctr_pipeline` that decide its content, those of earlier assets left out.
         decided_by: What else decides its content, as plain values.
-        table: Table of the lake that proves it made; None for files of a retrain.
-        result: File of a retrain that proves it made; None for tables.
+        table: Table of the lake that proves it made; None for files.
+        result: File of a retrain that proves it made; None for others.
+        file: File of the data root that proves all days made; None for others.
     """
 
     name: str
@@ -50,6 +51,7 @@ class AssetStage:
     decided_by: Callable[[FingerprintInputs], list[Any]]
     table: str | None = None
     result: Callable[[RetrainPaths], Path] | None = None
+    file: Callable[[DataRoot], Path] | None = None
 
     def fingerprint(self, inputs: FingerprintInputs) -> str:
         """Digest of everything that decides the content of a partition."""
@@ -94,6 +96,14 @@ STAGES = (
     _table("profile", ("engines", "sources", "labels", "features", _asset("monitoring")), read_only),
     _table("labels", ("engines", "labels", _asset("labels")), labels_decided_by, job=LABEL_JOB),
     _table("history", ("engines", "sources", "labels", "features", _asset("features")), history_decided_by),
+    AssetStage(
+        name="feature_snapshot",
+        job=INGEST_JOB,
+        step="feature_snapshot",
+        code=(*_TABLES, "engines", "sources", "labels", "features", "online", _asset("feature_store")),
+        decided_by=history_decided_by,
+        file=lambda root: root.online / "current.json",
+    ),
     _retrain("examples", (*_DATASET, _asset("datasets")), lambda paths: paths.examples),
     _retrain("position_propensity", (*_DATASET, *_PLOTS, _asset("propensity")), lambda paths: paths.propensity),
     _retrain(

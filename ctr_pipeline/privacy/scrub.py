@@ -106,7 +106,7 @@ def _renew_manifest(folder: Path) -> bool:
     manifest = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if "files" not in manifest:
         return False
-    write_manifest(folder, manifest["name"], manifest["tasks"])
+    write_manifest(folder, manifest["name"], manifest["tasks"], manifest.get("history"))
     return True
 
 

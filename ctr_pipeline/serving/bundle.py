@@ -90,6 +90,9 @@ class Bundle:
 
     Where features are made of the time of the impression, ``ts`` too.
     """
+    history: str | None = None
+    """Definition of the history features (:func:`~ctr_pipeline.features.history_definition.history_definition`) that it
+    was trained with; None in bundles of earlier versions."""
 
     @classmethod
     def open(cls, directory: Path) -> Self:
@@ -117,6 +120,7 @@ class Bundle:
             columns=RequestColumns.of(layout) if len(input_names) > 2 else RequestColumns.whole(layout),
             input_names=input_names,
             inputs=_inputs(layout),
+            history=manifest.get("history"),
         )
         bundle.check_golden()
         return bundle
@@ -265,15 +269,33 @@ def _input_names(session: Any) -> dict[str, str]:
     return {field: name for field, name in names.items() if name in found}
 
 
-def write_manifest(directory: Path, name: str, tasks: Sequence[str]) -> None:
-    """Writes the manifest of the files in ``directory``, which must be complete."""
+def write_manifest(directory: Path, name: str, tasks: Sequence[str], history: str | None = None) -> None:
+    """Writes the manifest of the files in ``directory``, which must be complete.
+
+    Args:
+        directory: The bundle's folder.
+        name: Name of the spec.
+        tasks: Names of the tasks, in the order of the outputs.
+        history: As :attr:`Bundle.history`; left out where it is None.
+    """
     content = {
         "format": FORMAT,
         "name": name,
         "tasks": list(tasks),
+        **({} if history is None else {"history": history}),
         "files": {file: _sha256(directory / file) for file in FILES},
     }
     (directory / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def history_of(directory: Path) -> str | None:
+    """As :attr:`Bundle.history`, without opening the bundle.
+
+    Raises:
+        BundleError: there is no bundle.
+    """
+    found: str | None = _verified_manifest(directory).get("history")
+    return found
 
 
 def _sha256(path: Path) -> str:

@@ -24,6 +24,7 @@ from torch.func import functional_call
 from ctr_pipeline.calibration import Calibrator, OffsetCalibrator, calibrated_logits, calibrator_to_json
 from ctr_pipeline.calibration.field_offsets import offsets_module
 from ctr_pipeline.calibration.modules import curves
+from ctr_pipeline.features.history_definition import history_definition
 from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, Layout
 from ctr_pipeline.features.request_columns import RequestColumns
 from ctr_pipeline.ranker import Ranker
@@ -137,7 +138,8 @@ def export_bundle(
     (partial / "spec.yaml").write_text(_spec_text(spec), encoding="utf-8")
     _write_json(partial / "calibration.json", {task: calibrator_to_json(calibrators[task]) for task in layout.tasks})
     _write_json(partial / "golden.json", _golden(module, layout))
-    write_manifest(partial, spec.name, layout.tasks)
+    history = history_definition(spec) if spec.features.history else None
+    write_manifest(partial, spec.name, layout.tasks, history)
     Bundle.open(partial)
     if directory.is_dir():
         others = sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, MANIFEST))

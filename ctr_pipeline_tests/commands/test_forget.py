@@ -46,6 +46,8 @@ def settings(project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         {"name": "viewers", "kind": "sequence", "key": "ad_id", "item": "user_id"},
         {"name": "recent", "kind": "count", "key": "user", "days": 1, "exact": True},
     ]
+    # Features of the past of an ad differ as the ad does.
+    content["serving"]["candidate_features"].append("viewers")
     spec = tmp_path / "ads.yaml"
     spec.write_text(yaml.safe_dump(content), encoding="utf-8")
     return Deployment.from_environment(Environment.of({"CTR_SPEC": str(spec), "CTR_DATA_ROOT": str(tmp_path / "data")}))

@@ -45,6 +45,10 @@ def served(data_root: Path, config_home: Path, log: Path) -> Iterator[str]:
         process.kill()
 
 
+GIVEN = {"user_ctr_7d": 0.05, "historical_ctr_7d": None, "query_ctr_7d": None, "time_since_last_purchase": None}
+"""Of the past, so that nothing is looked up."""
+
+
 def ask(url: str, content: Any = None) -> bytes:
     body = None if content is None else json.dumps(content).encode()
     request = urllib.request.Request(url, data=body, headers={"Content-Type": "application/json"})
@@ -66,9 +70,9 @@ def test_the_score_of_a_raw_id_is_that_of_its_pseudonym_in_the_log(
     names = [name for name in bundle.inputs if name != "user_id" and name in stored.columns]
     row = stored.select(names).row(0, named=True)
     with served(finished.data_root, config_home, tmp_path / "log") as url:
-        answers = [json.loads(ask(f"{url}/score", {"shared": {**row, "user_id": user}})) for user in raw]
+        answers = [json.loads(ask(f"{url}/score", {"shared": {**row, "user_id": user, **GIVEN}})) for user in raw]
         counts, model = ask(f"{url}/metrics").decode(), json.loads(ask(f"{url}/model"))
-    expected = bundle.score(*bundle.encode([{**row, "user_id": user} for user in hashed])).probabilities
+    expected = bundle.score(*bundle.encode([{**row, "user_id": user, **GIVEN} for user in hashed])).probabilities
     # Users of equal counts may stand in either order.
     for at, task in enumerate(bundle.tasks):
         found = [answer["scores"][task][0] for answer in answers]

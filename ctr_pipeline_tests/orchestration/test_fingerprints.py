@@ -21,7 +21,7 @@ from ctr_pipeline.provenance.source_code import PACKAGE, code_digest
 from ctr_pipeline.spec import parse_spec
 
 DAY = date(2026, 1, 5)
-DAILY = ("impressions", "outcome_events", "event_references", "profile", "labels", "history")
+DAILY = ("impressions", "outcome_events", "event_references", "profile", "labels", "history", "feature_snapshot")
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_a_longer_lag_makes_labels_and_history_anew_but_not_the_raw_tables(
 ) -> None:
     longer = _changed(settings, "split", ingest_lag="6h")
     changed = changed_stages(fingerprints(settings, instance), fingerprints(longer, instance))
-    assert changed == {"labels", "history", *names(step=RETRAIN_STEP)}
+    assert changed == {"labels", "history", "feature_snapshot", *names(step=RETRAIN_STEP)}
 
 
 def test_another_key_makes_everything_anew(

@@ -11,6 +11,7 @@ from ctr_pipeline.features.layout import UNKNOWN_ROW
 from ctr_pipeline.serving.bundle import Bundle, Scores
 from ctr_pipeline.serving.candidate_encoding import CandidateEncoder
 from ctr_pipeline.serving.http.pseudonym_features import hashed_columns, pseudonym_features
+from ctr_pipeline.serving.http.request_history import FilledHistory, RequestHistory
 from ctr_pipeline.serving.http.request_json import LONGEST_NAME, Limits, RequestError, kind_of
 from ctr_pipeline.serving.ranking_score import RankingScore, bid_column
 from ctr_pipeline.serving.request_inputs import RequestInputs
@@ -42,6 +43,8 @@ class ServedModel:
     """The feature that holds the user's id; None without one."""
     ranking: RankingScore | None = None
     """What candidates are ranked by; None where the spec declares nothing."""
+    history: RequestHistory | None = None
+    """Where the features of the past come from that a request does not give; None where it must give them."""
 
     @classmethod
     def of(cls, bundle: Bundle, pseudonym: Callable[[str], str] | None, facts: Mapping[str, str] | None = None) -> Self:
@@ -65,8 +68,8 @@ class ServedModel:
 
     @property
     def fields(self) -> Collection[str]:
-        """What a request may hold: features, and bids that are none."""
-        return self.bundle.inputs.keys() | self.bids
+        """What a request may hold: features, bids that are none, and what is for the store alone."""
+        return self.bundle.inputs.keys() | self.bids | (self.history.fields if self.history is not None else set())
 
     @property
     def bids(self) -> frozenset[str]:
@@ -92,13 +95,14 @@ class ServedModel:
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """Scores of a request, how many of its ids are unknown by feature, and what the model got."""
+    """Scores of a request, how many of its ids are unknown by feature, what the model got, and what was looked up."""
 
     scores: Scores
     unknown: Mapping[str, int]
     inputs: RequestInputs
     ranking: NDArray[np.float64] | None = None
     """[N] ranking scores, NaN where a bid is missing; None where the spec declares none."""
+    filled: FilledHistory = field(default_factory=FilledHistory)
 
 
 def score_request(
@@ -119,6 +123,7 @@ def score_request(
     for name in shared:
         if name in candidates:
             raise RequestError(f"feature {name!r} is in `shared` and in `candidates`; give it once", name)
+    filled, shared, candidates = _filled(model, shared, candidates, rows)
     bids: dict[str, NDArray[np.float64]] = {}
     if model.ranking is not None and model.ranking.bids:
         bids = _bids(model.ranking, shared, candidates, rows)
@@ -133,18 +138,19 @@ def score_request(
         if pseudonym is not None and not hashed.keys().isdisjoint(shared):
             once = {name: [value] for name, value in shared.items() if name in hashed}
             shared = {**shared, **{name: values[0] for name, values in hashed_columns(once, hashed, pseudonym).items()}}
-        row = encoder.shared(shared)
+        # What the store holds is hashed already.
+        row = encoder.shared({**shared, **{name: values[0] for name, values in filled.shared.items()}})
     except BundleError as error:
         raise _refusal("shared", shared, error) from None
     try:
         if pseudonym is not None and not hashed.keys().isdisjoint(candidates):
             candidates = hashed_columns(candidates, hashed, pseudonym)
-        inputs = encoder.request(row, candidates, rows)
+        inputs = encoder.request(row, {**candidates, **filled.candidates}, rows)
     except BundleError as error:
         raise _refusal("candidates", candidates, error) from None
     scores = model.bundle.score_inputs(inputs)
     ranking = None if model.ranking is None else model.ranking.scores(scores.probabilities, bids)
-    return Scored(scores, model.unknown_ids(inputs), inputs, ranking)
+    return Scored(scores, model.unknown_ids(inputs), inputs, ranking, filled)
 
 
 def _bids(
@@ -160,6 +166,27 @@ def _bids(
             raise RequestError(f"{where}: {error}", name) from None
         found[name] = once if name in candidates else np.repeat(once, rows)
     return found
+
+
+def _filled(
+    model: ServedModel, shared: Mapping[str, Any], candidates: Mapping[str, Any], rows: int
+) -> tuple[FilledHistory, Mapping[str, Any], Mapping[str, Any]]:
+    """What the store adds, and the request without the fields that are for the store alone."""
+    history = model.history
+    if history is None:
+        return FilledHistory(), shared, candidates
+    try:
+        filled = history.fill(shared, candidates, rows)
+    except BundleError as error:
+        message = str(error)
+        named = next((name for name in (*candidates, *shared) if repr(name) in message), None)
+        raise RequestError(message, named) from None
+    own = history.fields
+    if not own.isdisjoint(shared):
+        shared = {name: value for name, value in shared.items() if name not in own}
+    if not own.isdisjoint(candidates):
+        candidates = {name: values for name, values in candidates.items() if name not in own}
+    return filled, shared, candidates
 
 
 def _refusal(where: str, columns: Mapping[str, Any], error: BundleError) -> RequestError:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ctr_pipeline.serving.http.inference_protocol import INFERENCE_FIELDS, TENSOR_FIELDS
 from ctr_pipeline.serving.http.pseudonym_features import hashed_values
+from ctr_pipeline.serving.http.request_history import USER
 from ctr_pipeline.serving.http.request_json import Limits, RequestError
 from ctr_pipeline.serving.http.request_scoring import Scored, ServedModel, score_request
 from ctr_pipeline.serving.http.served_request import IMPRESSION
@@ -259,12 +260,15 @@ def score_in_shadow(
 
 def user_of(model: ServedModel, shared: Mapping[str, Any]) -> str | None:
     """The pseudonym of the user that a request names; None where it names none."""
-    name = model.user
+    source = model.history.sources.get(USER) if model.history is not None else None
+    name, nulls = model.user, model.hashed.get(model.user or "", frozenset())
+    if source is not None and USER in shared:
+        name, nulls = USER, source.nulls
     value = shared.get(name) if name is not None else None
     if name is None or value is None or model.pseudonym is None:
         return None
     try:
-        [found] = hashed_values([value], model.hashed[name], model.pseudonym, name)
+        [found] = hashed_values([value], nulls, model.pseudonym, name)
     except BundleError:
         return None
     return found if isinstance(found, str) else None

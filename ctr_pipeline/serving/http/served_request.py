@@ -88,6 +88,13 @@ def take_log_fields(
     return shared, candidates, LogFields(impressions, ts)
 
 
+def times_used(ts: int | Sequence[int | None] | None, now: int | None) -> int | Sequence[int | None] | None:
+    """The times of a request, with the instant ``now`` that was taken for those that it does not have."""
+    if ts is None or isinstance(ts, int) or now is None:
+        return now if ts is None else ts
+    return [now if one is None else one for one in ts]
+
+
 def request_id_of(content: Mapping[str, Any], field: str) -> str | None:
     """The id that a request gives itself; None without.
 

@@ -43,8 +43,10 @@ from ctr_pipeline.serving.http.served_request import (
     ServedRequest,
     request_id_of,
     take_log_fields,
+    times_used,
 )
 from ctr_pipeline.serving.http.service_metrics import ServiceMetrics
+from ctr_pipeline.serving.http.store_state import day_seconds, described_store, readiness
 from ctr_pipeline.serving.release import Arm, TrialMode
 from ctr_pipeline.spec.ranking import RANKING_SCORE
 
@@ -109,6 +111,8 @@ def build_service(
         """The answer, and what is done once it is sent."""
         answer = score_in_arm(arms, shared, candidates, body, limits=limits, clock=clock, counts=counts)
         metrics.scored(len(answer.found.scores.probabilities), answer.found.unknown)
+        filled = answer.found.filled
+        metrics.looked_up(filled.unknown, filled.absent, filled.late)
         _log(request_id, fields, answer.arm, answer.model.bundle.sha256, answer.found)
         if arms.trial is None or arms.trial.mode is not TrialMode.SHADOW:
             return answer, None
@@ -160,8 +164,9 @@ def build_service(
             numeric, ids = found.inputs.rows()
             request_log.offer(
                 ServedRequest(
-                    request_id=request_id, impression_ids=fields.impression_ids, ts=fields.ts, arm=arm,
-                    model_sha=sha256, snapshot="", numeric=numeric, ids=ids, scores=found.scores,
+                    request_id=request_id, impression_ids=fields.impression_ids,
+                    ts=times_used(fields.ts, found.filled.now), arm=arm, model_sha=sha256,
+                    snapshot=found.filled.snapshot, numeric=numeric, ids=ids, scores=found.scores,
                 )
             )  # fmt: skip
 
@@ -178,19 +183,23 @@ def build_service(
 
     async def model_ready(request: Request) -> Response:
         refuse_other_model(request)
-        return json_answer({"name": name, "ready": True})
+        state = readiness(models.current.champion.history)
+        return json_answer({"name": name, **state}, 200 if state["ready"] else 503)
 
     async def server(_: Request) -> Response:
         return json_answer({"name": "ctr_pipeline", "version": version, "extensions": []})
 
     async def ready(_: Request) -> Response:
-        # The service is built of a model that is open and has scored its golden rows.
-        return json_answer({"ready": True})
+        state = readiness(models.current.champion.history)
+        return json_answer(state, 200 if state["ready"] else 503)
 
     async def live(_: Request) -> Response:
         return json_answer({"live": True})
 
     async def metrics_text(_: Request) -> Response:
+        history = models.current.champion.history
+        if history is not None:
+            metrics.stored_day(day_seconds(history.state()))
         metrics.served(len(models.current.refused), _canary_share(models.current))
         return Response(metrics.text(), media_type=metrics.content_type)
 
@@ -244,6 +253,7 @@ def description_of(arms: ServedArms) -> dict[str, Any]:
         "candidate_features": bundle.layout.candidate_features,
         "bids": sorted(model.bids),
         "hashed": sorted(model.hashed),
+        **({} if model.history is None else {"history": described_store(model.history)}),
         "trial": trial,
         "refused": dict(arms.refused),
         "spec": model.spec_text,

@@ -1,6 +1,6 @@
 """Counts and durations of a service in the text format of Prometheus."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -47,7 +47,18 @@ class ServiceMetrics:
             "ctr_serve_unknown_ids", "Values that the model's vocabulary does not hold.", ["feature"],
             registry=self._registry,
         )  # fmt: skip
-
+        self._keys = Counter(
+            "ctr_serve_history_keys", "Keys without a past, and key columns that a request lacks.", ["key", "kind"],
+            registry=self._registry,
+        )  # fmt: skip
+        self._late = Counter(
+            "ctr_serve_late_history", "Candidates whose past was not that of their own day.", registry=self._registry
+        )
+        self._store_day = Gauge(
+            "ctr_serve_history_day_seconds",
+            "Beginning of the day (seconds since 1970 UTC) of the snapshot in use; 0 for none.",
+            registry=self._registry, multiprocess_mode="livemin",
+        )  # fmt: skip
         self._logged = Counter(
             "ctr_serve_log_requests", "Requests for the log, by what became of them.", ["outcome"],
             registry=self._registry,
@@ -80,6 +91,20 @@ class ServiceMetrics:
     def logged(self, outcome: str) -> None:
         """Counts a request that was written to the log, or why it was not."""
         self._logged.labels(outcome).inc()
+
+    def looked_up(self, unknown: Mapping[str, int], absent: Sequence[str], late: int) -> None:
+        """Counts what a store did not find, by key column."""
+        for key, count in unknown.items():
+            if count:
+                self._keys.labels(key, "unknown").inc(count)
+        for key in absent:
+            self._keys.labels(key, "absent").inc()
+        if late:
+            self._late.inc(late)
+
+    def stored_day(self, seconds: float) -> None:
+        """Sets the day of the snapshot in use, as seconds since 1970 UTC at which it begins."""
+        self._store_day.set(seconds)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
         """Counts an answer; ``path`` is one of the service or :data:`OTHER_PATH`."""

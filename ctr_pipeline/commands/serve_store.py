@@ -1,0 +1,60 @@
+"""The store of history features of `ctr serve`: where it lies, and opening it for a model."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctr_pipeline.deployment.paths import DataRoot
+
+if TYPE_CHECKING:
+    from ctr_pipeline.serving.http import ServedModel
+    from ctr_pipeline.serving.http.request_history import RequestHistory
+
+
+def store_of(data_root: Path) -> str:
+    """Folder of the snapshots of a data root; empty where none was made there."""
+    folder = DataRoot(data_root.resolve()).online
+    return str(folder) if folder.is_dir() else ""
+
+
+def opened_history(model: "ServedModel", folder: Path, pseudonym: Callable[[str], str]) -> "RequestHistory | None":
+    """What fills the history features of a model's requests; None for a model without such features.
+
+    Args:
+        model: The model.
+        folder: Folder of the snapshots; there may be none yet.
+        pseudonym: The deployment's hash of an id.
+
+    Raises:
+        StoreError: there are snapshots, and all are of other history features.
+    """
+    from ctr_pipeline.online.feature_store import FeatureStore
+    from ctr_pipeline.serving.http.request_history import RequestHistory
+    from ctr_pipeline.spec import parse_spec
+
+    bundle = model.bundle
+    spec = parse_spec(model.spec_text, where=str(bundle.directory / "spec.yaml"))
+    if not spec.features.history:
+        return None
+    store = FeatureStore(folder, spec, bundle.history or "")
+    store.refuse_other_features()
+    shared = model.encoder.declared_shared
+    return RequestHistory.of(bundle, spec, store, pseudonym, lambda: time.time_ns() // 1000, shared)
+
+
+def refuse_other_features(store: str, bundle: Path) -> None:
+    """Refuses to serve a bundle with snapshots of other history features, before a process is started.
+
+    Raises:
+        StoreError: see :func:`opened_history`.
+        BundleError: the bundle is broken.
+    """
+    from ctr_pipeline.online.feature_store import FeatureStore
+    from ctr_pipeline.serving.bundle import history_of
+    from ctr_pipeline.spec import load_spec
+    from ctr_pipeline.spec.extensions import load_extensions
+
+    if store:
+        load_extensions()
+        FeatureStore(Path(store), load_spec(bundle / "spec.yaml"), history_of(bundle) or "").refuse_other_features()

@@ -1,0 +1,227 @@
+"""The online feature store: looks up what a request does not say of the past, in the snapshot of the request's day."""
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import date, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr_pipeline.features.history_definition import history_definition
+from ctr_pipeline.online.opened_snapshot import Lists, Snapshot
+from ctr_pipeline.online.snapshot_index import INDEX, SnapshotFacts, StoreError, listed
+from ctr_pipeline.online.store_layout import INSTANTS, ITEMS, KINDS, KeyLayout, StoreLayout, list_inputs
+from ctr_pipeline.serving.history_lookup import FoundHistory, StoreState
+from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.fields import DAY_US
+from ctr_pipeline.spec.history import HistoryFirstSeen, HistoryList, HistoryRecency, HistorySequence
+
+_EPOCH = date(1970, 1, 1)
+
+_SECOND = 1e-6
+"""Seconds in a microsecond, by which the features of training are multiplied too: a division rounds otherwise."""
+
+
+@dataclass(slots=True)
+class FeatureStore:
+    """The snapshots below one folder, for one definition of the history features.
+
+    A snapshot that is listed while the store is open is used from the next look-up on. Of a request at an instant the
+    snapshot of its UTC day is used, else the one of the last day before: a later one would know what the request may
+    not know.
+
+    Args:
+        root: Folder of the snapshots.
+        spec: The spec that the model was built from.
+        definition: That of the history features which the model was trained with; by default that of the spec.
+    """
+
+    root: Path
+    spec: Spec
+    definition: str = ""
+    layout: StoreLayout = field(init=False)
+    _keys: dict[str, KeyLayout] = field(init=False)
+    _stamp: tuple[int, int] = field(init=False, default=(0, 0))
+    _listed: tuple[SnapshotFacts, ...] = field(init=False, default=())
+    _opened: dict[str, Snapshot] = field(init=False, default_factory=dict)
+    _failure: str | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
+        self.definition = self.definition or history_definition(self.spec)
+        self.layout = StoreLayout.of(self.spec)
+        self._keys = {one.key: one for one in self.layout.keys}
+        self.refresh()
+
+    @property
+    def inputs(self) -> Mapping[str, tuple[tuple[str, ...], ...]]:
+        """As :attr:`~ctr_pipeline.serving.history_lookup.HistoryStore.inputs`."""
+        return {one.key: one.inputs for one in self.layout.keys}
+
+    def refresh(self) -> None:
+        """Reads the list of snapshots where it has changed. One that cannot be read leaves all as it is."""
+        try:
+            found = (self.root / INDEX).stat()
+        except OSError:
+            return
+        stamp = (found.st_mtime_ns, found.st_ino)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp
+        try:
+            every = listed(self.root)
+        except StoreError as error:
+            self._failure = str(error)
+            return
+        self._failure = None
+        self._listed = tuple(one for one in every if one.definition == self.definition)
+        if every and not self._listed:
+            self._failure = (
+                f"{self.root}: its snapshots have other history features ({every[-1].definition}) than the model "
+                f"({self.definition})."
+            )
+        kept = {one.id for one in self._listed}
+        self._opened = {name: snapshot for name, snapshot in self._opened.items() if name in kept}
+
+    def state(self, now: int) -> StoreState:
+        """What would be used for a request at ``now`` (microseconds since 1970 UTC)."""
+        self.refresh()
+        snapshot = self._of_day(_day(now))
+        return StoreState(
+            snapshot=None if snapshot is None else snapshot.facts.id,
+            day=None if snapshot is None else snapshot.facts.day.isoformat(),
+            late=snapshot is None or snapshot.facts.day < _day(now),
+            problem=self._failure if self._failure or snapshot else f"{self.root}: no snapshot of today or before.",
+        )
+
+    def refuse_other_features(self) -> None:
+        """Refuses a store whose snapshots are all of other history features than the model's.
+
+        Raises:
+            StoreError: they are.
+        """
+        found = {one.definition for one in listed(self.root)}
+        if found and self.definition not in found:
+            raise StoreError(
+                f"{self.root}: its snapshots have other history features (definition {', '.join(sorted(found))}) than the "
+                f"model ({self.definition}): it would be given values of another meaning. Make one of the model's with "
+                "`ctr snapshot`, or serve the model that they were made for."
+            )
+
+    def look_up(
+        self, key: str, texts: Sequence[str | None], times: NDArray[np.int64], names: Collection[str]
+    ) -> FoundHistory:
+        """Inputs of N rows.
+
+        Args:
+            key: A key column.
+            texts: [N] its values, as the history table has them; None where missing.
+            times: [N] instants of the rows, microseconds since 1970 UTC.
+            names: The inputs that are wanted, of those that are looked up with ``key``.
+
+        Returns:
+            By input its N values, as a request would hold them.
+        """
+        self.refresh()
+        wanted, days = frozenset(names), times // DAY_US
+        if bool((days == days[:1]).all()):
+            day = _day(int(times[0])) if len(times) else _EPOCH
+            return self._on_day(day, key, texts, times, wanted)
+        columns: dict[str, list[Any]] = {name: [None] * len(texts) for name in wanted}
+        unknown, late, snapshots = 0, 0, dict[str, None]()
+        for number in np.unique(days):
+            rows = np.flatnonzero(days == number).tolist()
+            some = [texts[row] for row in rows]
+            found = self._on_day(_day(int(number) * DAY_US), key, some, times[rows], wanted)
+            for name, values in found.columns.items():
+                for row, value in zip(rows, values, strict=True):
+                    columns[name][row] = value
+            unknown, late = unknown + found.unknown, late + found.late
+            snapshots |= dict.fromkeys(found.snapshots)
+        return FoundHistory(columns, unknown, late, tuple(snapshots))
+
+    def _on_day(
+        self, day: date, key: str, texts: Sequence[str | None], times: NDArray[np.int64], wanted: frozenset[str]
+    ) -> FoundHistory:
+        snapshot, of = self._of_day(day), self._keys[key]
+        if snapshot is None:
+            columns = self._without_past(of, texts)
+            found = {name: values for name, values in columns.items() if name in wanted}
+            return FoundHistory(found, sum(text is not None for text in texts), len(texts))
+        columns, absent = {}, []
+        numbers = [(at, feature) for at, feature in enumerate(of.numbers) if feature.name in wanted]
+        if numbers:
+            values, none = snapshot.numbers(of, texts)
+            absent.append(none)
+            for at, feature in numbers:
+                column = values[:, at]
+                if isinstance(feature, HistoryRecency | HistoryFirstSeen):
+                    column = (times - column) * _SECOND
+                columns[feature.name] = column.tolist()
+        lists = [listing for listing in of.lists if not wanted.isdisjoint(list_inputs(listing))]
+        if lists:
+            found_lists, none = snapshot.lists(of, texts)
+            absent.append(none)
+            for listing in lists:
+                columns |= _listed(listing, found_lists, times)
+        late = len(texts) if snapshot.facts.day < day else 0
+        return FoundHistory(columns, sum(map(all, zip(*absent, strict=True))), late, (snapshot.facts.id,))
+
+    @staticmethod
+    def _without_past(of: KeyLayout, texts: Sequence[str | None]) -> dict[str, list[Any]]:
+        """The inputs of keys of which nothing is known."""
+        nothing = of.nothing
+        columns: dict[str, list[Any]] = {
+            feature.name: [math.nan if text is None else float(nothing[at]) for text in texts]
+            for at, feature in enumerate(of.numbers)
+        }
+        for listing in of.lists:
+            columns |= _listed(listing, [{}] * len(texts), np.zeros(len(texts), dtype=np.int64))
+        return columns
+
+    def _of_day(self, day: date) -> Snapshot | None:
+        """The opened snapshot of ``day``, or of the last day before it that has one."""
+        early = [one for one in self._listed if one.day <= day]
+        while early:
+            facts = max(early, key=lambda one: one.day)
+            try:
+                return self._open(facts)
+            except StoreError as error:
+                # Its file was removed since the list was read, or is broken: the one before it is used, and said so.
+                self._failure = str(error)
+                early.remove(facts)
+        return None
+
+    def _open(self, facts: SnapshotFacts) -> Snapshot:
+        found = self._opened.get(facts.id)
+        if found is None:
+            found = self._opened[facts.id] = Snapshot.open(self.root, facts, self.layout)
+        return found
+
+
+def _day(instant: int) -> date:
+    return _EPOCH + timedelta(days=instant // DAY_US)
+
+
+def _listed(feature: HistoryList, found: Sequence[Lists], times: NDArray[np.int64]) -> dict[str, list[Any]]:
+    """The inputs of a listing feature for N rows."""
+    empty: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
+    rows = [lists.get(feature.name, empty) for lists in found]
+    items = [row[ITEMS] for row in rows]
+    if not isinstance(feature, HistorySequence):
+        return {feature.name: items}
+    ages = [
+        [None if instant is None else (float(ts) - instant) * _SECOND for instant in row[INSTANTS]]
+        for row, ts in zip(rows, times.tolist(), strict=True)
+    ]
+    if feature.events is not None:
+        kinds = {} if feature.event is None else {feature.event: [row[KINDS] for row in rows]}
+        return {feature.name: items, feature.age: ages, **kinds}
+    places = enumerate(zip(feature.items, feature.ages, strict=True))
+    return {
+        name: [row[at] if at < len(row) else None for row in values]
+        for at, names in places
+        for name, values in zip(names, (items, ages), strict=True)
+    }
