@@ -134,6 +134,7 @@ class Releases:
             )
         tags = {DESPITE_TAG: despite} if despite and comparison.refusals else {}
         self.registry.promote(version, _text(now), tags)
+        self._folder.forget_read()
 
     def roll_back(self, reason: str, now: datetime) -> tuple[str, str]:
         """Makes the version before the champion again.
@@ -149,7 +150,9 @@ class Releases:
         previous = self.registry.read().aliases.get(PREVIOUS)
         if previous is not None:
             self._verified(self.registry.version(previous))
-        return self.registry.roll_back(reason, _text(now))
+        found = self.registry.roll_back(reason, _text(now))
+        self._folder.forget_read()
+        return found
 
     def start(self, mode: TrialMode, number: str | None, share: float | None, now: datetime) -> Trial:
         """Tries a version, by default the challenger, beside the champion; a canary that runs gets another share.
@@ -198,6 +201,7 @@ class Releases:
         if running is not None and not same:
             self.registry.end_trial(running, "stopped", f"it goes on as {mode}", _text(now))
         self.registry.start_trial(trial)
+        self._folder.forget_read()
         return trial
 
     def stop(self, reason: str, now: datetime) -> Trial:
@@ -210,6 +214,7 @@ class Releases:
         if trial is None:
             raise ReleaseError(f"no version of {self.registry.name} is tried.")
         self.registry.end_trial(trial, "stopped", reason, _text(now))
+        self._folder.forget_read()
         return trial
 
     def check(self) -> ReleaseStatus:
@@ -220,11 +225,16 @@ class Releases:
         """
         set_variables(dagster_variables(self.deployment.paths))
         watch_canary(self.deployment)
+        self._folder.forget_read()
         return self.status()
+
+    @property
+    def _folder(self) -> ServingFolder:
+        return ServingFolder(self.deployment.paths.serving)
 
     def _verified(self, version: "ModelVersion") -> "Bundle":
         """A version's bundle, verified where servers will take it from."""
-        return verified_copy(self.registry, version, ServingFolder(self.deployment.paths.serving), self.environment)
+        return verified_copy(self.registry, version, self._folder, self.environment)
 
     def _changes(self, champion: "ModelVersion", bundle: "Bundle") -> list[str]:
         """What of the champion's requests and answers the bundle does not have, and the reverse."""

@@ -133,6 +133,10 @@ class ServingFolder:
         """Notes that the registry was read just now."""
         self.read_file.touch()
 
+    def forget_read(self) -> None:
+        """Notes that the registry has changed since: a service that starts now waits until it is read again."""
+        self.read_file.unlink(missing_ok=True)
+
     def read_seconds_ago(self) -> float:
         """Seconds since the registry was read last; infinite where it never was."""
         try:

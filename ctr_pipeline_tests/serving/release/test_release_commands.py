@@ -149,6 +149,25 @@ def test_the_follower_tells_what_to_serve(registered: Registered, bundle: Bundle
     assert (state.champion.sha256, list(state.refused)) == (bundle.sha256, [broken])
 
 
+def test_a_service_that_starts_after_a_change_waits_for_it(
+    registered: Registered, bundle: Bundle, second: Bundle
+) -> None:
+    registered.register(bundle.directory, "champion")
+    registered.register(second.directory, "challenger")
+    found = follower(registered)
+    steps = [
+        lambda: registered.releases.start(TrialMode.CANARY, None, None, NOW),
+        lambda: registered.releases.stop("x", NOW),
+        lambda: registered.promote("2"),
+        lambda: registered.releases.roll_back("x", NOW),
+    ]
+    for step in steps:
+        found.update()
+        assert found.folder.read_seconds_ago() < 60
+        step()
+        assert found.folder.read_seconds_ago() == float("inf")
+
+
 def test_versions_of_other_keys_are_not_served(registered: Registered, bundle: Bundle) -> None:
     registered.register(bundle.directory, "champion")
     other = Environment.of({"HOME": str(registered.root), "CTR_PSEUDONYM_KEY": "another key of the tests"})
