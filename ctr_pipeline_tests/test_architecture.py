@@ -18,7 +18,7 @@ READ_THE_ENVIRONMENT = {"deployment/environment.py", "training/entry.py"}
 SET_IT_FOR_LIBRARIES = {
     "engines/spark.py": "SPARK_DRIVER_MEMORY, read by the JVM that pyspark starts; put back afterwards",
     "serving/bundle.py": "ORT_DISABLE_TELEMETRY, read by onnxruntime when it loads",
-    "serving/export.py": "the folder of torch's compiler cache, made by the exporter; put back afterwards",
+    "serving/graph_file.py": "the folder of torch's compiler cache, made by the exporter; put back afterwards",
 }
 
 LONGEST_FILE = 400

@@ -3,7 +3,7 @@
 Files of a bundle:
 
 - ``model.onnx``: raw numbers and embedding rows in, logits and calibrated probabilities out, weights inside; what the candidates of a
-  request share is an input of its own;
+  request share is an input of its own; above 2 GiB the weights are in ``model.onnx.data``;
 - ``vocabulary.parquet``: feature, key, row: how a category becomes an embedding row;
 - ``layout.json``: order and meaning of the inputs and outputs;
 - ``spec.yaml``: the spec that the model was built from;
@@ -45,8 +45,11 @@ OUTPUTS = ["logits", "probabilities"]
 """Outputs of the graph that are read."""
 
 MANIFEST = "manifest.json"
-FILES = ("model.onnx", "vocabulary.parquet", "layout.json", "spec.yaml", "calibration.json", "golden.json")
-"""Every file of a bundle but the manifest."""
+GRAPH = "model.onnx"
+WEIGHTS = "model.onnx.data"
+"""Weights of a graph that has more of them than its file can hold; other bundles do without."""
+FILES = (GRAPH, "vocabulary.parquet", "layout.json", "spec.yaml", "calibration.json", "golden.json")
+"""Every file of a bundle but the manifest and :data:`WEIGHTS`."""
 
 MAX_LOGIT_DIFFERENCE = 1e-4
 """Largest difference in logit between the trained model and the bundle."""
@@ -107,7 +110,7 @@ class Bundle:
             layout = Layout.from_json((directory / "layout.json").read_text(encoding="utf-8"))
         except LayoutError as error:
             raise BundleError(f"{directory / 'layout.json'}: {error}") from error
-        session = _open_session(directory / "model.onnx")
+        session = _open_session(directory / GRAPH)
         input_names = _input_names(session)
         vocabulary = _read_vocabulary(directory / "vocabulary.parquet", layout)
         bundle = cls(
@@ -283,7 +286,7 @@ def write_manifest(directory: Path, name: str, tasks: Sequence[str], history: st
         "name": name,
         "tasks": list(tasks),
         **({} if history is None else {"history": history}),
-        "files": {file: _sha256(directory / file) for file in FILES},
+        "files": {file: _sha256(directory / file) for file in _files(directory)},
     }
     (directory / MANIFEST).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
@@ -296,6 +299,11 @@ def history_of(directory: Path) -> str | None:
     """
     found: str | None = _verified_manifest(directory).get("history")
     return found
+
+
+def _files(directory: Path) -> list[str]:
+    """The files of the bundle in ``directory`` but the manifest."""
+    return [*FILES, *([WEIGHTS] if (directory / WEIGHTS).exists() else [])]
 
 
 def _sha256(path: Path) -> str:
@@ -315,7 +323,7 @@ def _verified_manifest(directory: Path) -> dict[str, Any]:
     if found not in FORMATS:
         known = " and ".join(map(str, FORMATS))
         raise BundleError(f"{path}: bundle format {found!r}; this version reads the formats {known}. Export again.")
-    for file in FILES:
+    for file in (*FILES, *(name for name in files if name not in FILES)):
         if not (directory / file).is_file():
             raise BundleError(f"{directory / file}: absent; the bundle is incomplete. Copy or export it again.")
         if _sha256(directory / file) != files.get(file):

@@ -1,105 +1,42 @@
 """From a trained ranker to a bundle. The only part of serving that needs torch."""
 
-import contextlib
+import copy
 import json
-import logging
-import os
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path, PurePath
 from typing import Any
 
 import numpy as np
-import onnx
 import polars as pl
 import torch
 import yaml
 from numpy.typing import NDArray
 from scipy import special
-from torch import Tensor, nn
-from torch.func import functional_call
 
 from ctr_pipeline.calibration import Calibrator, OffsetCalibrator, calibrated_logits, calibrator_to_json
-from ctr_pipeline.calibration.field_offsets import offsets_module
-from ctr_pipeline.calibration.modules import curves
 from ctr_pipeline.features.history_definition import history_definition
 from ctr_pipeline.features.layout import MISSING_ROW, PADDING, UNKNOWN_ROW, Layout
-from ctr_pipeline.features.request_columns import RequestColumns
 from ctr_pipeline.ranker import Ranker
-from ctr_pipeline.ranker.shared_inputs import SharedInputs
-from ctr_pipeline.serving.bundle import FILES, MANIFEST, MAX_PROBABILITY_DIFFERENCE, Bundle, Scores, write_manifest
-from ctr_pipeline.serving.column_gathers import gather_columns_as_rows
+from ctr_pipeline.serving.bundle import (
+    FILES,
+    MANIFEST,
+    MAX_PROBABILITY_DIFFERENCE,
+    WEIGHTS,
+    Bundle,
+    Scores,
+    write_manifest,
+)
+from ctr_pipeline.serving.calibrated_ranker import CalibratedRanker, evaluating
+from ctr_pipeline.serving.embedding_storage import TABLE, Storage, rounded
+from ctr_pipeline.serving.graph_file import write_graph
 from ctr_pipeline.serving.parity import Parity, measure_parity, probe_rows
 from ctr_pipeline.serving.request_values import BundleError
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.candidate_features import candidate_inputs
 
-OPSET = 20
 GOLDEN_ROWS = 16
-MAX_MODEL_BYTES = 2**31 - 1
-"""Largest ONNX file with its weights inside."""
-
-
-class CalibratedRanker(nn.Module):
-    """What is exported: the ranker, and the calibration of each task's logit.
-
-    Args:
-        ranker: The trained ranker.
-        calibrators: One for each task, in order.
-        layout: The layout that the ranker was built with, and the features in which candidates differ.
-    """
-
-    def __init__(self, ranker: Ranker, calibrators: Sequence[Calibrator], layout: Layout) -> None:
-        super().__init__()
-        self.ranker = ranker
-        self.requests = SharedInputs(ranker, layout) if shares_inputs(layout, ranker) else None
-        self._calibration = (curves(calibrators),)
-        # Buffers of this module, so that they have the names and the place in the file that earlier bundles gave them.
-        self._own: dict[str, str] = {}
-        for name, values in self._calibration[0].state_dict().items():
-            self._own[name] = name.replace(".", "_")
-            self.register_buffer(self._own[name], values)
-        self.field_offsets = offsets_module(calibrators)
-
-    def forward(
-        self, numeric: Tensor, ids: Tensor, shared_numeric: Tensor | None = None, shared_ids: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
-        """Logits [N, T] and calibrated probabilities [N, T] of numeric [N, D] and ids [N, F].
-
-        With ``shared_numeric`` [G, …] and ``shared_ids`` [G, …], what the C candidates of each of G requests share, of numeric
-        [G, C, …] and ids [G, C, …] without it, N = G·C. What is computed of that alone is computed G times.
-        """
-        if shared_numeric is None or shared_ids is None:
-            inputs = self.ranker.encode(numeric, ids)
-        else:
-            assert self.requests is not None, "built with the layout of a model whose candidates share inputs"
-            inputs = self.requests(self.ranker, shared_numeric, shared_ids, numeric, ids)
-        logits = self.ranker.score(self.ranker.hidden(inputs), inputs)
-        return logits, torch.sigmoid(self._along_the_funnel(self.calibrate(logits, inputs.ids)))
-
-    def calibrate(self, logits: Tensor, ids: Tensor) -> Tensor:
-        """Calibrated logits [N, T] of logits [N, T] and ids [N, F], each task's by itself."""
-        values = {name: self.get_buffer(own) for name, own in self._own.items()}
-        calibrated: Tensor = functional_call(self._calibration[0], values, (logits,))
-        return calibrated if self.field_offsets is None else calibrated + self.field_offsets(ids)
-
-    def _along_the_funnel(self, calibrated: Tensor) -> Tensor:
-        """As :func:`~ctr_pipeline.calibration.funnel.calibrated_logits`: no task likelier than its parent."""
-        found: list[Tensor] = []
-        for task, parent in enumerate(self.ranker.parents):
-            own = calibrated[:, task]
-            found.append(own if parent < 0 else torch.minimum(own, found[parent]))
-        return torch.stack(found, dim=1)
-
-
-def shares_inputs(layout: Layout, ranker: Ranker) -> bool:
-    """Whether the candidates of a request share inputs that the graph reads once."""
-    if ranker.sequences is not None:
-        return True
-    columns = RequestColumns.of(layout)
-    return bool(layout.candidate_features and (columns.shared_numbers or columns.shared_ids))
 
 
 def export_bundle(
@@ -123,17 +60,17 @@ def export_bundle(
         directory: The bundle's folder.
 
     Raises:
-        BundleError: a task has no calibrator, the vocabulary does not fit the layout, the weights are not finite or
-            above 2 GiB, or the exported model does not score the golden rows as the ranker does.
+        BundleError: a task has no calibrator, the vocabulary does not fit the layout, the weights are not finite or too
+            large for their storage, or the exported model does not score the golden rows as the ranker does.
     """
     layout = replace(layout, candidate_features=candidate_inputs(spec.features, spec.serving.candidate_features or ()))
-    module = _calibrated(ranker, calibrators, layout)
+    storage = spec.serving.embedding_storage
+    module = _calibrated(stored_ranker(ranker, storage), calibrators, layout)
     partial = directory.with_name(f"{directory.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
     _write_vocabulary(vocabulary, layout, partial / "vocabulary.parquet")
-    with _compiler_cache(partial / "torch"):
-        (partial / "model.onnx").write_bytes(_onnx_bytes(module, layout))
+    write_graph(module, layout, storage, partial)
     (partial / "layout.json").write_text(layout.to_json(), encoding="utf-8")
     (partial / "spec.yaml").write_text(_spec_text(spec), encoding="utf-8")
     _write_json(partial / "calibration.json", {task: calibrator_to_json(calibrators[task]) for task in layout.tasks})
@@ -142,7 +79,7 @@ def export_bundle(
     write_manifest(partial, spec.name, layout.tasks, history)
     Bundle.open(partial)
     if directory.is_dir():
-        others = sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, MANIFEST))
+        others = sorted(entry.name for entry in directory.iterdir() if entry.name not in (*FILES, WEIGHTS, MANIFEST))
         if others:
             raise BundleError(
                 f"{directory}: has files that do not belong to a bundle ({others[0]}). Name another folder."
@@ -160,7 +97,12 @@ def reference_scores(
 
 
 def check_parity(
-    bundle: Bundle, ranker: Ranker, calibrators: Mapping[str, Calibrator], numeric: NDArray[Any], ids: NDArray[Any]
+    bundle: Bundle,
+    ranker: Ranker,
+    calibrators: Mapping[str, Calibrator],
+    numeric: NDArray[Any],
+    ids: NDArray[Any],
+    storage: Storage = "fp32",
 ) -> Parity:
     """Compares a bundle with the ranker it was exported from, on sample rows and on the corners of the input space.
 
@@ -170,10 +112,37 @@ def check_parity(
         calibrators: Task to its calibrator.
         numeric: [N, D] raw numbers of sample rows; may be empty.
         ids: [N, F] embedding rows of sample rows.
+        storage: How the bundle stores embeddings. It is compared with the ranker whose embeddings are rounded so, and that one
+            with the ranker itself.
     """
     numbers, rows = probe_rows(numeric, ids, bundle.layout)
-    expected = reference_scores(ranker, calibrators, bundle.layout, numbers, rows)
-    return measure_parity(bundle, numbers, rows, expected)
+    expected = reference_scores(stored_ranker(ranker, storage), calibrators, bundle.layout, numbers, rows)
+    found = measure_parity(bundle, numbers, rows, expected)
+    if storage == "fp32":
+        return found
+    exact = reference_scores(ranker, calibrators, bundle.layout, numbers, rows).probabilities
+    return replace(found, storage=float(np.max(np.abs(exact - expected.probabilities))))
+
+
+def stored_ranker(ranker: Ranker, storage: Storage) -> Ranker:
+    """The ranker with embeddings as they are after they were stored; itself where nothing is rounded.
+
+    Raises:
+        BundleError: an embedding is too large.
+    """
+    if storage == "fp32":
+        return ranker
+    stored = copy.deepcopy(ranker)
+    for name, values in stored.named_parameters():
+        if name.endswith(TABLE):
+            try:
+                own = rounded(values.detach().cpu().numpy(), storage)
+            except OverflowError as error:
+                raise BundleError(
+                    f"export: {name} holds {error}, which `serving.embedding_storage: {storage}` cannot: use int8 or fp32"
+                ) from None
+            values.data.copy_(torch.from_numpy(own))
+    return stored
 
 
 def _calibrated(ranker: Ranker, calibrators: Mapping[str, Calibrator], layout: Layout) -> CalibratedRanker:
@@ -196,7 +165,7 @@ def _check_calibration(module: CalibratedRanker, calibrators: Mapping[str, Calib
     of_all = np.repeat(logits[:, None], len(layout.tasks), axis=1)
     lowest, highest = layout.id_rows
     ids = lowest + np.arange(len(logits))[:, None] % (highest - lowest + 1)
-    with _evaluating(module), torch.inference_mode():
+    with evaluating(module), torch.inference_mode():
         found = torch.sigmoid(module.calibrate(torch.from_numpy(of_all), torch.from_numpy(ids))).numpy()
     alone = [-1] * len(layout.tasks)
     expected = special.expit(calibrated_logits([calibrators[task] for task in layout.tasks], alone, of_all, ids))
@@ -212,112 +181,12 @@ def _check_calibration(module: CalibratedRanker, calibrators: Mapping[str, Calib
             )
 
 
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    """Evaluation mode for a while; each submodule then gets its own mode back."""
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training
-
-
 def _run(module: CalibratedRanker, numeric: NDArray[Any], ids: NDArray[Any]) -> Scores:
     numbers = torch.from_numpy(np.ascontiguousarray(numeric, dtype=np.float32))
     rows = torch.from_numpy(np.ascontiguousarray(ids, dtype=np.int64))
-    with _evaluating(module), torch.inference_mode():
+    with evaluating(module), torch.inference_mode():
         logits, probabilities = module(numbers, rows)
     return Scores(logits.numpy(), probabilities.numpy())
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Silences the exporter, which logs its progress and optional packages that are not installed."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-
-
-def _onnx_bytes(module: CalibratedRanker, layout: Layout) -> bytes:
-    """The ONNX file: weights inside, no trace of the machine or the code that made it."""
-    weights = sum(values.numel() * values.element_size() for values in module.state_dict().values())
-    if weights > MAX_MODEL_BYTES:
-        raise BundleError(f"export: {weights:,} bytes of weights; one ONNX file holds at most {MAX_MODEL_BYTES:,}.")
-    inputs, shapes = _example_inputs(layout, module.requests is not None)
-    with _quiet(), _evaluating(module), torch.no_grad():
-        program = torch.onnx.export(
-            module,
-            tuple(inputs.values()),
-            dynamo=True,
-            opset_version=OPSET,
-            input_names=list(inputs),
-            output_names=["logits", "probabilities"],
-            dynamic_shapes=shapes,
-            verbose=False,
-        )
-    if program is None:
-        raise BundleError("export: the ONNX exporter gave no model")
-    model = program.model_proto
-    _strip(model)
-    gather_columns_as_rows(model)
-    model.producer_name = "ctr-pipeline"
-    model.producer_version = ""
-    onnx.checker.check_model(model, full_check=True)
-    content: bytes = model.SerializeToString(deterministic=True)
-    return content
-
-
-def _example_inputs(layout: Layout, share: bool) -> tuple[dict[str, Tensor], tuple[dict[int, Any], ...]]:
-    """Inputs to export with, by name, and which of their sizes may vary."""
-    if not share:
-        rows = torch.export.Dim("rows", min=1)
-        numbers, ids = len(layout.numeric), len(layout.id_columns)
-        found = {"numeric": torch.zeros(3, numbers), "ids": torch.zeros(3, ids, dtype=torch.int64)}
-        return found, ({0: rows}, {0: rows})
-    keys, candidates = torch.export.Dim("keys", min=1), torch.export.Dim("candidates", min=1)
-    columns = RequestColumns.of(layout)
-    found = {
-        "numeric": torch.zeros(3, 5, len(columns.own_numbers)),
-        "ids": torch.zeros(3, 5, len(columns.own_ids), dtype=torch.int64),
-        "shared_numeric": torch.zeros(3, len(columns.shared_numbers)),
-        "shared_ids": torch.zeros(3, len(columns.shared_ids), dtype=torch.int64),
-    }
-    return found, ({0: keys, 1: candidates}, {0: keys, 1: candidates}, {0: keys}, {0: keys})
-
-
-@contextlib.contextmanager
-def _compiler_cache(folder: Path) -> Iterator[None]:
-    """Keeps the folder that torch makes for its compiler as soon as it exports out of the temporary directory."""
-    name = "TORCHINDUCTOR_CACHE_DIR"
-    before = os.environ.get(name)
-    os.environ.setdefault(name, str(folder))
-    try:
-        yield
-    finally:
-        if before is None:
-            # torch writes the name of its folder there too.
-            os.environ.pop(name, None)
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _strip(message: Any) -> None:
-    """Removes comments and metadata (stack traces, paths) from an ONNX message and all messages inside it."""
-    for field, value in message.ListFields():
-        if field.name in ("metadata_props", "doc_string"):
-            message.ClearField(field.name)
-        elif field.message_type is not None:
-            for part in [value] if hasattr(value, "ListFields") else value:
-                _strip(part)
 
 
 def _golden(module: CalibratedRanker, layout: Layout) -> dict[str, Any]:

@@ -26,12 +26,14 @@ class Parity:
         logit: Trained model against bundle, in logits.
         probability: Trained model against bundle, in calibrated probabilities.
         batch: Row alone against row in a batch, in probabilities.
+        storage: Trained model against itself with embeddings as they are stored, in probabilities. It has no limit here.
     """
 
     rows: int
     logit: float
     probability: float
     batch: float
+    storage: float = 0.0
 
     @property
     def passed(self) -> bool:
@@ -49,6 +51,7 @@ class Parity:
             "logit": self.logit,
             "probability": self.probability,
             "batch": self.batch,
+            "storage": self.storage,
             "passed": self.passed,
         }
 

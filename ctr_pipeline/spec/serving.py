@@ -1,5 +1,7 @@
 """How fast a request must be answered, and what its candidates share."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from ctr_pipeline.spec.canary import Canary
@@ -35,6 +37,10 @@ class Serving(Section):
     candidates: int = Field(default=1, ge=1, le=100_000, description="Impressions that a request asks to score.")
     log: ServingLog = added_field(ServingLog(), "Which requests are logged.")
     canary: Canary = added_field(Canary(), "Limits of a challenger that answers a share of the users.")
+    embedding_storage: Literal["fp32", "fp16", "int8"] = added_field(
+        "fp32",
+        "How the served model keeps embeddings: in single or half precision, or by rows as whole numbers of 8 bits and a scale.",
+    )
     score: list[RankingTerm] | None = added_field(
         None,
         "Terms whose sum the candidates are ranked by; it is returned with the tasks, as `ranking_score`.",

@@ -203,6 +203,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("serving", {"canary": {"margin": -1}}),
         ("serving.canary.margin", "greater than or equal to 0", "(found -1)"),
     ),
+    "embeddings of no known storage": (
+        set_to("serving", {"embedding_storage": "int4"}),
+        ("serving.embedding_storage", "'fp32', 'fp16' or 'int8'", "(found 'int4')"),
+    ),
     "a ranking score without terms": (set_to("serving", {"score": []}), ("serving.score", "at least 1 item")),
     "a ranking score of no task": (
         set_to("serving", {"score": [{"task": "sale"}]}),

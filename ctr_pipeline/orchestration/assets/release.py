@@ -86,7 +86,11 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             shutil.rmtree(paths.bundle)
             tracking.fail_model(run.run_id)
         yield from require("serving_bundle", checks)
-        measured = {"export/max_logit_difference": parity.logit, "export/latency_p99_ms": latency.p99}
+        measured = {
+            "export/max_logit_difference": parity.logit,
+            "export/max_storage_difference": parity.storage,
+            "export/latency_p99_ms": latency.p99,
+        }
         tracking.log(run.run_id, measured, [])
         if not tracking.has_model(run.run_id):
             start_model(tracking, run.run_id, spec, context)
@@ -100,6 +104,7 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 "max_logit_difference": cell(parity.logit),
                 "max_probability_difference": cell(parity.probability),
                 "max_batch_difference": cell(parity.batch),
+                "max_storage_difference": cell(parity.storage),
                 "latency_p99_ms": cell(latency.p99),
                 "mlflow_run_id": run.run_id,
             },
@@ -170,7 +175,7 @@ def _export(spec: Spec, paths: RetrainPaths) -> "tuple[Bundle, Parity, Latency]"
     bundle = export_bundle(ranker, fitted, dataset.layout, paths.packed / "vocabulary.parquet", spec, paths.bundle)
     test = dataset.splits["test"]
     numeric, ids = test.numeric[:PARITY_ROWS], test.ids[:PARITY_ROWS]
-    parity = check_parity(bundle, ranker, fitted, numeric, ids)
+    parity = check_parity(bundle, ranker, fitted, numeric, ids, spec.serving.embedding_storage)
     latency = measure_latency(
         bundle, numeric, ids, spec.serving.candidates, processor_time=time.thread_time, pause=_pause
     )
