@@ -79,7 +79,7 @@ class ModelLoader:
         """The arms of the state as it is now; models that are open are not opened again.
 
         Raises:
-            UserError: a model cannot be opened.
+            UserError: the champion cannot be opened.
             OSError: there is no state.
         """
         from ctr_pipeline.serving.http import ServedArms
@@ -88,9 +88,15 @@ class ModelLoader:
         if state is None:
             raise FileNotFoundError(self._folder.state_file)
         state = _without_ended(state, self._folder.ended_trials())
-        champion = self._model(state.champion)
-        challenger = None if state.challenger is None else self._model(state.challenger)
-        used = {state.champion.sha256, state.challenger.sha256 if state.challenger else ""}
+        champion, challenger = self._model(state.champion), None
+        if state.challenger is not None and state.trial is not None:
+            try:
+                challenger = self._model(state.challenger)
+            except UserError as error:
+                # The champion is not held up by it.
+                _log.error("version %s is not tried: %s", state.trial.version, error)
+                state = replace(state, trial=None, refused={**state.refused, state.trial.version: str(error)})
+        used = {model.bundle.sha256 for model in (champion, challenger) if model is not None}
         self._opened = {sha256: model for sha256, model in self._opened.items() if sha256 in used}
         return ServedArms.of(champion, challenger, state.trial, state.refused, frozenset(state.other_inputs))
 
@@ -127,7 +133,8 @@ def refresh(models: "ServedModels", loader: ModelLoader, metrics: "ServiceMetric
     """Serves what the state names now; goes on with the models before where that cannot be opened."""
     try:
         arms = loader.arms()
-    except (UserError, OSError, ValueError) as error:
+    except Exception as error:
+        # Whatever it is, the thread must live to see the next state.
         metrics.swapped("failed")
         _log.error("the models of the state cannot be opened, so those before go on: %s", error)
         current = models.current

@@ -259,19 +259,22 @@ def score_in_shadow(
 
 
 def user_of(model: ServedModel, shared: Mapping[str, Any]) -> str | None:
-    """The pseudonym of the user that a request names; None where it names none."""
-    source = model.history.sources.get(USER) if model.history is not None else None
-    name, nulls = model.user, model.hashed.get(model.user or "", frozenset())
-    if source is not None and USER in shared:
-        name, nulls = USER, source.nulls
-    value = shared.get(name) if name is not None else None
-    if name is None or value is None or model.pseudonym is None:
-        return None
-    try:
-        [found] = hashed_values([value], nulls, model.pseudonym, name)
-    except BundleError:
-        return None
-    return found if isinstance(found, str) else None
+    """The pseudonym of the user that a request names, as a feature or for the store; None where it names none."""
+    places = [(model.user, model.hashed.get(model.user, frozenset()), model.pseudonym)] if model.user else []
+    if model.history is not None:
+        history = model.history
+        keys = (source for source in history.sources.values() if source.hashed and USER in source.fields)
+        places += [(name, source.nulls, history.pseudonym) for source in keys for name in source.fields]
+    for name, nulls, pseudonym in places:
+        if pseudonym is None or shared.get(name) is None:
+            continue
+        try:
+            [found] = hashed_values([shared[name]], nulls, pseudonym, name)
+        except BundleError:
+            continue
+        if isinstance(found, str):
+            return found
+    return None
 
 
 def _attempt(score: Callable[[], Scored], clock: Callable[[], float]) -> tuple[Scored | None, str | None, float]:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from ctr_pipeline.serving import Bundle, Scores
 from ctr_pipeline.serving.http import Limits, RequestError, ServedArms, ServedModel, ServedModels
+from ctr_pipeline.serving.http.request_history import KeySource
 from ctr_pipeline.serving.http.served_arms import GuardedCounts, score_in_arm, score_in_shadow, user_of
 from ctr_pipeline.serving.release import (
     Arm,
@@ -59,6 +60,13 @@ def scored(arms: ServedArms, shared: dict[str, Any], counts: Any, body: bytes = 
     return score_in_arm(arms, shared, {}, body, limits=Limits(), clock=lambda: 0.0, counts=counts)
 
 
+class Keys:
+    """A store of which only the keys count."""
+
+    def __init__(self, sources: dict[str, KeySource], pseudonym: Any) -> None:
+        self.sources, self.pseudonym = sources, pseudonym
+
+
 class Broken:
     """A session that cannot score, or scores without sense."""
 
@@ -100,6 +108,12 @@ def test_the_arm_follows_the_user_and_not_the_request(champion: ServedModel, cha
     assert user_of(model, {"ad": "17"}) == user_of(model, {"ad": 17}) == pseudonym
     assert user_of(model, {"ad": "none"}) is None
     assert user_of(model, {"ad": {"x": 1}}) is None
+    # For the store alone, where the user is no feature.
+    store = Keys({"user_id": KeySource(("user_id", "user"), frozenset(("none",)), True)}, own)
+    stored = replace(champion, history=store)
+    assert user_of(stored, {"user": 17}) == user_of(stored, {"user_id": "17"}) == pseudonym
+    assert user_of(stored, {"user": "none"}) is None
+    assert user_of(champion, {"user": 17}) is None
     found = {user: {arms.answering({"ad": user}, bytes([at])) for at in range(20)} for user in range(50)}
     assert all(len(of) == 1 for of in found.values())
     assert {arm for of in found.values() for arm in of} == {Arm.CHAMPION, Arm.CHALLENGER}

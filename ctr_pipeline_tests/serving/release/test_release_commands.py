@@ -2,11 +2,13 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from ctr_pipeline.commands.follow_registry import RegistryFollower, ServeError
 from ctr_pipeline.commands.release import DESPITE_TAG, Releases
+from ctr_pipeline.commands.served_models import ModelLoader
 from ctr_pipeline.commands.serving_folder import ServingFolder
 from ctr_pipeline.deployment.environment import Environment
 from ctr_pipeline.orchestration.assets.release import COMPARED_TAG, KEY_TAG, PASSED_TAG
@@ -166,6 +168,21 @@ def test_a_service_that_starts_after_a_change_waits_for_it(
         assert found.folder.read_seconds_ago() < 60
         step()
         assert found.folder.read_seconds_ago() == float("inf")
+
+
+def test_a_challenger_that_cannot_be_opened_does_not_hold_up_the_champion(
+    registered: Registered, bundle: Bundle, second: Bundle
+) -> None:
+    first = registered.register(bundle.directory, "champion")
+    registered.register(second.directory, "challenger")
+    registered.releases.start(TrialMode.CANARY, None, None, NOW)
+    found = follower(registered)
+    state = found.update()
+    assert state.challenger is not None
+    (Path(state.challenger.folder) / "golden.json").write_text("{}")
+    arms = ModelLoader(found.folder, registered.releases.environment).arms()
+    assert (arms.champion.facts["version"], arms.challenger, arms.trial) == (first, None, None)
+    assert "golden.json" in arms.refused["2"]
 
 
 def test_versions_of_other_keys_are_not_served(registered: Registered, bundle: Bundle) -> None:
