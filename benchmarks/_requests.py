@@ -36,7 +36,9 @@ class Request:
         return orjson.dumps({"rows": [self.shared | row for row in own]})
 
 
-def make_requests(bundle: Bundle, own: Collection[str], candidates: int, number: int, seed: int) -> list[Request]:
+def make_requests(
+    bundle: Bundle, own: Collection[str], candidates: int, number: int, seed: int, left_out: Collection[str] = ()
+) -> list[Request]:
     """Requests of ``candidates`` candidates each, whose values are those of the vocabulary and of the training's statistics.
 
     One number in twenty is missing, and one category in twenty is unknown.
@@ -47,6 +49,7 @@ def make_requests(bundle: Bundle, own: Collection[str], candidates: int, number:
         candidates: Candidates of a request.
         number: Requests.
         seed: Decides the values.
+        left_out: Features that the requests do not hold.
     """
     rng = np.random.default_rng(seed)
     keys = {column.name: list(bundle.vocabulary[column.vocabulary]) for column in bundle.layout.ids}
@@ -55,7 +58,7 @@ def make_requests(bundle: Bundle, own: Collection[str], candidates: int, number:
         shared: dict[str, Any] = {}
         mine: dict[str, list[Any]] = {}
         for name, kind in bundle.inputs.items():
-            if name == TIME:
+            if name == TIME or name in left_out:
                 continue
             count = candidates if name in own else 1
             length = 0 if not kind.startswith("[") else 5

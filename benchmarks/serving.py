@@ -4,10 +4,11 @@ A request has one user, query and page, and N candidates; values are made of the
 are paced, as a service is asked: in a loop without pauses the processor's caches hold everything, and figures are several times as
 good. Times are from when a request is due to its answer, so that waiting for an earlier request counts.
 
-- ``in process``: from the columns of a request to its scores (ids hashed, values looked up, encoded, scored), on one core;
+- ``in process``: from the columns of a request to its scores (ids hashed, history features looked up where there is a store,
+  encoded, scored), on one core;
 - ``ctr serve``: `POST /score` over loopback; the server has one core to itself, the client another;
 - ``plain``: a `def` endpoint with a pydantic model of rows over the same bundle, on the same core as the server before, by turns
-  with it;
+  with it; it has no store, so its requests hold the history features;
 - ``--load``: 1,000 requests a second for a minute on two workers, over 16 connections.
 
 The figures of a line are medians over the repeats, with the smallest and the largest of them, in milliseconds. ``processor`` is the
@@ -16,7 +17,7 @@ clock's.
 
 Run from the checkout::
 
-    python benchmarks/serving.py [--data-root data/ads | --bundle FOLDER] [--repeats 5] [--requests 500] [--load] [--assert]
+    python benchmarks/serving.py [--data-root data/ads | --bundle FOLDER [--store FOLDER]] [--repeats 5] [--requests 500] [--load] [--assert]
 
 ``--assert`` exits with 1 where a median p99 is above the limit for it: in process .5 ms at N = 1 and 3 ms at N = 512, by HTTP 1.5 ms
 at N = 1 and 4 ms at N = 300; or where ``--load`` had an error.
@@ -32,6 +33,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,7 @@ from _machine import machine
 from _requests import Connection, load, make_requests, paced
 from numpy.typing import NDArray
 
+from ctr_pipeline.commands.serve_store import opened_history
 from ctr_pipeline.serving import Bundle
 from ctr_pipeline.serving.http import Limits, ServedModel
 from ctr_pipeline.serving.http.request_scoring import score_request
@@ -60,8 +63,11 @@ LOAD_RATE, LOAD_SECONDS, CONNECTIONS = 1000.0, 60.0, 16
 
 def in_process(bundle: Bundle, own: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """p50 and p99 of scoring requests of each size."""
-    model, limits = ServedModel.of(bundle, Pseudonymiser(KEY.encode()).of_text), Limits()
-    made = {n: make_requests(bundle, own, n, DIFFERENT, n) for n in IN_PROCESS}
+    pseudonym, limits = Pseudonymiser(KEY.encode()).of_text, Limits()
+    model = ServedModel.of(bundle, pseudonym)
+    if arguments.store is not None:
+        model = replace(model, history=opened_history(model, arguments.store, pseudonym))
+    made = {n: make_requests(bundle, own, n, DIFFERENT, n, looked_up(arguments, bundle)) for n in IN_PROCESS}
     gc.collect()
     gc.freeze()
     found: dict[int, list[tuple[NDArray[Any], NDArray[Any]]]] = {n: [] for n in IN_PROCESS}
@@ -82,6 +88,14 @@ def in_process(bundle: Bundle, own: list[str], arguments: argparse.Namespace) ->
         }
         for n, times in found.items()
     }
+
+
+def looked_up(arguments: argparse.Namespace, bundle: Bundle) -> set[str]:
+    """Features of the past that requests do not hold, because the store does."""
+    if arguments.store is None:
+        return set()
+    made = {column.feature for column in bundle.layout.numeric if column.group == "history"}
+    return made | {column.name for column in bundle.layout.ids if column.group == "history"}
 
 
 def figures(repeats: list[NDArray[Any]], prefix: str) -> dict[str, list[float]]:
@@ -134,21 +148,12 @@ def server(command: list[str], port: int, path: str, core: int | None) -> Iterat
         process.wait(20)
 
 
-def serve_command(bundle: Bundle, port: int, workers: int) -> list[str]:
+def serve_command(bundle: Bundle, port: int, workers: int, store: Path | None) -> list[str]:
     """`ctr serve` of the bundle."""
     code = "from ctr_pipeline.cli.app import main; main()"
-    return [
-        sys.executable,
-        "-c",
-        code,
-        "serve",
-        "--bundle",
-        str(bundle.directory),
-        "--port",
-        str(port),
-        "--workers",
-        str(workers),
-    ]
+    command = [sys.executable, "-c", code, "serve", "--bundle", str(bundle.directory)]
+    command += ["--port", str(port), "--workers", str(workers)]
+    return command if store is None else [*command, "--store", str(store)]
 
 
 def by_http(bundle: Bundle, own: list[str], arguments: argparse.Namespace, core: int | None) -> dict[str, Any]:
@@ -157,16 +162,19 @@ def by_http(bundle: Bundle, own: list[str], arguments: argparse.Namespace, core:
     plain = [sys.executable, str(Path(__file__).with_name("_plain_endpoint.py")), str(bundle.directory), str(second)]
     found: dict[str, Any] = {}
     with (
-        server(serve_command(bundle, first, 1), first, "/readyz", core) as ours,
+        server(serve_command(bundle, first, 1, arguments.store), first, "/readyz", core) as ours,
         server(plain, second, "/openapi.json", core) as theirs,
     ):
         processes = {"ctr serve": ours.pid, "plain": theirs.pid}
         ways = {"ctr serve": Connection(first, "/score"), "plain": Connection(second, "/predict")}
         for n in BY_HTTP:
-            requests = make_requests(bundle, own, n, DIFFERENT, n)
+            ours, theirs_too = (
+                make_requests(bundle, own, n, DIFFERENT, n, left_out)
+                for left_out in (looked_up(arguments, bundle), set())
+            )
             bodies = {
-                "ctr serve": [ways["ctr serve"].request(one.columns()) for one in requests],
-                "plain": [ways["plain"].request(one.rows()) for one in requests],
+                "ctr serve": [ways["ctr serve"].request(one.columns()) for one in ours],
+                "plain": [ways["plain"].request(one.rows()) for one in theirs_too],
             }
             gc.collect()
             gc.freeze()
@@ -200,8 +208,8 @@ def by_http(bundle: Bundle, own: list[str], arguments: argparse.Namespace, core:
 
 def under_load(bundle: Bundle, own: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
     """Requests, errors and times of a minute at 1,000 requests a second on two workers, with the client beside them."""
-    requests = make_requests(bundle, own, arguments.load_candidates, DIFFERENT, 0)
-    with server(serve_command(bundle, arguments.port, 2), arguments.port, "/readyz", None):
+    requests = make_requests(bundle, own, arguments.load_candidates, DIFFERENT, 0, looked_up(arguments, bundle))
+    with server(serve_command(bundle, arguments.port, 2, arguments.store), arguments.port, "/readyz", None):
         bodies = [one.columns() for one in requests]
         load(arguments.port, "/score", bodies, LOAD_RATE, 2.0, CONNECTIONS)
         found = load(arguments.port, "/score", bodies, LOAD_RATE, arguments.load_seconds, CONNECTIONS)
@@ -231,6 +239,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data-root", type=Path, default=Path("data/ads"))
     parser.add_argument("--bundle", type=Path)
+    parser.add_argument("--store", type=Path, help="snapshots of history features; by default those of the data root")
     parser.add_argument(
         "--own",
         nargs="*",
@@ -247,6 +256,10 @@ def main() -> int:
     parser.add_argument("--assert", dest="judged", action="store_true")
     arguments = parser.parse_args()
     bundle = bundle_of(arguments)
+    online = arguments.data_root / "online"
+    if arguments.store is None and not arguments.bundle and online.is_dir():
+        arguments.store = online
+    arguments.store = arguments.store.resolve() if arguments.store else None
     own = arguments.own or list(bundle.layout.candidate_features) or [name for name in bundle.inputs if name != "ts"]
     cores = sorted(os.sched_getaffinity(0))
     print(machine(("onnxruntime", "numpy", "fastapi", "uvicorn", "pydantic")))

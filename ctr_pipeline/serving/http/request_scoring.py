@@ -126,7 +126,8 @@ def score_request(
     filled, shared, candidates = _filled(model, shared, candidates, rows)
     bids: dict[str, NDArray[np.float64]] = {}
     if model.ranking is not None and model.ranking.bids:
-        bids = _bids(model.ranking, shared, candidates, rows)
+        past = {name: values[0] for name, values in filled.shared.items()}
+        bids = _bids(model.ranking, {**shared, **past}, {**candidates, **filled.candidates}, rows)
         # A bid that is a feature is one too.
         others = model.bids - model.bundle.inputs.keys()
         shared = {name: value for name, value in shared.items() if name not in others}
