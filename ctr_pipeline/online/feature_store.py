@@ -1,6 +1,7 @@
 """The online feature store: looks up what a request does not say of the past, in the snapshot of the request's day."""
 
 import math
+import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
@@ -44,6 +45,8 @@ class FeatureStore:
     definition: str = ""
     layout: StoreLayout = field(init=False)
     _keys: dict[str, KeyLayout] = field(init=False)
+    _index: str = field(init=False)
+    _inputs: dict[str, tuple[tuple[str, ...], ...]] = field(init=False)
     _stamp: tuple[int, int] = field(init=False, default=(0, 0))
     _listed: tuple[SnapshotFacts, ...] = field(init=False, default=())
     _opened: dict[str, Snapshot] = field(init=False, default_factory=dict)
@@ -53,17 +56,20 @@ class FeatureStore:
         self.definition = self.definition or history_definition(self.spec)
         self.layout = StoreLayout.of(self.spec)
         self._keys = {one.key: one for one in self.layout.keys}
+        self._inputs = {one.key: one.inputs for one in self.layout.keys}
+        # As text: to join paths takes longer than to ask for the file, and each look-up does.
+        self._index = str(self.root / INDEX)
         self.refresh()
 
     @property
     def inputs(self) -> Mapping[str, tuple[tuple[str, ...], ...]]:
         """As :attr:`~ctr_pipeline.serving.history_lookup.HistoryStore.inputs`."""
-        return {one.key: one.inputs for one in self.layout.keys}
+        return self._inputs
 
     def refresh(self) -> None:
         """Reads the list of snapshots where it has changed. One that cannot be read leaves all as it is."""
         try:
-            found = (self.root / INDEX).stat()
+            found = os.stat(self._index)
         except OSError:
             return
         stamp = (found.st_mtime_ns, found.st_ino)

@@ -157,7 +157,8 @@ class RequestHistory:
                 )
             together = rows if own else 1
             texts = texts if len(texts) == together else texts * together
-            found = self.store.look_up(key, texts, np.broadcast_to(times, together), wanted)
+            instants = times if len(times) == together else np.repeat(times, together)
+            found = self.store.look_up(key, texts, instants, wanted)
             (to_candidates if own else to_shared).update(found.columns)
             unknown[key] = found.unknown
             late = max(late, found.late)
