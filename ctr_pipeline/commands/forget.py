@@ -56,6 +56,7 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
 
     from ctr_pipeline.lake import Lake
     from ctr_pipeline.lake.erasure import purge_history, tables_of
+    from ctr_pipeline.online.event_store import FOLDER, EventStore
     from ctr_pipeline.online.snapshot_erasure import erase_from_snapshots
     from ctr_pipeline.sources.forgotten import digests, user_columns
 
@@ -77,6 +78,8 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
     for folder in (deployment.paths.reproduction, deployment.data_root / "spill", copies):
         shutil.rmtree(folder, ignore_errors=True)
     snapshots = erase_from_snapshots(deployment.paths.online, deployment.spec, columns, hashed)
+    for folder in (deployment.paths.online / FOLDER).glob("*/"):
+        EventStore(folder, deployment.spec).forget(hashed)
     aside = [deployment.paths.lake, deployment.paths.online]
     scrubbed = scrub(deployment.data_root, aside, hashed, [*columns, *listed_users(deployment.spec)])
     _renew_identities(deployment, scrubbed)

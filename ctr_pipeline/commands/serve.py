@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ctr_pipeline.commands.fill_events import fill_events
 from ctr_pipeline.commands.follow_registry import ServeError, is_usable
 from ctr_pipeline.commands.serve_log import log_settings, opened_log
 from ctr_pipeline.commands.serve_store import refuse_other_features, store_of
@@ -143,6 +144,7 @@ def run_service(
             assert state is not None, "it is written by now"
             # Here it ends the command; in a process of the service it would end that process alone.
             refuse_other_features(settings.store, Path(state.champion.folder))
+            fill_events(settings.store, settings.data_root, Path(state.champion.folder))
             version = f"version {state.champion.facts['version']}, " if "version" in state.champion.facts else ""
             ready(f"{version}{state.champion.sha256[:12]} on http://{host}:{port}")
             run_processes(host, port, settings.workers, follower.keep_alive if follower else None)

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from ctr_pipeline.deployment.paths import DataRoot
 
 if TYPE_CHECKING:
+    from ctr_pipeline.online.event_store import EventStore
     from ctr_pipeline.serving.http import ServedModel
     from ctr_pipeline.serving.http.request_history import RequestHistory
+    from ctr_pipeline.spec import Spec
 
 
 def store_of(data_root: Path) -> str:
@@ -37,10 +39,27 @@ def opened_history(model: "ServedModel", folder: Path, pseudonym: Callable[[str]
     spec = parse_spec(model.spec_text, where=str(bundle.directory / "spec.yaml"))
     if not spec.features.history:
         return None
-    store = FeatureStore(folder, spec, bundle.history or "")
+    events = event_store_of(folder, spec, bundle.history)
+    store = FeatureStore(folder, spec, bundle.history or "", events)
     store.refuse_other_features()
     shared = model.encoder.declared_shared
-    return RequestHistory.of(bundle, spec, store, pseudonym, lambda: time.time_ns() // 1000, shared)
+    return RequestHistory.of(bundle, spec, store, pseudonym, lambda: time.time_ns() // 1000, shared, events)
+
+
+def event_store_of(folder: Path, spec: "Spec", definition: str | None) -> "EventStore | None":
+    """The store of events beside the snapshots in ``folder``; None where no feature is made of events.
+
+    Args:
+        folder: Folder of the snapshots.
+        spec: The spec of the model.
+        definition: That of the bundle's history features; None for that of the spec.
+    """
+    from ctr_pipeline.features.history_definition import history_definition
+    from ctr_pipeline.online.event_store import FOLDER, EventStore, exact_features
+
+    return (
+        EventStore(folder / FOLDER / (definition or history_definition(spec)), spec) if exact_features(spec) else None
+    )
 
 
 def refuse_other_features(store: str, bundle: Path) -> None:

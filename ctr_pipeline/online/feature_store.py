@@ -3,7 +3,7 @@
 import math
 import os
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ctr_pipeline.features.history_definition import history_definition
+from ctr_pipeline.online.event_store import EventStore
 from ctr_pipeline.online.opened_snapshot import Lists, Snapshot
 from ctr_pipeline.online.snapshot_index import INDEX, SnapshotFacts, StoreError, listed
 from ctr_pipeline.online.store_layout import INSTANTS, ITEMS, KINDS, KeyLayout, StoreLayout, list_inputs
@@ -37,12 +38,14 @@ class FeatureStore:
     Args:
         root: Folder of the snapshots.
         spec: The spec that the model was built from.
+        events: Where features with ``exact`` are looked up; None for nowhere.
         definition: That of the history features which the model was trained with; by default that of the spec.
     """
 
     root: Path
     spec: Spec
     definition: str = ""
+    events: EventStore | None = None
     layout: StoreLayout = field(init=False)
     _keys: dict[str, KeyLayout] = field(init=False)
     _index: str = field(init=False)
@@ -56,7 +59,10 @@ class FeatureStore:
         self.definition = self.definition or history_definition(self.spec)
         self.layout = StoreLayout.of(self.spec)
         self._keys = {one.key: one for one in self.layout.keys}
+        exact = self.events.features if self.events is not None else ()
         self._inputs = {one.key: one.inputs for one in self.layout.keys}
+        for feature in exact:
+            self._inputs[feature.key] = (*self._inputs.get(feature.key, ()), (feature.name,))
         # As text: to join paths takes longer than to ask for the file, and each look-up does.
         self._index = str(self.root / INDEX)
         self.refresh()
@@ -132,6 +138,12 @@ class FeatureStore:
         """
         self.refresh()
         wanted, days = frozenset(names), times // DAY_US
+        exact = [f for f in (self.events.features if self.events is not None else ()) if f.name in wanted]
+        if exact and self.events is not None:
+            looked_up = {f.name: self.events.values(f, texts, times).tolist() for f in exact}
+            daily = wanted - looked_up.keys()
+            others = self.look_up(key, texts, times, daily) if daily else FoundHistory({}, 0, 0)
+            return replace(others, columns={**others.columns, **looked_up})
         if bool((days == days[:1]).all()):
             day = _day(int(times[0])) if len(times) else _EPOCH
             return self._on_day(day, key, texts, times, wanted)

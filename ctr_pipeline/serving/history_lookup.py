@@ -1,11 +1,76 @@
-"""What scoring asks of a store of history features."""
+"""What a service asks of a store of history features, and tells it."""
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from ctr_pipeline.errors import UserError
+
+IMPRESSION = "impression"
+"""What an event that is an impression is called; the others are called as their task."""
+
+
+class FullError(UserError):
+    """The store of events has no room left; nothing of what was to be stored is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """An impression, or an outcome of one."""
+
+    kind: str
+    """:data:`IMPRESSION`, or the name of a task."""
+    impression: str
+    """Keyed hash of the impression's id."""
+    ts: int
+    """When it happened, microseconds since 1970 UTC."""
+    arrived: int
+    """When it was known."""
+    keys: Mapping[str, str | None] = field(default_factory=dict)
+    """Of an impression, its key columns as the history table has them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """How many events are new, were stored before, and are too old to be looked at."""
+
+    accepted: int
+    repeated: int
+    too_old: int = 0
+
+
+class EventSink(Protocol):
+    """Stores events; several processes may do so at once."""
+
+    @property
+    def identity(self) -> str:
+        """Two sinks with the same one are the same."""
+        ...
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Key columns that an impression should have."""
+        ...
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the tasks whose outcomes are stored."""
+        ...
+
+    def append_all(self, batches: Sequence[Sequence[Event]], now: int) -> list[Stored]:
+        """Stores all events of all batches, or none; what it returns of is on disk.
+
+        Args:
+            batches: The events.
+            now: Microseconds since 1970 UTC.
+
+        Raises:
+            FullError: there is no room.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from ctr_pipeline.features.layout import FromTime
 from ctr_pipeline.features.local_time import time_part_of
 from ctr_pipeline.serving.bundle import Bundle
 from ctr_pipeline.serving.category_rows import CategoryRows
-from ctr_pipeline.serving.history_lookup import HistoryStore, StoreState
+from ctr_pipeline.serving.history_lookup import EventSink, HistoryStore, StoreState
 from ctr_pipeline.serving.http.pseudonym_features import hashed_values, pseudonym_features
 from ctr_pipeline.serving.request_encoding import TIME
 from ctr_pipeline.serving.request_values import BundleError, category_text, instant
@@ -72,6 +72,8 @@ class RequestHistory:
     """Microseconds since 1970 UTC: the time of requests that have none."""
     keeps_time: bool
     """Whether the model makes features of a request's time."""
+    events: EventSink | None = None
+    """Where events go that arrive since; None where no feature is made of them."""
     shared: frozenset[str] = frozenset()
     """Features that the candidates of a request cannot differ in."""
 
@@ -84,6 +86,7 @@ class RequestHistory:
         pseudonym: Callable[[str], str] | None,
         now: Callable[[], int],
         shared: frozenset[str] = frozenset(),
+        events: EventSink | None = None,
     ) -> Self:
         """The store for the requests of a bundle.
 
@@ -94,6 +97,7 @@ class RequestHistory:
             pseudonym: The deployment's hash of an id.
             now: Microseconds since 1970 UTC.
             shared: Features that the candidates of a request cannot differ in.
+            events: Where events go that arrive since.
 
         Raises:
             BundleError: keys are hashed and there is no hash.
@@ -105,12 +109,12 @@ class RequestHistory:
                 f"{bundle.directory}: the keys {', '.join(hashed)} are hashed, and there is no key for that"
             )
         keeps_time = any(column.from_time is not None for column in bundle.layout.ids)
-        return cls(store, sources, pseudonym, now, keeps_time, shared)
+        return cls(store, sources, pseudonym, now, keeps_time, events, shared)
 
     @property
     def hashes(self) -> bool:
-        """Whether a key column is hashed."""
-        return any(source.hashed for source in self.sources.values())
+        """Whether a key column is hashed, or ids of events are."""
+        return self.events is not None or any(source.hashed for source in self.sources.values())
 
     @property
     def fields(self) -> frozenset[str]:
@@ -185,15 +189,32 @@ class RequestHistory:
         times: NDArray[np.int64],
     ) -> list[str | None] | None:
         """[N] or [1] values of a key column as the store knows them; None where the request has none."""
-        source, name = self.sources[key], self._field(key, candidates)
+        name = self._field(key, candidates)
         values = list(candidates[name]) if name is not None else []
         if name is None:
             name = self._field(key, shared)
             if name is None:
-                form = source.made_of_time
+                form = self.sources[key].made_of_time
                 return None if form is None else [time_part_of(t, form.part, form.zone) for t in times.tolist()]
             values = [shared[name]]
-        where = f"feature {name!r}"
+        return self._read(key, name, values)
+
+    def key_text(self, key: str, given: Mapping[str, Any]) -> str | None:
+        """The value of a key column as the store knows it; None where it is missing.
+
+        Args:
+            key: The key column.
+            given: Raw values by field.
+
+        Raises:
+            BundleError: it cannot be read; names its field, not its value.
+        """
+        name = self._field(key, given)
+        return None if name is None else self._read(key, name, [given[name]])[0]
+
+    def _read(self, key: str, name: str, values: list[Any]) -> list[str | None]:
+        """[N] values of a key column, given in the field ``name``, as the store knows them."""
+        source, where = self.sources[key], f"feature {name!r}"
         if any(isinstance(value, list) for value in values):
             raise BundleError(f"{where}: found a list; expected one value")
         if source.hashed:

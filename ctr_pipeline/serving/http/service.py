@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from ctr_pipeline.serving.http.events import EventWriter, parsed_events
 from ctr_pipeline.serving.http.inference_protocol import (
     columns_of,
     inference_answer,
@@ -18,6 +20,7 @@ from ctr_pipeline.serving.http.inference_protocol import (
     wanted_outputs,
 )
 from ctr_pipeline.serving.http.request_guard import RequestGuard, error_answer, http_error, json_answer, path_names
+from ctr_pipeline.serving.http.request_history import RequestHistory
 from ctr_pipeline.serving.http.request_json import (
     Limits,
     RequestError,
@@ -170,6 +173,24 @@ def build_service(
                 )
             )  # fmt: skip
 
+    writers: dict[str, EventWriter] = {}
+
+    async def happened(request: Request) -> Response:
+        arms = models.current
+        content, _ = await content_of(request, arms)
+        stored = None
+        for history in _with_events(arms):
+            sink = history.events
+            assert sink is not None, "chosen so"
+            events = parsed_events(content, history, sink, history.now())
+            writer = writers.setdefault(sink.identity, EventWriter(sink, history.now))
+            found = await writer.store(events)
+            stored = stored or found
+        if stored is None:
+            raise RequestError("no feature of the model is made of events", "events", status=404, kind="path")
+        metrics.events(stored)
+        return json_answer(asdict(stored))
+
     def refuse_other_model(request: Request) -> None:
         if request.path_params["name"] != name:
             raise RequestError(f"there is no such model; this one is {name}", "name", status=404, kind="path")
@@ -205,6 +226,7 @@ def build_service(
 
     answers: dict[tuple[str, str], Callable[[Request], Any]] = {
         ("POST", "/score"): score,
+        ("POST", "/events"): happened,
         ("POST", f"{MODEL_PATH}/infer"): infer,
         ("GET", MODEL_PATH): metadata,
         ("GET", f"{MODEL_PATH}/ready"): model_ready,
@@ -258,6 +280,16 @@ def description_of(arms: ServedArms) -> dict[str, Any]:
         "refused": dict(arms.refused),
         "spec": model.spec_text,
     }
+
+
+def _with_events(arms: ServedArms) -> list[RequestHistory]:
+    """The stores of the models that are made of events, each once; the champion's first."""
+    found: dict[str, RequestHistory] = {}
+    for model in (arms.champion, arms.challenger):
+        history = None if model is None else model.history
+        if history is not None and history.events is not None:
+            found.setdefault(history.events.identity, history)
+    return list(found.values())
 
 
 def _canary_share(arms: ServedArms) -> float:

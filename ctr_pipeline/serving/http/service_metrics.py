@@ -7,6 +7,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, gene
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from ctr_pipeline.serving.history_lookup import Stored
 from ctr_pipeline.serving.release import Arm
 
 SECONDS = (0.0005, 0.001, 0.002, 0.003, 0.005, 0.008, 0.012, 0.02, 0.05, 0.1, 0.25, 1.0, 5.0)
@@ -51,6 +52,9 @@ class ServiceMetrics:
             "ctr_serve_history_keys", "Keys without a past, and key columns that a request lacks.", ["key", "kind"],
             registry=self._registry,
         )  # fmt: skip
+        self._events = Counter(
+            "ctr_serve_events", "Events by what became of them.", ["outcome"], registry=self._registry
+        )
         self._late = Counter(
             "ctr_serve_late_history", "Candidates whose past was not that of their own day.", registry=self._registry
         )
@@ -91,6 +95,11 @@ class ServiceMetrics:
     def logged(self, outcome: str) -> None:
         """Counts a request that was written to the log, or why it was not."""
         self._logged.labels(outcome).inc()
+
+    def events(self, stored: Stored) -> None:
+        """Counts what became of the events of a request."""
+        for outcome in ("accepted", "repeated", "too_old"):
+            self._events.labels(outcome).inc(getattr(stored, outcome))
 
     def looked_up(self, unknown: Mapping[str, int], absent: Sequence[str], late: int) -> None:
         """Counts what a store did not find, by key column."""

@@ -1,0 +1,50 @@
+"""Before `ctr serve` answers: the store of events gets what the tables hold, in a process of its own.
+
+LMDB's files must not be open in a process that is copied, as the one that starts the others is.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def fill_events(store: str, data_root: str, bundle: Path) -> None:
+    """Fills the store of events of a bundle's history features from the tables of a data root.
+
+    Args:
+        store: Folder of the snapshots; empty for none.
+        data_root: The data root; empty for none.
+        bundle: Folder of the bundle.
+    """
+    from ctr_pipeline.spec import load_spec
+
+    if (
+        store
+        and data_root
+        and any(getattr(f, "exact", False) for f in load_spec(bundle / "spec.yaml").features.history)
+    ):
+        content = json.dumps({"store": store, "data_root": data_root, "bundle": str(bundle)})
+        subprocess.run([sys.executable, "-m", "ctr_pipeline.commands.fill_events", content], check=True)
+
+
+def main(store: str, data_root: str, bundle: str) -> None:
+    """What that process does."""
+    from ctr_pipeline.commands.serve_store import event_store_of
+    from ctr_pipeline.deployment.paths import DataRoot
+    from ctr_pipeline.lake import Lake
+    from ctr_pipeline.online.event_filling import fill_from_tables
+    from ctr_pipeline.serving.bundle import history_of
+    from ctr_pipeline.spec import load_spec
+    from ctr_pipeline.spec.extensions import load_extensions
+
+    load_extensions()
+    folder = Path(bundle)
+    events = event_store_of(Path(store), load_spec(folder / "spec.yaml"), history_of(folder))
+    if events is not None:
+        fill_from_tables(events, Lake(DataRoot(Path(data_root)).lake), time.time_ns() // 1000)
+
+
+if __name__ == "__main__":
+    main(**json.loads(sys.argv[1]))

@@ -1,0 +1,352 @@
+"""Events as they happen, for the features that look back from the request itself: one LMDB file for all processes.
+
+What is told to be stored is on disk. No id is stored as such, only digests of keyed hashes.
+"""
+
+import hashlib
+import math
+import struct
+from collections.abc import Iterator, Sequence
+from itertools import islice, takewhile
+from pathlib import Path
+from typing import Any
+from weakref import WeakValueDictionary
+
+import lmdb
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from ctr_pipeline.features.exact_windows import ExactFeature
+from ctr_pipeline.labels.states import label_maturity
+from ctr_pipeline.online.event_facts import Arrived, known_outcomes
+from ctr_pipeline.serving.history_lookup import IMPRESSION, Event, FullError, Stored
+from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.fields import DAY_US
+from ctr_pipeline.spec.history import HistoryCount, HistoryRate, HistoryRecency
+
+FOLDER = "events"
+"""Folder of the store below that of the snapshots."""
+
+MOST_BYTES = 4 * 2**30
+"""Size of the file beyond which nothing is stored any more."""
+
+MOST_PER_HOUR = 5_000
+"""Moments of one key that a look-up reads of each hour at an end of its window; of whole hours it reads sums."""
+
+HOUR_US = 3_600_000_000
+
+_EXPIRED_AT_ONCE = 200
+"""Old entries that are removed, beside as many as are added, with each commit."""
+
+_TIME, _VALUE, _TOTAL = struct.Struct(">q"), struct.Struct(">qB"), struct.Struct(">qq")
+_HOUR = struct.Struct(">qqq")
+"""Number, hits and latest moment of an hour."""
+_DIGEST, _SHORT = 16, 8
+_TABLES = ("seen", "impressions", "moments", "hours", "totals", "times")
+
+
+def exact_features(spec: Spec) -> tuple[ExactFeature, ...]:
+    """The features that events make: those with ``exact``, where all tasks are of outcome events."""
+    if any(task.label.event is None for task in spec.tasks):
+        return ()
+    return tuple(f for f in spec.features.history if isinstance(f, ExactFeature) and f.exact)
+
+
+class EventStore:
+    """The events of one definition of history features.
+
+    A moment is an instant at which something of a key became known, in the sense of
+    :mod:`ctr_pipeline.features.exact_windows`: an impression, an outcome that counts, or a label that is mature. Each is
+    found once its last part has arrived, and never changes: what arrives later is known later.
+
+    Args:
+        root: Folder of the store; made when absent.
+        spec: The features and tasks.
+        most_bytes: Size of the file at most.
+    """
+
+    def __init__(self, root: Path, spec: Spec, most_bytes: int = MOST_BYTES) -> None:
+        self.spec, self.features = spec, exact_features(spec)
+        self._environment = _environment(root, most_bytes)
+        self._tables = {name: self._environment.open_db(name.encode()) for name in _TABLES}
+        self._groups = {group: at for at, group in enumerate(sorted({_group(f) for f in self.features}, key=str))}
+        self._patience = {task: _patience(spec, task) for task in (None, *(task.name for task in spec.tasks))}
+        longest = max((f.days for f in self.features), default=0) * DAY_US
+        self._retention = longest + max(self._patience.values()) + DAY_US
+
+    @property
+    def identity(self) -> str:
+        """Path of its file."""
+        return str(self._environment.path())
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """Key columns of its features."""
+        return tuple(sorted({f.key for f in self.features}))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Names of the tasks: of all, as an outcome may wait for its parent."""
+        return tuple(task.name for task in self.spec.tasks)
+
+    def oldest(self, now: int) -> int:
+        """The earliest time of an event that a look-up from ``now`` on can meet; earlier ones are not stored."""
+        return now - self._retention
+
+    def append(self, events: Sequence[Event], now: int) -> Stored:
+        """As :meth:`append_all`, of one batch."""
+        return self.append_all([events], now)[0]
+
+    def append_all(self, batches: Sequence[Sequence[Event]], now: int) -> list[Stored]:
+        """Stores events, all or none. When it returns they are on disk, and each process finds them.
+
+        An event that was stored before changes nothing: an impression, or an outcome of the same kind, impression and time.
+
+        Args:
+            batches: The events.
+            now: Microseconds since 1970 UTC; what is too old to be looked at any more is removed.
+
+        Returns:
+            What became of each batch.
+
+        Raises:
+            FullError: there is no room.
+        """
+        before, stored = self.oldest(now), list[Stored]()
+        try:
+            with self._environment.begin(write=True) as transaction:
+                for events in batches:
+                    # Of what is removed it is not known any more whether it was there.
+                    young = [event for event in events if event.ts >= before]
+                    accepted = sum([self._add(transaction, event) for event in young])
+                    stored.append(Stored(accepted, len(young) - accepted, len(events) - len(young)))
+                added = sum(one.accepted for one in stored)
+                self._expire(transaction, before, _EXPIRED_AT_ONCE + 8 * added)
+        except lmdb.MapFullError as error:
+            raise FullError(
+                f"the store of events has more than {self._environment.info()['map_size']} bytes: nothing was stored."
+            ) from error
+        return stored
+
+    def values(
+        self, feature: ExactFeature, keys: Sequence[str | None], times: NDArray[np.int64]
+    ) -> NDArray[np.float64]:
+        """[N] values of a feature for N keys at N instants, as :func:`join_history` gives them."""
+        found = np.full(len(keys), np.nan)
+        with self._environment.begin() as transaction:
+            for at, (key, time) in enumerate(zip(keys, times.tolist(), strict=True)):
+                if key is not None:
+                    found[at] = self._value(transaction, feature, key, time)
+        return found
+
+    def size(self) -> int:
+        """Bytes in use."""
+        info, stat = self._environment.info(), self._environment.stat()
+        return int((info["last_pgno"] + 1) * stat["psize"])
+
+    def forget(self, key: str) -> None:
+        """Removes what is stored of the impressions of a user, and all moments of the key.
+
+        Args:
+            key: The user's hash.
+        """
+        digest = _digest(key)
+        with self._environment.begin(write=True) as transaction:
+            table = self._tables["impressions"]
+            for name, content in list(transaction.cursor(db=table)):
+                record = orjson.loads(content)
+                if digest.hex() in record["keys"].values():
+                    transaction.delete(name, db=table)
+            # Of whatever definition the store is.
+            for place in range(256):
+                for table in (self._tables["moments"], self._tables["hours"]):
+                    for name in _with_prefix(transaction.cursor(db=table), bytes((place,)) + digest):
+                        transaction.delete(name, db=table)
+
+    def _add(self, transaction: Any, event: Event) -> bool:
+        """Adds an event and the moments that it completes; False where it was there before."""
+        impression = _digest(event.impression)
+        # An impression is shown once.
+        when = 0 if event.kind == IMPRESSION else event.ts
+        seen = _digest(f"{event.kind} {event.impression} {when}")
+        if not transaction.put(seen, b"", db=self._tables["seen"], overwrite=False):
+            return False
+        self._remember(transaction, event.arrived, "seen", seen)
+        content = transaction.get(impression, db=self._tables["impressions"])
+        record = orjson.loads(content) if content else {"shown": None, "keys": {}, "events": [], "known": {}}
+        if not content:
+            self._remember(transaction, event.arrived, "impressions", impression)
+        if event.kind == IMPRESSION:
+            record["shown"] = [event.ts, event.arrived]
+            texts = {name: event.keys.get(name) for name in self.keys}
+            record["keys"] = {name: None if text is None else _digest(text).hex() for name, text in texts.items()}
+        else:
+            record["events"].append([event.kind, event.ts, event.arrived])
+        if record["shown"] is not None:
+            self._complete(transaction, impression, record, is_new=event.kind == IMPRESSION)
+        transaction.put(impression, orjson.dumps(record), db=self._tables["impressions"])
+        return True
+
+    def _complete(self, transaction: Any, impression: bytes, record: dict[str, Any], *, is_new: bool) -> None:
+        """Writes the moments that have come to be known of an impression."""
+        ts, arrived = record["shown"]
+        events = [Arrived(*event) for event in record["events"]]
+        facts = known_outcomes(self.spec.tasks, ts, arrived, events, self.spec.source.max_early)
+        if is_new:
+            self._moment(transaction, impression, record, None, arrived, ts)
+            for task in {f.task for f in self.features if isinstance(f, HistoryRate)}:
+                self._settle(transaction, impression, record, task, hit=False)
+        for task, fact in facts.items():
+            if task in record["known"]:
+                continue
+            record["known"][task] = fact.known
+            self._moment(transaction, impression, record, task, fact.known, fact.ts)
+            if fact.known <= self._mature(task, ts, arrived):
+                self._settle(transaction, impression, record, task, hit=True)
+
+    def _moment(
+        self, transaction: Any, impression: bytes, record: dict[str, Any], task: str | None, known: int, moment: int
+    ) -> None:
+        if known - record["shown"][0] > self._patience[task]:
+            return
+        for (key, of, is_rate), place in self._groups.items():
+            if of == task and not is_rate and record["keys"].get(key) is not None:
+                self._put(transaction, place, record["keys"][key], known, impression, moment, 0)
+
+    def _settle(self, transaction: Any, impression: bytes, record: dict[str, Any], task: str, *, hit: bool) -> None:
+        """The label of an impression, at the instant at which it is mature; what made it positive came before that."""
+        ts, arrived = record["shown"]
+        mature = self._mature(task, ts, arrived)
+        groups = [(key, place) for (key, of, is_rate), place in self._groups.items() if of == task and is_rate]
+        if mature - ts > self._patience[task] or not groups:
+            return
+        for key, place in groups:
+            if record["keys"].get(key) is not None:
+                self._put(transaction, place, record["keys"][key], mature, impression, 0, int(hit))
+        name = task.encode() + b" " + _TIME.pack(mature - mature % DAY_US)
+        rows, hits = _TOTAL.unpack(transaction.get(name, _TOTAL.pack(0, 0), db=self._tables["totals"]))
+        transaction.put(name, _TOTAL.pack(rows + (not hit), hits + hit), db=self._tables["totals"])
+
+    def _put(
+        self, transaction: Any, place: int, key: str, known: int, impression: bytes, moment: int, hit: int
+    ) -> None:
+        head = bytes((place,)) + bytes.fromhex(key)
+        name, hours = head + _TIME.pack(known) + impression[:_SHORT], self._tables["hours"]
+        # A label that was taken for negative is written again when it has become positive in time.
+        is_new = transaction.replace(name, _VALUE.pack(moment, hit), db=self._tables["moments"]) is None
+        hour = head + _TIME.pack(known - known % HOUR_US)
+        content = transaction.get(hour, db=hours)
+        number, hits, latest = _HOUR.unpack(content) if content else (0, 0, 0)
+        transaction.put(hour, _HOUR.pack(number + is_new, hits + hit, max(latest, moment)), db=hours)
+        if is_new:
+            self._remember(transaction, known, "moments", name)
+        if not content:
+            self._remember(transaction, known, "hours", hour)
+
+    def _mature(self, task: str, ts: int, arrived: int) -> int:
+        return max(ts + label_maturity(self.spec.tasks, task) + self.spec.split.ingest_lag, arrived)
+
+    def _value(self, transaction: Any, feature: ExactFeature, key: str, time: int) -> float:
+        head = bytes((self._groups[_group(feature)],)) + _digest(key)
+        number, own, latest = self._summed(transaction, head, time - feature.days * DAY_US, time)
+        if isinstance(feature, HistoryCount):
+            return float(number)
+        if not number:
+            return math.nan
+        if isinstance(feature, HistoryRecency):
+            return (float(time) - float(latest)) * 1e-6
+        rows, hits = self._totals(transaction, feature, time)
+        weight = feature.smoothing if rows else 0.0
+        lean = hits / rows * feature.smoothing if rows else 0.0
+        return float((own + lean) / (number + weight))
+
+    def _summed(self, transaction: Any, head: bytes, first: int, end: int) -> tuple[int, int, int]:
+        """Number, hits and latest moment of a key from ``first`` to before ``end``."""
+        began, ended = first + -first % HOUR_US, end - end % HOUR_US
+        parts = [(first, end)] if began >= ended else [(first, began), (ended, end)]
+        number = hits = latest = 0
+        for start, stop in parts:
+            cursor = transaction.cursor(db=self._tables["moments"])
+            for value in _values(cursor, head + _TIME.pack(start), head + _TIME.pack(stop)):
+                moment, hit = _VALUE.unpack(value)
+                number, hits, latest = number + 1, hits + hit, max(latest, moment)
+        if began < ended:
+            cursor = transaction.cursor(db=self._tables["hours"])
+            for value in _values(cursor, head + _TIME.pack(began), head + _TIME.pack(ended)):
+                more, positive, moment = _HOUR.unpack(value)
+                number, hits, latest = number + more, hits + positive, max(latest, moment)
+        return number, hits, latest
+
+    def _totals(self, transaction: Any, feature: HistoryRate, time: int) -> tuple[int, int]:
+        """Mature impressions and outcomes among them, of all keys, on the days of the feature before the day of ``time``."""
+        began, rows, hits = time - time % DAY_US, 0, 0
+        for day in range(1, feature.days + 1):
+            name = feature.task.encode() + b" " + _TIME.pack(began - day * DAY_US)
+            found = transaction.get(name, db=self._tables["totals"])
+            if found is not None:
+                more, positive = _TOTAL.unpack(found)
+                rows, hits = rows + more, hits + positive
+        return rows, hits
+
+    def _remember(self, transaction: Any, time: int, table: str, name: bytes) -> None:
+        """Notes when an entry may be removed."""
+        entry = _TIME.pack(time) + bytes((_TABLES.index(table),)) + name
+        transaction.put(entry, b"", db=self._tables["times"])
+
+    def _expire(self, transaction: Any, before: int, most: int) -> None:
+        times, end = self._tables["times"], _TIME.pack(max(0, before))
+        cursor = transaction.cursor(db=times)
+        if not cursor.first():
+            return
+        old = list(takewhile(lambda entry: entry < end, islice(cursor.iternext(keys=True, values=False), most)))
+        for entry in old:
+            transaction.delete(entry[_TIME.size + 1 :], db=self._tables[_TABLES[entry[_TIME.size]]])
+            transaction.delete(entry, db=times)
+
+
+_ENVIRONMENTS: WeakValueDictionary[str, Any] = WeakValueDictionary()
+"""Those that are open in this process, by path: LMDB allows one of a path, and the models of a service share it."""
+
+
+def _environment(root: Path, most_bytes: int) -> Any:
+    root.mkdir(parents=True, exist_ok=True)
+    name = str(root.resolve())
+    found = _ENVIRONMENTS.get(name)
+    if found is None:
+        found = lmdb.open(name, map_size=most_bytes, max_dbs=len(_TABLES), max_readers=512)
+        _ENVIRONMENTS[name] = found
+    return found
+
+
+def _group(feature: ExactFeature) -> tuple[str, str | None, bool]:
+    """Features of one group are made of the same moments."""
+    return feature.key, feature.task, isinstance(feature, HistoryRate)
+
+
+def _patience(spec: Spec, task: str | None) -> int:
+    """Microseconds after an impression beyond which what becomes known of it does not count, as in training."""
+    if task is None:
+        return DAY_US
+    return (-(-(label_maturity(spec.tasks, task) + spec.split.ingest_lag) // DAY_US) + 1) * DAY_US
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.blake2b(text.encode(), digest_size=_DIGEST).digest()
+
+
+def _with_prefix(cursor: Any, prefix: bytes) -> list[bytes]:
+    """Keys that begin with ``prefix``."""
+    if not cursor.set_range(prefix):
+        return []
+    return list(takewhile(lambda key: key.startswith(prefix), cursor.iternext(keys=True, values=False)))
+
+
+def _values(cursor: Any, first: bytes, end: bytes) -> Iterator[bytes]:
+    """Values of the keys from ``first`` to before ``end``."""
+    if not cursor.set_range(first):
+        return
+    for key, value in islice(cursor.iternext(), MOST_PER_HOUR):
+        if key >= end:
+            return
+        yield value
