@@ -1,6 +1,7 @@
 """A request of one shared part and N candidates as model inputs, at the cost of the values that it holds."""
 
 import math
+import sys
 from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from ctr_pipeline.serving.category_rows import CategoryRows
 from ctr_pipeline.serving.request_encoding import TIME, RequestEncoder, single
 from ctr_pipeline.serving.request_inputs import RequestInputs
 from ctr_pipeline.serving.request_values import BundleError, finite_number, refuse_unequal_lists
+
+_LARGEST = sys.float_info.max
 
 _TEXTS = frozenset((str, int, float, type(None)))
 """Types of values by which a dictionary of categories may be asked as they are."""
@@ -177,8 +180,13 @@ class CandidateEncoder:
             refuse_unequal_lists(self.encoder.layout.event_lists, values, where.rstrip(": ") or "the request")
         for name, value in values.items():
             if (place := self._numbers.get(name)) is not None:
-                # NaN without a call; infinity and numbers too long for a double are refused there.
-                numbers[place] = math.nan if value is None else finite_number(value, f"{where}feature {name!r}")
+                if value is None:
+                    numbers[place] = math.nan
+                elif type(value) is float and abs(value) <= _LARGEST:
+                    numbers[place] = value
+                else:
+                    # Infinity and whole numbers that no double holds are refused there.
+                    numbers[place] = finite_number(value, f"{where}feature {name!r}")
             elif (found := self._categories.get(name)) is not None:
                 table, place = found
                 if type(value) in _TEXTS:

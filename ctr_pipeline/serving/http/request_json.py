@@ -156,7 +156,8 @@ def _keys(content: Any, most: int) -> int:
     for part in parts:
         if count > most:
             break
-        count += _keys(part, most - count)
+        if type(part) in _NESTED:
+            count += _keys(part, most - count)
     return count
 
 
