@@ -5,13 +5,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 
 from ctr_pipeline.features.layout import Layout, LayoutError
 from ctr_pipeline.serving import Bundle
 from ctr_pipeline.serving.export import check_parity, reference_scores
 from ctr_pipeline.serving.request_inputs import RequestInputs
 from ctr_pipeline.spec import parse_spec
-from ctr_pipeline_tests.serving.shop import Shop, make_layout
+from ctr_pipeline_tests.serving.shop import SPEC, Shop, make_layout
 
 
 def test_what_candidates_share_is_an_input_of_its_own(sharing: Bundle, bundle: Bundle) -> None:
@@ -60,3 +61,14 @@ def test_a_layout_names_the_features_in_which_candidates_differ() -> None:
     assert "candidate_features" not in make_layout().to_json()
     with pytest.raises(LayoutError, match="candidates differ in size, which is none of the features"):
         replace(layout, candidate_features=("size",))
+
+
+@pytest.mark.parametrize("own", [["price"], ["ad", "device", "hour"]])
+def test_candidates_may_have_numbers_alone_or_ids_alone(shop: Shop, own: list[str], tmp_path: Path) -> None:
+    content = yaml.safe_load(SPEC) | {"serving": {"candidate_features": own}}
+    bundle = replace(shop, spec=parse_spec(yaml.safe_dump(content), "test")).export(tmp_path / "bundle")
+    numeric, ids = shop.rows(60)
+    check_parity(bundle, shop.ranker, shop.calibrators, numeric, ids).require()
+    shapes = {given.name: given.shape[-1] for given in bundle.session.get_inputs()}
+    wanted = {"numeric": 1, "ids": 0, "shared_numeric": 1, "shared_ids": 3}
+    assert shapes == (wanted if own == ["price"] else {"numeric": 0, "ids": 3, "shared_numeric": 2, "shared_ids": 0})
