@@ -96,6 +96,7 @@ def releases(finished: Finished, config_home: Path, tmp_path: Path) -> Releases:
     return Releases.of(deployment, Environment.of({**os.environ, **environment(config_home)}))
 
 
+@pytest.mark.nightly
 def test_a_canary_is_rolled_back_by_its_outcomes_and_a_healthy_one_is_not(
     releases: Releases, config_home: Path, tmp_path: Path, ctr: Callable[..., Any]
 ) -> None:

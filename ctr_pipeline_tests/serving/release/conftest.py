@@ -6,9 +6,11 @@ import pytest
 
 from ctr_pipeline.calibration import PlattCalibrator
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
+from ctr_pipeline.orchestration.resources import TrackingResource
 from ctr_pipeline.ranker import build_ranker
 from ctr_pipeline.serving import Bundle
 from ctr_pipeline.serving.export import export_bundle
+from ctr_pipeline_tests.built_once import built_once
 from ctr_pipeline_tests.serving.release.registered import Registered
 from ctr_pipeline_tests.serving.shop import Shop, randomise
 
@@ -45,6 +47,18 @@ def plus_one(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     return export_bundle(shop.ranker, fitted, shop.layout, shop.vocabulary, shop.spec, folder / "bundle")
 
 
+@pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An empty database of MLflow: making its tables takes seconds."""
+
+    def make(folder: Path) -> None:
+        TrackingResource(
+            tracking_uri=f"sqlite:///{folder / 'mlflow.db'}", artifact_root=str(folder), experiment="none"
+        ).client().search_registered_models()
+
+    return built_once(tmp_path_factory, "empty_mlflow", make) / "mlflow.db"
+
+
 @pytest.fixture
-def registered(tmp_path: Path) -> Registered:
-    return Registered.make(tmp_path / "root")
+def registered(tmp_path: Path, database: Path) -> Registered:
+    return Registered.make(tmp_path / "root", database)

@@ -84,9 +84,9 @@ def logged(
 
 @pytest.mark.parametrize("broken", [True, False])
 def test_logit_plus_one_is_rolled_back_and_a_healthy_challenger_is_not(
-    shop: Shop, tmp_path: Path, bundle: Bundle, plus_one: Bundle, second: Bundle, broken: bool
+    shop: Shop, tmp_path: Path, database: Path, bundle: Bundle, plus_one: Bundle, second: Bundle, broken: bool
 ) -> None:
-    registered, spec = Registered.make(tmp_path / "root", TIMED), parse_spec(TIMED, "test")
+    registered, spec = Registered.make(tmp_path / "root", database, TIMED), parse_spec(TIMED, "test")
     rng, count = np.random.default_rng(3), 12_000
     registered.register(bundle.directory, "champion")
     # The healthy one is the champion's equal under another SHA-256.

@@ -11,7 +11,7 @@ import psutil
 import pytest
 
 from ctr_pipeline.serving import Bundle
-from ctr_pipeline_tests.serving.release.registered import BODY, Load, Registered
+from ctr_pipeline_tests.serving.release.registered import BODY, Load, Registered, on_this_machine
 
 
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.nightly)])
@@ -25,7 +25,7 @@ def test_a_killed_service_starts_again_within_seconds(registered: Registered, bu
     for _ in range(times):
         started = time.monotonic()
         with registered.served("--workers", "2", port=port) as service:
-            took.append(time.monotonic() - started)
+            took.append((service.processor_seconds(), time.monotonic() - started, on_this_machine(3)))
             with Load(port) as load:
                 load.await_model(bundle.sha256)
                 time.sleep(random.random() / 2)
@@ -40,7 +40,8 @@ def test_a_killed_service_starts_again_within_seconds(registered: Registered, bu
         assert (
             json.loads((registered.root / "serving" / "state.json").read_text())["champion"]["sha256"] == bundle.sha256
         )
-    assert max(took) < 3, took
+    assert max(processor for processor, _, _ in took) < 3, took
+    assert all(seconds < allowed for _, seconds, allowed in took), took
 
 
 def alive(pid: int) -> bool:
@@ -60,7 +61,7 @@ def test_a_killed_process_is_replaced_and_the_other_answers(registered: Register
             os.kill(killed, signal.SIGKILL)
             started = time.monotonic()
             while killed in service.workers() or len(service.workers()) < 2:
-                assert time.monotonic() - started < 3
+                assert time.monotonic() - started < on_this_machine(3)
                 time.sleep(0.02)
             # Only what the killed process had taken up is lost.
             assert len(load.failures) <= load.senders
@@ -85,8 +86,8 @@ def test_large_bad_requests_do_not_delay_the_others(registered: Registered, bund
     assert load.failures == []
     assert len(other.failures) > 5
     assert {failure[0] for failure in other.failures} == {"4"}
-    # Half of what one of them took before fields were counted.
-    assert slow < 0.6, slow
+    # Half of what one of them took before fields were counted, on an idle machine.
+    assert slow < on_this_machine(0.6), slow
 
 
 def test_slow_headers_end_a_connection_and_others_are_answered(registered: Registered, bundle: Bundle) -> None:
