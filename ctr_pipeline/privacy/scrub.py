@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ctr_pipeline.errors import UserError
 
-NUMBERS_ONLY = (".npy",)
+NUMBERS_ONLY = (".npy", ".data")
 """Files that hold no text, and are large."""
 
 DATABASES = (".db",)
