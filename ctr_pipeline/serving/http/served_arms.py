@@ -49,6 +49,10 @@ class ServedArms:
     """Features that a request may have though a model does not know them, as another version does."""
     names: frozenset[str] = frozenset()
     """Fields of requests that a message may repeat."""
+    champion_fields: frozenset[str] = frozenset()
+    """What a request may hold for the champion; computed once, as every request asks for it."""
+    challenger_fields: frozenset[str] = frozenset()
+    """The same for the challenger."""
 
     @classmethod
     def of(
@@ -60,9 +64,10 @@ class ServedArms:
         other_inputs: frozenset[str] = frozenset(),
     ) -> Self:
         """The arms of two models; without a trial the champion answers everything."""
-        inputs = {*champion.fields, *(challenger.fields if challenger else ()), *other_inputs}
+        own, others = frozenset(champion.fields), frozenset(challenger.fields if challenger else ())
+        inputs = {*own, *others, *other_inputs}
         names = frozenset((*inputs, IMPRESSION, TIME, *SCORE_FIELDS, *INFERENCE_FIELDS, *TENSOR_FIELDS))
-        return cls(champion, challenger, trial, refused or {}, frozenset(inputs), names)
+        return cls(champion, challenger, trial, refused or {}, frozenset(inputs), names, own, others)
 
     def answering(self, shared: Mapping[str, Any], body: bytes) -> Arm:
         """Who answers a request.
@@ -79,8 +84,8 @@ class ServedArms:
 
     def known_to(self, model: ServedModel, columns: Mapping[str, Any]) -> Mapping[str, Any]:
         """The columns without those that only another version knows."""
-        known = model.fields
-        if all(name in known for name in columns):
+        known = self.champion_fields if model is self.champion else self.challenger_fields
+        if columns.keys() <= known:
             return columns
         return {name: values for name, values in columns.items() if name in known or name not in self.other_inputs}
 
