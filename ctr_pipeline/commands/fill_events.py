@@ -9,24 +9,34 @@ import sys
 import time
 from pathlib import Path
 
+from ctr_pipeline.commands.follow_registry import ServeError
+
 
 def fill_events(store: str, data_root: str, bundle: Path) -> None:
     """Fills the store of events of a bundle's history features from the tables of a data root.
+
+    The first time this is awaited; later a store is filled while it is used.
 
     Args:
         store: Folder of the snapshots; empty for none.
         data_root: The data root; empty for none.
         bundle: Folder of the bundle.
+
+    Raises:
+        ServeError: a new store could not be filled.
     """
+    from ctr_pipeline.commands.serve_store import events_folder
+    from ctr_pipeline.online.event_store import exact_features
+    from ctr_pipeline.serving.bundle import history_of
     from ctr_pipeline.spec import load_spec
 
-    if (
-        store
-        and data_root
-        and any(getattr(f, "exact", False) for f in load_spec(bundle / "spec.yaml").features.history)
-    ):
-        content = json.dumps({"store": store, "data_root": data_root, "bundle": str(bundle)})
-        subprocess.run([sys.executable, "-m", "ctr_pipeline.commands.fill_events", content], check=True)
+    if not store or not data_root or not exact_features(spec := load_spec(bundle / "spec.yaml")):
+        return
+    exists = events_folder(Path(store), spec, history_of(bundle)).is_dir()
+    content = json.dumps({"store": store, "data_root": data_root, "bundle": str(bundle)})
+    process = subprocess.Popen([sys.executable, "-m", "ctr_pipeline.commands.fill_events", content])
+    if not exists and process.wait() != 0:
+        raise ServeError("the store of events could not be filled; the messages of the process are above.")
 
 
 def main(store: str, data_root: str, bundle: str) -> None:

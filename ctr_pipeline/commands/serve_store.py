@@ -54,12 +54,17 @@ def event_store_of(folder: Path, spec: "Spec", definition: str | None) -> "Event
         spec: The spec of the model.
         definition: That of the bundle's history features; None for that of the spec.
     """
-    from ctr_pipeline.features.history_definition import history_definition
-    from ctr_pipeline.online.event_store import FOLDER, EventStore, exact_features
+    from ctr_pipeline.online.event_store import EventStore, exact_features
 
-    return (
-        EventStore(folder / FOLDER / (definition or history_definition(spec)), spec) if exact_features(spec) else None
-    )
+    return EventStore(events_folder(folder, spec, definition), spec) if exact_features(spec) else None
+
+
+def events_folder(folder: Path, spec: "Spec", definition: str | None) -> Path:
+    """Folder of the store of events; arguments as for :func:`event_store_of`."""
+    from ctr_pipeline.features.history_definition import history_definition
+    from ctr_pipeline.online.event_store import FOLDER
+
+    return folder / FOLDER / (definition or history_definition(spec))
 
 
 def refuse_other_features(store: str, bundle: Path) -> None:

@@ -11,8 +11,8 @@ from ctr_pipeline.serving.history_lookup import IMPRESSION, Event, Stored
 if TYPE_CHECKING:
     import polars as pl
 
-_TOGETHER = 5000
-"""Events of one commit."""
+_TOGETHER = 1000
+"""Events of one commit, so that servers which store events meanwhile wait shortly."""
 
 
 def fill_from_tables(store: EventStore, lake: Lake, now: int) -> Stored:
