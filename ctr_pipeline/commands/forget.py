@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import process_environment
@@ -20,6 +20,9 @@ from ctr_pipeline.orchestration.prepared_training import without_password
 from ctr_pipeline.privacy.erasing import erase_user, impressions_of, listed_users
 from ctr_pipeline.privacy.forgotten_users import FORGOTTEN_TABLE, IMPRESSION, USER, forgotten, remember
 from ctr_pipeline.privacy.scrub import Scrubbed, holders, scrub
+
+if TYPE_CHECKING:
+    from ctr_pipeline.lake import Lake
 
 FORMAT = 2
 
@@ -57,6 +60,7 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
     from ctr_pipeline.lake import Lake
     from ctr_pipeline.lake.erasure import purge_history, tables_of
     from ctr_pipeline.online.event_store import FOLDER, EventStore
+    from ctr_pipeline.online.log_erasure import rename_logged_models
     from ctr_pipeline.online.snapshot_erasure import erase_from_snapshots
     from ctr_pipeline.sources.forgotten import digests, user_columns
 
@@ -68,6 +72,12 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
     shown = impressions_of(lake, columns, hashed)
     remember(lake, IMPRESSION, shown.select("day", hash="impression_id").unique(), key)
     removed = erase_user(deployment.spec, lake, hashed, shown) if lake.exists("impressions") else {}
+    features = [*columns, *listed_users(deployment.spec)]
+    logged = _forget_requests(deployment, lake, features, hashed, shown["impression_id"].unique().to_list())
+    if logged["rows"]:
+        before = removed.get("serving_log", {"rows": 0, "days": 0})
+        removed["serving_log"] = {"rows": before["rows"] + logged["rows"], "days": max(before["days"], logged["days"])}
+    manifests = _manifests(deployment.data_root)
     stored = not shown.is_empty() or any(found["rows"] for found in removed.values())
     tables = [name for name in tables_of(lake) if name != FORGOTTEN_TABLE] if stored else []
     models = _models(deployment, shown["ts"].to_list())
@@ -81,8 +91,11 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
     for folder in (deployment.paths.online / FOLDER).glob("*/"):
         EventStore(folder, deployment.spec).forget(hashed)
     aside = [deployment.paths.lake, deployment.paths.online]
-    scrubbed = scrub(deployment.data_root, aside, hashed, [*columns, *listed_users(deployment.spec)])
+    scrubbed = scrub(deployment.data_root, aside, hashed, features)
     _renew_identities(deployment, scrubbed)
+    now = _manifests(deployment.data_root)
+    changed = {sha: now[path] for path, sha in manifests.items() if now.get(path, sha) != sha}
+    rename_logged_models(lake, deployment.paths.serving_spool, changed)
     # The impressions last: as long as one of their files names the user, another call finds out what is left to do.
     for name in sorted(tables, key=lambda table: (table == "impressions", table)):
         files = purge_history(lake, name)
@@ -97,6 +110,8 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
         "datasets": datasets,
         "views": views,
         "failed_steps": failed_steps,
+        "logged_requests": logged["requests"],
+        "open_log_files": logged["open"],
         "snapshots": snapshots,
         "vocabularies": scrubbed.vocabularies,
         "bundles": scrubbed.bundles,
@@ -106,6 +121,33 @@ def _forget(deployment: Deployment, hashed: str, today: date) -> dict[str, Any]:
         "not_searched": _not_searched(deployment),
         "remaining_files": holders(deployment.data_root, hashed),
     }
+
+
+def _forget_requests(
+    deployment: Deployment, lake: "Lake", features: Sequence[str], hashed: str, impressions: Sequence[str]
+) -> dict[str, int]:
+    """Removes the user's requests from the log: `rows` and `days` of the table, `requests` of files not fetched yet.
+
+    `open` files are still written to by a server; they may hold further requests.
+    """
+    from ctr_pipeline.online.log_erasure import erase_from_log, erase_from_spool, user_rows
+    from ctr_pipeline.orchestration.logged_models import logged_models
+
+    wanted = set(_manifests(deployment.data_root).values())
+    models = {
+        sha: user_rows(model.bundle.layout, model.vocabulary, features, hashed)
+        for sha, model in logged_models(deployment.paths, wanted).items()
+    }
+    requests, still_open = erase_from_spool(deployment.paths.serving_spool, impressions, models)
+    return {**erase_from_log(lake, models), "requests": requests, "open": still_open}
+
+
+def _manifests(root: Path) -> dict[Path, str]:
+    """SHA-256 of the manifest of each bundle below the data root."""
+    from ctr_pipeline.serving.bundle import MANIFEST
+
+    found = [*root.glob(f"training/*/bundle/{MANIFEST}"), *(root / "mlflow-artifacts").rglob(MANIFEST)]
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in found}
 
 
 def _refuse_launched_runs(deployment: Deployment) -> None:

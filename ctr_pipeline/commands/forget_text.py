@@ -28,6 +28,15 @@ def print_forgotten(report: Mapping[str, Any], console: Console) -> None:
     ):
         if report[what]:
             console.print(f"  {label}: {', '.join(report[what])}", highlight=False, soft_wrap=True)
+    if report["logged_requests"]:
+        console.print(
+            f"  logged requests removed from files not fetched yet: {report['logged_requests']}", highlight=False
+        )
+    if report["open_log_files"]:
+        console.print(
+            f"  [yellow]A server is writing {report['open_log_files']} log files[/]: call this again in a minute, when they are "
+            "complete.", highlight=False, soft_wrap=True,
+        )  # fmt: skip
     for model in report["models"]:
         console.print(
             f"  [yellow]trained on {model['training_rows']} of the rows[/]: MLflow run {model['run_id']} of {model['day']}"

@@ -60,6 +60,20 @@ def other_models_test_rows(
     Raises:
         KeyError: the other model needs a feature that the spec does not have, or has as a list where it needs one value.
     """
+    refuse_other_features(spec, layout)
+    labels = in_interval(tables.labels, *bounds.intervals["test"])
+    shown = rows_of(bounds, "test", tables.impressions)
+    examples = build_examples(spec, shown, labels, tables.history, bounds.as_of)
+    rows = gather_lists(spec, examples).sort("ts", "impression_id").collect()
+    return model_inputs(spec, rows, layout, pl.read_parquet(vocabulary))
+
+
+def refuse_other_features(spec: Spec, layout: Layout) -> None:
+    """Refuses a layout that needs what the spec does not have.
+
+    Raises:
+        KeyError: names a feature that the spec does not have, or has as a list where the layout needs one value.
+    """
     known, lists = set(spec.features.inputs), {f.name for f in spec.features.embedded if f.list is not None}
     lists |= {made.feature.name for made in spec.features.history_embedded if made.feature.list is not None}
     for name in (*(column.name for column in layout.numeric), *(column.name for column in layout.ids)):
@@ -68,13 +82,25 @@ def other_models_test_rows(
     for column in layout.ids:
         if (column.pooled is not None) != (column.name in lists):
             raise KeyError(column.name)
-    labels = in_interval(tables.labels, *bounds.intervals["test"])
-    shown = rows_of(bounds, "test", tables.impressions)
-    examples = build_examples(spec, shown, labels, tables.history, bounds.as_of)
-    rows = gather_lists(spec, examples).sort("ts", "impression_id").collect()
+
+
+def model_inputs(
+    spec: Spec, rows: pl.DataFrame, layout: Layout, vocabulary: pl.DataFrame
+) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Rows of examples as the inputs of a model.
+
+    Args:
+        spec: The spec of the rows.
+        rows: Impressions with their history, its lists gathered.
+        layout: Layout of the model.
+        vocabulary: Columns feature, key and row.
+
+    Returns:
+        Numbers [N, D] and ids [N, F].
+    """
     vectors = [f for f in spec.features.numeric if f.width is not None]
     numbers = rows.with_columns(column for feature in vectors for column in number_columns(feature))
-    return numeric_matrix(layout, numbers), encode_ids(layout, pl.read_parquet(vocabulary), rows)
+    return numeric_matrix(layout, numbers), encode_ids(layout, vocabulary, rows)
 
 
 def delivered_share(spec: Spec, watermarks: Mapping[str, Mapping[str, int]], test_ts: NDArray[np.int64]) -> float:

@@ -75,6 +75,10 @@ class DataRoot:
         """Folder that the processes of `ctr serve` share: what is served, and verified copies of it."""
         return self.root / "serving"
 
+    def skew_page(self, day: str) -> Path:
+        """The page of what the requests of ``day`` (YYYY-MM-DD) show."""
+        return self.reports / "skew" / f"{day}.html"
+
     @property
     def server_logs(self) -> Path:
         """Folder of the log files of the pages' servers."""

@@ -20,6 +20,7 @@ from ctr_pipeline.orchestration.assets.monitoring import monitoring_assets
 from ctr_pipeline.orchestration.assets.propensity import propensity_assets
 from ctr_pipeline.orchestration.assets.references import reference_assets
 from ctr_pipeline.orchestration.assets.release import release_assets
+from ctr_pipeline.orchestration.assets.serving_log import serving_log_assets
 from ctr_pipeline.orchestration.assets.training import training_assets
 from ctr_pipeline.orchestration.automation.alerts import alert_sensors
 from ctr_pipeline.orchestration.automation.jobs import pipeline_jobs
@@ -60,6 +61,7 @@ def build_definitions(
             *label_assets(deployment),
             *feature_assets(deployment),
             *feature_store_assets(deployment),
+            *serving_log_assets(deployment),
             *dataset_assets(deployment),
             *propensity_assets(deployment),
             *label_quality_assets(deployment),

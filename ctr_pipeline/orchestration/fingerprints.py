@@ -123,6 +123,24 @@ def history_decided_by(inputs: FingerprintInputs) -> list[Any]:
     return [*read_only(inputs), deployment.spec.split.ingest_lag, first.isoformat()]
 
 
+def requests_decided_by(inputs: FingerprintInputs) -> list[Any]:
+    """For the log of requests: the segments that were not fetched yet."""
+    files = sorted(inputs.deployment.paths.serving_spool.glob("*"))
+    return [[path.stem, path.stat().st_size] for path in files if path.is_file()]
+
+
+def skew_decided_by(inputs: FingerprintInputs) -> list[Any]:
+    """For the skew of requests: which days have how many; where there are some, also what they are compared with."""
+    from ctr_pipeline.lake import Lake
+
+    lake = Lake(inputs.deployment.paths.lake)
+    rows = lake.rows_by_day("serving_log") if lake.exists("serving_log") else {}
+    if not rows:
+        return []
+    history = sorted((str(day), tag) for day, tag in newest_tags(inputs.instance, "history", TAG).items())
+    return [sorted((str(day), count) for day, count in rows.items()), *read_only(inputs), history]
+
+
 def retrain_decided_by(inputs: FingerprintInputs) -> list[Any]:
     """For everything from the examples to the champion: the whole spec, every day that was read, and extensions."""
     read = {

@@ -5,6 +5,7 @@ day.
 """
 
 from collections.abc import Mapping
+from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -12,6 +13,7 @@ import dagster as dg
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import RetrainFiles, TrainingOutcome
 from ctr_pipeline.orchestration.checks.newest import errors_of_day
+from ctr_pipeline.orchestration.records import newest_metadata
 from ctr_pipeline.orchestration.stages import names
 from ctr_pipeline.spec import Spec
 
@@ -30,10 +32,31 @@ IN_FILES = {
 """Checks whose grounds are read from the files of the retrain."""
 
 
+SKEW_REPORT = "skew_report"
+SKEW_DAYS = 7
+"""The skew of requests counts for so many days: nothing is promoted while the newest of them with requests has an error."""
+
+
+def skew_reasons(instance: dg.DagsterInstance, day: str) -> list[str]:
+    """A sentence for each error of the newest skew report with requests, up to ``day`` and not long before it."""
+    last = date.fromisoformat(day)
+    reports = newest_metadata(instance, SKEW_REPORT)
+    days = [
+        of for of, found in reports.items() if found.get("requests") and last - timedelta(days=SKEW_DAYS) < of <= last
+    ]
+    if not days:
+        return []
+    newest = max(days).isoformat()
+    errors = errors_of_day(instance, newest, [SKEW_REPORT])
+    return [f"What is served is not what was trained on: {name} of {newest}: {text}" for name, text in errors.items()]
+
+
 def errors_before(instance: dg.DagsterInstance, day: str, asset: str) -> list[str]:
     """A sentence for each check of the assets before ``asset`` that has an error of this day."""
     order = names()
-    errors = errors_of_day(instance, day, order[: order.index(asset)])
+    # The skew of requests is no fault of the model that is made: it only keeps it from being promoted.
+    before = [name for name in order[: order.index(asset)] if name != SKEW_REPORT]
+    errors = errors_of_day(instance, day, before)
     return [
         f"The check {name} has an error: {text}" for name, text in errors.items() if name not in SUMMARIES | IN_FILES
     ]
@@ -101,6 +124,7 @@ def refusal_reasons(spec: Spec, paths: RetrainPaths, instance: dg.DagsterInstanc
         *(floor["reasons"] if floor else ["evaluation.json is of an earlier version: materialise evaluation again."]),
         *base_rate_reasons({task: Interval.from_json(ne) if ne else None for task, ne in entropy.items()}),
         *errors_before(instance, paths.day, asset),
+        *(skew_reasons(instance, paths.day) if asset == "champion" else []),
     ]
 
 

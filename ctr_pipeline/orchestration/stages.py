@@ -18,7 +18,9 @@ from ctr_pipeline.orchestration.fingerprints import (
     labels_decided_by,
     of_files,
     read_only,
+    requests_decided_by,
     retrain_decided_by,
+    skew_decided_by,
 )
 from ctr_pipeline.provenance import code_digest
 
@@ -58,7 +60,7 @@ class AssetStage:
         return digest(self.name, self.decided_by(inputs), code_digest(self.code))
 
 
-INGEST_STEP, RETRAIN_STEP = "ingest", "retrain"
+INGEST_STEP, SERVING_STEP, RETRAIN_STEP = "ingest", "serving", "retrain"
 INGEST_JOB, LABEL_JOB, RETRAIN_JOB = "daily_ingest", "label_refresh", "daily_retrain"
 CANARY_JOB = "canary_watch"
 
@@ -74,7 +76,8 @@ def _table(
     name: str, code: tuple[str, ...], decided_by: Callable[[FingerprintInputs], list[Any]], **changes: str
 ) -> AssetStage:
     job, table = changes.get("job", INGEST_JOB), changes.get("table", name)
-    return AssetStage(name=name, job=job, step=name, code=(*_TABLES, *code), decided_by=decided_by, table=table)
+    step = changes.get("step", name)
+    return AssetStage(name=name, job=job, step=step, code=(*_TABLES, *code), decided_by=decided_by, table=table)
 
 
 def _retrain(name: str, code: tuple[str, ...], result: Callable[[RetrainPaths], Path]) -> AssetStage:
@@ -103,6 +106,13 @@ STAGES = (
         code=(*_TABLES, "engines", "sources", "labels", "features", "online", _asset("feature_store")),
         decided_by=history_decided_by,
         file=lambda root: root.online / "current.json",
+    ),
+    _table("serving_log", ("online", _asset("serving_log")), requests_decided_by, step=SERVING_STEP),
+    _table(
+        "skew_report",
+        (*_DATASET[len(_TABLES) :], *_PLOTS, "calibration", "serving", "online", _asset("serving_log")),
+        skew_decided_by,
+        step=SERVING_STEP,
     ),
     _retrain("examples", (*_DATASET, _asset("datasets")), lambda paths: paths.examples),
     _retrain("position_propensity", (*_DATASET, *_PLOTS, _asset("propensity")), lambda paths: paths.propensity),

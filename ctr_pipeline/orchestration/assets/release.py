@@ -18,6 +18,7 @@ from ctr_pipeline.orchestration.assets.training import start_model
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
 from ctr_pipeline.orchestration.checks.model_quality import BundleEvidence, PromotionEvidence
 from ctr_pipeline.orchestration.gates import passed_text, refusal_reasons
+from ctr_pipeline.orchestration.logged_models import PROFILE_FILE
 from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ctr_pipeline.datasets import Tables
+    from ctr_pipeline.datasets import PackedDataset, Tables
     from ctr_pipeline.evaluation import PromotionDecision
     from ctr_pipeline.serving import Bundle
     from ctr_pipeline.serving.latency import Latency
@@ -173,6 +174,7 @@ def _export(spec: Spec, paths: RetrainPaths) -> "tuple[Bundle, Parity, Latency]"
     dataset, fitted = PackedDataset.open(paths.packed), RetrainFiles(paths).calibrators()
     ranker = load_ranker(paths.model, dataset.layout, spec.model)
     bundle = export_bundle(ranker, fitted, dataset.layout, paths.packed / "vocabulary.parquet", spec, paths.bundle)
+    _keep_profile(paths, dataset)
     test = dataset.splits["test"]
     numeric, ids = test.numeric[:PARITY_ROWS], test.ids[:PARITY_ROWS]
     parity = check_parity(bundle, ranker, fitted, numeric, ids, spec.serving.embedding_storage)
@@ -180,6 +182,27 @@ def _export(spec: Spec, paths: RetrainPaths) -> "tuple[Bundle, Parity, Latency]"
         bundle, numeric, ids, spec.serving.candidates, processor_time=time.thread_time, pause=_pause
     )
     return bundle, parity, latency
+
+
+def _keep_profile(paths: RetrainPaths, dataset: "PackedDataset") -> None:
+    """Writes what the inputs looked like in the training beside the bundle, for the skew report."""
+    import numpy as np
+    import polars as pl
+
+    from ctr_pipeline.features.input_profile import profile_inputs
+
+    rows = pl.read_parquet(paths.packed / "vocabulary.parquet").group_by("feature").agg("row", "key")
+    keys = {name: dict(zip(row, key, strict=True)) for name, row, key in rows.iter_rows()}
+    learnt, later = dataset.splits["train"], [dataset.splits[name] for name in ("validation", "calibration", "test")]
+    profile = profile_inputs(
+        dataset.layout, learnt.numeric, learnt.ids, learnt.ts, keys,
+        (
+            np.concatenate([part.numeric for part in later]),
+            np.concatenate([part.ids for part in later]),
+            np.concatenate([part.ts for part in later]),
+        ),
+    )  # fmt: skip
+    (paths.bundle / PROFILE_FILE).write_text(profile.to_json(), encoding="utf-8")
 
 
 def _pause() -> None:

@@ -10,6 +10,7 @@ from ctr_pipeline.orchestration.checks import (
     maturity,
     model_quality,
     propensity,
+    skew,
     type_changes,
 )
 from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, check_results, check_specs, refused
@@ -29,5 +30,6 @@ __all__ = [
     "model_quality",
     "propensity",
     "refused",
+    "skew",
     "type_changes",
 ]

@@ -1,0 +1,213 @@
+"""The likely kind of a shift, from the distributions alone: for rows whose impressions are not known.
+
+Each hypothesis predicts quantiles or shares from the reference ones; the first that fits names the shift.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ctr_pipeline.features import FIRST_VOCABULARY_ROW, UNKNOWN_ROW
+from ctr_pipeline.features.input_profile import MISSING_BIN, QUANTILES, SECOND_BIN, ColumnProfile, stability_index
+from ctr_pipeline.online.skew_kinds import (
+    CONSTANT,
+    DEFAULT,
+    DEFAULT_FOR_MISSING,
+    MISSING,
+    OFFSET,
+    TRANSFORM,
+    UNIT,
+    VOCABULARY,
+    ZERO_FOR_MISSING,
+    Kind,
+    NumberEvidence,
+    Numbers,
+    transforms,
+)
+
+MIX = "other mix"
+"""The values are known ones, in other shares."""
+
+NEW_VALUES = "new values"
+SPREAD = "other spread"
+
+FITS = 0.12
+"""Largest difference of predicted and found quantiles, relative to the spread between the outer ones."""
+
+LEAST_FACTOR = 1.3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColumnSample:
+    """The served values of a column from the shift on, and what they should look like."""
+
+    values: NDArray[np.generic]
+    profile: ColumnProfile
+
+
+def kind_of_shift(sample: ColumnSample) -> Kind:
+    """The first hypothesis that fits."""
+    for hypothesis in _OF_CATEGORIES if sample.profile.is_id else _OF_NUMBERS:
+        found = hypothesis(sample)
+        if found is not None:
+            return found
+    return Kind(MIX if sample.profile.is_id else SPREAD)
+
+
+def _shares(sample: ColumnSample) -> tuple[Numbers, Numbers]:
+    counts, reference = sample.profile.count(sample.values), np.array(sample.profile.counts)
+    return counts / max(1.0, counts.sum()), reference / max(1.0, reference.sum())
+
+
+def _top(values: NDArray[np.generic]) -> tuple[float, float]:
+    numbers = values.astype(np.float64)
+    found, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
+    if not len(found):
+        return 0.0, 0.0
+    best = int(np.argmax(counts))
+    return float(found[best]), float(counts[best] / len(numbers))
+
+
+def _rest_is_usual(sample: ColumnSample, without: NDArray[np.bool_]) -> bool:
+    """Whether the other values have their usual shares: then those without explain the shift."""
+    profile = sample.profile
+    rest = sample.values[~without]
+    if len(rest) < 0.1 * len(sample.values):
+        return True
+    own, usual = profile.count(rest), np.array(profile.counts)
+    lacking = np.zeros(len(usual), np.bool_)
+    lacking[np.unique(profile.bin_of(sample.values[without]))] = True
+    if lacking.all() or own[~lacking].sum() < 1:
+        return True
+    whole = stability_index(profile.count(sample.values), usual)
+    return stability_index(own[~lacking], usual[~lacking]) <= max(0.1, 0.25 * whole)
+
+
+def _missing(sample: ColumnSample) -> Kind | None:
+    share, usual = (of[MISSING_BIN] for of in _shares(sample))
+    more = share - usual >= 0.02 and share >= 1.5 * usual
+    if not more or not _rest_is_usual(sample, sample.profile.bin_of(sample.values) == MISSING_BIN):
+        return None
+    return Kind(MISSING, f"{share:.0%}, usual {usual:.0%}")
+
+
+def _constant(sample: ColumnSample) -> Kind | None:
+    value, share = _top(sample.values)
+    known = not sample.profile.is_id or value >= FIRST_VOCABULARY_ROW
+    detail = "" if sample.profile.is_id else f"{value:g}"
+    return Kind(CONSTANT, detail, share) if known and share >= 0.98 and sample.profile.top[1] < 0.9 else None
+
+
+def _for_missing(sample: ColumnSample) -> Kind | None:
+    """Nothing is missing any more, and one value is as much more frequent as values were missing."""
+    own, usual = _shares(sample)
+    gone = usual[MISSING_BIN] - own[MISSING_BIN]
+    if own[MISSING_BIN] > 0.1 * usual[MISSING_BIN] or gone <= 0:
+        return None
+    if sample.profile.is_id:
+        return Kind(DEFAULT_FOR_MISSING)
+    if abs(own[SECOND_BIN] - usual[SECOND_BIN] - gone) <= max(0.35 * gone, 0.01):
+        return Kind(ZERO_FOR_MISSING)
+    value, share = _top(sample.values)
+    return Kind(DEFAULT_FOR_MISSING, f"{value:g}") if share >= 0.6 * gone else None
+
+
+def _default(sample: ColumnSample) -> Kind | None:
+    value, share = _top(sample.values)
+    usual = sample.profile.top[1]
+    if value == 0:
+        usual = max(usual, float(_shares(sample)[1][SECOND_BIN]))
+    if share - usual < 0.05 or not _rest_is_usual(sample, sample.values == value):
+        return None
+    return Kind(DEFAULT, f"{value:g}", share)
+
+
+def _quantiles(sample: ColumnSample) -> tuple[Numbers, Numbers] | None:
+    numbers = sample.values.astype(np.float64)
+    present = numbers[np.isfinite(numbers)]
+    if len(present) < 50 or not sample.profile.quantiles:
+        return None
+    return np.quantile(present, QUANTILES), np.array(sample.profile.quantiles)
+
+
+def _fit(found: Numbers, predicted: Numbers) -> float:
+    """Difference between quantiles, relative to their spread."""
+    if not np.isfinite(predicted).all():
+        return np.inf
+    spread = max(float(found[-5] - found[4]), 1e-12)
+    return float(np.abs(found - predicted)[4:-4].mean() / spread)
+
+
+def _formula(sample: ColumnSample) -> Kind | None:
+    """Unit, offset or transform: whichever predicts the quantiles best, if any does and they differ without it."""
+    pair = _quantiles(sample)
+    if pair is None:
+        return None
+    found, usual = pair
+    fits: list[tuple[float, Kind]] = []
+    usable = (found[4:-4] != 0) & (usual[4:-4] != 0)
+    if usable.sum() >= 5:
+        factor = float(np.median(found[4:-4][usable] / usual[4:-4][usable]))
+        if factor > 0 and max(factor, 1 / factor) >= LEAST_FACTOR:
+            fits.append((_fit(found, usual * factor), Kind(UNIT, f"×{_round_factor(factor):.3g}")))
+    evidence = NumberEvidence(
+        served=found, expected=usual, differs=np.ones(len(found), np.bool_), requests=np.arange(len(found))
+    )
+    with np.errstate(all="ignore"):
+        for name, made in transforms(evidence).items():
+            if name in ("sign changed", "complement", "reciprocal", "standardised", "standardised without a logarithm"):
+                continue
+            predicted = made(usual)
+            if np.isfinite(predicted).all() and (np.diff(predicted) >= 0).all():
+                fits.append((_fit(found, predicted), Kind(TRANSFORM, name)))
+    shift = float(np.median(found - usual))
+    spread = float(usual[-5] - usual[4])
+    if abs(shift) >= 0.5 * spread > 0:
+        # A formula with a parameter fits more than one without.
+        fits.append((1.3 * _fit(found, usual + shift), Kind(OFFSET, f"{shift:+.3g}")))
+    before = _fit(found, usual)
+    best = min(fits, key=lambda fit: fit[0], default=None)
+    return best[1] if best is not None and best[0] <= FITS and best[0] <= 0.4 * before else None
+
+
+def _round_factor(factor: float) -> float:
+    """The unit nearest to a factor that was estimated."""
+    sizes = [10.0**n for n in range(-9, 10) if n] + [60.0, 3600.0, 86400.0, 1 / 60, 1 / 3600, 1 / 86400, 24.0, 1 / 24]
+    nearest = min(sizes, key=lambda size: abs(np.log(factor / size)))
+    return nearest if abs(np.log(factor / nearest)) <= 0.15 else factor
+
+
+def _unknown(sample: ColumnSample) -> Kind | None:
+    own, usual = _shares(sample)
+    rise = float(own[SECOND_BIN] - usual[SECOND_BIN])
+    if rise < 0.02 or own[SECOND_BIN] < 1.5 * usual[SECOND_BIN]:
+        return None
+    detail = f"{own[SECOND_BIN]:.0%} are unknown, usual {usual[SECOND_BIN]:.0%}"
+    return Kind(VOCABULARY if own[SECOND_BIN] >= 0.9 else NEW_VALUES, detail, float(own[SECOND_BIN]))
+
+
+def _renamed(sample: ColumnSample) -> Kind | None:
+    """The shares are the usual ones, but of other values."""
+    counts, reference = sample.profile.count(sample.values)[2:], np.array(sample.profile.counts)[2:]
+    if len(reference) < 3 or counts.sum() < 50:
+        return None
+    as_named, by_size = (
+        stability_index(counts, reference),
+        stability_index(np.sort(counts)[::-1], np.sort(reference)[::-1]),
+    )
+    own = counts[np.argmax(reference)] / counts.sum()
+    usual = reference.max() / reference.sum()
+    renamed = as_named >= 0.5 and (by_size <= 0.25 * as_named or own < 0.2 * usual)
+    return Kind(VOCABULARY, "values have other rows") if renamed else None
+
+
+_OF_NUMBERS: Sequence[Callable[[ColumnSample], Kind | None]] = (
+    _constant, _missing, _for_missing, _default, _formula,
+)  # fmt: skip
+_OF_CATEGORIES: Sequence[Callable[[ColumnSample], Kind | None]] = (
+    _constant, _missing, _unknown, _for_missing, _renamed,
+)  # fmt: skip
+
+assert UNKNOWN_ROW == SECOND_BIN, "the second bin of a category is that of unknown values"

@@ -1,0 +1,47 @@
+"""The models that a log of requests names, wherever their files are."""
+
+import hashlib
+from collections.abc import Collection, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ctr_pipeline.deployment.paths import DataRoot
+
+if TYPE_CHECKING:
+    from ctr_pipeline.online.skew_findings import LoggedModel
+
+
+PROFILE_FILE = "input_profile.json"
+"""Beside the files of a bundle: what its inputs looked like in the training."""
+
+
+def logged_models(paths: DataRoot, wanted: Collection[str]) -> "dict[str, LoggedModel]":
+    """By SHA-256 of their manifests, those of the wanted models whose files are in the data root."""
+    import polars as pl
+
+    from ctr_pipeline.features.input_profile import InputProfile
+    from ctr_pipeline.online.skew_findings import LoggedModel
+    from ctr_pipeline.serving import Bundle, BundleError
+
+    found: dict[str, LoggedModel] = {}
+    for manifest in _manifests(paths) if wanted else ():
+        sha = hashlib.sha256(manifest.read_bytes()).hexdigest()
+        if sha not in wanted or sha in found:
+            continue
+        try:
+            bundle = Bundle.open(manifest.parent)
+        except BundleError:
+            # Of another format, or damaged: another copy may be whole.
+            continue
+        profile = manifest.with_name(PROFILE_FILE)
+        found[sha] = LoggedModel(
+            bundle=bundle,
+            vocabulary=pl.read_parquet(bundle.directory / "vocabulary.parquet"),
+            training=InputProfile.from_json(profile.read_text(encoding="utf-8")) if profile.is_file() else None,
+        )
+    return found
+
+
+def _manifests(paths: DataRoot) -> Iterator[Path]:
+    yield from sorted(paths.root.glob("training/*/bundle/manifest.json"), reverse=True)
+    yield from sorted(paths.mlflow_artifacts.rglob("manifest.json"))
