@@ -15,7 +15,7 @@ from ctr_pipeline.online.feature_comparison import ComparedInputs, FeatureDiffer
 from ctr_pipeline.online.input_distribution import DistributionShift, ServedInputs, find_shifts
 from ctr_pipeline.online.logged_rows import matrix_of
 from ctr_pipeline.online.recomputed_inputs import ReplayTables, recomputed_inputs
-from ctr_pipeline.online.skew_kinds import UNEXPLAINED, Mask
+from ctr_pipeline.online.skew_kinds import STALE, UNEXPLAINED, Mask
 from ctr_pipeline.serving.bundle import MAX_PROBABILITY_DIFFERENCE, Bundle
 from ctr_pipeline.spec import Spec
 
@@ -44,6 +44,9 @@ SCORES = "scores"
 
 UNCERTAIN = frozenset((UNEXPLAINED, "other mix", "other spread", "new values"))
 """Kinds under which a shift of the distribution may be a true one of the traffic."""
+
+LATE_SHARE = 0.1
+"""Of a snapshot that is a day old, as far as so many rows of a day have it, it is that the new one came late: a warning."""
 
 _BATCH = 8192
 
@@ -335,9 +338,11 @@ def _recent_profile(
 
 def _of_difference(day: date, served: _Served, one: FeatureDifference) -> Finding:
     assert one.kind is not None, "asked before"
+    # Between midnight and the new snapshot, that of the day before is served.
+    late = one.kind.name == STALE and one.kind.detail.startswith("1 day ") and one.share <= LATE_SHARE
     return served.finding(
         day, one.first, comparison=FEATURE_REPLAY, feature=one.feature, kind=one.kind.name, detail=one.kind.detail,
-        requests=one.requests, rows=one.differing, share=one.share, error=True,
+        requests=one.requests, rows=one.differing, share=one.share, error=not late,
     )  # fmt: skip
 
 
