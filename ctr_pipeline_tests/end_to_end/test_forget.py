@@ -1,6 +1,7 @@
 """`ctr forget` after a whole run: no file below the data root knows the user, and no later run brings them back."""
 
 import json
+import shutil
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
@@ -47,6 +48,8 @@ def forgotten(finished: Finished, ctr: Ctr, tmp_path_factory: pytest.TempPathFac
     shown = before["impressions"].group_by("user").agg(pl.len(), pl.col("impression_id")).sort("len", descending=True)
     hashed, rows, ids = shown.row(0)
     assert rows == (logs["user_id"] == raw).sum()
+    # As servers keep them.
+    shutil.copytree(next(root.glob("training/*/bundle")), root / "serving" / "bundles" / "ab12")
     out = folder / "forgotten.json"
     done = ctr("forget", "--data-root", root, "--user", raw, "--json", out)
     report = json.loads(out.read_text(encoding="utf-8"))
@@ -75,6 +78,7 @@ def texts(path: Path) -> Iterator[str]:
 
 def test_no_file_below_the_data_root_knows_the_user(forgotten: Forgotten) -> None:
     files = [path for path in forgotten.data_root.rglob("*") if path.is_file()]
+    assert not any((forgotten.data_root / "serving").glob("bundles/*"))
     assert len(files) > 100
     assert len(forgotten.report["snapshots"]) > 3
     for path in files:
