@@ -28,7 +28,7 @@ def canary_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     spec = deployment.spec
 
     @dg.asset(
-        deps=["labels", "champion"],
+        deps=["serving_log", "labels", "champion"],
         check_specs=check_specs("canary"),
         group_name="release",
         kinds={"mlflow"},
