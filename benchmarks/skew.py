@@ -118,8 +118,7 @@ class World:
             )  # fmt: skip
             with TestClient(service) as client:
                 for page in pages:
-                    body = {"candidates": {name: values[page] for name, values in columns.items()}}
-                    answer = client.post("/score", json=body)
+                    answer = client.post("/score", json=_body(columns, page))
                     assert answer.status_code == 200, answer.text
             log.close()
             return fetch_segments(segments(Path(folder)), [day]).rows.sort(SERVING_LOG_ORDER)
@@ -130,6 +129,16 @@ class World:
         order = sorted(rows, key=rows.__getitem__)
         turned = {key: rows[other] for key, other in zip(order, order[1:] + order[:1], strict=True)}
         return replace(self.bundle, vocabulary=Vocabulary({**self.bundle.vocabulary, feature: turned}))
+
+
+def _body(columns: Columns, page: slice) -> dict[str, Any]:
+    """The request of a page: what all its impressions have in common once."""
+    own = {name: values[page] for name, values in columns.items()}
+    same = [name for name, values in own.items() if name != "impression_id" and all(v == values[0] for v in values)]
+    return {
+        "shared": {name: own[name][0] for name in same},
+        "candidates": {name: values for name, values in own.items() if name not in same},
+    }
 
 
 def planted(world: World, columns: Columns, most: int) -> list[Planted]:

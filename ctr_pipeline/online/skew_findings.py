@@ -11,11 +11,24 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.features import Layout
 from ctr_pipeline.features.input_profile import InputProfile, profile_inputs, whole_numbers
+from ctr_pipeline.online.distribution_kinds import MIX, NEW_VALUES, SPREAD
 from ctr_pipeline.online.feature_comparison import ComparedInputs, FeatureDifference, compare_inputs
 from ctr_pipeline.online.input_distribution import DistributionShift, ServedInputs, find_shifts
 from ctr_pipeline.online.logged_rows import matrix_of
 from ctr_pipeline.online.recomputed_inputs import ReplayTables, recomputed_inputs
-from ctr_pipeline.online.skew_kinds import STALE, UNEXPLAINED, Mask
+from ctr_pipeline.online.skew_kinds import (
+    CONSTANT,
+    DEFAULT,
+    DEFAULT_FOR_MISSING,
+    MISSING,
+    STALE,
+    UNEXPLAINED,
+    UNIT,
+    ZERO_FOR_MISSING,
+    Kind,
+    Mask,
+    is_round,
+)
 from ctr_pipeline.serving.bundle import MAX_PROBABILITY_DIFFERENCE, Bundle
 from ctr_pipeline.spec import Spec
 
@@ -42,8 +55,10 @@ are the time and id of the first request that shows it, ``requests`` and ``rows`
 SCORES = "scores"
 """In place of a feature: the scores themselves."""
 
-UNCERTAIN = frozenset((UNEXPLAINED, "other mix", "other spread", "new values"))
+UNCERTAIN = frozenset((UNEXPLAINED, MIX, SPREAD, NEW_VALUES))
 """Kinds under which a shift of the distribution may be a true one of the traffic."""
+
+_OF_LOGS = frozenset((MISSING, ZERO_FOR_MISSING, DEFAULT_FOR_MISSING, CONSTANT, DEFAULT))
 
 LATE_SHARE = 0.1
 """Of a snapshot that is a day old, as far as so many rows of a day have it, it is that the new one came late: a warning."""
@@ -347,12 +362,18 @@ def _of_difference(day: date, served: _Served, one: FeatureDifference) -> Findin
 
 
 def _of_shift(day: date, served: _Served, shift: DistributionShift, as_logged: bool) -> Finding:
-    """A shift that the impression log has too is no fault of serving, unless its kind says that values are broken."""
-    certain = shift.kind.name not in UNCERTAIN
+    """A shift of inputs that are those of the impression log is the log's, not that of serving.
+
+    Then a kind says something only where it is surely no traffic: values that are gone or constant, or in another unit.
+    """
+    kind = shift.kind
+    if as_logged and kind.name not in _OF_LOGS and not (kind.name == UNIT and is_round(float(kind.detail[1:]))):
+        kind = kind if kind.name in UNCERTAIN else Kind(MIX if shift.is_id else SPREAD)
+    notes = [kind.detail, "the impression log has it too" if as_logged else ""]
     return served.finding(
-        day, shift.first, comparison=DISTRIBUTION, feature=shift.feature, kind=shift.kind.name,
-        detail=shift.kind.detail + ("; the impression log has it too" if as_logged else ""),
-        requests=shift.requests, rows=shift.rows, share=shift.rows / max(1, len(served.ts)), error=certain,
+        day, shift.first, comparison=DISTRIBUTION, feature=shift.feature, kind=kind.name,
+        detail="; ".join(note for note in notes if note), requests=shift.requests, rows=shift.rows,
+        share=shift.rows / max(1, len(served.ts)), error=kind.name not in UNCERTAIN,
     )  # fmt: skip
 
 

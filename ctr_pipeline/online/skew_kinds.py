@@ -204,7 +204,7 @@ def _unit(evidence: NumberEvidence) -> Kind | None:
     ratios = served[usable] / expected[usable]
     factor = float(np.median(ratios))
     close_by = np.abs(ratios / factor - 1) <= 1e-4
-    if abs(factor - 1) < 1e-3 or (len(np.unique(expected[usable])) < 3 and not _is_round(factor)):
+    if abs(factor - 1) < 1e-3 or (len(np.unique(expected[usable])) < 3 and not is_round(factor)):
         return None
     return Kind(UNIT, f"×{factor:.4g}", float(close_by.sum() / len(served)))
 
@@ -394,7 +394,7 @@ def _half(values: Numbers) -> Numbers:
     return found
 
 
-def _is_round(factor: float) -> bool:
+def is_round(factor: float) -> bool:
     """Whether it is a factor that separates units: a power of ten, or seconds, minutes, hours, days."""
     sizes = [10.0**n for n in range(1, 10)] + [60.0, 3600.0, 24.0, 86400.0, 7.0, 1024.0]
     return any(abs(factor / size - 1) < 1e-3 or abs(factor * size - 1) < 1e-3 for size in sizes)

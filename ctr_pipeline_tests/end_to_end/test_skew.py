@@ -107,3 +107,21 @@ def test_a_raw_id_is_in_no_file(reported: Path, data_root: Path) -> None:
     for table in ("serving_log", "skew_report"):
         texts = set(lake.scan(table).select(pl.col(pl.String)).collect().unpivot()["value"].drop_nulls())
         assert not texts & {*raw["user_id"], *raw["impression_id"]}
+
+
+@pytest.mark.parametrize(("requests", "most"), [(60, 1), pytest.param(400, 4, marks=pytest.mark.nightly)])
+def test_every_kind_is_named_through_the_endpoint_and_nothing_else(
+    reported: Path, project: Path, monkeypatch: pytest.MonkeyPatch, requests: int, most: int
+) -> None:
+    monkeypatch.syspath_prepend(str(project / "benchmarks"))
+    import skew
+
+    world = skew.World(reported)
+    rows = list(skew.measured(world, DAY, requests, most))
+    assert {row["skew"] for row in rows} == {
+        "unit ×100", "missing → 0", "log1p left out", "stale snapshot", "shifted hour", "other vocabulary", "constant", "left out",
+    }  # fmt: skip
+    assert [(row["skew"], row["feature"], row["named"]) for row in rows if row["after"] is None or row["false"]] == []
+    assert [row["false_without_ids"] for row in rows if row["false_without_ids"]] == []
+    clean = skew.clean(world, DAY, requests)
+    assert (clean["named"], clean["named_without_ids"], clean["recomputed"] > 4 * requests) == ({}, {}, True)
