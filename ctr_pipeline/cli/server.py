@@ -1,6 +1,7 @@
 """`ctr serve`, `ctr snapshot`: the champion behind HTTP, and what it looks up of the past."""
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -8,6 +9,20 @@ import typer
 from rich.console import Console
 
 from ctr_pipeline.cli.options import RootOption, day_of, held, user_errors
+
+
+class Device(StrEnum):
+    """What scores."""
+
+    CPU = "cpu"
+    CUDA = "cuda"
+
+
+class Precision(StrEnum):
+    """What matrix products are computed in."""
+
+    BF16 = "bf16"
+    FP32 = "fp32"
 
 
 def serve(
@@ -24,6 +39,13 @@ def serve(
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
     workers: Annotated[int, typer.Option("--workers", min=1, max=256, help="Processes; one a core.")] = 1,
+    device: Annotated[Device, typer.Option("--device", help="`cuda` needs the package onnxruntime-gpu.")] = Device.CPU,
+    precision: Annotated[
+        Precision, typer.Option("--precision", help="Of matrix products on `cuda`; logits are always of 32 bits.")
+    ] = Precision.BF16,
+    batch_ms: Annotated[
+        float, typer.Option("--batch-ms", min=0, max=100, help="On `cuda`, how long a request waits for others.")
+    ] = 1.0,
     most_bytes: Annotated[
         int | None, typer.Option("--body-bytes", min=1, help="Largest body of a request; by default 4 MiB.")
     ] = None,
@@ -49,6 +71,9 @@ def serve(
             workers=workers,
             limits={name: value for name, value in limits.items() if value is not None},
         )
+        if device is Device.CUDA:
+            run_on = {"device": device.value, "precision": precision.value, "delay": batch_ms / 1000}
+            settings = replace(settings, device=run_on)
         if store is not None:
             settings = replace(settings, store=str(store.resolve()))
         run_service(settings, host, port, process_environment(), Console().print)

@@ -49,6 +49,7 @@ class ServeSettings:
         store: Folder of the snapshots of history features; empty where requests hold these themselves.
         log: Where and how many requests are logged, as :func:`~ctr_pipeline.commands.serve_log.log_settings` says; empty
             for none.
+        device: Fields of :class:`~ctr_pipeline.serving.gpu.DeviceSettings`; empty for the thread of the request.
     """
 
     data_root: str = ""
@@ -59,6 +60,7 @@ class ServeSettings:
     workers: int = 1
     store: str = ""
     log: Mapping[str, Any] = field(default_factory=dict)
+    device: Mapping[str, Any] = field(default_factory=dict)
 
 
 def serve_settings(data_root: Path | None, bundle: Path | None) -> ServeSettings:
@@ -90,7 +92,7 @@ def worker_service() -> "FastAPI":
     environment = process_environment()
     settings = ServeSettings(**json.loads(environment.serve_settings))
     folder = ServingFolder(Path(settings.folder))
-    loader = ModelLoader(folder, environment, settings.store)
+    loader = ModelLoader(folder, environment, settings.store, settings.device)
     models = ServedModels(
         loader.arms(), processes=settings.workers, ended=lambda trial, reason: folder.end_trial(trial.id, reason)
     )
@@ -134,6 +136,11 @@ def run_service(
             f"--host {host}: others could ask for scores without a token. Set CTR_SERVE_TOKEN, or listen on 127.0.0.1."
         )
     _refuse_taken(host, port)
+    if settings.device.get("device") == "cuda":
+        # Here it ends the command; in a process of the service it would end that process alone.
+        from ctr_pipeline.serving.gpu import refuse_absent_device
+
+        refuse_absent_device()
     with tempfile.TemporaryDirectory(prefix="ctr-serve-") as temporary:
         own = settings.folder or temporary
         metrics = _emptied(Path(own) / f"metrics-{port}")

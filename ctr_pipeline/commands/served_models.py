@@ -3,10 +3,10 @@
 import gc
 import logging
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.commands.serve_store import opened_history
 from ctr_pipeline.commands.serving_folder import ServingFolder
@@ -27,16 +27,19 @@ LOOK_SECONDS = 0.5
 """Time between two looks at the state."""
 
 
-def served_model(version: "ServedVersion", environment: Environment, store: str = "") -> "ServedModel":
+def served_model(
+    version: "ServedVersion", environment: Environment, store: str = "", device: Mapping[str, Any] | None = None
+) -> "ServedModel":
     """The opened and warm model of a version, with the key of the deployment where it has hashed features.
 
     Args:
         version: The version.
         environment: Holds the key.
         store: Folder of the snapshots of history features; empty where requests hold these themselves.
+        device: Fields of :class:`~ctr_pipeline.serving.gpu.DeviceSettings`; None for the thread of the request.
 
     Raises:
-        BundleError: it is broken.
+        BundleError: it is broken, or the device is absent.
         StoreError: the snapshots are of other history features than the model's.
         KeyMissingError: the model needs a key, and there is none.
     """
@@ -57,6 +60,10 @@ def served_model(version: "ServedVersion", environment: Environment, store: str 
         model = replace(model, history=opened_history(model, Path(store), pseudonym))
     if model.hashed or (model.history is not None and model.history.hashes):
         hasher = existing_pseudonymiser(environment).of_text
+    if device:
+        from ctr_pipeline.serving.gpu import DeviceScoring, DeviceSettings
+
+        return replace(model, batches=DeviceScoring(bundle, DeviceSettings(**device)))
     for _ in range(WARM_UP):
         bundle.check_golden()
     return model
@@ -69,10 +76,17 @@ class ModelLoader:
         folder: Of the service.
         environment: Holds the key.
         store: Folder of the snapshots of history features; empty for none.
+        device: As for :func:`served_model`.
     """
 
-    def __init__(self, folder: ServingFolder, environment: Environment, store: str = "") -> None:
-        self._folder, self._environment, self._store = folder, environment, store
+    def __init__(
+        self,
+        folder: ServingFolder,
+        environment: Environment,
+        store: str = "",
+        device: Mapping[str, Any] | None = None,
+    ) -> None:
+        self._folder, self._environment, self._store, self._device = folder, environment, store, device
         self._opened: dict[str, ServedModel] = {}
 
     def arms(self) -> "ServedArms":
@@ -102,7 +116,7 @@ class ModelLoader:
 
     def _model(self, version: "ServedVersion") -> "ServedModel":
         if version.sha256 not in self._opened:
-            self._opened[version.sha256] = served_model(version, self._environment, self._store)
+            self._opened[version.sha256] = served_model(version, self._environment, self._store, self._device)
         return self._opened[version.sha256]
 
 

@@ -83,7 +83,7 @@ class Bundle:
     vocabulary: Vocabulary
     """Feature to key to embedding row."""
     session: Any
-    """The ONNX Runtime session: one thread, no spinning."""
+    """The ONNX Runtime session: one thread, no spinning; or what runs the graph on another device."""
     columns: RequestColumns
     """What the candidates of a request share: the graph reads that once a request."""
     input_names: Mapping[str, str]
@@ -227,8 +227,14 @@ class Bundle:
         """What makes the inputs of a request of candidates that share features; a server keeps it."""
         return CandidateEncoder(self.encoder(), self.columns)
 
-    def check_golden(self) -> None:
+    def check_golden(
+        self, max_logit: float = MAX_LOGIT_DIFFERENCE, max_probability: float = MAX_PROBABILITY_DIFFERENCE
+    ) -> None:
         """Scores the golden rows and compares.
+
+        Args:
+            max_logit: Largest difference in logit from the trained model.
+            max_probability: Largest difference in calibrated probability.
 
         Raises:
             BundleError: a logit or a probability differs from the trained model's by more than the limit.
@@ -241,8 +247,8 @@ class Bundle:
         ids = np.array(golden["ids"], dtype=np.int64).reshape(rows, len(self.layout.id_columns))
         found = self.score(numeric, ids)
         for name, values, limit in (
-            ("logit", found.logits, MAX_LOGIT_DIFFERENCE),
-            ("probability", found.probabilities, MAX_PROBABILITY_DIFFERENCE),
+            ("logit", found.logits, max_logit),
+            ("probability", found.probabilities, max_probability),
         ):
             expected = np.array(golden["logits" if name == "logit" else "probabilities"])
             differences = np.abs(values - expected)

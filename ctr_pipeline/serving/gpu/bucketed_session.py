@@ -17,6 +17,9 @@ CANDIDATE_SIZES = (1, 64, 256, 1024)
 KEY_SIZES = (1, 4, 16)
 """Sizes that the number of requests of one run is filled up to."""
 
+WARM_UP = 3
+"""Runs of a size before requests: the first lays out memory, the next is recorded."""
+
 Inputs = Mapping[str, NDArray[Any]]
 
 
@@ -52,12 +55,16 @@ class BucketedSession:
     sizes: Mapping[str, tuple[int, ...]]
     _buffers: dict[tuple[int, ...], _Buffers] = field(default_factory=dict)
 
-    def run(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
-        """The outputs, [N, ·] each, of inputs whose axes may be of any size.
+    def run(self, outputs: Sequence[str], inputs: Inputs) -> list[NDArray[Any]]:
+        """The named outputs, [N, ·] each, of inputs whose axes may be of any size; called as a session of ONNX Runtime is.
 
         Raises:
             BundleError: an input is absent, unknown or of another rank, or two disagree on an axis.
         """
+        found = self._run_any(inputs)
+        return [found[name] for name in outputs]
+
+    def _run_any(self, inputs: Inputs) -> dict[str, NDArray[Any]]:
         lengths = self._lengths(inputs)
         last = list(self.sizes)[-1]
         for axis, sizes in self.sizes.items():
@@ -65,19 +72,22 @@ class BucketedSession:
             most = 1 if axis != last and lengths[last] > self.sizes[last][-1] else sizes[-1]
             if lengths[axis] > most:
                 parts = (self._part(inputs, axis, at, at + most) for at in range(0, lengths[axis], most))
-                pieces = [self.run(part) for part in parts]
+                pieces = [self._run_any(part) for part in parts]
                 return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
         return self._run_one(inputs, lengths)
 
     def warm_up(self) -> None:
-        """Runs each size twice, so that memory is laid out and CUDA graphs are recorded before the first request."""
+        """Runs each size, so that memory is laid out and CUDA graphs are recorded before the first request.
+
+        It must be called by the thread that will run requests: ONNX Runtime keeps recordings by thread.
+        """
         for size in product(*self.sizes.values()):
             lengths = dict(zip(self.sizes, size, strict=True))
             inputs = {
                 given.name: np.zeros([lengths.get(axis, axis) for axis in given.shape], dtype=_dtype(given.type))
                 for given in self.session.get_inputs()
             }
-            for _ in range(2):
+            for _ in range(WARM_UP):
                 self._run_one(inputs, lengths)
 
     def _run_one(self, inputs: Inputs, lengths: Mapping[str, int]) -> dict[str, NDArray[Any]]:
@@ -142,6 +152,13 @@ class BucketedSession:
             places = [slice(start, stop) if one == axis else slice(None) for one in described[name]]
             found[name] = array[tuple(places)]
         return found
+
+
+def sizes_of(session: Any) -> dict[str, tuple[int, ...]]:
+    """The sizes to run of the axes of a graph that may vary: rows alone, or requests and the candidates of each."""
+    axes = list(dict.fromkeys(axis for given in session.get_inputs() for axis in given.shape if isinstance(axis, str)))
+    # An input of the shared part alone has no axis of candidates, so the first axis is that of requests.
+    return {axis: KEY_SIZES if axis != axes[-1] else CANDIDATE_SIZES for axis in axes}
 
 
 def _filled(array: NDArray[Any], shape: Sequence[int]) -> NDArray[Any]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +25,13 @@ _INEXACT = frozenset((float, list))
 """Types of values that may be, or hold, a number that stands for several whole numbers."""
 
 
+class RequestBatches(Protocol):
+    """Scores requests on a device, several at a time."""
+
+    async def scores(self, inputs: RequestInputs) -> Scores:
+        """The scores of a request of N candidates."""
+
+
 @dataclass(frozen=True, slots=True)
 class ServedModel:
     """An opened bundle and what its requests need."""
@@ -45,6 +52,8 @@ class ServedModel:
     """What candidates are ranked by; None where the spec declares nothing."""
     history: RequestHistory | None = None
     """Where the features of the past come from that a request does not give; None where it must give them."""
+    batches: RequestBatches | None = None
+    """What scores on another device; None where the thread of the request does."""
 
     @classmethod
     def of(cls, bundle: Bundle, pseudonym: Callable[[str], str] | None, facts: Mapping[str, str] | None = None) -> Self:
@@ -105,10 +114,48 @@ class Scored:
     filled: FilledHistory = field(default_factory=FilledHistory)
 
 
+@dataclass(frozen=True, slots=True)
+class EncodedRequest:
+    """A request that is ready to be scored."""
+
+    inputs: RequestInputs
+    bids: Mapping[str, NDArray[np.float64]]
+    """[N] bids by name."""
+    filled: FilledHistory
+
+
 def score_request(
     model: ServedModel, shared: Mapping[str, Any], candidates: Mapping[str, Any], limits: Limits
 ) -> Scored:
-    """Scores N candidates.
+    """Scores N candidates in the calling thread.
+
+    Args:
+        model: The model.
+        shared: As for :func:`encoded_request`.
+        candidates: As there.
+        limits: What a request may hold.
+
+    Raises:
+        RequestError: names the feature that cannot be used.
+    """
+    encoded = encoded_request(model, shared, candidates, limits)
+    return _scored(model, encoded, model.bundle.score_inputs(encoded.inputs))
+
+
+async def score_request_on_device(
+    model: ServedModel, shared: Mapping[str, Any], candidates: Mapping[str, Any], limits: Limits
+) -> Scored:
+    """As :func:`score_request`, on the device of the model; where that is another, others may be answered meanwhile."""
+    if model.batches is None:
+        return score_request(model, shared, candidates, limits)
+    encoded = encoded_request(model, shared, candidates, limits)
+    return _scored(model, encoded, await model.batches.scores(encoded.inputs))
+
+
+def encoded_request(
+    model: ServedModel, shared: Mapping[str, Any], candidates: Mapping[str, Any], limits: Limits
+) -> EncodedRequest:
+    """Checks and encodes N candidates.
 
     Args:
         model: The model.
@@ -149,9 +196,12 @@ def score_request(
         inputs = encoder.request(row, {**candidates, **filled.candidates}, rows)
     except BundleError as error:
         raise _refusal("candidates", candidates, error) from None
-    scores = model.bundle.score_inputs(inputs)
-    ranking = None if model.ranking is None else model.ranking.scores(scores.probabilities, bids)
-    return Scored(scores, model.unknown_ids(inputs), inputs, ranking, filled)
+    return EncodedRequest(inputs, bids, filled)
+
+
+def _scored(model: ServedModel, encoded: EncodedRequest, scores: Scores) -> Scored:
+    ranking = None if model.ranking is None else model.ranking.scores(scores.probabilities, encoded.bids)
+    return Scored(scores, model.unknown_ids(encoded.inputs), encoded.inputs, ranking, encoded.filled)
 
 
 def _bids(

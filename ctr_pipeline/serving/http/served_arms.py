@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol, Self
 
@@ -12,7 +12,7 @@ from ctr_pipeline.serving.http.inference_protocol import INFERENCE_FIELDS, TENSO
 from ctr_pipeline.serving.http.pseudonym_features import hashed_values
 from ctr_pipeline.serving.http.request_history import USER
 from ctr_pipeline.serving.http.request_json import Limits, RequestError
-from ctr_pipeline.serving.http.request_scoring import Scored, ServedModel, score_request
+from ctr_pipeline.serving.http.request_scoring import Scored, ServedModel, score_request_on_device
 from ctr_pipeline.serving.http.served_request import IMPRESSION
 from ctr_pipeline.serving.release import Arm, CanaryGuard, Trial, TrialMode, in_canary
 from ctr_pipeline.serving.request_encoding import TIME
@@ -180,7 +180,7 @@ class ArmAnswer:
     found: Scored
 
 
-def score_in_arm(
+async def score_in_arm(
     arms: ServedArms,
     shared: Mapping[str, Any],
     candidates: Mapping[str, Any],
@@ -208,24 +208,24 @@ def score_in_arm(
         RequestError: the request cannot be used.
     """
 
-    def scored(model: ServedModel) -> Scored:
-        return score_request(model, arms.known_to(model, shared), arms.known_to(model, candidates), limits)
+    def scored(model: ServedModel) -> Awaitable[Scored]:
+        return score_request_on_device(model, arms.known_to(model, shared), arms.known_to(model, candidates), limits)
 
     failure, challenger = None, arms.challenger
     if challenger is not None and arms.answering(shared, body) is Arm.CHALLENGER:
-        found, failure, seconds = _attempt(lambda: scored(challenger), clock)
+        found, failure, seconds = await _attempt(scored(challenger), clock)
         if found is not None:
             counts.arm_scored(Arm.CHALLENGER, seconds)
             return ArmAnswer(challenger, Arm.CHALLENGER, found)
     started = clock()
-    answer = ArmAnswer(arms.champion, Arm.CHAMPION, scored(arms.champion))
+    answer = ArmAnswer(arms.champion, Arm.CHAMPION, await scored(arms.champion))
     counts.arm_scored(Arm.CHAMPION, clock() - started)
     if failure is not None:
         counts.arm_failed(Arm.CHALLENGER, failure)
     return answer
 
 
-def score_in_shadow(
+async def score_in_shadow(
     arms: ServedArms,
     answer: ArmAnswer,
     shared: Mapping[str, Any],
@@ -252,7 +252,7 @@ def score_in_shadow(
     model = arms.challenger
     assert model is not None, "a trial has a challenger"
     own = arms.known_to(model, shared), arms.known_to(model, candidates)
-    found, failure, seconds = _attempt(lambda: score_request(model, *own, limits), clock)
+    found, failure, seconds = await _attempt(score_request_on_device(model, *own, limits), clock)
     if found is None:
         counts.arm_failed(Arm.SHADOW, failure or "")
         return None
@@ -282,11 +282,11 @@ def user_of(model: ServedModel, shared: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _attempt(score: Callable[[], Scored], clock: Callable[[], float]) -> tuple[Scored | None, str | None, float]:
+async def _attempt(score: Awaitable[Scored], clock: Callable[[], float]) -> tuple[Scored | None, str | None, float]:
     """Scores of the challenger or the kind of its failure, and seconds."""
     started = clock()
     try:
-        found = score()
+        found = await score
     except RequestError:
         return None, "request", clock() - started
     except Exception as error:

@@ -103,7 +103,7 @@ def build_service(
         await asyncio.sleep(0)
         return parsed_object(body, arms.names, limits.fields), body
 
-    def scored(
+    async def scored(
         arms: ServedArms,
         shared: dict[str, Any],
         candidates: dict[str, Any],
@@ -112,7 +112,7 @@ def build_service(
         fields: LogFields,
     ) -> tuple[ArmAnswer, BackgroundTask | None]:
         """The answer, and what is done once it is sent."""
-        answer = score_in_arm(arms, shared, candidates, body, limits=limits, clock=clock, counts=counts)
+        answer = await score_in_arm(arms, shared, candidates, body, limits=limits, clock=clock, counts=counts)
         metrics.scored(len(answer.found.scores.probabilities), answer.found.unknown)
         filled = answer.found.filled
         metrics.looked_up(filled.unknown, filled.absent, filled.late)
@@ -121,7 +121,7 @@ def build_service(
             return answer, None
 
         async def shadow() -> None:
-            beside = score_in_shadow(arms, answer, shared, candidates, limits=limits, clock=clock, counts=counts)
+            beside = await score_in_shadow(arms, answer, shared, candidates, limits=limits, clock=clock, counts=counts)
             if beside is not None and arms.challenger is not None:
                 _log(request_id, fields, Arm.SHADOW, arms.challenger.bundle.sha256, beside)
 
@@ -140,7 +140,7 @@ def build_service(
         with_logits = content.get("logits", False)
         if not isinstance(with_logits, bool):
             raise RequestError(f"`logits`: expected true or false; found {kind_of(with_logits)}", "logits")
-        given, later = scored(arms, shared, candidates, body, request_id, fields)
+        given, later = await scored(arms, shared, candidates, body, request_id, fields)
         bundle, scores = given.model.bundle, given.found.scores
         answer = {
             "model": bundle.sha256,
@@ -159,7 +159,7 @@ def build_service(
         content, body = await content_of(request, arms)
         wanted = wanted_outputs(content, arms.champion.outputs)
         shared, candidates, fields = take_log_fields(arms.other_inputs, *columns_of(content))
-        given, later = scored(arms, shared, candidates, body, content.get("id") or None, fields)
+        given, later = await scored(arms, shared, candidates, body, content.get("id") or None, fields)
         return json_answer(inference_answer(given.model, content, given.found, wanted), later=later)
 
     def _log(request_id: str | None, fields: LogFields, arm: Arm, sha256: str, found: Scored) -> None:

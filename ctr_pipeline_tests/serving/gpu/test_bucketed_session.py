@@ -55,7 +55,7 @@ def test_any_number_of_keys_and_candidates(keys: int, candidates: int, seed: int
     bucketed = BucketedSession(KEYED, "cpu", {"keys": (1, 3), "candidates": (1, 4)})
     expected = KEYED.run(["logits"], inputs)[0]
     for _ in range(2):
-        assert np.array_equal(bucketed.run(inputs)["logits"], expected)
+        assert np.array_equal(bucketed.run(["logits"], inputs)[0], expected)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 8, 9, 31])
@@ -68,10 +68,11 @@ def test_a_bundle_scores_the_same(bundle: Bundle, shop: Shop, rows: int) -> None
     axis = bundle.session.get_inputs()[0].shape[0]
     bucketed = BucketedSession(bundle.session, "cpu", {axis: (1, 8)})
     bucketed.warm_up()
-    found, expected = bucketed.run({"numeric": numeric, "ids": ids}), bundle.score(numeric, ids)
-    assert np.abs(found["logits"] - expected.logits).max() <= 1e-6
-    assert np.abs(found["probabilities"] - expected.probabilities).max() <= 1e-6
-    assert found["logits"].shape == expected.logits.shape
+    logits, probabilities = bucketed.run(["logits", "probabilities"], {"numeric": numeric, "ids": ids})
+    expected = bundle.score(numeric, ids)
+    assert np.abs(logits - expected.logits).max() <= 1e-6
+    assert np.abs(probabilities - expected.probabilities).max() <= 1e-6
+    assert logits.shape == expected.logits.shape
 
 
 def test_what_does_not_fit_is_refused() -> None:
@@ -79,6 +80,6 @@ def test_what_does_not_fit_is_refused() -> None:
     own, ids = np.zeros((1, 2, 1), dtype=np.float32), np.zeros((1, 3, 1), dtype=np.int64)
     shared = np.zeros((1, 1), dtype=np.float32)
     with pytest.raises(BundleError, match="ids: expected the shape"):
-        bucketed.run({"own": own, "ids": ids, "shared": shared})
+        bucketed.run(["logits"], {"own": own, "ids": ids, "shared": shared})
     with pytest.raises(BundleError, match="expected the inputs"):
-        bucketed.run({"own": own})
+        bucketed.run(["logits"], {"own": own})

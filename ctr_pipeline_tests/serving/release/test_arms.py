@@ -1,5 +1,6 @@
 """Who answers which request, and that what is served is told from one process to another."""
 
+import asyncio
 import json
 from dataclasses import replace
 from typing import Any
@@ -57,7 +58,7 @@ def challenger(second: Bundle) -> ServedModel:
 
 
 def scored(arms: ServedArms, shared: dict[str, Any], counts: Any, body: bytes = b"") -> Any:
-    return score_in_arm(arms, shared, {}, body, limits=Limits(), clock=lambda: 0.0, counts=counts)
+    return asyncio.run(score_in_arm(arms, shared, {}, body, limits=Limits(), clock=lambda: 0.0, counts=counts))
 
 
 class Keys:
@@ -185,7 +186,9 @@ def test_the_shadow_is_compared_and_its_failures_are_its_own(champion: ServedMod
     def beside(other: ServedModel) -> Scores | None:
         arms = ServedArms.of(champion, other, trial)
         answer = scored(arms, {"price": 1}, counts)
-        found = score_in_shadow(arms, answer, {"price": 1}, {}, limits=Limits(), clock=lambda: 0.0, counts=counts)
+        found = asyncio.run(
+            score_in_shadow(arms, answer, {"price": 1}, {}, limits=Limits(), clock=lambda: 0.0, counts=counts)
+        )
         return None if found is None else found.scores
 
     found = beside(challenger)
