@@ -18,7 +18,7 @@ from ctr_pipeline_tests.end_to_end.fixtures import Servers
 
 CHROMIUM = shutil.which("chromium")
 DRIVER = shutil.which("chromedriver")
-WINDOW = (1800, 1300)
+WINDOW = (1800, 1800)
 SWITCHES = (
     "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
     "--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-dev-shm-usage",
@@ -77,7 +77,8 @@ def _text(browser: webdriver.Chrome, url: str, *expected: str, folder: Path, nam
         ("tables", ("labels", "history")),
         ("dataset", ("examples", "position_propensity", "advertiser_quality", "vocabulary", "training_dataset")),
         ("model", ("ranker", "calibrated_ranker", "evaluation")),
-        ("release", ("serving_bundle", "champion")),
+        ("release", ("feature_snapshot", "serving_bundle", "champion")),
+        ("serving", ("serving_log", "skew_report")),
     ],
 )
 def test_the_asset_graph_is_complete_and_materialised(
@@ -88,7 +89,7 @@ def test_the_asset_graph_is_complete_and_materialised(
     filled = [int(share) for share in re.findall(r"(\d+)% filled", text)]
     assert len(filled) == len(assets)
     # Tables have every day, what belongs to a retrain has the last day.
-    assert all(share == 100 if group in {"ingest", "monitoring", "tables"} else share > 0 for share in filled)
+    assert all(share == 100 if group in {"ingest", "monitoring", "tables", "serving"} else share > 0 for share in filled)
 
 
 def test_the_evaluation_shows_metrics_plots_and_checks(
