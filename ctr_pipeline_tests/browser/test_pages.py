@@ -89,7 +89,9 @@ def test_the_asset_graph_is_complete_and_materialised(
     filled = [int(share) for share in re.findall(r"(\d+)% filled", text)]
     assert len(filled) == len(assets)
     # Tables have every day, what belongs to a retrain has the last day.
-    assert all(share == 100 if group in {"ingest", "monitoring", "tables", "serving"} else share > 0 for share in filled)
+    assert all(
+        share == 100 if group in {"ingest", "monitoring", "tables", "serving"} else share > 0 for share in filled
+    )
 
 
 def test_the_evaluation_shows_metrics_plots_and_checks(

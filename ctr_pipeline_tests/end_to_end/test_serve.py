@@ -15,6 +15,7 @@ import pytest
 
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.serving import Bundle
+from ctr_pipeline_tests.end_to_end.copies import copy_root
 from ctr_pipeline_tests.end_to_end.fixtures import CTR, Finished, environment, free_port
 
 
@@ -29,10 +30,10 @@ def served(data_root: Path, config_home: Path, log: Path) -> Iterator[str]:
             env=environment(config_home), stdout=output, stderr=subprocess.STDOUT,
         )  # fmt: skip
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while True:
             assert process.poll() is None, log.read_text()
-            assert time.monotonic() < deadline, "it did not answer within 60 s"
+            assert time.monotonic() < deadline, "it did not answer within 120 s"
             try:
                 urllib.request.urlopen(f"{url}/healthz", timeout=5).close()
                 break
@@ -69,7 +70,9 @@ def test_the_score_of_a_raw_id_is_that_of_its_pseudonym_in_the_log(
     hashed = stored["user_id"].value_counts(sort=True)["user_id"].head(100)
     names = [name for name in bundle.inputs if name != "user_id" and name in stored.columns]
     row = stored.select(names).row(0, named=True)
-    with served(finished.data_root, config_home, tmp_path / "log") as url:
+    # What is served is logged in the data root.
+    root = copy_root(finished.data_root, tmp_path / "run")
+    with served(root, config_home, tmp_path / "log") as url:
         answers = [json.loads(ask(f"{url}/score", {"shared": {**row, "user_id": user, **GIVEN}})) for user in raw]
         counts, model = ask(f"{url}/metrics").decode(), json.loads(ask(f"{url}/model"))
     expected = bundle.score(*bundle.encode([{**row, "user_id": user, **GIVEN} for user in hashed])).probabilities

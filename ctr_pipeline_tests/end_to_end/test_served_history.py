@@ -30,7 +30,9 @@ def test_test_rows_score_through_store_hashing_and_http_as_in_training(
     days = {one.day for one in listed(finished.data_root / "online")}
     assert {datetime.fromtimestamp(ts / 1e6, UTC).date() for ts in tested.rows["ts"]} <= days
     pages, worst, sent = tested.pages(), 0.0, 0
-    with served(finished.data_root, config_home, tmp_path / "log") as url:
+    # What is served is logged in the data root.
+    root = copy_root(finished.data_root, tmp_path / "run")
+    with served(root, config_home, tmp_path / "log") as url:
         for at in pages[:: max(1, len(pages) // PAGES)]:
             answer = json.loads(ask(f"{url}/score", tested.page(at)))
             worst, sent = max(worst, difference(answer, tested.scores[at])), sent + len(at)

@@ -1,6 +1,7 @@
 """`ctr serve` logs, `serving_log` fetches, `skew_report` names what was served otherwise, and nothing is promoted then."""
 
 import subprocess
+import time
 from collections.abc import Callable
 from datetime import date
 from pathlib import Path
@@ -51,8 +52,12 @@ def data_root(finished: Finished, config_home: Path, tmp_path_factory: pytest.Te
             if number >= PAGES:
                 page["candidates"]["price"] = [100 * price for price in page["candidates"]["price"]]
             ask(f"{url}/score", {**page, "request_id": f"page-{number}"})
-        assert b'ctr_serve_log_requests_total{outcome="written"} 120.0' in ask(f"{url}/metrics")
-    return root
+        # Another thread writes them.
+        for _ in range(100):
+            if b'ctr_serve_log_requests_total{outcome="written"} 120.0' in (counts := ask(f"{url}/metrics")):
+                return root
+            time.sleep(0.1)
+    raise AssertionError(counts.decode())
 
 
 @pytest.fixture(scope="module")
