@@ -176,7 +176,7 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def await_model(self, sha256: str, seconds: float = 20) -> None:
+    def await_model(self, sha256: str, seconds: float = 60) -> None:
         """Waits until every sender gets answers of this model alone."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:

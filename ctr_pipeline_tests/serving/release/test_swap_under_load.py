@@ -10,7 +10,7 @@ import pytest
 from ctr_pipeline.orchestration.resources.releases import CHALLENGER, REASON_TAG, ROLLED_BACK_TAG
 from ctr_pipeline.serving import Bundle
 from ctr_pipeline.serving.release import TrialMode
-from ctr_pipeline_tests.serving.release.registered import NOW, Load, Registered, on_this_machine
+from ctr_pipeline_tests.serving.release.registered import NOW, Load, Registered
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -32,7 +32,7 @@ def test_no_request_fails_while_versions_change(
         # By hand: the command refuses it.
         client = registered.releases.registry.tracking.client()
         client.set_registered_model_alias("shop", "champion", broken)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while broken not in service.model()["refused"]:
             assert time.monotonic() < deadline, service.log.read_text()
             time.sleep(0.2)
@@ -47,10 +47,10 @@ def test_no_request_fails_while_versions_change(
         os.kill(killed, signal.SIGKILL)
         started = time.monotonic()
         while killed in service.workers() or len(service.workers()) < workers:
-            assert time.monotonic() - started < on_this_machine(3)
+            assert time.monotonic() - started < 60
             time.sleep(0.02)
         service.await_answer()
-        assert time.monotonic() - started < on_this_machine(3)
+        assert time.monotonic() - started < 60
         load.await_model(bundle.sha256)
         load.failures.clear()
         load.await_model(bundle.sha256)
@@ -66,7 +66,7 @@ def test_a_canary_that_fails_is_rolled_back_by_the_service(
     bodies = tuple(b'{"shared": {"ad": "a1", "price": %d}}' % price for price in range(50))
     with registered.served() as service, Load(service.port, bodies=bodies) as load:
         registered.releases.start(TrialMode.CANARY, None, 0.4, NOW)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while service.model()["trial"] is None or not load.answers[second.sha256]:
             assert time.monotonic() < deadline
             time.sleep(0.1)
@@ -78,7 +78,7 @@ def test_a_canary_that_fails_is_rolled_back_by_the_service(
         registered.releases.stop("enough", NOW)
 
         trial = registered.releases.start(TrialMode.CANARY, failing, 0.4, NOW)
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while (last := registered.releases.status().last) is None or last.trial != trial.id:
             assert time.monotonic() < deadline, service.log.read_text()
             time.sleep(0.2)
