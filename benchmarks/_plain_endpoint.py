@@ -43,4 +43,6 @@ def plain_service(bundle: Bundle) -> FastAPI:
 
 
 if __name__ == "__main__":
-    uvicorn.run(plain_service(Bundle.open(Path(sys.argv[1]))), port=int(sys.argv[2]), log_level="warning")
+    uvicorn.run(
+        plain_service(Bundle.open(Path(sys.argv[1]))), port=int(sys.argv[2]), log_level="warning", timeout_keep_alive=75
+    )

@@ -28,6 +28,10 @@ STOP_SECONDS = 10
 HEADER_SECONDS = 5.0
 """Time in which the headers of a request must have arrived, from its first byte or from the start of the connection."""
 
+IDLE_SECONDS = 75
+"""Time that a connection stays open without a request: senders keep connections, and one that closes as a request is sent
+fails it."""
+
 
 class HeaderTimeout(HttpToolsProtocol):
     """Closes connections on which the headers of a request arrive too slowly, which uvicorn would await for ever."""
@@ -87,7 +91,7 @@ def run_processes(host: str, port: int, workers: int, watch: Callable[[], None] 
     config = Config(
         SERVICE, factory=True, host=host, port=port, workers=workers, loop="uvloop", http=HeaderTimeout,
         access_log=False, log_level="warning", server_header=False, lifespan="on", ws="none",
-        timeout_graceful_shutdown=STOP_SECONDS,
+        timeout_graceful_shutdown=STOP_SECONDS, timeout_keep_alive=IDLE_SECONDS,
     )  # fmt: skip
     sock = config.bind_socket()
     try:
