@@ -2,8 +2,10 @@
 
 import ast
 import re
+import sys
 import tomllib
 from collections import defaultdict
+from importlib.metadata import packages_distributions
 from pathlib import Path, PurePosixPath
 
 import pytest
@@ -98,3 +100,32 @@ def uses_the_environment(source: str) -> bool:
         elif isinstance(node, ast.ImportFrom) and node.module == "os" and names & {alias.name for alias in node.names}:
             return True
     return False
+
+
+def imported_modules(source: str) -> set[str]:
+    """First names of the modules that ``source`` imports, wherever it does."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def test_every_package_that_is_imported_is_a_declared_dependency() -> None:
+    """A development environment has packages that a user's installation lacks."""
+    used = set().union(*(imported_modules(path.read_text(encoding="utf-8")) for path in PACKAGE.rglob("*.py")))
+    others = used - set(sys.stdlib_module_names) - {"ctr_pipeline", "ctr_pipeline_tests"}
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = [one for name, listed in project["optional-dependencies"].items() if name != "dev" for one in listed]
+    wanted = {canonical(re.split(r"[\[<>=~! ]", one)[0]) for one in (*project["dependencies"], *extras)}
+    given = packages_distributions()
+    # Its plug-in is loaded by pytest alone.
+    others -= {"pytest"}
+    absent = {name for name in others if wanted.isdisjoint(canonical(one) for one in given.get(name, [name]))}
+    assert absent == set()
+
+
+def canonical(distribution: str) -> str:
+    return re.sub(r"[-_.]+", "-", distribution).lower()
