@@ -14,14 +14,15 @@ from ctr_pipeline.online.skew_kinds import (
     EXPLAINED,
     LEAST_ROWS,
     MISSING,
-    MOST_ROWS,
     OTHER_CANDIDATE,
     STALE,
     TIME,
-    UNEXPLAINED,
     VOCABULARY,
     Kind,
     Mask,
+    likely_kind,
+    looked_at,
+    most_frequent,
     share_of_other_candidates,
 )
 from ctr_pipeline.spec.fields import MICROSECONDS
@@ -60,24 +61,13 @@ class CategoryEvidence:
 
     def sample(self) -> "tuple[Rows, Rows, NDArray[np.intp]]":
         """Served and expected rows that differ, at most :data:`MOST_ROWS`, and where they are."""
-        rows = np.flatnonzero(self.differs)
-        if len(rows) > MOST_ROWS:
-            rows = rows[np.linspace(0, len(rows) - 1, MOST_ROWS).astype(np.intp)]
+        rows = looked_at(self.differs)
         return self.served[rows], self.expected[rows], rows
 
 
-Hypothesis = Callable[[CategoryEvidence], Kind | None]
-
-
 def kind_of_category(evidence: CategoryEvidence) -> Kind:
-    """The first hypothesis that explains the differing rows."""
-    if evidence.differs.sum() < LEAST_ROWS:
-        return Kind(UNEXPLAINED, "too few rows")
-    for hypothesis in _HYPOTHESES:
-        found = hypothesis(evidence)
-        if found is not None and found.explained >= EXPLAINED:
-            return found
-    return Kind(UNEXPLAINED)
+    """The likely kind of a skew of a category or a list."""
+    return likely_kind(evidence, _HYPOTHESES)
 
 
 def _equal(served: Rows, expected: Rows) -> float:
@@ -216,14 +206,14 @@ def _for_missing(evidence: CategoryEvidence) -> Kind | None:
     lacking = _nothing(expected) & ~_nothing(served)
     if not lacking.any():
         return None
-    value, count = _mode(served[lacking, 0])
+    value, count = most_frequent(served[lacking, 0])
     return Kind(DEFAULT_FOR_MISSING, evidence.keys.get(value, "") if count else "", count / len(served))
 
 
 def _constant(evidence: CategoryEvidence) -> Kind | None:
     first = int(np.argmax(evidence.differs))
     served, expected = evidence.served[first:, 0], evidence.expected[first:, 0]
-    value, count = _mode(served)
+    value, count = most_frequent(served)
     sampled, _, _ = evidence.sample()
     if count < 0.98 * len(served) or len(np.unique(expected)) < 2 or value in (UNKNOWN_ROW, MISSING_ROW):
         return None
@@ -252,21 +242,13 @@ def _other_candidate(evidence: CategoryEvidence) -> Kind | None:
 
 def _default(evidence: CategoryEvidence) -> Kind | None:
     served, expected, _ = evidence.sample()
-    _, count = _mode(served[:, 0])
+    _, count = most_frequent(served[:, 0])
     if len(np.unique(expected[:, 0])) < 2:
         return None
     return Kind(DEFAULT, "", count / len(served))
 
 
-_HYPOTHESES: Sequence[Hypothesis] = (
+_HYPOTHESES: Sequence[Callable[[CategoryEvidence], Kind | None]] = (
     _missing, _for_missing, _constant, _stale, _shifted_time, _other_vocabulary, _unknown, _newer, _list_forms,
     _other_candidate, _mapped, _default,
 )  # fmt: skip
-
-
-def _mode(values: Rows) -> tuple[int, int]:
-    found, counts = np.unique(values, return_counts=True)
-    if not len(found):
-        return MISSING_ROW, 0
-    best = int(np.argmax(counts))
-    return int(found[best]), int(counts[best])

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.features import FIRST_VOCABULARY_ROW, UNKNOWN_ROW
 from ctr_pipeline.features.input_profile import MISSING_BIN, QUANTILES, SECOND_BIN, ColumnProfile, stability_index
+from ctr_pipeline.online.number_kinds import NumberEvidence, Numbers, transforms
 from ctr_pipeline.online.skew_kinds import (
     CONSTANT,
     DEFAULT,
@@ -22,9 +23,6 @@ from ctr_pipeline.online.skew_kinds import (
     VOCABULARY,
     ZERO_FOR_MISSING,
     Kind,
-    NumberEvidence,
-    Numbers,
-    transforms,
 )
 
 MIX = "other mix"

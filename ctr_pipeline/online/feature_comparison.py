@@ -11,7 +11,8 @@ from ctr_pipeline.features import Layout
 from ctr_pipeline.features.input_columns import IdColumn
 from ctr_pipeline.features.local_time import time_part_of
 from ctr_pipeline.online.category_kinds import CategoryEvidence, kind_of_category
-from ctr_pipeline.online.skew_kinds import Kind, Mask, NumberEvidence, close, kind_of_number
+from ctr_pipeline.online.number_kinds import NumberEvidence, close, kind_of_number
+from ctr_pipeline.online.skew_kinds import Kind, Mask
 from ctr_pipeline.spec.fields import MICROSECONDS
 
 MOST_DIFFERING_SHARE = 0.001

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ctr_pipeline.online import category_kinds, skew_kinds
 from ctr_pipeline.online.category_kinds import CategoryEvidence, kind_of_category
 from ctr_pipeline.online.feature_comparison import differing_numbers
-from ctr_pipeline.online.skew_kinds import NumberEvidence, kind_of_number
+from ctr_pipeline.online.number_kinds import NumberEvidence, kind_of_number
 
 Numbers = NDArray[np.float64]
 ROWS, SIZE = 600, 5

@@ -215,6 +215,7 @@ def _rows(report: "DayReport") -> list[dict[str, Any]]:
             "since": instant_text(one.since)[11:],
             "requests": one.requests,
             "share": f"{one.share:.1%}",
+            "seen_by": one.comparison,
         }
         for one in report.findings
     ]
