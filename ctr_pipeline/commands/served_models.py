@@ -153,10 +153,13 @@ def refresh(models: "ServedModels", loader: ModelLoader, metrics: "ServiceMetric
         _log.error("the models of the state cannot be opened, so those before go on: %s", error)
         current = models.current
         models.replace(replace(current, refused={**current.refused, "state": str(error)}))
+        metrics.served(len(models.current.refused), models.current.canary_share)
         return
     if _identity(arms) == _identity(models.current):
         return
     models.replace(arms)
+    # Now, not when it is asked for: another process answers then, and shows what this one last set.
+    metrics.served(len(models.current.refused), models.current.canary_share)
     metrics.swapped("served")
     # The new model stays: the collector need not look through it while requests wait.
     gc.freeze()

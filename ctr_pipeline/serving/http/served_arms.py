@@ -69,6 +69,11 @@ class ServedArms:
         names = frozenset((*inputs, IMPRESSION, TIME, *SCORE_FIELDS, *INFERENCE_FIELDS, *TENSOR_FIELDS))
         return cls(champion, challenger, trial, refused or {}, frozenset(inputs), names, own, others)
 
+    @property
+    def canary_share(self) -> float:
+        """Share of the users that the challenger answers; 0 without a canary."""
+        return self.trial.share if self.trial is not None and self.trial.mode is TrialMode.CANARY else 0.0
+
     def answering(self, shared: Mapping[str, Any], body: bytes) -> Arm:
         """Who answers a request.
 

@@ -221,7 +221,7 @@ def build_service(
         history = models.current.champion.history
         if history is not None:
             metrics.stored_day(day_seconds(history.state()))
-        metrics.served(len(models.current.refused), _canary_share(models.current))
+        metrics.served(len(models.current.refused), models.current.canary_share)
         return Response(metrics.text(), media_type=metrics.content_type)
 
     answers: dict[tuple[str, str], Callable[[Request], Any]] = {
@@ -290,10 +290,6 @@ def _with_events(arms: ServedArms) -> list[RequestHistory]:
         if history is not None and history.events is not None:
             found.setdefault(history.events.identity, history)
     return list(found.values())
-
-
-def _canary_share(arms: ServedArms) -> float:
-    return arms.trial.share if arms.trial is not None and arms.trial.mode is TrialMode.CANARY else 0.0
 
 
 def _by_task(tasks: tuple[str, ...], values: Any) -> dict[str, Any]:

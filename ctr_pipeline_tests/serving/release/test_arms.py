@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ctr_pipeline.commands.served_models import refresh
 from ctr_pipeline.serving import Bundle, Scores
-from ctr_pipeline.serving.http import Limits, RequestError, ServedArms, ServedModel, ServedModels
+from ctr_pipeline.serving.http import Limits, RequestError, ServedArms, ServedModel, ServedModels, ServiceMetrics
 from ctr_pipeline.serving.http.request_history import KeySource
 from ctr_pipeline.serving.http.served_arms import GuardedCounts, score_in_arm, score_in_shadow, user_of
 from ctr_pipeline.serving.release import (
@@ -207,3 +208,21 @@ def test_the_state_is_told_as_it_is() -> None:
     )
     for state in (full, ServedState(champion=version)):
         assert ServedState.from_json(json.loads(json.dumps(state.to_json()))) == state
+
+
+def test_what_is_refused_is_counted_when_it_is_not_when_somebody_asks(champion: ServedModel) -> None:
+    """The process that is asked for the metrics shows what the others last set."""
+
+    class Loader:
+        def __init__(self) -> None:
+            self.refused = {"7": "broken"}
+
+        def arms(self) -> ServedArms:
+            return ServedArms.of(champion, None, None, self.refused)
+
+    models, loader, metrics = ServedModels.of(champion), Loader(), ServiceMetrics()
+    refresh(models, loader, metrics)  # type: ignore[arg-type]
+    assert b"ctr_serve_refused_versions 1.0" in metrics.text()
+    loader.refused = {}
+    refresh(models, loader, metrics)  # type: ignore[arg-type]
+    assert b"ctr_serve_refused_versions 0.0" in metrics.text()
