@@ -27,9 +27,12 @@ SWITCHES = (
 CUT_TABLES = """
 const cut = [];
 for (const table of document.querySelectorAll('td table')) {
+  const right = table.getBoundingClientRect().left + table.scrollWidth;
   for (let box = table; box !== document.body; box = box.parentElement) {
-    if (box.scrollWidth > box.clientWidth + 2 && getComputedStyle(box).overflowX !== 'visible') {
-      cut.push(table.closest('td').parentElement.cells[0].innerText + ': ' + (box.scrollWidth - box.clientWidth));
+    // What else a box holds may be wider, such as the lines of a stack trace with the folder of the checkout in them.
+    const hidden = right - (box.getBoundingClientRect().left + box.clientLeft + box.clientWidth);
+    if (hidden > 2 && getComputedStyle(box).overflowX !== 'visible') {
+      cut.push(table.closest('td').parentElement.cells[0].innerText + ': ' + hidden);
       break;
     }
   }
