@@ -4,12 +4,11 @@ import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import date, timedelta
+from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ctr_pipeline.features.history_definition import history_definition
 from ctr_pipeline.online.event_store import EventStore
@@ -23,6 +22,9 @@ from ctr_pipeline.spec.history import HistoryFirstSeen, HistoryList, HistoryRece
 
 _EPOCH = date(1970, 1, 1)
 
+_MOST_DAYS = 1000
+"""Days of requests whose snapshots are remembered."""
+
 _SECOND = 1e-6
 """Seconds in a microsecond, by which the features of training are multiplied too: a division rounds otherwise."""
 
@@ -31,7 +33,7 @@ _SECOND = 1e-6
 class FeatureStore:
     """The snapshots below one folder, for one definition of the history features.
 
-    A snapshot that is listed while the store is open is used from the next look-up on. Of a request at an instant the
+    A snapshot that is listed while the store is open is used from the next :meth:`refresh` on. Of a request at an instant the
     snapshot of its UTC day is used, else the one of the last day before: a later one would know what the request may
     not know.
 
@@ -53,6 +55,8 @@ class FeatureStore:
     _stamp: tuple[int, int] = field(init=False, default=(0, 0))
     _listed: tuple[SnapshotFacts, ...] = field(init=False, default=())
     _opened: dict[str, Snapshot] = field(init=False, default_factory=dict)
+    _of_days: dict[int, Snapshot] = field(init=False, default_factory=dict)
+    """By day since 1970 the snapshot that was found last, as long as the list is the same."""
     _failure: str | None = field(init=False, default=None)
 
     def __post_init__(self) -> None:
@@ -63,7 +67,7 @@ class FeatureStore:
         self._inputs = {one.key: one.inputs for one in self.layout.keys}
         for feature in exact:
             self._inputs[feature.key] = (*self._inputs.get(feature.key, ()), (feature.name,))
-        # As text: to join paths takes longer than to ask for the file, and each look-up does.
+        # As text: to join paths takes longer than to ask for the file, and each request does.
         self._index = str(self.root / INDEX)
         self.refresh()
 
@@ -88,6 +92,7 @@ class FeatureStore:
             self._failure = str(error)
             return
         self._failure = None
+        self._of_days = {}
         self._listed = tuple(one for one in every if one.definition == self.definition)
         if every and not self._listed:
             self._failure = (
@@ -100,11 +105,12 @@ class FeatureStore:
     def state(self, now: int) -> StoreState:
         """What would be used for a request at ``now`` (microseconds since 1970 UTC)."""
         self.refresh()
-        snapshot = self._of_day(_day(now))
+        today = now // DAY_US
+        snapshot = self._of_day(today)
         return StoreState(
             snapshot=None if snapshot is None else snapshot.facts.id,
             day=None if snapshot is None else snapshot.facts.day.isoformat(),
-            late=snapshot is None or snapshot.facts.day < _day(now),
+            late=snapshot is None or _is_before(snapshot, today),
             problem=self._failure if self._failure or snapshot else f"{self.root}: no snapshot of today or before.",
         )
 
@@ -123,9 +129,9 @@ class FeatureStore:
             )
 
     def look_up(
-        self, key: str, texts: Sequence[str | None], times: NDArray[np.int64], names: Collection[str]
+        self, key: str, texts: Sequence[str | None], times: Sequence[int], names: Collection[str]
     ) -> FoundHistory:
-        """Inputs of N rows.
+        """Inputs of N rows, from the snapshots that were listed at the last :meth:`refresh`.
 
         Args:
             key: A key column.
@@ -136,23 +142,21 @@ class FeatureStore:
         Returns:
             By input its N values, as a request would hold them.
         """
-        self.refresh()
-        wanted, days = frozenset(names), times // DAY_US
+        wanted = frozenset(names)
         exact = [f for f in (self.events.features if self.events is not None else ()) if f.name in wanted]
         if exact and self.events is not None:
-            looked_up = {f.name: self.events.values(f, texts, times).tolist() for f in exact}
+            looked_up = {f.name: self.events.values(f, texts, np.array(times)).tolist() for f in exact}
             daily = wanted - looked_up.keys()
             others = self.look_up(key, texts, times, daily) if daily else FoundHistory({}, 0, 0)
             return replace(others, columns={**others.columns, **looked_up})
-        if bool((days == days[:1]).all()):
-            day = _day(int(times[0])) if len(times) else _EPOCH
-            return self._on_day(day, key, texts, times, wanted)
+        first, last = (min(times) // DAY_US, max(times) // DAY_US) if times else (0, 0)
+        if first == last:
+            return self._on_day(first, key, texts, times, wanted)
         columns: dict[str, list[Any]] = {name: [None] * len(texts) for name in wanted}
         unknown, late, snapshots = 0, 0, dict[str, None]()
-        for number in np.unique(days):
-            rows = np.flatnonzero(days == number).tolist()
-            some = [texts[row] for row in rows]
-            found = self._on_day(_day(int(number) * DAY_US), key, some, times[rows], wanted)
+        for day in sorted({time // DAY_US for time in times}):
+            rows = [row for row, time in enumerate(times) if time // DAY_US == day]
+            found = self._on_day(day, key, [texts[row] for row in rows], [times[row] for row in rows], wanted)
             for name, values in found.columns.items():
                 for row, value in zip(rows, values, strict=True):
                     columns[name][row] = value
@@ -161,7 +165,7 @@ class FeatureStore:
         return FoundHistory(columns, unknown, late, tuple(snapshots))
 
     def _on_day(
-        self, day: date, key: str, texts: Sequence[str | None], times: NDArray[np.int64], wanted: frozenset[str]
+        self, day: int, key: str, texts: Sequence[str | None], times: Sequence[int], wanted: frozenset[str]
     ) -> FoundHistory:
         snapshot, of = self._of_day(day), self._keys[key]
         if snapshot is None:
@@ -174,34 +178,44 @@ class FeatureStore:
             values, none = snapshot.numbers(of, texts)
             absent.append(none)
             for at, feature in numbers:
-                column = values[:, at]
+                column = values[at]
                 if isinstance(feature, HistoryRecency | HistoryFirstSeen):
-                    column = (times - column) * _SECOND
-                columns[feature.name] = column.tolist()
+                    column = [(time - instant) * _SECOND for time, instant in zip(times, column, strict=True)]
+                columns[feature.name] = column
         lists = [listing for listing in of.lists if not wanted.isdisjoint(list_inputs(listing))]
         if lists:
             found_lists, none = snapshot.lists(of, texts)
             absent.append(none)
             for listing in lists:
                 columns |= _listed(listing, found_lists, times)
-        late = len(texts) if snapshot.facts.day < day else 0
+        late = len(texts) if _is_before(snapshot, day) else 0
         return FoundHistory(columns, sum(map(all, zip(*absent, strict=True))), late, (snapshot.facts.id,))
 
     @staticmethod
     def _without_past(of: KeyLayout, texts: Sequence[str | None]) -> dict[str, list[Any]]:
         """The inputs of keys of which nothing is known."""
-        nothing = of.nothing
         columns: dict[str, list[Any]] = {
-            feature.name: [math.nan if text is None else float(nothing[at]) for text in texts]
-            for at, feature in enumerate(of.numbers)
+            feature.name: [math.nan if text is None else value for text in texts]
+            for feature, value in zip(of.numbers, of.without_past, strict=True)
         }
         for listing in of.lists:
-            columns |= _listed(listing, [{}] * len(texts), np.zeros(len(texts), dtype=np.int64))
+            columns |= _listed(listing, [{}] * len(texts), [0] * len(texts))
         return columns
 
-    def _of_day(self, day: date) -> Snapshot | None:
-        """The opened snapshot of ``day``, or of the last day before it that has one."""
-        early = [one for one in self._listed if one.day <= day]
+    def _of_day(self, day: int) -> Snapshot | None:
+        """The opened snapshot of ``day`` (since 1970), or of the last day before it that has one."""
+        found = self._of_days.get(day)
+        if found is None:
+            found = self._newest_until(day)
+            # After a failure the next request tries again.
+            if found is not None and self._failure is None:
+                if len(self._of_days) == _MOST_DAYS:
+                    self._of_days.clear()
+                self._of_days[day] = found
+        return found
+
+    def _newest_until(self, day: int) -> Snapshot | None:
+        early = [one for one in self._listed if _days_since_1970(one.day) <= day]
         while early:
             facts = max(early, key=lambda one: one.day)
             try:
@@ -219,11 +233,15 @@ class FeatureStore:
         return found
 
 
-def _day(instant: int) -> date:
-    return _EPOCH + timedelta(days=instant // DAY_US)
+def _days_since_1970(day: date) -> int:
+    return (day - _EPOCH).days
 
 
-def _listed(feature: HistoryList, found: Sequence[Lists], times: NDArray[np.int64]) -> dict[str, list[Any]]:
+def _is_before(snapshot: Snapshot, day: int) -> bool:
+    return _days_since_1970(snapshot.facts.day) < day
+
+
+def _listed(feature: HistoryList, found: Sequence[Lists], times: Sequence[int]) -> dict[str, list[Any]]:
     """The inputs of a listing feature for N rows."""
     empty: tuple[list[Any], list[Any], list[Any]] = ([], [], [])
     rows = [lists.get(feature.name, empty) for lists in found]
@@ -232,7 +250,7 @@ def _listed(feature: HistoryList, found: Sequence[Lists], times: NDArray[np.int6
         return {feature.name: items}
     ages = [
         [None if instant is None else (float(ts) - instant) * _SECOND for instant in row[INSTANTS]]
-        for row, ts in zip(rows, times.tolist(), strict=True)
+        for row, ts in zip(rows, times, strict=True)
     ]
     if feature.events is not None:
         kinds = {} if feature.event is None else {feature.event: [row[KINDS] for row in rows]}

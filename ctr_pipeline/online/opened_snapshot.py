@@ -1,15 +1,15 @@
 """An opened snapshot: values by key, read from the file that the operating system maps into memory."""
 
+from array import array
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from threading import local
 from typing import Any, Self
 from weakref import WeakValueDictionary
 
 import lmdb
-import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from ctr_pipeline.online.snapshot_index import SnapshotFacts, StoreError
 from ctr_pipeline.online.store_layout import LISTS, LONGEST_KEY, NUMBERS, KeyLayout, StoreLayout, record_key
@@ -42,6 +42,8 @@ class Snapshot:
     layout: StoreLayout
     environment: Any
     """LMDB's."""
+    _readers: local = field(default_factory=local)
+    """A transaction for each thread, kept open: what was written once is never written again."""
 
     @classmethod
     def open(cls, root: Path, facts: SnapshotFacts, layout: StoreLayout) -> Self:
@@ -62,7 +64,7 @@ class Snapshot:
             raise StoreError(f"{path}: the snapshot of {facts.day} cannot be opened ({error}).") from error
         return cls(facts, layout, environment)
 
-    def numbers(self, of: KeyLayout, keys: Sequence[str | None]) -> tuple[NDArray[np.float64], list[bool]]:
+    def numbers(self, of: KeyLayout, keys: Sequence[str | None]) -> tuple[list[list[float]], list[bool]]:
         """The features of one number of N keys.
 
         Args:
@@ -70,28 +72,34 @@ class Snapshot:
             keys: N keys as the history table has them; None where the key is missing.
 
         Returns:
-            [N, features] in the order of the layout, and [N] whether the key has none of them. Counts of such a key are
-            0, its other values NaN; those of a missing key are all NaN. Instants are in microseconds since 1970 UTC.
+            N values of each feature in the order of the layout, and [N] whether the key has none of them. Counts of such
+            a key are 0, its other values NaN; those of a missing key are all NaN. Instants are in microseconds since 1970
+            UTC.
         """
-        width = len(of.numbers)
-        nothing, missing = of.nothing.tobytes(), np.full(width, np.nan).tobytes()
-        head, longest = bytes((NUMBERS + of.place,)), LONGEST_KEY // 4
-        with self.environment.begin() as transaction:
-            get = transaction.get
-            # A text of so many characters has no more bytes than a key may have.
-            found = [
-                missing
-                if key is None
-                else get(head + key.encode() if len(key) <= longest else record_key(NUMBERS, of.place, key), nothing)
-                for key in keys
-            ]
-        values = np.frombuffer(b"".join(found), dtype=np.float64).reshape(len(keys), width)
-        return values, [value is nothing for value in found]
+        nothing, missing, width = of.nothing, of.missing, len(of.numbers)
+        head, longest, get = bytes((NUMBERS + of.place,)), LONGEST_KEY // 4, self._reader().get
+        # A text of so many characters has no more bytes than a key may have.
+        found = [
+            missing
+            if key is None
+            else get(head + key.encode() if len(key) <= longest else record_key(NUMBERS, of.place, key), nothing)
+            for key in keys
+        ]
+        # Plain lists: for the one key of a user numpy would take longer than the look-up.
+        values = array("d", b"".join(found))
+        return [values[at::width].tolist() for at in range(width)], [value is nothing for value in found]
 
     def lists(self, of: KeyLayout, keys: Sequence[str | None]) -> tuple[list[Lists], list[bool]]:
         """The listing features of N keys, and [N] whether the key has none; of those there is nothing."""
-        with self.environment.begin() as transaction:
-            get = transaction.get
-            found = [None if key is None else get(record_key(LISTS, of.place, key)) for key in keys]
+        get = self._reader().get
+        found = [None if key is None else get(record_key(LISTS, of.place, key)) for key in keys]
         absent = [key is not None and value is None for key, value in zip(keys, found, strict=True)]
         return [{} if value is None else orjson.loads(value) for value in found], absent
+
+    def _reader(self) -> Any:
+        """The transaction of this thread."""
+        try:
+            return self._readers.transaction
+        except AttributeError:
+            self._readers.transaction = self.environment.begin()
+            return self._readers.transaction

@@ -1,8 +1,11 @@
 """What a snapshot holds of each key, and as which bytes."""
 
 import hashlib
+import math
+from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -24,7 +27,7 @@ ITEMS, KINDS, INSTANTS = 0, 1, 2
 """Places of the three lists of a listing feature in its record."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class KeyLayout:
     """The features of one key column."""
 
@@ -42,10 +45,20 @@ class KeyLayout:
         """Names of the model's inputs that a look-up gives, as a request calls them: a group for each feature."""
         return (*((feature.name,) for feature in self.numbers), *(list_inputs(feature) for feature in self.lists))
 
-    @property
-    def nothing(self) -> NDArray[np.float64]:
+    @cached_property
+    def without_past(self) -> tuple[float, ...]:
         """The numbers of a key without a past: counts are 0, the others are missing."""
-        return np.array([0.0 if isinstance(f, HistoryCount) else np.nan for f in self.numbers])
+        return tuple(0.0 if isinstance(f, HistoryCount) else math.nan for f in self.numbers)
+
+    @cached_property
+    def nothing(self) -> bytes:
+        """The numbers of a key without a past, as a record."""
+        return array("d", self.without_past).tobytes()
+
+    @cached_property
+    def missing(self) -> bytes:
+        """The numbers of a missing key, as a record."""
+        return array("d", [math.nan] * len(self.numbers)).tobytes()
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,4 +124,4 @@ def wide_rows(layout: KeyLayout, rows: Any) -> tuple[list[str], NDArray[np.float
     ]
     wide = rows.filter(pl.col("feature").is_in(names)).group_by("key").agg(of_each).sort("key")
     values = wide.select(pl.exclude("key").cast(pl.Float64).fill_null(np.nan)).to_numpy().reshape(-1, len(names))
-    return wide["key"].to_list(), np.where(np.isnan(values), layout.nothing, values)
+    return wide["key"].to_list(), np.where(np.isnan(values), layout.without_past, values)

@@ -42,7 +42,7 @@ def compared_values(snapshot: Snapshot, rows: "pl.DataFrame", most: int, seed: i
         if name in numbers:
             layout, at = numbers[name]
             found, _ = snapshot.numbers(layout, [key])
-            same = bool(found[0, at] == value)
+            same = bool(found[at][0] == value)
         elif name in places:
             layout, of, part, at = places[name]
             [lists], _ = snapshot.lists(layout, [key])

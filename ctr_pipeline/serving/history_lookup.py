@@ -4,9 +4,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ctr_pipeline.errors import UserError
 
 IMPRESSION = "impression"
@@ -118,9 +115,9 @@ class HistoryStore(Protocol):
         ...
 
     def look_up(
-        self, key: str, texts: Sequence[str | None], times: NDArray[np.int64], names: Collection[str]
+        self, key: str, texts: Sequence[str | None], times: Sequence[int], names: Collection[str]
     ) -> FoundHistory:
-        """The inputs ``names`` of N rows.
+        """The inputs ``names`` of N rows, as the store was at the last :meth:`refresh`.
 
         Args:
             key: A key column.
@@ -128,6 +125,10 @@ class HistoryStore(Protocol):
             times: [N] instants of the rows, microseconds since 1970 UTC.
             names: Inputs that are looked up with ``key``; groups as a whole.
         """
+        ...
+
+    def refresh(self) -> None:
+        """Uses what is in the store now; a request does so once, before its look-ups."""
         ...
 
     def state(self, now: int) -> StoreState:

@@ -33,10 +33,12 @@ class RankingScore:
 
     def scores(self, probabilities: NDArray[np.floating[Any]], bids: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """[N] ranking scores of probabilities [N, T] and bids [N] by name; NaN where a bid is missing."""
-        total = np.zeros(len(probabilities))
+        total: NDArray[np.float64] | None = None
         for column, weight, bid in self.terms:
-            term = weight * probabilities[:, column].astype(np.float64)
-            total += term if bid is None else term * bids[bid]
+            term = np.multiply(probabilities[:, column], weight, dtype=np.float64)
+            term = term if bid is None else term * bids[bid]
+            total = term if total is None else total + term
+        assert total is not None, "the spec requires a term"
         return total
 
 

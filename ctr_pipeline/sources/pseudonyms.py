@@ -1,10 +1,11 @@
 """Keyed hashes that replace ids before anything is written."""
 
-import hmac
+import hashlib
 import os
 import secrets
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import polars_hash  # noqa: F401  (registers the expression namespace `chash`)
@@ -15,6 +16,8 @@ PSEUDONYM_LENGTH = 32
 """Hex digits of a pseudonym: 128 bits, so that a billion ids collide with a probability of about 1e-21."""
 
 _SHORTEST_KEY = 16
+_BLOCK = 64
+"""Bytes that SHA-256 reads at a time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +25,10 @@ class Pseudonymiser:
     """HMAC-SHA-256 (RFC 2104) with a secret key, cut to 32 hex digits. Without the key an id cannot be recomputed."""
 
     key: bytes = field(repr=False)
+    _inner: Any = field(init=False, repr=False, compare=False)
+    """SHA-256 that has read the key's inner block."""
+    _outer: Any = field(init=False, repr=False, compare=False)
+    """The same of its outer block."""
 
     def __post_init__(self) -> None:
         try:
@@ -33,6 +40,12 @@ class Pseudonymiser:
                 f"the key that hashes ids must have at least {_SHORTEST_KEY} ASCII characters, such as 64 hex digits. "
                 "Make one with `openssl rand -hex 32`."
             )
+        block = (self.key if len(self.key) <= _BLOCK else hashlib.sha256(self.key).digest()).ljust(_BLOCK, b"\0")
+        object.__setattr__(self, "_inner", hashlib.sha256(bytes(byte ^ 0x36 for byte in block)))
+        object.__setattr__(self, "_outer", hashlib.sha256(bytes(byte ^ 0x5C for byte in block)))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Pseudonymiser, (self.key,)
 
     def expr(self, column: str) -> pl.Expr:
         """The pseudonyms of the text column ``column``; null stays null."""
@@ -45,7 +58,12 @@ class Pseudonymiser:
 
     def of_text(self, text: str) -> str:
         """The pseudonym of one text: what :meth:`of` gives, without a data frame."""
-        return hmac.digest(self.key, text.encode(), "sha256").hex()[:PSEUDONYM_LENGTH]
+        # As RFC 2104 says, from copies of what has read the key: a request waits for it.
+        inner, outer = self._inner.copy(), self._outer.copy()
+        inner.update(text.encode())
+        outer.update(inner.digest())
+        hashed: str = outer.hexdigest()
+        return hashed[:PSEUDONYM_LENGTH]
 
 
 def load_or_create_key(path: Path) -> bytes:

@@ -43,16 +43,17 @@ def test_the_user_is_gone_and_the_others_stay(tmp_path: Path) -> None:
     (tmp_path / ".partial.9").mkdir()
     (tmp_path / ".partial.9" / "data.mdb").write_text(ANNA)
     store, now = FeatureStore(tmp_path, SPEC), np.array([start(DAY)] * 2)
-    assert store.look_up("user", [ANNA, BEN], now, ["seen"]).columns["seen"] == [3.0, 2.0]
+    assert store.look_up("user", [ANNA, BEN], now.tolist(), ["seen"]).columns["seen"] == [3.0, 2.0]
     assert erase_from_snapshots(tmp_path, SPEC, COLUMNS, ANNA) == [DAY.isoformat()]
+    store.refresh()
     # As ads may be called so, the hash is looked for as the key of a user.
-    found = store.look_up("user", [ANNA, BEN], now, ["seen", "ads_top"])
+    found = store.look_up("user", [ANNA, BEN], now.tolist(), ["seen", "ads_top"])
     assert found.columns == {"seen": [0.0, 2.0], "ads_top": [[], []]}
     names = [f"visitors_{place}" for place in (1, 2, 3)]
-    visitors = store.look_up("ad", ["ad1", "ad2"], now, [*names, "visitors_3_age"]).columns
+    visitors = store.look_up("ad", ["ad1", "ad2"], now.tolist(), [*names, "visitors_3_age"]).columns
     assert [visitors[name] for name in names] == [[BEN, None], [None, None], [CLEO, None]]
     assert visitors["visitors_3_age"] == [(start(DAY) - 10.0) * 1e-6, None]
-    assert store.look_up("ad", [ANNA], now[:1], ["ad_rate"]).columns["ad_rate"] == [0.25]
+    assert store.look_up("ad", [ANNA], now[:1].tolist(), ["ad_rate"]).columns["ad_rate"] == [0.25]
     facts = {one.day: one for one in listed(tmp_path)}
     assert facts[FIRST] == other
     assert facts[DAY].id != made.id

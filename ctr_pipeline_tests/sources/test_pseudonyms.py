@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import pickle
 import stat
 import threading
 from pathlib import Path
@@ -23,7 +24,10 @@ def test_pseudonyms_are_hmac_sha256(key: str, ids: list[str | None]) -> None:
     expected = [
         None if text is None else hmac.new(key.encode(), text.encode(), hashlib.sha256).hexdigest()[:32] for text in ids
     ]
-    assert frame.select(Pseudonymiser(key.encode()).expr("id"))["id"].to_list() == expected
+    hashes = Pseudonymiser(key.encode())
+    assert frame.select(hashes.expr("id"))["id"].to_list() == expected
+    copied = pickle.loads(pickle.dumps(hashes))
+    assert [None if text is None else copied.of_text(text) for text in ids] == expected
 
 
 def test_the_key_is_made_once_for_its_owner_only(tmp_path: Path) -> None:

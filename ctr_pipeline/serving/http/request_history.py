@@ -4,9 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-import numpy as np
-from numpy.typing import NDArray
-
 from ctr_pipeline.features.layout import FromTime
 from ctr_pipeline.features.local_time import time_part_of
 from ctr_pipeline.serving.bundle import Bundle
@@ -141,6 +138,7 @@ class RequestHistory:
         unknown: dict[str, int] = {}
         absent: list[str] = []
         late, snapshots = 0, dict[str, None]()
+        self.store.refresh()
         times, now = self._times(shared, candidates)
         for key, groups in self.store.inputs.items():
             wanted = [
@@ -161,7 +159,7 @@ class RequestHistory:
                 )
             together = rows if own else 1
             texts = texts if len(texts) == together else texts * together
-            instants = times if len(times) == together else np.repeat(times, together)
+            instants = times if len(times) == together else times * together
             found = self.store.look_up(key, texts, instants, wanted)
             (to_candidates if own else to_shared).update(found.columns)
             unknown[key] = found.unknown
@@ -174,19 +172,19 @@ class RequestHistory:
 
     def _times(
         self, shared: Mapping[str, Any], candidates: Mapping[str, Sequence[Any]]
-    ) -> tuple[NDArray[np.int64], int | None]:
+    ) -> tuple[list[int], int | None]:
         """[N] or [1]: the time of each row, or of all; and that of now, where it is one of them."""
         given = candidates[TIME] if TIME in candidates else [shared.get(TIME)]
         found = [instant(value, f"row {at}: {TIME!r}") for at, value in enumerate(given)]
         now = self.now() if None in found else None
-        return np.array([now if time is None else time for time in found], dtype=np.int64), now
+        return [now or 0 if time is None else time for time in found], now
 
     def _texts(
         self,
         key: str,
         shared: Mapping[str, Any],
         candidates: Mapping[str, Sequence[Any]],
-        times: NDArray[np.int64],
+        times: list[int],
     ) -> list[str | None] | None:
         """[N] or [1] values of a key column as the store knows them; None where the request has none."""
         name = self._field(key, candidates)
@@ -195,7 +193,7 @@ class RequestHistory:
             name = self._field(key, shared)
             if name is None:
                 form = self.sources[key].made_of_time
-                return None if form is None else [time_part_of(t, form.part, form.zone) for t in times.tolist()]
+                return None if form is None else [time_part_of(t, form.part, form.zone) for t in times]
             values = [shared[name]]
         return self._read(key, name, values)
 

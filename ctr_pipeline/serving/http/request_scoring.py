@@ -94,9 +94,9 @@ class ServedModel:
         """Number of values that the vocabulary does not hold, by feature that has such values; a shared one counts once."""
         counts: dict[str, int] = {}
         for ids, names in zip((inputs.shared_ids[:, None], inputs.ids), self.encoder.id_features, strict=True):
-            found = ids == UNKNOWN_ROW
-            if found.any():
-                for name, count in zip(names, found.sum(axis=(0, 1)).tolist(), strict=True):
+            if UNKNOWN_ROW in ids:
+                found = (ids == UNKNOWN_ROW).sum(axis=(0, 1))
+                for name, count in zip(names, found.tolist(), strict=True):
                     if count:
                         counts[name] = counts.get(name, 0) + count
         return counts

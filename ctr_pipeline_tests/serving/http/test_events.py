@@ -69,7 +69,7 @@ def test_the_store_looks_up_what_events_made(client: TestClient, events: EventSt
     store = FeatureStore(tmp_path / "none", SPEC, events=events)
     user = KEY.of_text("u1")
     assert ("seen_before",) in store.inputs["user"]
-    found = store.look_up("user", [user, None], np.array([NOW + 1] * 2), ["seen_before", "seen"])
+    found = store.look_up("user", [user, None], [NOW + 1] * 2, ["seen_before", "seen"])
     assert found.columns["seen_before"][0] == 1.0
     assert np.isnan(found.columns["seen_before"][1])
     assert found.columns["seen"][0] == 0.0

@@ -4,10 +4,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
-import numpy as np
 import pytest
 from fastapi.testclient import TestClient
-from numpy.typing import NDArray
 
 from ctr_pipeline.serving.history_lookup import FoundHistory, StoreState
 from ctr_pipeline.serving.http import ServedModel
@@ -25,17 +23,21 @@ class Past:
     """Knows a price and a device by user, and a rating by ad; keeps what it is asked for."""
 
     state_now: StoreState = STATE
+    refreshed: int = 0
     asked: list[tuple[str, list[str | None], list[int], list[str]]] = field(default_factory=list)
 
     inputs: ClassVar = {"user": (("price",), ("device",)), "ad": (("rating",),)}
 
     def look_up(
-        self, key: str, texts: Sequence[str | None], times: NDArray[np.int64], names: Collection[str]
+        self, key: str, texts: Sequence[str | None], times: Sequence[int], names: Collection[str]
     ) -> FoundHistory:
-        self.asked.append((key, list(texts), times.tolist(), list(names)))
+        self.asked.append((key, list(texts), list(times), list(names)))
         values = {"price": [float(time % 1000) for time in times], "device": ["desk"] * len(texts)}
         values["rating"] = [None if text is None else float(len(text)) for text in texts]
         return FoundHistory({name: values[name] for name in names}, texts.count("new"), 0)
+
+    def refresh(self) -> None:
+        self.refreshed += 1
 
     def state(self, now: int) -> StoreState:
         return replace(self.state_now, problem=None if now == NOW else "asked of another time")
