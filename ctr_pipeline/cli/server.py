@@ -36,6 +36,10 @@ def serve(
         Path | None,
         typer.Option("--store", help="Folder of the snapshots of history features; by default that of the data root."),
     ] = None,
+    events: Annotated[
+        Path | None,
+        typer.Option("--events", help="Folder of logs of events (JSON lines) that is followed, as for POST /events."),
+    ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option("--port", min=1, max=65535)] = 8080,
     workers: Annotated[int, typer.Option("--workers", min=1, max=256, help="Processes; one a core.")] = 1,
@@ -76,6 +80,8 @@ def serve(
             settings = replace(settings, device=run_on)
         if store is not None:
             settings = replace(settings, store=str(store.resolve()))
+        if events is not None:
+            settings = replace(settings, event_logs=str(events.resolve()))
         run_service(settings, host, port, process_environment(), Console().print)
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.commands.fill_events import fill_events
+from ctr_pipeline.commands.follow_event_logs import FollowedLogs, refuse_unread_logs
 from ctr_pipeline.commands.follow_registry import ServeError, is_usable
 from ctr_pipeline.commands.serve_log import log_settings, opened_log
 from ctr_pipeline.commands.serve_store import refuse_other_features, store_of
@@ -50,6 +51,7 @@ class ServeSettings:
         log: Where and how many requests are logged, as :func:`~ctr_pipeline.commands.serve_log.log_settings` says; empty
             for none.
         device: Fields of :class:`~ctr_pipeline.serving.gpu.DeviceSettings`; empty for the thread of the request.
+        event_logs: Folder of logs from which events are read; empty for none.
     """
 
     data_root: str = ""
@@ -61,6 +63,7 @@ class ServeSettings:
     store: str = ""
     log: Mapping[str, Any] = field(default_factory=dict)
     device: Mapping[str, Any] = field(default_factory=dict)
+    event_logs: str = ""
 
 
 def serve_settings(data_root: Path | None, bundle: Path | None) -> ServeSettings:
@@ -98,6 +101,14 @@ def worker_service() -> "FastAPI":
     )
     metrics = ServiceMetrics(Path(settings.metrics))
     log = opened_log(settings.log, environment, metrics.logged)
+    events = FollowedLogs(models, Path(settings.event_logs), metrics) if settings.event_logs else None
+
+    def close() -> None:
+        if events is not None:
+            events.stop()
+        if log is not None:
+            log.close()
+
     service = build_service(
         models,
         limits=Limits(**settings.limits),  # type: ignore[arg-type]
@@ -106,12 +117,14 @@ def worker_service() -> "FastAPI":
         metrics=metrics,
         version=version("ctr-pipeline"),
         request_log=log,
-        closing=log.close if log is not None else None,
+        closing=close,
     )
     # What is there now stays: the collector need not look through the vocabulary while requests wait.
     gc.collect()
     gc.freeze()
     follow_state(models, loader, folder, metrics)
+    if events is not None:
+        events.start()
     return service
 
 
@@ -128,7 +141,8 @@ def run_service(
         ready: Receives where the service will be.
 
     Raises:
-        ServeError: nothing can be served, the port is taken, or others could ask without a token.
+        ServeError: nothing can be served, the port is taken, others could ask without a token, or no model is made of the
+            events of the logs.
         StoreError: the snapshots of history features are of others than the model's.
     """
     if not environment.serve_token and not _is_own(host):
@@ -151,6 +165,7 @@ def run_service(
             assert state is not None, "it is written by now"
             # Here it ends the command; in a process of the service it would end that process alone.
             refuse_other_features(settings.store, Path(state.champion.folder))
+            refuse_unread_logs(settings.event_logs, settings.store, Path(state.champion.folder))
             fill_events(settings.store, settings.data_root, Path(state.champion.folder))
             version = f"version {state.champion.facts['version']}, " if "version" in state.champion.facts else ""
             ready(f"{version}{state.champion.sha256[:12]} on http://{host}:{port}")

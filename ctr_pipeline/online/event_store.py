@@ -6,7 +6,7 @@ What is told to be stored is on disk. No id is stored as such, only digests of k
 import hashlib
 import math
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -43,7 +43,7 @@ _TIME, _VALUE, _TOTAL = struct.Struct(">q"), struct.Struct(">qB"), struct.Struct
 _HOUR = struct.Struct(">qqq")
 """Number, hits and latest moment of an hour."""
 _DIGEST, _SHORT = 16, 8
-_TABLES = ("seen", "impressions", "moments", "hours", "totals", "times")
+_TABLES = ("seen", "impressions", "moments", "hours", "totals", "times", "places")
 
 
 def exact_features(spec: Spec) -> tuple[ExactFeature, ...]:
@@ -98,7 +98,9 @@ class EventStore:
         """As :meth:`append_all`, of one batch."""
         return self.append_all([events], now)[0]
 
-    def append_all(self, batches: Sequence[Sequence[Event]], now: int) -> list[Stored]:
+    def append_all(
+        self, batches: Sequence[Sequence[Event]], now: int, places: Mapping[str, bytes | None] | None = None
+    ) -> list[Stored]:
         """Stores events, all or none. When it returns they are on disk, and each process finds them.
 
         An event that was stored before changes nothing: an impression, or an outcome of the same kind, impression and time.
@@ -106,6 +108,7 @@ class EventStore:
         Args:
             batches: The events.
             now: Microseconds since 1970 UTC; what is too old to be looked at any more is removed.
+            places: As for :meth:`~ctr_pipeline.serving.history_lookup.EventSink.append_all`.
 
         Returns:
             What became of each batch.
@@ -123,11 +126,23 @@ class EventStore:
                     stored.append(Stored(accepted, len(young) - accepted, len(events) - len(young)))
                 added = sum(one.accepted for one in stored)
                 self._expire(transaction, before, _EXPIRED_AT_ONCE + 8 * added)
+                for name, place in (places or {}).items():
+                    if place is None:
+                        transaction.delete(name.encode(), db=self._tables["places"])
+                    else:
+                        transaction.put(name.encode(), place, db=self._tables["places"])
         except lmdb.MapFullError as error:
             raise FullError(
                 f"the store of events has more than {self._environment.info()['map_size']} bytes: nothing was stored."
             ) from error
         return stored
+
+    def places(self, prefix: str) -> Mapping[str, bytes]:
+        """As :meth:`~ctr_pipeline.serving.history_lookup.EventSink.places`."""
+        with self._environment.begin() as transaction:
+            table = self._tables["places"]
+            names = _with_prefix(transaction.cursor(db=table), prefix.encode())
+            return {name.decode(): transaction.get(name, db=table) for name in names}
 
     def values(
         self, feature: ExactFeature, keys: Sequence[str | None], times: NDArray[np.int64]

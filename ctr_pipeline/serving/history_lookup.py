@@ -57,16 +57,24 @@ class EventSink(Protocol):
         """Names of the tasks whose outcomes are stored."""
         ...
 
-    def append_all(self, batches: Sequence[Sequence[Event]], now: int) -> list[Stored]:
+    def append_all(
+        self, batches: Sequence[Sequence[Event]], now: int, places: Mapping[str, bytes | None] | None = None
+    ) -> list[Stored]:
         """Stores all events of all batches, or none; what it returns of is on disk.
 
         Args:
             batches: The events.
             now: Microseconds since 1970 UTC.
+            places: By name, how far a source of events has been read with these events, stored together with them; None
+                for one that is gone.
 
         Raises:
             FullError: there is no room.
         """
+        ...
+
+    def places(self, prefix: str) -> Mapping[str, bytes]:
+        """The stored places whose names begin with ``prefix``."""
         ...
 
 

@@ -40,10 +40,11 @@ def parsed_events(content: Mapping[str, Any], history: RequestHistory, sink: Eve
         raise RequestError(f"`events`: expected a list of objects; found {kind_of(events)}", "events")
     if len(events) > MOST_EVENTS:
         raise RequestError(f"{len(events)} events; expected at most {MOST_EVENTS}", "events", status=413, kind="limit")
-    return [_event(one, f"event {at}", history, sink, now) for at, one in enumerate(events)]
+    return [parsed_event(one, f"event {at}", history, sink, now) for at, one in enumerate(events)]
 
 
-def _event(content: Any, where: str, history: RequestHistory, sink: EventSink, now: int) -> Event:
+def parsed_event(content: Any, where: str, history: RequestHistory, sink: EventSink, now: int) -> Event:
+    """One event, its ids hashed; ``where`` is what it is called in a message, all else as for :func:`parsed_events`."""
     if not isinstance(content, dict):
         raise RequestError(f"{where}: expected an object; found {kind_of(content)}", "events")
     refuse_other_fields(content, EVENT_FIELDS, where)

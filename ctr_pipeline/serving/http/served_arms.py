@@ -10,7 +10,7 @@ import numpy as np
 
 from ctr_pipeline.serving.http.inference_protocol import INFERENCE_FIELDS, TENSOR_FIELDS
 from ctr_pipeline.serving.http.pseudonym_features import hashed_values
-from ctr_pipeline.serving.http.request_history import USER
+from ctr_pipeline.serving.http.request_history import USER, RequestHistory
 from ctr_pipeline.serving.http.request_json import Limits, RequestError
 from ctr_pipeline.serving.http.request_scoring import Scored, ServedModel, score_request_on_device
 from ctr_pipeline.serving.http.served_request import IMPRESSION
@@ -73,6 +73,16 @@ class ServedArms:
     def canary_share(self) -> float:
         """Share of the users that the challenger answers; 0 without a canary."""
         return self.trial.share if self.trial is not None and self.trial.mode is TrialMode.CANARY else 0.0
+
+    @property
+    def event_histories(self) -> list[RequestHistory]:
+        """The stores of the models that are made of events, each once; the champion's first."""
+        found: dict[str, RequestHistory] = {}
+        for model in (self.champion, self.challenger):
+            history = None if model is None else model.history
+            if history is not None and history.events is not None:
+                found.setdefault(history.events.identity, history)
+        return list(found.values())
 
     def answering(self, shared: Mapping[str, Any], body: bytes) -> Arm:
         """Who answers a request.

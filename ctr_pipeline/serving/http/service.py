@@ -20,7 +20,6 @@ from ctr_pipeline.serving.http.inference_protocol import (
     wanted_outputs,
 )
 from ctr_pipeline.serving.http.request_guard import RequestGuard, error_answer, http_error, json_answer, path_names
-from ctr_pipeline.serving.http.request_history import RequestHistory
 from ctr_pipeline.serving.http.request_json import (
     Limits,
     RequestError,
@@ -179,7 +178,7 @@ def build_service(
         arms = models.current
         content, _ = await content_of(request, arms)
         stored = None
-        for history in _with_events(arms):
+        for history in arms.event_histories:
             sink = history.events
             assert sink is not None, "chosen so"
             events = parsed_events(content, history, sink, history.now())
@@ -280,16 +279,6 @@ def description_of(arms: ServedArms) -> dict[str, Any]:
         "refused": dict(arms.refused),
         "spec": model.spec_text,
     }
-
-
-def _with_events(arms: ServedArms) -> list[RequestHistory]:
-    """The stores of the models that are made of events, each once; the champion's first."""
-    found: dict[str, RequestHistory] = {}
-    for model in (arms.champion, arms.challenger):
-        history = None if model is None else model.history
-        if history is not None and history.events is not None:
-            found.setdefault(history.events.identity, history)
-    return list(found.values())
 
 
 def _by_task(tasks: tuple[str, ...], values: Any) -> dict[str, Any]:

@@ -55,6 +55,20 @@ class ServiceMetrics:
         self._events = Counter(
             "ctr_serve_events", "Events by what became of them.", ["outcome"], registry=self._registry
         )
+        self._unreadable = Counter(
+            "ctr_serve_event_log_unreadable", "Lines of the event logs that were passed over, by reason.", ["reason"],
+            registry=self._registry,
+        )  # fmt: skip
+        # Of the process that reads, and after it of the one that took over.
+        self._log_behind = Gauge(
+            "ctr_serve_event_log_behind_bytes", "Bytes of the event logs that wait to be read.",
+            registry=self._registry, multiprocess_mode="mostrecent",
+        )  # fmt: skip
+        self._log_newest = Gauge(
+            "ctr_serve_event_log_newest_seconds",
+            "Latest time (seconds since 1970 UTC) of an event of the logs that was read; 0 for none.",
+            registry=self._registry, multiprocess_mode="mostrecent",
+        )  # fmt: skip
         self._late = Counter(
             "ctr_serve_late_history", "Candidates whose past was not that of their own day.", registry=self._registry
         )
@@ -100,6 +114,19 @@ class ServiceMetrics:
         """Counts what became of the events of a request."""
         for outcome in ("accepted", "repeated", "too_old"):
             self._events.labels(outcome).inc(getattr(stored, outcome))
+
+    def log_read(self, reasons: Sequence[str], behind: int, newest: int) -> None:
+        """Counts lines of event logs that were passed over, and sets what is left.
+
+        Args:
+            reasons: Why, one for each line.
+            behind: Bytes that wait to be read.
+            newest: Latest time of an event, microseconds since 1970 UTC; 0 for none.
+        """
+        for reason in reasons:
+            self._unreadable.labels(reason).inc()
+        self._log_behind.set(behind)
+        self._log_newest.set(newest / 1e6)
 
     def looked_up(self, unknown: Mapping[str, int], absent: Sequence[str], late: int) -> None:
         """Counts what a store did not find, by key column."""

@@ -13,6 +13,8 @@ from ctr_pipeline.serving.export import export_bundle
 from ctr_pipeline_tests.built_once import built_once
 from ctr_pipeline_tests.serving.release.registered import Registered
 from ctr_pipeline_tests.serving.shop import Shop, randomise
+from ctr_pipeline_tests.serving.shop_with_events import SPEC as EVENTS_SPEC
+from ctr_pipeline_tests.serving.shop_with_events import with_events
 
 
 @pytest.fixture(scope="session")
@@ -62,3 +64,18 @@ def database(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def registered(tmp_path: Path, database: Path) -> Registered:
     return Registered.make(tmp_path / "root", database)
+
+
+@pytest.fixture(scope="session")
+def with_events_bundle(shop: Shop, tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A model with a feature that is made of events."""
+    return with_events(shop).export(tmp_path_factory.mktemp("with_events") / "bundle")
+
+
+@pytest.fixture
+def registered_with_events(tmp_path: Path, database: Path, with_events_bundle: Bundle) -> Registered:
+    """A data root whose champion has such a feature, with a store for it."""
+    found = Registered.make(tmp_path / "root", database, EVENTS_SPEC)
+    (found.root / "online").mkdir()
+    found.register(with_events_bundle.directory, "champion")
+    return found

@@ -115,7 +115,7 @@ class Service:
         while True:
             assert self.process.poll() is None, self.log.read_text()
             try:
-                self.get("/readyz", timeout=1)
+                self.get("/healthz", timeout=1)
                 return time.monotonic() - started
             except OSError:
                 assert time.monotonic() - started < seconds, self.log.read_text()
@@ -124,6 +124,12 @@ class Service:
     def get(self, path: str, timeout: float = 10) -> str:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}{path}", timeout=timeout) as answer:
             return answer.read().decode()
+
+    def post(self, path: str, content: Any, timeout: float = 10) -> Any:
+        url, headers = f"http://127.0.0.1:{self.port}{path}", {"Content-Type": "application/json"}
+        request = urllib.request.Request(url, json.dumps(content).encode(), headers)
+        with urllib.request.urlopen(request, timeout=timeout) as answer:
+            return json.load(answer)
 
     def model(self) -> dict[str, Any]:
         return json.loads(self.get("/model"))
