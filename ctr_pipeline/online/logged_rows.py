@@ -10,6 +10,7 @@ import polars as pl
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ctr_pipeline.online.cold_rows import COLD, COLD_PARENTS
 from ctr_pipeline.online.log_records import LoggedRequest, Segment, read_segment
 from ctr_pipeline.spec.fields import DAY_US
 
@@ -30,12 +31,15 @@ SERVING_LOG_SCHEMA: dict[str, pl.DataType] = {
     "probabilities": _NUMBERS,
     "segment": pl.String(),
     "record": pl.Int32(),
+    COLD: pl.List(pl.String),
+    COLD_PARENTS: pl.List(pl.String),
 }
 """Columns of `serving_log`.
 
 ``slot`` is the place of the candidate in its request, from 0 on. ``numeric`` and ``ids`` are in the order of the layout of
 the model ``model_sha``, ``logits`` and ``probabilities`` in that of its tasks. ``segment`` and ``record`` identify the
-request: its own id may come twice.
+request: its own id may come twice. ``cold`` and ``cold_parents`` are of :mod:`ctr_pipeline.online.cold_rows`: segments do
+not have them, as they follow from the ids.
 """
 
 SERVING_LOG_ORDER = ("ts", "segment", "record", "slot")
@@ -102,14 +106,16 @@ def rows_of(requests: Sequence[LoggedRequest], segment: str) -> pl.DataFrame:
         },
         "segment": pl.repeat(segment, len(ts), dtype=pl.String, eager=True),
         "record": repeated([request.record for request in requests], pl.Int32()),
+        **{name: pl.repeat(None, len(ts), dtype=pl.List(pl.String), eager=True) for name in (COLD, COLD_PARENTS)},
     }
     return pl.DataFrame(columns).with_columns(pl.col("day").cast(pl.Date)).cast(SERVING_LOG_SCHEMA)  # type: ignore[arg-type]
 
 
 def merged_rows(stored: pl.DataFrame, fetched: pl.DataFrame) -> pl.DataFrame:
-    """The rows of both, each once, in the table's order."""
+    """The rows of both, each once, in the table's order; columns that ``stored`` does not have yet are null."""
     key = ["segment", "record", "slot"]
-    both = pl.concat([stored.select(list(SERVING_LOG_SCHEMA)), fetched])
+    had = stored.select([name for name in SERVING_LOG_SCHEMA if name in stored.columns])
+    both = pl.concat([had, fetched], how="diagonal").select(list(SERVING_LOG_SCHEMA))
     return both.unique(key, keep="first").sort(SERVING_LOG_ORDER)
 
 

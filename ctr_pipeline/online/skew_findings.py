@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.features import Layout
 from ctr_pipeline.features.input_profile import InputProfile, profile_inputs, whole_numbers
+from ctr_pipeline.online.cold_rows import ColdShare
 from ctr_pipeline.online.distribution_kinds import MIX, NEW_VALUES, SPREAD
 from ctr_pipeline.online.feature_comparison import ComparedInputs, FeatureDifference, compare_inputs
 from ctr_pipeline.online.input_distribution import DistributionShift, ServedInputs, find_shifts
@@ -148,6 +149,8 @@ class DayReport:
     """By feature the share of replayed rows that differ, the largest of the models."""
     shown: Mapping[str, tuple[NDArray[np.float64], NDArray[np.float64]]] = field(default_factory=dict)
     """For plots, by named number: served values, and recomputed ones or quantiles of the training."""
+    cold: tuple[ColdShare, ...] = ()
+    """How often categories were new ones."""
 
 
 def report_day(day: date, logged: pl.DataFrame, sources: ReplaySources) -> DayReport:

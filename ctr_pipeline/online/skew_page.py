@@ -37,6 +37,7 @@ def skew_page(report: "DayReport", images: Mapping[str, bytes]) -> str:
         f"{report.compared_distributions:,} were compared with the training.</p>",
         _absent(report),
         _table(report.findings) if report.findings else "",
+        _new_ids(report),
         '<div class="plots">' + "".join(_image(name, image) for name, image in images.items()) + "</div>",
     ]
     body = "\n".join(part for part in parts if part)
@@ -75,6 +76,33 @@ def _table(findings: "tuple[Finding, ...]") -> str:
         + "".join(f"<th>{head}</th>" for head in heads)
         + f"</tr>{rows}</table></div>"
     )
+
+
+def _new_ids(report: "DayReport") -> str:
+    """How many rows had ids that the model does not know, by day, beside the training."""
+    if not report.cold:
+        return ""
+    days = sorted({day for one in report.cold for day in one.days})
+    heads = ("Feature", "New values begin as", "In training", *(day.strftime("%d %b") for day in days))
+    rows = "".join(
+        f"<tr><td>{escape(one.feature)}</td><td>{escape(_beginning(one.parent))}</td>"
+        + "".join(f'<td class="number">{_percent(share)}</td>' for share in (one.training, *map(one.days.get, days)))
+        + "</tr>"
+        for one in report.cold
+    )
+    return (
+        '<h2>Rows with new ids</h2><div class="scroll"><table><tr>'
+        + "".join(f"<th>{head}</th>" for head in heads)
+        + f"</tr>{rows}</table></div>"
+    )
+
+
+def _beginning(parent: str | None) -> str:
+    return "all unknown ones" if parent is None else f"the mean of the same {parent}"
+
+
+def _percent(share: float | None) -> str:
+    return "–" if share is None else f"{share:.2%}"
 
 
 def _row(one: "Finding") -> str:

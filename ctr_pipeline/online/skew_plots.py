@@ -37,7 +37,33 @@ def report_plots(report: "DayReport") -> dict[str, bytes]:
     images = {"recomputed": mismatch_plot(report)}
     for name, (served, usual) in list(report.shown.items())[:MOST_DISTRIBUTIONS]:
         images[f"values_{name}"] = quantile_plot(name, served, usual)
+    if report.cold:
+        images["new_ids"] = new_ids_plot(report)
     return images
+
+
+def new_ids_plot(report: "DayReport") -> bytes:
+    """Share of the rows whose id is a new one, by hour of the day; the training's as a dashed line."""
+    figure, axes = _figure("Rows with new ids; dashed: in training", "hour (UTC)", "share of the rows", size=(6.4, 3.8))
+    for colour, one in zip(SERIES, report.cold, strict=False):
+        label = one.feature if one.parent is None else f"{one.feature} (as {one.parent})"
+        axes.plot(
+            list(one.hours),
+            list(one.hours.values()),
+            color=colour,
+            linewidth=1.6,
+            marker="o",
+            markersize=3,
+            label=label,
+        )
+        if one.training is not None:
+            axes.axhline(one.training, color=colour, linewidth=1.2, linestyle=(0, (4, 3)))
+    axes.set_xlim(0, 23)
+    axes.set_ylim(bottom=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
+    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    _legend(axes)
+    return _png(figure)
 
 
 def mismatch_plot(report: "DayReport") -> bytes:

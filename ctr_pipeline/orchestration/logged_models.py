@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from ctr_pipeline.deployment.paths import DataRoot
 
 if TYPE_CHECKING:
+    from ctr_pipeline.features.layout import Layout
     from ctr_pipeline.online.skew_findings import LoggedModel
 
 
@@ -24,9 +25,8 @@ def logged_models(paths: DataRoot, wanted: Collection[str]) -> "dict[str, Logged
     from ctr_pipeline.serving import Bundle, BundleError
 
     found: dict[str, LoggedModel] = {}
-    for manifest in _manifests(paths) if wanted else ():
-        sha = hashlib.sha256(manifest.read_bytes()).hexdigest()
-        if sha not in wanted or sha in found:
+    for sha, manifest in _copies(paths, wanted):
+        if sha in found:
             continue
         try:
             bundle = Bundle.open(manifest.parent)
@@ -40,6 +40,30 @@ def logged_models(paths: DataRoot, wanted: Collection[str]) -> "dict[str, Logged
             training=InputProfile.from_json(profile.read_text(encoding="utf-8")) if profile.is_file() else None,
         )
     return found
+
+
+def logged_layouts(paths: DataRoot, wanted: Collection[str]) -> "dict[str, Layout]":
+    """By SHA-256 of their manifests, the layouts of those of the wanted models whose files are in the data root."""
+    from ctr_pipeline.features.layout import Layout, LayoutError
+
+    found: dict[str, Layout] = {}
+    for sha, manifest in _copies(paths, wanted):
+        if sha in found:
+            continue
+        try:
+            found[sha] = Layout.from_json(manifest.with_name("layout.json").read_text(encoding="utf-8"))
+        except (LayoutError, OSError):
+            # Another copy may be whole.
+            continue
+    return found
+
+
+def _copies(paths: DataRoot, wanted: Collection[str]) -> Iterator[tuple[str, Path]]:
+    """SHA-256 and manifest of each copy of the wanted models."""
+    for manifest in _manifests(paths) if wanted else ():
+        sha = hashlib.sha256(manifest.read_bytes()).hexdigest()
+        if sha in wanted:
+            yield sha, manifest
 
 
 def _manifests(paths: DataRoot) -> Iterator[Path]:

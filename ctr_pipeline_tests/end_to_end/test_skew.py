@@ -79,6 +79,17 @@ def test_the_price_is_named_and_nothing_else(reported: Path) -> None:
     assert first["ts"].min() == replayed["since"].item() == log.sort("ts")["ts"].unique(maintain_order=True)[PAGES]
 
 
+def test_the_log_says_which_ids_were_new(reported: Path) -> None:
+    log = Lake(reported / "lake").scan("serving_log").collect()
+    layout = Bundle.open(next(reported.glob("training/*/bundle"))).layout
+    names = [column.name for column in layout.id_columns]
+    user = log["ids"].list.get(names.index("user_id"))
+    assert (user == 1).any()
+    assert log["cold"].list.contains("user_id").equals((user == 1).rename("cold"))
+    assert log["cold_parents"].list.len().equals(log["cold"].list.len().rename("cold_parents"))
+    assert "new_ids" in (reported / "reports" / "skew" / f"{DAY}.html").read_text(encoding="utf-8")
+
+
 def test_the_spool_is_empty_and_another_run_changes_nothing(
     reported: Path, finished: Finished, ctr: Callable[..., "subprocess.CompletedProcess[str]"]
 ) -> None:
@@ -102,7 +113,7 @@ def test_the_error_keeps_models_from_being_promoted(reported: Path) -> None:
 def test_the_page_names_it(reported: Path) -> None:
     page = (reported / "reports" / "skew" / f"{DAY}.html").read_text(encoding="utf-8")
     assert "price served otherwise than trained" in page
-    assert page.count("data:image/png;base64,") == 2
+    assert page.count("data:image/png;base64,") == 3
 
 
 def test_a_raw_id_is_in_no_file(reported: Path, data_root: Path) -> None:

@@ -1,7 +1,8 @@
 """`serving_log` → `skew_report`: what was served each day, and whether it is what training would have made."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import date, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ import dagster as dg
 
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.orchestration.checks import check_results, check_specs
-from ctr_pipeline.orchestration.checks.skew import SkewEvidence
+from ctr_pipeline.orchestration.checks.skew import SkewEvidence, cold_rows
 from ctr_pipeline.orchestration.fingerprints import TAG, FingerprintInputs
 from ctr_pipeline.orchestration.metadata import add_for_run, cell, plots, table
 from ctr_pipeline.orchestration.partitions import daily_partitions, partition_days
@@ -21,9 +22,10 @@ if TYPE_CHECKING:
     import polars as pl
 
     from ctr_pipeline.lake import Lake
+    from ctr_pipeline.online.cold_rows import ColdShare
     from ctr_pipeline.online.logged_rows import Fetched
     from ctr_pipeline.online.recomputed_inputs import ReplayTables
-    from ctr_pipeline.online.skew_findings import DayReport
+    from ctr_pipeline.online.skew_findings import DayReport, LoggedModel
 
 KEPT_DAYS = 30
 """Segments with requests of days that are not materialised are removed after so long."""
@@ -53,13 +55,16 @@ def serving_log_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         description="Inputs, scores and model of each logged request, fetched from the files that `ctr serve` writes.",
     )
     def serving_log(context: dg.AssetExecutionContext, lake: LakeResource) -> dg.MaterializeResult:
+        from ctr_pipeline.online.cold_rows import with_cold_rows
         from ctr_pipeline.online.log_records import segments
         from ctr_pipeline.online.logged_rows import fetch_segments, merged_rows, remove_segments
+        from ctr_pipeline.orchestration.logged_models import logged_layouts
 
         days, store = partition_days(context), lake.open()
         with user_errors():
             fetched = fetch_segments(segments(deployment.paths.serving_spool), days)
             rows = merged_rows(_stored(store, days), fetched.rows)
+            rows = with_cold_rows(rows, logged_layouts(deployment.paths, set(rows["model_sha"].unique())))
             version = store.replace_days("serving_log", rows, days)
             # After the commit: what is removed is in the table.
             removed = remove_segments(fetched, _counts(store, fetched), time.time() - KEPT_DAYS * 86400)
@@ -156,7 +161,21 @@ def _report(deployment: Deployment, store: "Lake", day: date) -> "DayReport":
     if any(model.training is not None for model in models.values()):
         before = [day - timedelta(days=n) for n in range(RECENT_DAYS, 0, -1)]
         recent = sampled_impressions(spec, store, before, RECENT_ROWS)
-    return report_day(day, logged, ReplaySources(spec=spec, models=models, tables=tables, recent=recent))
+    report = report_day(day, logged, ReplaySources(spec=spec, models=models, tables=tables, recent=recent))
+    return replace(report, cold=_cold_shares(store, day, models))
+
+
+def _cold_shares(store: "Lake", day: date, models: "Mapping[str, LoggedModel]") -> "tuple[ColdShare, ...]":
+    """Shares of unknown values on the day and those before; nothing of a log that was fetched before it said so."""
+    from ctr_pipeline.online.cold_rows import COLD, cold_shares, days_looked_at
+
+    first, last = days_looked_at(day)
+    log = store.scan("serving_log", first=first, last=last)
+    if COLD not in log.collect_schema():
+        return ()
+    layouts = {sha: model.bundle.layout for sha, model in models.items()}
+    training = {sha: model.training for sha, model in models.items()}
+    return cold_shares(log.select("day", "ts", "model_sha", COLD).collect(), day, layouts, training)
 
 
 def _thinned(rows: "pl.DataFrame") -> "pl.DataFrame":
@@ -201,6 +220,9 @@ def _report_metadata(deployment: Deployment, report: "DayReport") -> dict[str, A
         "largest_score_difference": cell(report.largest_score_difference),
         "rows_recomputed": report.replayed_features,
         "models_absent": len(report.absent_models),
+        "new_ids": table(cold_rows(report.cold, report.day)),
+        # A number of each day: Dagster's page plots it over the days.
+        **{f"new_{one.feature}": one.share(report.day) for one in report.cold},
         **plots(images),
     }
 

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from datetime import date
+from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcome, register
 from ctr_pipeline.orchestration.metadata import table
 
 if TYPE_CHECKING:
+    from ctr_pipeline.online.cold_rows import ColdShare
     from ctr_pipeline.online.skew_findings import DayReport
 
 QUESTIONS = {
@@ -51,10 +53,42 @@ def _check(comparison: str) -> CheckDefinition:
                     {"day": one.day.isoformat(), "feature": one.feature, "kind": one.kind, "requests": one.requests}
                     for one in found
                 ),
+                **_new_ids(evidence, comparison),
             },
         )
 
     return CheckDefinition(asset="skew_report", name=comparison, question=QUESTIONS[comparison], evaluate=evaluate)
+
+
+def cold_rows(shares: "Sequence[ColdShare]", day: date) -> list[dict[str, Any]]:
+    """Rows of a table: how many rows of the day had unknown ids, beside the days before and the training."""
+    return [
+        {
+            "feature": one.feature,
+            "parent": one.parent or "–",
+            "rows": f"{one.share(day):.2%}",
+            "days_before": _share(_before(one, day)),
+            "training": _share(one.training),
+        }
+        for one in shares
+    ]
+
+
+def _before(one: "ColdShare", day: date) -> float | None:
+    earlier = [share for of, share in one.days.items() if of != day]
+    return sum(earlier) / len(earlier) if earlier else None
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{value:.2%}"
+
+
+def _new_ids(evidence: SkewEvidence, comparison: str) -> dict[str, Any]:
+    """The table of the newest day with requests, as part of the distribution."""
+    if comparison != "distribution" or not evidence.reports:
+        return {}
+    newest = max(evidence.reports, key=lambda report: report.day)
+    return {"new_ids": table(cold_rows(newest.cold, newest.day))}
 
 
 def _rows(report: "DayReport", comparison: str) -> int:
