@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from ctr_pipeline.features.layout import MISSING_ROW
 from ctr_pipeline.features.request_columns import RequestColumns
 from ctr_pipeline.serving.category_rows import CategoryRows
-from ctr_pipeline.serving.request_encoding import TIME, RequestEncoder, single
+from ctr_pipeline.serving.request_encoding import LARGEST, TIME, RequestEncoder, single
 from ctr_pipeline.serving.request_inputs import RequestInputs
 from ctr_pipeline.serving.request_values import BundleError, finite_number, refuse_unequal_lists
 
@@ -81,8 +81,6 @@ class CandidateEncoder:
         features = [column.name for column in layout.id_columns]
         self.id_features = [[features[place] for place in part] for part in (columns.shared_ids, columns.own_ids)]
         """Features of the columns of ids that are shared, and of those that are not."""
-        parts = (columns.shared_numbers, columns.shared_ids, columns.own_numbers, columns.own_ids)
-        self._parts = tuple(np.array(part, dtype=np.intp) for part in parts)
 
     def shared(self, values: Mapping[str, Any]) -> SharedRow:
         """The values that all candidates have.
@@ -218,12 +216,13 @@ class CandidateEncoder:
 
     def _split(self, numbers: list[float], ids: list[int]) -> RequestInputs:
         """The inputs of one row."""
-        numeric, rows = single(np.array(numbers)), np.array(ids, dtype=np.int64)
-        shared_numbers, shared_ids, own_numbers, own_ids = self._parts
+        # By plain lists: of one row numpy's functions would take longer than what they do.
+        held = [number if abs(number) <= LARGEST else math.nan for number in numbers]
+        columns = self._columns
         return RequestInputs(
-            self._columns,
-            numeric[shared_numbers][None],
-            rows[shared_ids][None],
-            numeric[own_numbers][None, None],
-            rows[own_ids][None, None],
+            columns,
+            np.array([[held[at] for at in columns.shared_numbers]], dtype=np.float32),
+            np.array([[ids[at] for at in columns.shared_ids]], dtype=np.int64),
+            np.array([[[held[at] for at in columns.own_numbers]]], dtype=np.float32),
+            np.array([[[ids[at] for at in columns.own_ids]]], dtype=np.int64),
         )

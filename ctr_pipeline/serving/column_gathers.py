@@ -1,18 +1,61 @@
-"""Columns are chosen by rows of the transposed matrix, which ONNX Runtime copies as a whole."""
+"""Choices of columns in an exported graph: of all of them there is none, of many they are made by rows of the transposed matrix."""
 
 from typing import Any
 
 import onnx
+from onnx import numpy_helper
+
+REQUESTS = "keys"
+"""What the graph calls the number of requests."""
 
 MANY = 8
 """Columns from which on it is worth it."""
+
+
+def without_whole_choices(model: Any) -> None:
+    """Leaves out each choice of all columns of a matrix in their order from an ONNX model, in place.
+
+    Args:
+        model: An ``onnx.ModelProto`` that says how many columns its matrices have.
+    """
+    widths = {
+        value.name: value.type.tensor_type.shape.dim[1].dim_value
+        for value in (*model.graph.value_info, *model.graph.input)
+        if len(value.type.tensor_type.shape.dim) == 2
+    }
+    orders = {
+        tensor.name: numpy_helper.to_array(tensor).tolist()
+        for tensor in model.graph.initializer
+        if len(tensor.dims) == 1 and tensor.data_type == onnx.TensorProto.INT64
+    }
+    results = {value.name for value in model.graph.output}
+    same: dict[str, str] = {}
+    nodes: list[Any] = []
+    for node in model.graph.node:
+        for place, name in enumerate(node.input):
+            node.input[place] = same.get(name, name)
+        if (
+            _chooses_columns(node)
+            and node.output[0] not in results
+            and node.input[0] in widths
+            and orders.get(node.input[1]) == list(range(widths[node.input[0]]))
+        ):
+            same[node.output[0]] = node.input[0]
+        else:
+            nodes.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    kept = [value for value in model.graph.value_info if value.name not in same]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(kept)
 
 
 def gather_columns_as_rows(model: Any) -> None:
     """Replaces each choice of :data:`MANY` columns of a matrix or more in an ONNX model, in place; the outputs stay the same to the last bit.
 
     ONNX Runtime copies a column value by value, which for the bins of some twenty numbers takes a third of the time of scoring
-    hundreds of rows. To transpose, copy rows and transpose back is less: 512 rows take two thirds of the time.
+    hundreds of rows. To transpose, copy rows and transpose back is less: 512 rows take two thirds of the time. What has a row a
+    request stays as it is: of its one row there is nothing to gain.
 
     Args:
         model: An ``onnx.ModelProto``; matrices are inputs of Gather nodes with axis 1 and a constant vector of indices, and
@@ -21,15 +64,13 @@ def gather_columns_as_rows(model: Any) -> None:
     matrices = {
         value.name
         for value in (*model.graph.value_info, *model.graph.input)
-        if len(value.type.tensor_type.shape.dim) == 2
+        if len(sizes := value.type.tensor_type.shape.dim) == 2 and sizes[0].dim_param != REQUESTS
     }
     vectors = {tensor.name for tensor in model.graph.initializer if len(tensor.dims) == 1 and tensor.dims[0] >= MANY}
     transposed: dict[str, str] = {}
     nodes: list[Any] = []
     for node in model.graph.node:
-        axis = next((field.i for field in node.attribute if field.name == "axis"), 0)
-        chosen = node.op_type == "Gather" and axis == 1 and node.input[1] in vectors
-        if not chosen or node.input[0] not in matrices:
+        if not _chooses_columns(node) or node.input[1] not in vectors or node.input[0] not in matrices:
             nodes.append(node)
             continue
         source, (output,) = node.input[0], node.output
@@ -43,6 +84,10 @@ def gather_columns_as_rows(model: Any) -> None:
         nodes.append(_transpose(rows, output))
     del model.graph.node[:]
     model.graph.node.extend(nodes)
+
+
+def _chooses_columns(node: Any) -> bool:
+    return node.op_type == "Gather" and any(field.name == "axis" and field.i == 1 for field in node.attribute)
 
 
 def _transpose(source: str, output: str) -> Any:

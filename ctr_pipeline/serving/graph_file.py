@@ -18,7 +18,7 @@ from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.features.request_columns import RequestColumns
 from ctr_pipeline.serving.bundle import GRAPH, WEIGHTS
 from ctr_pipeline.serving.calibrated_ranker import CalibratedRanker, evaluating
-from ctr_pipeline.serving.column_gathers import gather_columns_as_rows
+from ctr_pipeline.serving.column_gathers import REQUESTS, gather_columns_as_rows, without_whole_choices
 from ctr_pipeline.serving.embedding_storage import Storage, store_embeddings
 from ctr_pipeline.serving.request_values import BundleError
 
@@ -48,6 +48,7 @@ def write_graph(module: CalibratedRanker, layout: Layout, storage: Storage, fold
     with _compiler_cache(folder / "torch"):
         model = _exported(module, layout)
     _strip(model)
+    without_whole_choices(model)
     gather_columns_as_rows(model)
     store_embeddings(model, storage)
     model.producer_name = "ctr-pipeline"
@@ -104,7 +105,7 @@ def _example_inputs(layout: Layout, share: bool) -> tuple[dict[str, Tensor], tup
         numbers, ids = len(layout.numeric), len(layout.id_columns)
         found = {"numeric": torch.zeros(3, numbers), "ids": torch.zeros(3, ids, dtype=torch.int64)}
         return found, ({0: rows}, {0: rows})
-    keys, candidates = torch.export.Dim("keys", min=1), torch.export.Dim("candidates", min=1)
+    keys, candidates = torch.export.Dim(REQUESTS, min=1), torch.export.Dim("candidates", min=1)
     columns = RequestColumns.of(layout)
     found = {
         "numeric": torch.zeros(3, 5, len(columns.own_numbers)),

@@ -16,26 +16,30 @@ class RankingScore:
     """A sum of terms weight · P(task) · bid; without a bid, of weight · P(task).
 
     Attributes:
-        terms: For each term the column of its task, its weight, and the name of its bid.
+        weights: By name of the bid, None for no bid, the weight of each of T tasks [T].
     """
 
-    terms: tuple[tuple[int, float, str | None], ...]
+    weights: Mapping[str | None, NDArray[np.float64]]
 
     @classmethod
     def of(cls, declared: Sequence[RankingTerm], tasks: Sequence[str]) -> Self:
         """The score of the spec's terms, for probabilities of ``tasks`` in this order."""
-        return cls(tuple((tasks.index(term.task), term.weight, term.bid) for term in declared))
+        weights = {term.bid: np.zeros(len(tasks)) for term in declared}
+        for term in declared:
+            weights[term.bid][tasks.index(term.task)] += term.weight
+        return cls(weights)
 
     @property
     def bids(self) -> tuple[str, ...]:
         """Names of the bids, each once."""
-        return tuple(dict.fromkeys(bid for _, _, bid in self.terms if bid is not None))
+        return tuple(bid for bid in self.weights if bid is not None)
 
     def scores(self, probabilities: NDArray[np.floating[Any]], bids: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
         """[N] ranking scores of probabilities [N, T] and bids [N] by name; NaN where a bid is missing."""
         total: NDArray[np.float64] | None = None
-        for column, weight, bid in self.terms:
-            term = np.multiply(probabilities[:, column], weight, dtype=np.float64)
+        for bid, weights in self.weights.items():
+            # In double precision, as the weights are.
+            term: NDArray[np.float64] = probabilities.dot(weights)
             term = term if bid is None else term * bids[bid]
             total = term if total is None else total + term
         assert total is not None, "the spec requires a term"

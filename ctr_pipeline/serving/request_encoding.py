@@ -29,7 +29,8 @@ TIME = "ts"
 
 _PLAIN_NUMBERS = frozenset((float, int, bool, type(None)))
 
-_LARGEST = float(np.finfo(np.float32).max)
+LARGEST = float(np.finfo(np.float32).max)
+"""Largest number in single precision."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +185,7 @@ class RequestEncoder:
 
 def single(exact: NDArray[np.float64]) -> NDArray[np.float32]:
     """Numbers in single precision. As in packing, what it cannot hold is missing."""
-    return np.where(np.abs(exact) <= _LARGEST, exact, np.nan).astype(np.float32)
+    return np.where(np.abs(exact) <= LARGEST, exact, np.nan).astype(np.float32)
 
 
 def _listed(values: Sequence[Any] | NDArray[Any], name: str, rows: int) -> list[Any]:

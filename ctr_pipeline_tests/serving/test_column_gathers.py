@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from ctr_pipeline.features.layout import Encoding
 from ctr_pipeline.ranker import build_ranker
-from ctr_pipeline.serving.column_gathers import MANY, gather_columns_as_rows
+from ctr_pipeline.serving.column_gathers import MANY, REQUESTS, gather_columns_as_rows, without_whole_choices
 from ctr_pipeline_tests.serving.shop import Shop
 
 
@@ -71,6 +71,46 @@ def test_the_outputs_stay_the_same(rows: int) -> None:
     for own, other in zip(before, run(model), strict=True):
         assert own.tobytes() == other.tobytes()
         assert own.shape == other.shape
+
+
+def test_of_one_row_a_request_columns_are_chosen_as_they_are() -> None:
+    model = choosing_model()
+    for value in model.graph.input:
+        value.type.tensor_type.shape.dim[0].dim_param = REQUESTS
+    gather_columns_as_rows(model)
+    # What is chosen of the chosen columns is of an unknown number of rows.
+    assert sum(node.op_type == "Transpose" for node in model.graph.node) == 2
+
+
+def test_all_columns_in_their_order_are_no_choice() -> None:
+    orders = {"all": [0, 1, 2, 3], "turned": [3, 2, 1, 0], "first": [0, 1, 2]}
+    nodes = [
+        helper.make_node("Gather", ["numbers", "all"], ["a"], axis=1),
+        helper.make_node("Gather", ["a", "all"], ["b"], axis=1),
+        helper.make_node("Gather", ["b", "turned"], ["c"], axis=1),
+        helper.make_node("Gather", ["b", "first"], ["d"], axis=1),
+        helper.make_node("Gather", ["numbers", "all"], ["e"], axis=1),
+        helper.make_node("Gather", ["numbers", "all"], ["f"], axis=0),
+    ]
+    shapes = {"c": ["N", 4], "d": ["N", 3], "e": ["N", 4], "f": [4, 4]}
+    found = [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in shapes.items()]
+    given = helper.make_tensor_value_info("numbers", TensorProto.FLOAT, ["N", 4])
+    between = [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 4]) for name in "ab"]
+    constants = [numpy_helper.from_array(np.array(values, dtype=np.int64), name) for name, values in orders.items()]
+    graph = helper.make_graph(nodes, "choosing", [given], found, constants, value_info=between)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    numbers = {"numbers": np.random.default_rng(0).normal(size=(5, 4)).astype(np.float32)}
+
+    def run() -> list[np.ndarray]:
+        onnx.checker.check_model(model, full_check=True)
+        return onnxruntime.InferenceSession(model.SerializeToString()).run(None, numbers)
+
+    before = run()
+    without_whole_choices(model)
+    # Another order, fewer columns, what is returned, and rows stay.
+    assert [node.output[0] for node in model.graph.node] == ["c", "d", "e", "f"]
+    for own, other in zip(before, run(), strict=True):
+        np.testing.assert_array_equal(own, other)
 
 
 def test_a_bundle_chooses_the_columns_of_bins_by_rows(shop: Shop, tmp_path: Path) -> None:

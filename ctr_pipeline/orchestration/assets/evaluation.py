@@ -247,8 +247,8 @@ def _measure_ranking(spec: Spec, paths: RetrainPaths) -> "dict[str, TaskMetrics]
     bids = {bid: test.numeric[:, places[bid].start] for bid in ranking.bids}
     scores = ranking.scores(special.expit(RetrainFiles(paths).calibrated("test", tasks)), bids)
     return {
-        tasks[column]: evaluate_ranking(scores, test.labels[:, column], test.user, test.group, seed=spec.seed)
-        for column in dict.fromkeys(column for column, _, _ in ranking.terms)
+        task: evaluate_ranking(scores, test.labels[:, tasks.index(task)], test.user, test.group, seed=spec.seed)
+        for task in dict.fromkeys(term.task for term in spec.serving.score)
     }
 
 

@@ -140,10 +140,9 @@ class RequestHistory:
         late, snapshots = 0, dict[str, None]()
         self.store.refresh()
         times, now = self._times(shared, candidates)
+        given = {*shared, *candidates}
         for key, groups in self.store.inputs.items():
-            wanted = [
-                name for group in groups if not any(n in shared or n in candidates for n in group) for name in group
-            ]
+            wanted = [name for group in groups if given.isdisjoint(group) for name in group]
             if not wanted:
                 continue
             texts = self._texts(key, shared, candidates, times)
@@ -168,7 +167,10 @@ class RequestHistory:
         return FilledHistory(to_shared, to_candidates, unknown, tuple(absent), late, ",".join(snapshots), now)
 
     def _field(self, key: str, given: Mapping[str, Any]) -> str | None:
-        return next((name for name in self.sources[key].fields if name in given), None)
+        for name in self.sources[key].fields:
+            if name in given:
+                return name
+        return None
 
     def _times(
         self, shared: Mapping[str, Any], candidates: Mapping[str, Sequence[Any]]
@@ -213,7 +215,7 @@ class RequestHistory:
     def _read(self, key: str, name: str, values: list[Any]) -> list[str | None]:
         """[N] values of a key column, given in the field ``name``, as the store knows them."""
         source, where = self.sources[key], f"feature {name!r}"
-        if any(isinstance(value, list) for value in values):
+        if list in set(map(type, values)):
             raise BundleError(f"{where}: found a list; expected one value")
         if source.hashed:
             assert self.pseudonym is not None, "refused when it was made"

@@ -94,10 +94,11 @@ class ServedModel:
         """Number of values that the vocabulary does not hold, by feature that has such values; a shared one counts once."""
         counts: dict[str, int] = {}
         for ids, names in zip((inputs.shared_ids[:, None], inputs.ids), self.encoder.id_features, strict=True):
-            if UNKNOWN_ROW in ids:
-                found = (ids == UNKNOWN_ROW).sum(axis=(0, 1))
-                for name, count in zip(names, found.tolist(), strict=True):
-                    if count:
+            # As a list: of a request of one row numpy's comparison would take longer.
+            flat, width = ids.ravel().tolist(), len(names)
+            if UNKNOWN_ROW in flat:
+                for at, name in enumerate(names):
+                    if count := flat[at::width].count(UNKNOWN_ROW):
                         counts[name] = counts.get(name, 0) + count
         return counts
 
@@ -272,7 +273,8 @@ def _rows(candidates: Mapping[str, Any], limits: Limits) -> int:
 
 def _check_shared(model: ServedModel, shared: Mapping[str, Any], limits: Limits) -> None:
     for name, value in shared.items():
-        _refuse_long_name(name, "shared")
+        if len(name) > LONGEST_NAME:
+            raise _long_name(name, "shared")
         if type(value) is list:
             _refuse_lists(name, [value], limits, "shared")
         if type(value) in _INEXACT and name in model.encoder.categories and name not in model.hashed:
@@ -281,7 +283,8 @@ def _check_shared(model: ServedModel, shared: Mapping[str, Any], limits: Limits)
 
 def _check_candidates(model: ServedModel, candidates: Mapping[str, list[Any]], limits: Limits) -> None:
     for name, values in candidates.items():
-        _refuse_long_name(name, "candidates")
+        if len(name) > LONGEST_NAME:
+            raise _long_name(name, "candidates")
         if name in model.encoder.single_numbers:
             # What is no number the encoder refuses, a list too.
             continue
@@ -292,12 +295,10 @@ def _check_candidates(model: ServedModel, candidates: Mapping[str, list[Any]], l
             _refuse_inexact(name, values, "candidates")
 
 
-def _refuse_long_name(name: str, where: str) -> None:
-    if len(name) > LONGEST_NAME:
-        raise RequestError(
-            f"{where}: a feature has a name of {len(name)} characters; the model has no such feature",
-            name[:LONGEST_NAME],
-        )
+def _long_name(name: str, where: str) -> RequestError:
+    return RequestError(
+        f"{where}: a feature has a name of {len(name)} characters; the model has no such feature", name[:LONGEST_NAME]
+    )
 
 
 def _refuse_lists(name: str, values: list[Any], limits: Limits, where: str) -> None:

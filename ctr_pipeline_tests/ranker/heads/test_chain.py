@@ -1,4 +1,5 @@
 import math
+from unittest.mock import patch
 
 import torch
 from hypothesis import given, settings
@@ -47,3 +48,15 @@ def test_known_values_at_saturation() -> None:
 def test_independent_parents_are_passed_through() -> None:
     conditional = torch.randn(3, 2)
     assert torch.equal(chain_logits(conditional, (-1, -1)), conditional)
+
+
+FUNNELS = [(-1, 0), (-1, 0, 1), (-1, 0, 1, 0), (-1, -1, 0, 2), (-1, 0, 1, 2), (-1, 0, 1, 2, 3)]
+
+
+@settings(deadline=None)
+@given(st.sampled_from(FUNNELS), st.lists(st.lists(logit, min_size=5, max_size=5), min_size=1, max_size=5))
+def test_what_is_exported_computes_the_same(parents: tuple[int, ...], rows: list[list[float]]) -> None:
+    conditional = torch.tensor(rows, dtype=torch.float64)[:, : len(parents)]
+    with patch.object(torch.compiler, "is_exporting", lambda: True):
+        exported = chain_logits(conditional, parents)
+    torch.testing.assert_close(exported, chain_logits(conditional, parents), rtol=1e-9, atol=1e-9)
