@@ -45,9 +45,16 @@ def without_whole_choices(model: Any) -> None:
             nodes.append(node)
     del model.graph.node[:]
     model.graph.node.extend(nodes)
-    kept = [value for value in model.graph.value_info if value.name not in same]
-    del model.graph.value_info[:]
-    model.graph.value_info.extend(kept)
+    read = {name for node in nodes for name in node.input}
+    for field, kept in (
+        (model.graph.value_info, [value for value in model.graph.value_info if value.name not in same]),
+        (
+            model.graph.initializer,
+            [one for one in model.graph.initializer if one.name in read or one.name not in orders],
+        ),
+    ):
+        del field[:]
+        field.extend(kept)
 
 
 def gather_columns_as_rows(model: Any) -> None:

@@ -107,6 +107,7 @@ def test_all_columns_in_their_order_are_no_choice() -> None:
 
     before = run()
     without_whole_choices(model)
+    assert sorted(tensor.name for tensor in model.graph.initializer) == ["all", "first", "turned"]
     # Another order, fewer columns, what is returned, and rows stay.
     assert [node.output[0] for node in model.graph.node] == ["c", "d", "e", "f"]
     for own, other in zip(before, run(), strict=True):
