@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ctr_pipeline.serving.history_lookup import EventSink
     from ctr_pipeline.serving.http import ServedModels, ServiceMetrics
     from ctr_pipeline.serving.http.request_history import RequestHistory
+    from ctr_pipeline.serving.http.trial_outcomes import TrialOutcomes
 
 _log = logging.getLogger(__name__)
 
@@ -95,11 +96,13 @@ class FollowedLogs:
         models: The models.
         folder: The folder.
         metrics: Where events are counted.
+        outcomes: Receives the events, for a canary; None where nothing does.
     """
 
     models: "ServedModels"
     folder: Path
     metrics: "ServiceMetrics"
+    outcomes: "TrialOutcomes | None" = None
     _readings: dict[str, _Reading] = field(init=False, default_factory=dict)
     """By the identity of the store."""
     _told: set[str] = field(init=False, default_factory=set)
@@ -137,6 +140,8 @@ class FollowedLogs:
                 self._tell(found)
             if at == 0:
                 self._count(turn)
+                if self.outcomes is not None and turn.events:
+                    self.outcomes.happened(turn.events)
             if turn.read:
                 pause = BUSY_SECONDS
         return pause

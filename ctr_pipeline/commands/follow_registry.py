@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.commands.serving_folder import ServingFolder
 from ctr_pipeline.deployment.environment import Environment, process_environment
-from ctr_pipeline.deployment.key import KEY_NOTE, existing_pseudonymiser, key_fingerprint
+from ctr_pipeline.deployment.key import KEY_NOTE, existing_pseudonymiser, has_key, key_fingerprint
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.training.process import die_with_parent
 
@@ -74,6 +74,7 @@ class RegistryFollower:
         self.folder.touch_read()
         used = {found.version.sha256 for found in self._verified.values()}
         self.folder.remove_unused(used | {state.champion.sha256})
+        self.folder.remove_outcomes(held.trial.id if held.trial else None)
         return state
 
     def _without_ended(self, held: "RegisteredReleases") -> "RegisteredReleases":
@@ -114,7 +115,7 @@ class RegistryFollower:
             trial=trial if challenger else None,
             refused=refused,
             other_inputs=tuple(sorted(names)),
-            key=key_fingerprint(self.environment) if _has_key(self.environment) else "",
+            key=key_fingerprint(self.environment) if has_key(self.environment) else "",
         )
 
     def _challenger(self, trial: "Trial", champion: _Verified | None, refused: dict[str, str]) -> _Verified | None:
@@ -229,11 +230,7 @@ def is_usable(folder: ServingFolder, environment: Environment) -> bool:
     state = folder.state()
     if state is None or not Path(state.champion.folder).is_dir():
         return False
-    return not state.key or (_has_key(environment) and key_fingerprint(environment) == state.key)
-
-
-def _has_key(environment: Environment) -> bool:
-    return bool(environment.pseudonym_key) or environment.key_file.is_file()
+    return not state.key or (has_key(environment) and key_fingerprint(environment) == state.key)
 
 
 def follower_of(data_root: Path, folder: ServingFolder, environment: Environment) -> RegistryFollower:

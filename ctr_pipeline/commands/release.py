@@ -196,6 +196,7 @@ class Releases:
                 low=canary.low,
                 high=canary.high,
                 margin=canary.margin,
+                early_ratio=canary.early_ratio,
             ),
         )
         if running is not None and not same:

@@ -20,6 +20,7 @@ from ctr_pipeline.commands.fill_events import fill_events
 from ctr_pipeline.commands.follow_event_logs import FollowedLogs, refuse_unread_logs
 from ctr_pipeline.commands.follow_registry import ServeError, is_usable
 from ctr_pipeline.commands.serve_log import log_settings, opened_log
+from ctr_pipeline.commands.serve_outcomes import watched_outcomes
 from ctr_pipeline.commands.serve_store import refuse_other_features, store_of
 from ctr_pipeline.commands.served_models import ModelLoader, follow_state
 from ctr_pipeline.commands.serving_folder import ServingFolder
@@ -101,7 +102,9 @@ def worker_service() -> "FastAPI":
     )
     metrics = ServiceMetrics(Path(settings.metrics))
     log = opened_log(settings.log, environment, metrics.logged)
-    events = FollowedLogs(models, Path(settings.event_logs), metrics) if settings.event_logs else None
+    outcomes = watched_outcomes(models, folder, metrics, environment) if not settings.bundle else None
+    logs = Path(settings.event_logs)
+    events = FollowedLogs(models, logs, metrics, outcomes) if settings.event_logs else None
 
     def close() -> None:
         if events is not None:
@@ -117,6 +120,7 @@ def worker_service() -> "FastAPI":
         metrics=metrics,
         version=version("ctr-pipeline"),
         request_log=log,
+        outcomes=outcomes,
         closing=close,
     )
     # What is there now stays: the collector need not look through the vocabulary while requests wait.

@@ -38,6 +38,11 @@ class ServingFolder:
         """Folder of the trials that a server has ended, a file each."""
         return self.root / "ended"
 
+    @property
+    def outcomes(self) -> Path:
+        """Folder of what the impressions of canaries have led to, a folder for each trial."""
+        return self.root / "outcomes"
+
     def state(self) -> "ServedState | None":
         """What is served; None before the first version is verified."""
         from ctr_pipeline.serving.release import ServedState
@@ -109,6 +114,12 @@ class ServingFolder:
         """Removes copies that are none of ``used`` and older than :data:`KEPT_SECONDS`."""
         for folder in (self.root / "bundles").glob("*"):
             if folder.name not in used and time.time() - folder.stat().st_mtime > KEPT_SECONDS:
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def remove_outcomes(self, trial: str | None) -> None:
+        """Removes the outcomes of all trials but ``trial``, once nobody can be about to write them."""
+        for folder in self.outcomes.glob("*"):
+            if folder.name != trial and time.time() - folder.stat().st_mtime > KEPT_SECONDS:
                 shutil.rmtree(folder, ignore_errors=True)
 
     def end_trial(self, trial: str, reason: str) -> None:

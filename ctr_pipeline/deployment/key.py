@@ -37,12 +37,17 @@ def existing_pseudonymiser(environment: Environment) -> "Pseudonymiser":
     Raises:
         KeyMissingError: there is no key.
     """
-    if not environment.pseudonym_key and not environment.key_file.is_file():
+    if not has_key(environment):
         raise KeyMissingError(
             f"there is no key that ids were hashed with: CTR_PSEUDONYM_KEY is not set and {environment.key_file} is "
             "absent. Name the key of the deployment, or give the hash itself."
         )
     return pseudonymiser(environment)
+
+
+def has_key(environment: Environment) -> bool:
+    """Whether there is a key already."""
+    return bool(environment.pseudonym_key) or environment.key_file.is_file()
 
 
 def key_has_changed(data_root: Path, environment: Environment) -> bool:

@@ -75,6 +75,13 @@ class DataRoot:
         """Folder that the processes of `ctr serve` share: what is served, and verified copies of it."""
         return self.root / "serving"
 
+    @property
+    def registry_read(self) -> Path:
+        """Its time of change is when `ctr serve` last read the registry. Who changes that removes the file: a service that starts
+        begins with what it finds in :attr:`serving` only where that is fresh.
+        """
+        return self.serving / "registry_read"
+
     def skew_page(self, day: str) -> Path:
         """The page of what the requests of ``day`` (YYYY-MM-DD) show."""
         return self.reports / "skew" / f"{day}.html"

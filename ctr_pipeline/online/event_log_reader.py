@@ -49,6 +49,8 @@ class Turn:
     read: int = 0
     """Bytes, of what was passed over too."""
     stored: Stored = _NOTHING
+    events: Sequence[Event] = ()
+    """Those that were stored now or before."""
     unreadable: tuple[Unreadable, ...] = ()
     behind: int = 0
     """Bytes of the files that wait to be read, but for a line at the end of a file that is not whole yet."""
@@ -152,7 +154,7 @@ class EventLogReader:
         reached = _Place(found.offset, found.within_long, pseudonym(before), newest)
         [stored] = self._sink.append_all([events], now, {self._prefix + file.id: reached.stored()})
         self._places[file.id] = reached
-        return Turn(read, stored, tuple(unreadable))
+        return Turn(read, stored, events, tuple(unreadable))
 
     def _events(
         self, name: str, lines: Sequence[tuple[int, bytes]], history: RequestHistory, now: int

@@ -2,7 +2,7 @@
 
 from pydantic import Field
 
-from ctr_pipeline.spec.fields import Section
+from ctr_pipeline.spec.fields import Section, added_field
 
 
 class Canary(Section):
@@ -40,4 +40,9 @@ class Canary(Section):
         default=0.05,
         ge=0,
         description="By how much, as a ratio, observed over expected may be further off than the champion's.",
+    )
+    early_ratio: float | None = added_field(
+        1.5,
+        "Before the windows are over: how many times the champion's observed over expected the challenger's may be, or the champion's the challenger's; null where only mature outcomes are looked at.",
+        gt=1,
     )

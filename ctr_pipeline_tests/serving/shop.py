@@ -29,6 +29,14 @@ tasks:
   - {name: like, window: 0s, label: {column: liked}}
 model: {hidden: [32, 16], embedding_dim: 8, dropout: 0.2, embedding_dropout: 0.1}
 """
+# The same with outcomes that are events.
+TIMED = SPEC.replace(
+    "source: {impressions: {paths: [/secret/folder/log.parquet]}}",
+    "source: {impressions: {paths: [/secret/log.parquet]}, events: [{paths: [/secret/events.parquet]}]}",
+)
+for task, column, window in (("click", "clicked", "6h"), ("buy", "bought", "6h"), ("like", "liked", "2d")):
+    TIMED = TIMED.replace(f"window: 0s, label: {{column: {column}}}", f"window: {window}, label: {{event: {task}}}")
+
 VOCABULARY = {"ad": ["a1", "a2", "é", "7"], "device": ["phone", "desk"], "hour": ["0", "1", "13", "true"]}
 
 

@@ -171,6 +171,10 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("serving", {"canary": {"false_alarms": 0.5}}),
         ("serving.canary.false_alarms", "less than 0.5", "(found 0.5)"),
     ),
+    "a canary with early_ratio 1": (
+        set_to("serving", {"canary": {"early_ratio": 1}}),
+        ("serving.canary.early_ratio", "greater than 1", "(found 1)"),
+    ),
     "a canary with failures 0": (
         set_to("serving", {"canary": {"failures": 0}}),
         ("serving.canary.failures", "greater than 0", "(found 0)"),

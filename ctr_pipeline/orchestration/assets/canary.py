@@ -49,6 +49,7 @@ def canary_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         if trial is not None and is_canary and (reasons := outcome_reasons(outcomes, trial.rules)):
             at = datetime.now(UTC).isoformat(timespec="seconds")
             registry.end_trial(trial, "rolled back", " ".join(reasons), at)
+            deployment.paths.registry_read.unlink(missing_ok=True)
             held = registry.read()
         last, known = held.last, _reported(context.instance)
         new = last is not None and last.trial != known

@@ -138,6 +138,7 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             decision, obstacle = _compare(spec, paths, tables, tracking, held)
         release = _release(spec, paths, run.run_id, tracking, held, decision, obstacle)
         files.write_release(release)
+        deployment.paths.registry_read.unlink(missing_ok=True)
         tracking.tag(run.run_id, {"promoted": str(release.promoted).lower(), "model.version": release.version})
         evidence = PromotionEvidence(decision.promote and obstacle is None, release.reasons)
         yield dg.MaterializeResult(

@@ -60,7 +60,7 @@ def parsed_event(content: Any, where: str, history: RequestHistory, sink: EventS
     if ts is None or ts > now + MOST_AHEAD:
         raise RequestError(f"{where}: `ts`: expected the time of the event, which is not in the future", "ts")
     fields = {name for key in sink.keys for name in history.sources[key].fields}
-    if not keys.keys() <= fields:
+    if sink.keys and not keys.keys() <= fields:
         raise RequestError(f"{where}: `keys`: expected some of {', '.join(sorted(fields))}; found another one", "keys")
     assert history.pseudonym is not None, "ids of impressions are always hashed"
     try:

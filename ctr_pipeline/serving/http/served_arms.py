@@ -139,10 +139,15 @@ class ServedModels:
             self.guard, self._guarded = CanaryGuard(arms.trial.rules, self._processes), arms.trial.id
         self.current = arms
 
-    def end_trial(self, reason: str) -> None:
-        """Ends the trial that runs: from now on the champion answers everything."""
+    def end_trial(self, reason: str, trial: Trial | None = None) -> None:
+        """Ends the trial that runs: from now on the champion answers everything.
+
+        Args:
+            reason: Why.
+            trial: Of which this was found; nothing happens where another one runs by now. None for the one that runs.
+        """
         arms = self.current
-        if arms.trial is None:
+        if arms.trial is None or (trial is not None and trial.id != arms.trial.id):
             return
         self._ended_trials.add(arms.trial.id)
         self.replace(replace(arms, refused={**arms.refused, arms.trial.version: reason}))

@@ -49,6 +49,7 @@ from ctr_pipeline.serving.http.served_request import (
 )
 from ctr_pipeline.serving.http.service_metrics import ServiceMetrics
 from ctr_pipeline.serving.http.store_state import day_seconds, described_store, readiness
+from ctr_pipeline.serving.http.trial_outcomes import TrialOutcomes, events_alone
 from ctr_pipeline.serving.release import Arm, TrialMode
 from ctr_pipeline.spec.ranking import RANKING_SCORE
 
@@ -64,6 +65,7 @@ def build_service(
     metrics: ServiceMetrics,
     version: str,
     request_log: RequestLog | None = None,
+    outcomes: TrialOutcomes | None = None,
     closing: Callable[[], None] | None = None,
 ) -> FastAPI:
     """The ASGI application that serves ``models``.
@@ -76,6 +78,7 @@ def build_service(
         metrics: Where requests are counted.
         version: Of this software, for the metadata of the server.
         request_log: Where answered requests go; None for nowhere.
+        outcomes: Receives the impressions of a canary and their outcomes; None where nothing does.
         closing: Called after the last answer.
     """
 
@@ -116,6 +119,8 @@ def build_service(
         filled = answer.found.filled
         metrics.looked_up(filled.unknown, filled.absent, filled.late)
         _log(request_id, fields, answer.arm, answer.model.bundle.sha256, answer.found)
+        if outcomes is not None and arms.trial is not None and fields.impression_ids is not None:
+            outcomes.scored(arms.trial, answer.arm, fields.impression_ids, answer.found.scores.probabilities)
         if arms.trial is None or arms.trial.mode is not TrialMode.SHADOW:
             return answer, None
 
@@ -178,12 +183,14 @@ def build_service(
         arms = models.current
         content, _ = await content_of(request, arms)
         stored = None
-        for history in arms.event_histories:
+        for history in arms.event_histories or ([] if outcomes is None else [events_alone(outcomes)]):
             sink = history.events
             assert sink is not None, "chosen so"
             events = parsed_events(content, history, sink, history.now())
             writer = writers.setdefault(sink.identity, EventWriter(sink, history.now))
             found = await writer.store(events)
+            if stored is None and outcomes is not None:
+                outcomes.happened(events)
             stored = stored or found
         if stored is None:
             raise RequestError("no feature of the model is made of events", "events", status=404, kind="path")

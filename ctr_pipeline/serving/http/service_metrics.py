@@ -90,6 +90,10 @@ class ServiceMetrics:
             "ctr_serve_arm_failures", "Requests that the challenger could not score, and the champion could, by arm.",
             ["arm", "kind"], registry=self._registry,
         )  # fmt: skip
+        self._canary_impressions = Counter(
+            "ctr_serve_canary_impressions", "Impressions of a canary, by arm: kept, so that their outcomes are counted, or left_out.",
+            ["arm", "outcome"], registry=self._registry,
+        )  # fmt: skip
         self._differences = Histogram(
             "ctr_serve_shadow_logit_difference", "Largest difference in logit of a request scored in shadow, by task.",
             ["task"], buckets=DIFFERENCES, registry=self._registry,
@@ -105,6 +109,10 @@ class ServiceMetrics:
             "ctr_serve_canary_share", "Share of the users that the challenger answers.",
             registry=self._registry, multiprocess_mode="livemax",
         )  # fmt: skip
+
+    def canary_impressions(self, arm: Arm, outcome: str, number: int) -> None:
+        """Counts impressions of a canary whose outcomes are awaited, or not."""
+        self._canary_impressions.labels(arm, outcome).inc(number)
 
     def logged(self, outcome: str) -> None:
         """Counts a request that was written to the log, or why it was not."""

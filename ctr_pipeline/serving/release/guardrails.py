@@ -1,7 +1,7 @@
 """When a canary ends by itself: the challenger fails, is slow, or its probabilities are not what happens."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from math import log
 from typing import Any, Self
 
@@ -15,8 +15,8 @@ from ctr_pipeline.serving.release.sequential_tests import (
     shortfall_evidence,
 )
 
-KINDS = 3
-"""Failures, latency and outcomes: each has a third of the false alarms."""
+KINDS = 4
+"""Failures, latency, outcomes, and outcomes before they are mature: each has a quarter of the false alarms."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,6 +31,7 @@ class GuardrailRules:
         low: Least observed over expected.
         high: Most observed over expected.
         margin: By how much more than the champion's its observed over expected may be off, as a ratio of both.
+        early_ratio: The same before the outcomes are mature, as the ratio itself; None where they are not looked at.
     """
 
     false_alarms: float = 0.01
@@ -40,6 +41,7 @@ class GuardrailRules:
     low: float = 0.9
     high: float = 1.1
     margin: float = 0.05
+    early_ratio: float | None = 1.5
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -140,6 +142,26 @@ def outcome_reasons(tasks: Sequence[TaskOutcomes], rules: GuardrailRules) -> lis
                 f"{own.ratio:.3f}, allowed {rules.low:g} to {rules.high:g}; the champion's is {other.ratio:.3f})"
             )
     return reasons
+
+
+def early_reasons(tasks: Sequence[TaskOutcomes], rules: GuardrailRules) -> list[str]:
+    """Why a canary must end by the outcomes that have come so far, of impressions whose windows are still open.
+
+    More outcomes may come, or some may be lost on their way, but to both arms alike where a batch is of impressions of
+    the same age. So what is missing takes no part in the ratio of the arms, and silence says nothing. Whether it is the
+    champion that predicts too little cannot be told before the windows are over; hence the wide ``early_ratio``.
+
+    Args:
+        tasks: Outcomes by batch of scoring time.
+        rules: The limits.
+
+    Returns:
+        As :func:`outcome_reasons`.
+    """
+    if rules.early_ratio is None:
+        return []
+    found = outcome_reasons(tasks, replace(rules, margin=rules.early_ratio - 1))
+    return [f"of what was reported soon, {reason}" for reason in found]
 
 
 def _sum(parts: Sequence[Outcomes]) -> Outcomes:

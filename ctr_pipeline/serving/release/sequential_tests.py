@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import exp, inf, log
 
+import numpy as np
+
 _STEPS = 10
 """Alternatives of a mixture; each is half as far from the limit as the one before."""
 
@@ -76,9 +78,17 @@ def relative_excess_evidence(batches: Sequence[tuple[Outcomes, Outcomes]], limit
         batches: First and second arm, such as of a day.
         limit: Above 0.
     """
-    return _mixture(
-        [sum(_shared(first, second, limit, limit * (1 + rise)) for first, second in batches) for rise in _rises()]
-    )
+    numbers = [
+        (first.observed, first.expected, second.observed, second.expected)
+        for first, second in batches
+        if first.expected and second.expected
+    ]
+    own, expected, others, expected_others = np.array(numbers, dtype=float).reshape(-1, 4).T
+    under = limit * expected / (limit * expected + expected_others)
+    ratios = limit * (1 + np.array(_rises())[:, None])
+    instead = ratios * expected / (ratios * expected + expected_others)
+    logs = own * np.log(instead / under) + others * np.log((1 - instead) / (1 - under))
+    return _mixture(logs.sum(axis=1).tolist())
 
 
 def _rises() -> list[float]:
@@ -87,14 +97,6 @@ def _rises() -> list[float]:
 
 def _poisson(found: Outcomes, limit: float, rate: float) -> float:
     return found.observed * log(rate / limit) - (rate - limit) * found.expected
-
-
-def _shared(first: Outcomes, second: Outcomes, limit: float, ratio: float) -> float:
-    if not first.expected or not second.expected:
-        return 0.0
-    under = limit * first.expected / (limit * first.expected + second.expected)
-    instead = ratio * first.expected / (ratio * first.expected + second.expected)
-    return first.observed * log(instead / under) + second.observed * log((1 - instead) / (1 - under))
 
 
 def _mixture(logs: Sequence[float]) -> float:

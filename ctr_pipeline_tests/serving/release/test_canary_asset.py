@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ctr_pipeline.commands.serving_folder import ServingFolder
 from ctr_pipeline.labels import label_table
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.online.canary_outcomes import canary_outcomes
@@ -18,16 +19,10 @@ from ctr_pipeline.serving import Bundle
 from ctr_pipeline.serving.release import Arm, Outcomes, TrialMode, in_canary
 from ctr_pipeline.spec import Spec, parse_spec
 from ctr_pipeline_tests.serving.release.registered import NOW, Registered
-from ctr_pipeline_tests.serving.shop import SPEC, Shop
+from ctr_pipeline_tests.serving.shop import TIMED, Shop
 
 HOUR = 3_600_000_000
 START = int(NOW.timestamp() * 1_000_000)
-TIMED = SPEC.replace(
-    "source: {impressions: {paths: [/secret/folder/log.parquet]}}",
-    "source: {impressions: {paths: [/secret/log.parquet]}, events: [{paths: [/secret/events.parquet]}]}",
-)
-for task, column, window in (("click", "clicked", "6h"), ("buy", "bought", "6h"), ("like", "liked", "2d")):
-    TIMED = TIMED.replace(f"window: 0s, label: {{column: {column}}}", f"window: {window}, label: {{event: {task}}}")
 
 
 def write_tables(
@@ -109,6 +104,9 @@ def test_logit_plus_one_is_rolled_back_and_a_healthy_challenger_is_not(
     write_tables(registered.root, spec, rows, events, START + 120 * HOUR, log)
 
     definitions = build_definitions(registered.releases.deployment)
+    folder = ServingFolder(registered.root / "serving")
+    folder.root.mkdir(exist_ok=True)
+    folder.touch_read()
     with dg.instance_for_test() as instance:
         job = definitions.resolve_job_def(CANARY_JOB)
         first, again = (job.execute_in_process(instance=instance) for _ in range(2))
@@ -116,6 +114,8 @@ def test_logit_plus_one_is_rolled_back_and_a_healthy_challenger_is_not(
     [made] = first.asset_materializations_for_node("canary")
     held = registered.releases.registry.read()
     assert check.passed is not broken
+    # A service that starts now must not serve the challenger that was just rolled back.
+    assert (folder.read_seconds_ago() < 60) is not broken
     assert [row.data["arm"] for row in made.metadata["outcomes"].records][:2] == ["champion", "challenger"]
     if broken:
         assert held.trial is None
