@@ -60,12 +60,15 @@ class UnstoredEvents:
     identity: str = "unstored"
 
     def append_all(
-        self, batches: Sequence[Sequence[Event]], now: int, places: Mapping[str, bytes | None] | None = None
+        self,
+        batches: Sequence[Sequence[Event]],
+        now: int,  # noqa: ARG002
+        places: Mapping[str, bytes | None] | None = None,  # noqa: ARG002
     ) -> list[Stored]:
         """Counts the events."""
         return [Stored(len(events), 0) for events in batches]
 
-    def places(self, prefix: str) -> Mapping[str, bytes]:
+    def places(self, prefix: str) -> Mapping[str, bytes]:  # noqa: ARG002
         """None."""
         return {}
 
