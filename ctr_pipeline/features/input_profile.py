@@ -12,6 +12,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from ctr_pipeline.features.clock_columns import ClockColumn, fitted_clocks
 from ctr_pipeline.features.layout import FIRST_VOCABULARY_ROW, MISSING_ROW, PADDING, UNKNOWN_ROW, Layout
 from ctr_pipeline.spec.fields import DAY_US, MICROSECONDS
 
@@ -87,20 +88,6 @@ class ColumnProfile:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ClockColumn:
-    """A category that is the hour or the day of the week of the impression."""
-
-    feature: str
-    column: int
-    period: int
-    """24 for hours, 7 for days."""
-    shift: int
-    """What is added to the UTC hour, or to the day counted from Monday as 0."""
-    share: float
-    """Share of the training rows that follow the clock so."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class InputProfile:
     """All columns of a layout."""
 
@@ -166,7 +153,7 @@ def profile_inputs(
     for column, places in zip(layout.ids, layout.id_places, strict=True):
         rows = [part[1][:, places.start] for part in parts]
         columns.append(_profiled(column.name, places.start, True, _row_bins(rows[0], column.rows), rows, blocks))
-    return InputProfile(rows=len(ts), columns=tuple(columns), clocks=_clocks(layout, ids, ts, keys))
+    return InputProfile(rows=len(ts), columns=tuple(columns), clocks=fitted_clocks(layout, ids, ts, keys))
 
 
 def stability_index(counts: Counts, reference: Counts) -> float:
@@ -175,44 +162,6 @@ def stability_index(counts: Counts, reference: Counts) -> float:
     p = (counts + 0.5) / (counts.sum() + 0.5 * bins)
     q = (reference + 0.5) / (reference.sum() + 0.5 * bins)
     return float(((p - q) * np.log(p / q)).sum())
-
-
-def clock_part(ts: NDArray[np.int64], period: int) -> NDArray[np.int64]:
-    """UTC hour of the day (period 24), or day of the week from Monday as 0 (period 7)."""
-    hours = ts // MICROSECONDS["h"]
-    # 1970-01-01 was a Thursday.
-    found: NDArray[np.int64] = hours % 24 if period == 24 else (hours // 24 + 3) % 7
-    return found
-
-
-def whole_numbers(keys: Mapping[int, str]) -> dict[int, int]:
-    """Embedding rows whose value is a whole number below 25, where nearly all are; else none."""
-    found = {row: int(key) for row, key in keys.items() if key.isascii() and key.isdigit() and int(key) <= 24}
-    return found if found and len(found) >= 0.9 * len(keys) else {}
-
-
-def _clocks(
-    layout: Layout, ids: NDArray[np.int32], ts: NDArray[np.int64], keys: Mapping[str, Mapping[int, str]]
-) -> tuple[ClockColumn, ...]:
-    found = []
-    for column, places in zip(layout.ids, layout.id_places, strict=True):
-        numbers = whole_numbers(keys.get(column.vocabulary, {}))
-        if column.pooled is not None or len(numbers) < 5:
-            continue
-        lookup = np.full(column.rows, -1)
-        lookup[list(numbers)] = list(numbers.values())
-        values = lookup[ids[:, places.start]]
-        known = values >= 0
-        period = 24 if max(numbers.values()) > 7 else 7
-        if known.mean() < 0.5:
-            continue
-        turned = np.mod(values[known] - clock_part(ts[known], period), period)
-        counts = np.bincount(turned, minlength=period)
-        best = int(np.argmax(counts))
-        share = float(counts[best] / known.sum())
-        if share >= 0.7:
-            found.append(ClockColumn(feature=column.name, column=places.start, period=period, shift=best, share=share))
-    return tuple(found)
 
 
 def _blocks(ts: NDArray[np.int64]) -> list[NDArray[np.intp]]:

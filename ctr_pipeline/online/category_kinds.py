@@ -14,6 +14,7 @@ from ctr_pipeline.online.skew_kinds import (
     EXPLAINED,
     LEAST_ROWS,
     MISSING,
+    ORDER,
     OTHER_CANDIDATE,
     STALE,
     TIME,
@@ -29,7 +30,6 @@ from ctr_pipeline.spec.fields import MICROSECONDS
 
 Rows = NDArray[np.int64]
 
-ORDER = "order of the list"
 CUT = "list cut"
 
 PERIODS = {24: "h", 7: "days", 168: "h of the week"}
@@ -181,13 +181,14 @@ def _mapped(evidence: CategoryEvidence) -> Kind | None:
     totals = np.add.reduceat(counts, starts)
     repeated = totals >= 2
     known = distinct[starts, 0] >= FIRST_VOCABULARY_ROW
-    if (repeated & known).sum() < 2:
+    # Of one hour or day there may be one value.
+    if (repeated & known).sum() < (2 if evidence.shifted is None else 1):
         return None
     use = repeated & known
     consistent = counts[starts][use].sum() / totals[use].sum()
     # Several values under one row are a default, not another vocabulary.
     targets = len(np.unique(distinct[starts][use][:, 1]))
-    spread = targets >= max(2, 0.75 * use.sum())
+    spread = targets >= min(use.sum(), max(2, 0.75 * use.sum()))
     covered = totals[use].sum() / totals.sum()
     explained = float(consistent) if spread and covered >= 0.3 else 0.0
     return Kind(VOCABULARY, "each value under the row of another", explained)

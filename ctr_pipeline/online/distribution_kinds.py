@@ -11,13 +11,13 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.features import FIRST_VOCABULARY_ROW, UNKNOWN_ROW
 from ctr_pipeline.features.input_profile import MISSING_BIN, QUANTILES, SECOND_BIN, ColumnProfile, stability_index
-from ctr_pipeline.online.number_kinds import NumberEvidence, Numbers, transforms
+from ctr_pipeline.online.number_evidence import NumberEvidence, Numbers
+from ctr_pipeline.online.number_kinds import transforms
 from ctr_pipeline.online.skew_kinds import (
     CONSTANT,
     DEFAULT,
     DEFAULT_FOR_MISSING,
     MISSING,
-    OFFSET,
     TRANSFORM,
     UNIT,
     VOCABULARY,
@@ -35,6 +35,11 @@ FITS = 0.12
 """Largest difference of predicted and found quantiles, relative to the spread between the outer ones."""
 
 LEAST_FACTOR = 1.3
+MOST_VALUES = 5
+"""Of the most frequent values one is a default."""
+
+MOST_GROWN = 3
+"""Values that are more frequent than before are no other vocabulary where so few of them are, and the others have their shares."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,11 +118,18 @@ def _for_missing(sample: ColumnSample) -> Kind | None:
 
 
 def _default(sample: ColumnSample) -> Kind | None:
-    value, share = _top(sample.values)
-    usual = sample.profile.top[1]
-    if value == 0:
-        usual = max(usual, float(_shares(sample)[1][SECOND_BIN]))
-    if share - usual < 0.05 or not _rest_is_usual(sample, sample.values == value):
+    numbers = sample.values.astype(np.float64)
+    found, counts = np.unique(numbers[~np.isnan(numbers)], return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MOST_VALUES]
+    if not len(order):
+        return None
+    values, shares = found[order], counts[order] / len(numbers)
+    most, of_most = sample.profile.top
+    # Others have at most the share of their bin.
+    usual = np.where(values == most, of_most, _shares(sample)[1][sample.profile.bin_of(values)])
+    best = int(np.argmax(shares - usual))
+    value, share = float(values[best]), float(shares[best])
+    if share - usual[best] < 0.05 or not _rest_is_usual(sample, numbers == value):
         return None
     return Kind(DEFAULT, f"{value:g}", share)
 
@@ -139,7 +151,7 @@ def _fit(found: Numbers, predicted: Numbers) -> float:
 
 
 def _formula(sample: ColumnSample) -> Kind | None:
-    """Unit, offset or transform: whichever predicts the quantiles best, if any does and they differ without it."""
+    """Unit, transform, factor or offset: whichever predicts the quantiles best, if any does and they differ without it."""
     pair = _quantiles(sample)
     if pair is None:
         return None
@@ -149,7 +161,10 @@ def _formula(sample: ColumnSample) -> Kind | None:
     if usable.sum() >= 5:
         factor = float(np.median(found[4:-4][usable] / usual[4:-4][usable]))
         if factor > 0 and max(factor, 1 / factor) >= LEAST_FACTOR:
-            fits.append((_fit(found, usual * factor), Kind(UNIT, f"×{_round_factor(factor):.3g}")))
+            size = _round_factor(factor)
+            # Prices may rise by half; no traffic multiplies them by a hundred.
+            kind = Kind(SPREAD, f"about ×{factor:.3g}") if size is None else Kind(UNIT, f"×{size:.3g}")
+            fits.append((_fit(found, usual * factor), kind))
     evidence = NumberEvidence(
         served=found, expected=usual, differs=np.ones(len(found), np.bool_), requests=np.arange(len(found))
     )
@@ -164,17 +179,17 @@ def _formula(sample: ColumnSample) -> Kind | None:
     spread = float(usual[-5] - usual[4])
     if abs(shift) >= 0.5 * spread > 0:
         # A formula with a parameter fits more than one without.
-        fits.append((1.3 * _fit(found, usual + shift), Kind(OFFSET, f"{shift:+.3g}")))
+        fits.append((1.3 * _fit(found, usual + shift), Kind(SPREAD, f"about {shift:+.3g}")))
     before = _fit(found, usual)
     best = min(fits, key=lambda fit: fit[0], default=None)
     return best[1] if best is not None and best[0] <= FITS and best[0] <= 0.4 * before else None
 
 
-def _round_factor(factor: float) -> float:
-    """The unit nearest to a factor that was estimated."""
+def _round_factor(factor: float) -> float | None:
+    """The unit nearest to a factor that was estimated; None where it is none."""
     sizes = [10.0**n for n in range(-9, 10) if n] + [60.0, 3600.0, 86400.0, 1 / 60, 1 / 3600, 1 / 86400, 24.0, 1 / 24]
     nearest = min(sizes, key=lambda size: abs(np.log(factor / size)))
-    return nearest if abs(np.log(factor / nearest)) <= 0.15 else factor
+    return nearest if abs(np.log(factor / nearest)) <= 0.15 else None
 
 
 def _unknown(sample: ColumnSample) -> Kind | None:
@@ -197,6 +212,10 @@ def _renamed(sample: ColumnSample) -> Kind | None:
     )
     own = counts[np.argmax(reference)] / counts.sum()
     usual = reference.max() / reference.sum()
+    grown = np.argsort(reference / reference.sum() - counts / counts.sum(), kind="stable")
+    rest = grown[min(MOST_GROWN, len(grown) // 3) :]
+    if stability_index(counts[rest], reference[rest]) <= 0.25 * as_named:
+        return None
     renamed = as_named >= 0.5 and (by_size <= 0.25 * as_named or own < 0.2 * usual)
     return Kind(VOCABULARY, "values have other rows") if renamed else None
 

@@ -11,8 +11,10 @@ from ctr_pipeline.features import Layout
 from ctr_pipeline.features.input_columns import IdColumn
 from ctr_pipeline.features.local_time import time_part_of
 from ctr_pipeline.online.category_kinds import CategoryEvidence, kind_of_category
-from ctr_pipeline.online.number_kinds import NumberEvidence, close, kind_of_number
+from ctr_pipeline.online.number_evidence import NumberEvidence, close
+from ctr_pipeline.online.number_kinds import kind_of_number
 from ctr_pipeline.online.skew_kinds import Kind, Mask
+from ctr_pipeline.online.vector_kinds import kind_of_vector
 from ctr_pipeline.spec.fields import MICROSECONDS
 
 MOST_DIFFERING_SHARE = 0.001
@@ -102,7 +104,13 @@ def compare_inputs(given: ComparedInputs) -> list[FeatureDifference]:
             )
 
         any_differs: Mask = np.logical_or.reduce(differs, axis=1)
-        found.append(_difference(feature, False, any_differs, given.requests, number_kind))
+
+        def kind(
+            places: slice = places, differs: Mask = any_differs, element: Callable[[], Kind] = number_kind
+        ) -> Kind:
+            return kind_of_vector(numbers[:, places], expected[:, places], differs) or element()
+
+        found.append(_difference(feature, False, any_differs, given.requests, kind))
     for id_column, places in zip(given.layout.ids, given.layout.id_places, strict=True):
         served, wanted = ids[:, places], expected_ids[:, places]
         differs_rows: Mask = np.logical_or.reduce(served != wanted, axis=1)

@@ -8,24 +8,24 @@ m others, with B bins: where nothing changed, (n m / (n + m)) PSI follows a χ²
 reference rows differ from all of them by more than that, by the time of the day and from day to day, and that much is usual.
 """
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
+from ctr_pipeline.features import MISSING_ROW, UNKNOWN_ROW, Layout
 from ctr_pipeline.features.input_profile import (
     MISSING_BIN,
     SECOND_BIN,
-    ClockColumn,
     ColumnProfile,
     InputProfile,
-    clock_part,
     stability_index,
 )
+from ctr_pipeline.online.clock_shifts import clock_shifts, follows_time
 from ctr_pipeline.online.distribution_kinds import ColumnSample, kind_of_shift
-from ctr_pipeline.online.skew_kinds import TIME, Kind
+from ctr_pipeline.online.shift_windows import DistributionShift, ServedInputs, windows
+from ctr_pipeline.online.skew_kinds import Mask
 
 SIGNIFICANCE = 1e-7
 """Chance, for one column and window, that something is found where there is nothing."""
@@ -43,50 +43,21 @@ LEAST_SHARE = 0.003
 """Values that are missing this often at least are missed where they stop to be missing."""
 
 DEVIATIONS = 6.0
-WINDOW = 1000
-"""Requests that are looked at together, beside all of a day."""
+GROWN_FACTOR, GROWN_SHARE = 1.2, 0.01
+"""An id is shown more often where its share is that of before, so many times, and so much more."""
 
-LEAST_REQUESTS = 50
-CLOCK_SHARE = 0.2
-"""By how much fewer rows may follow the clock than in training."""
+LEAST_REST = 0.2
+"""Share of the rows that other ids must have."""
 
 Values = NDArray[np.generic]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServedInputs:
-    """N served rows of one model, in order of time."""
-
-    numeric: NDArray[np.float32]
-    ids: NDArray[np.int32]
-    ts: NDArray[np.int64]
-    requests: NDArray[np.int64]
-    """[N] number of the request, ascending from 0."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistributionShift:
-    """A column whose served values are not distributed as they should be."""
-
-    feature: str
-    is_id: bool
-    kind: Kind
-    index: float
-    """Population stability index beside the training, or the share of rows that do not follow the clock."""
-    usual: float
-    first: int
-    """Place of the first row of the shift."""
-    rows: int
-    """Rows from it on."""
-    requests: int
-    """Requests from it on."""
 
 
 def find_shifts(
     served: ServedInputs,
     training: InputProfile,
     recent: InputProfile | None,
-    whole_numbers: dict[str, dict[int, int]],
+    layout: Layout,
+    whole_numbers: Mapping[str, Mapping[int, int]],
 ) -> list[DistributionShift]:
     """The columns that differ from the training and from the days before.
 
@@ -94,49 +65,37 @@ def find_shifts(
         served: The served rows.
         training: Profile of the training rows.
         recent: Profile of the impressions of the days before, with the bins of their own; None where there are none.
+        layout: The model's.
         whole_numbers: By category the whole number that each embedding row stands for, where its values are such.
     """
-    found: dict[str, DistributionShift] = {}
-    clocks = {clock.feature for clock in training.clocks}
+    found = {shift.feature: shift for shift in clock_shifts(served, layout, training, recent, whole_numbers)}
+    clocks, of_time = {clock.feature for clock in training.clocks}, follows_time(layout, whole_numbers)
     beside = {(column.is_id, column.column): column for column in recent.columns} if recent is not None else {}
-    windows = list(_windows(served.requests))
-    for clock in training.clocks:
-        shift = _clock_shift(served, clock, whole_numbers.get(clock.feature, {}))
-        if shift is not None:
-            found[clock.feature] = shift
+    parts = list(windows(served.requests))
+    ids = _id_columns(layout, recent or training, clocks | of_time)
     for column in training.columns:
-        if column.feature in found:
+        if column.feature in found or column.feature in of_time:
             continue
         values = (served.ids if column.is_id else served.numeric)[:, column.column]
         other = beside.get((column.is_id, column.column))
         if recent is not None and other is None:
             continue
         shared = _is_shared(values, served.requests)
-        for window in windows:
+        for window in parts:
             size = len(np.unique(served.requests[window])) if shared else window.stop - window.start
             own = column.feature in clocks
             if not _differs(values[window], size, column, 1.0, own):
                 continue
             if other is not None and not _differs(values[window], size, other, USUAL_FACTOR, own):
                 continue
-            found[column.feature] = _shift_of(served, column, other or column, values, window)
-            break
+            rows = np.arange(window.start, window.stop)
+            if not column.is_id:
+                rows = _without_other_ids(served, rows, column, other, ids)
+            if len(rows):
+                found[column.feature] = _shift_of(served, column, other or column, values, rows)
+                break
     order = {column.feature: n for n, column in enumerate(training.columns)}
     return sorted(found.values(), key=lambda shift: order.get(shift.feature, 0))
-
-
-def _windows(requests: NDArray[np.int64]) -> Iterator[slice]:
-    """All rows, then those of each :data:`WINDOW` requests; nothing of too few."""
-    if not len(requests) or requests[-1] + 1 < LEAST_REQUESTS:
-        return
-    yield slice(0, len(requests))
-    total = int(requests[-1]) + 1
-    if total < 2 * WINDOW:
-        return
-    starts = np.searchsorted(requests, np.arange(0, total - WINDOW + 1, WINDOW))
-    ends = [*starts[1:], len(requests)]
-    for start, end in zip(starts, ends, strict=True):
-        yield slice(int(start), int(end))
 
 
 def _is_shared(values: Values, requests: NDArray[np.int64]) -> bool:
@@ -167,6 +126,57 @@ def _differs(values: Values, size: int, column: ColumnProfile, factor: float, cl
     return bool(scaled > chdtri(max(1, bins - 1), SIGNIFICANCE))
 
 
+def _id_columns(layout: Layout, usual: InputProfile, without: set[str]) -> list[ColumnProfile]:
+    """The categories of one value that a request holds: what it is about."""
+    wanted = {
+        column.name
+        for column in layout.ids
+        if column.pooled is None and column.group != "history" and column.name not in without
+    }
+    return [column for column in usual.columns if column.is_id and column.feature in wanted]
+
+
+def _without_other_ids(
+    served: ServedInputs,
+    rows: NDArray[np.intp],
+    column: ColumnProfile,
+    other: ColumnProfile | None,
+    ids: Sequence[ColumnProfile],
+) -> NDArray[np.intp]:
+    """Those of ``rows`` that tell how a number differs; none where it does as some ids are shown more often.
+
+    Such are new ones, or those of a campaign. Without their rows the number is distributed as usual: what changed are the ids,
+    which are other columns and named there. Else the kind of the difference is seen better without them.
+    """
+    reference, values = other or column, served.numeric[:, column.column]
+    best = rows
+    least = stability_index(reference.count(values[rows]), np.array(reference.counts))
+    others = [np.isin(served.ids[rows, of.column], _new_or_grown(served.ids[rows, of.column], of)) for of in ids]
+    every: Mask = np.logical_or.reduce(others) if others else np.zeros(len(rows), np.bool_)
+    for without in [*others, every]:
+        rest = rows[~without]
+        if len(rest) == len(rows) or len(rest) < LEAST_REST * len(rows):
+            continue
+        as_usual = not _differs(values[rest], len(rest), column, 1.0, False)
+        if as_usual or (other is not None and not _differs(values[rest], len(rest), other, USUAL_FACTOR, False)):
+            return rows[:0]
+        index = stability_index(reference.count(values[rest]), np.array(reference.counts))
+        if index < least:
+            best, least = rest, index
+    return best
+
+
+def _new_or_grown(rows: NDArray[np.int32], usual: ColumnProfile) -> NDArray[np.int64]:
+    """The embedding rows whose share has grown, and that of unknown values: of these, others may be shown than before."""
+    counts, of_bins = np.array(usual.counts), np.array(usual.bins)
+    # Those of one bin of rarer values share what it has.
+    shares = (counts / max(1.0, counts.sum()) / np.maximum(1, np.bincount(of_bins, minlength=len(counts))))[of_bins]
+    found = np.bincount(np.clip(rows, 0, len(shares) - 1), minlength=len(shares)) / len(rows)
+    grown = found >= GROWN_FACTOR * shares + GROWN_SHARE
+    grown[MISSING_ROW], grown[UNKNOWN_ROW] = False, True
+    return np.flatnonzero(grown)
+
+
 def _surges(share: float, highest: float, size: int) -> bool:
     """Whether a share is surely above its usual largest."""
     deviation = np.sqrt(max(highest * (1 - highest), 1 / size) / size)
@@ -180,45 +190,12 @@ def _vanishes(share: float, lowest: float, size: int) -> bool:
     return lowest >= LEAST_SHARE and share < 0.1 * lowest and size * lowest * (1 - share / lowest) ** 2 > 25
 
 
-def _clock_shift(served: ServedInputs, clock: ClockColumn, numbers: dict[int, int]) -> DistributionShift | None:
-    """Rows that do not follow the clock as in training; the kind where they follow it with another shift."""
-    if not numbers:
-        return None
-    lookup = np.full(max(max(numbers) + 1, int(served.ids[:, clock.column].max()) + 1), -1)
-    lookup[list(numbers)] = list(numbers.values())
-    values = lookup[np.maximum(served.ids[:, clock.column], 0)]
-    known = values >= 0
-    turned = np.mod(values - clock_part(served.ts, clock.period) - clock.shift, clock.period)
-    off = known & (turned != 0)
-    for window in _windows(served.requests):
-        rows = known[window].sum()
-        if rows < LEAST_REQUESTS or off[window].sum() / rows <= 1 - clock.share + CLOCK_SHARE:
-            continue
-        counts = np.bincount(turned[window][off[window]], minlength=clock.period)
-        best = int(np.argmax(counts))
-        shift = best - clock.period * (best > clock.period / 2)
-        unit = "h" if clock.period == 24 else "days"
-        explained = float(counts[best] / counts.sum())
-        first = int(window.start + np.argmax(off[window]))
-        return DistributionShift(
-            feature=clock.feature,
-            is_id=True,
-            kind=Kind(TIME, f"{shift:+d} {unit}" if explained >= 0.8 else "not by a constant", explained),
-            index=float(off[window].sum() / rows),
-            usual=1 - clock.share,
-            first=first,
-            rows=int(off[first:].sum()),
-            requests=len(np.unique(served.requests[first:][off[first:]])),
-        )
-    return None
-
-
 def _shift_of(
-    served: ServedInputs, column: ColumnProfile, reference: ColumnProfile, values: Values, window: slice
+    served: ServedInputs, column: ColumnProfile, reference: ColumnProfile, values: Values, rows: NDArray[np.intp]
 ) -> DistributionShift:
-    # The kind is that of the window from the change on.
-    first = window.start + _change(reference.bin_of(values[window]), np.array(reference.counts))
-    rest = values[first : window.stop]
+    # The kind is that of the rows from the change on.
+    at = _change(reference.bin_of(values[rows]), np.array(reference.counts))
+    first, rest = int(rows[at]), values[rows[at:]]
     kind = kind_of_shift(ColumnSample(values=rest, profile=reference))
     return DistributionShift(
         feature=column.feature,
@@ -241,8 +218,3 @@ def _change(bins: NDArray[np.intp], reference: NDArray[np.float64]) -> int:
     score = np.clip(np.log(own / shares), -3, 3)[bins]
     rest = np.cumsum(score[::-1])[::-1]
     return int(np.argmax(rest))
-
-
-def named(shifts: Sequence[DistributionShift]) -> list[str]:
-    """The features of the shifts."""
-    return [shift.feature for shift in shifts]

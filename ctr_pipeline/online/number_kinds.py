@@ -1,12 +1,12 @@
 """The likely kind of a skew of a number; see :mod:`ctr_pipeline.online.skew_kinds`."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ctr_pipeline.features import signed_log1p
+from ctr_pipeline.online.number_evidence import NumberEvidence, Numbers, close, known_of
+from ctr_pipeline.online.number_functions import any_function, clipped, linear, offset, rounded, stepped
 from ctr_pipeline.online.skew_kinds import (
     CONSTANT,
     DEFAULT,
@@ -14,58 +14,21 @@ from ctr_pipeline.online.skew_kinds import (
     EXPLAINED,
     LEAST_ROWS,
     MISSING,
-    OFFSET,
     OTHER_CANDIDATE,
     OTHER_FEATURE,
-    ROUNDED,
     STALE,
     TIME,
     TRANSFORM,
     UNIT,
     ZERO_FOR_MISSING,
     Kind,
-    Mask,
     is_round,
     likely_kind,
-    looked_at,
     most_frequent,
     share_of_other_candidates,
 )
 
-Numbers = NDArray[np.float64]
-
 _LARGEST = float(np.finfo(np.float32).max)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NumberEvidence:
-    """The rows of one number. K rows were compared, of which some differ."""
-
-    served: Numbers
-    """[K]; NaN = missing."""
-    expected: Numbers
-    """[K] as recomputed."""
-    differs: Mask
-    """[K]"""
-    requests: NDArray[np.int64]
-    """[K] the request of each row."""
-    earlier: Callable[[int], Numbers] | None = None
-    """[K] values from a snapshot so many days older; None where the feature has no history."""
-    others: Mapping[str, Numbers] = field(default_factory=dict)
-    """[K] recomputed values of the other numbers."""
-    is_age: bool = False
-    """Whether it is a time in seconds before the impression."""
-    fill: float = 0.0
-    """What the model puts in the place of a missing value."""
-    scale: tuple[float, float] = (0.0, 1.0)
-    """Mean and deviation by which the model standardises it."""
-    logarithmic: bool = False
-    """Whether the model takes its logarithm before that."""
-
-    def sample(self) -> "tuple[Numbers, Numbers, NDArray[np.intp]]":
-        """Served and expected values of the differing rows, at most :data:`MOST_ROWS`, and where they are."""
-        rows = looked_at(self.differs)
-        return self.served[rows], self.expected[rows], rows
 
 
 def kind_of_number(evidence: NumberEvidence) -> Kind:
@@ -79,6 +42,10 @@ def _missing(evidence: NumberEvidence) -> Kind | None:
     # A snapshot of before the key was known lacks values too; it does not lack all.
     all_gone = bool(np.isnan(evidence.served[evidence.differs | ~np.isnan(evidence.expected)]).mean() >= EXPLAINED)
     stale = None if all_gone else _stale(evidence)
+    # Another feature may lack values too.
+    other = _other_feature(evidence) if share >= EXPLAINED else None
+    if other is not None and other.explained > share + 0.01:
+        return other
     return stale if stale is not None and stale.explained >= EXPLAINED else Kind(MISSING, "", share)
 
 
@@ -95,13 +62,18 @@ def _for_missing(evidence: NumberEvidence) -> Kind | None:
 
 
 def _constant(evidence: NumberEvidence) -> Kind | None:
-    """Over all rows from the first that differs on: rows that agree by chance have the constant too."""
+    """Over all rows from the first that differs on: rows that agree by chance have the constant too.
+
+    What is missing may still be missing.
+    """
     first = int(np.argmax(evidence.differs))
     served, expected = evidence.served[first:], evidence.expected[first:]
-    if len(np.unique(expected[~np.isnan(expected)])) + bool(np.isnan(expected).any()) < 2:
+    there = ~np.isnan(served) | ~np.isnan(expected)
+    if len(np.unique(expected[~np.isnan(expected)])) + bool(np.isnan(expected).any()) < 2 or not there.any():
         return None
     value, count = most_frequent(served)
-    held = count / len(served)
+    other = ~np.isnan(expected) & (expected != value)
+    held = min(count / there.sum(), float((served[other] == value).mean()) if other.any() else 0.0)
     sampled, _, _ = evidence.sample()
     return Kind(CONSTANT, f"{value:g}", float((sampled == value).mean())) if held >= 0.98 else None
 
@@ -153,21 +125,10 @@ def _unit(evidence: NumberEvidence) -> Kind | None:
     ratios = served[usable] / expected[usable]
     factor = float(np.median(ratios))
     close_by = np.abs(ratios / factor - 1) <= 1e-4
-    if abs(factor - 1) < 1e-3 or (len(np.unique(expected[usable])) < 3 and not is_round(factor)):
+    # A changed sign alone is no unit.
+    if abs(abs(factor) - 1) < 1e-3 or (len(np.unique(expected[usable])) < 3 and not is_round(factor)):
         return None
     return Kind(UNIT, f"×{factor:.4g}", float(close_by.sum() / len(served)))
-
-
-def _offset(evidence: NumberEvidence) -> Kind | None:
-    served, expected, _ = evidence.sample()
-    change = served - expected
-    usable = np.isfinite(change)
-    if usable.sum() < LEAST_ROWS or len(np.unique(expected[usable])) < 3:
-        return None
-    middle = float(np.median(change[usable]))
-    size = np.maximum(np.abs(served), np.abs(expected))
-    near = np.abs(change - middle) <= np.maximum(1e-6 * size, 1e-4 * abs(middle))
-    return Kind(OFFSET, f"{middle:+.4g}", float((near & usable).sum() / len(served)))
 
 
 def transforms(evidence: NumberEvidence) -> dict[str, Callable[[Numbers], Numbers]]:
@@ -194,9 +155,9 @@ def transforms(evidence: NumberEvidence) -> dict[str, Callable[[Numbers], Number
         "reciprocal": np.reciprocal,
         "logit": lambda x: np.log(x / (1 - x)),
         "sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+        "absolute": np.abs,
         "sign changed": np.negative,
         "complement": lambda x: 1 - x,
-        "absolute": np.abs,
     }
 
 
@@ -212,40 +173,6 @@ def _transform(evidence: NumberEvidence) -> Kind | None:
             if best is None or share > best.explained:
                 best = Kind(TRANSFORM, name, share)
     return best
-
-
-def _rounded(evidence: NumberEvidence) -> Kind | None:
-    # Of all rows from the first on: a default in place of some values looks rounded where these are small.
-    first = int(np.argmax(evidence.differs))
-    served, expected = evidence.served[first:], evidence.expected[first:]
-    best: Kind | None = None
-    with np.errstate(all="ignore"):
-        forms: dict[str, Numbers] = {"cut to a whole number": np.trunc(expected), "floor": np.floor(expected)}
-        forms |= {f"{digits} digits": np.round(expected, digits) for digits in (0, 1, 2, 3)}
-        forms |= {"half precision": _half(expected)}
-    for name, made in forms.items():
-        share = float(close(served, made).mean())
-        if best is None or share > best.explained:
-            best = Kind(ROUNDED, name, share)
-    return best
-
-
-def _clipped(evidence: NumberEvidence) -> Kind | None:
-    """Every value beyond a limit is served as the limit."""
-    known = known_of(evidence)
-    served, expected = evidence.served[known], evidence.expected[known]
-    differs = evidence.differs[known]
-    if not differs.any():
-        return None
-    found, limits = np.zeros(len(served), np.bool_), []
-    for beyond, name in ((expected > served, "at most"), (expected < served, "at least")):
-        value, count = most_frequent(served[differs & beyond])
-        outside = expected > value if name == "at most" else expected < value
-        if count and (served[outside] == value).mean() >= 0.98:
-            found |= outside & (served == value)
-            limits.append(f"{name} {value:g}")
-    share = float((found & differs).sum() / evidence.differs.sum())
-    return Kind(ROUNDED, " and ".join(limits), share) if limits and len(np.unique(served)) > 2 else None
 
 
 def _other_feature(evidence: NumberEvidence) -> Kind | None:
@@ -270,42 +197,7 @@ def _default(evidence: NumberEvidence) -> Kind | None:
     return Kind(DEFAULT, name, count / len(served))
 
 
-def _any_function(evidence: NumberEvidence) -> Kind | None:
-    """The value is a strictly increasing or decreasing function of the right one, whatever it is."""
-    served, expected, _ = evidence.sample()
-    usable = np.isfinite(served) & np.isfinite(expected)
-    x, first = np.unique(expected[usable], return_index=True)
-    y = served[usable][first]
-    if len(x) < 20 or len(np.unique(y)) < 0.9 * len(y):
-        return None
-    same = np.abs(served[usable] - y[np.searchsorted(x, expected[usable])]) <= 1e-6 * np.abs(served[usable])
-    steps = np.diff(y)
-    ordered = max(float((steps > 0).mean()), float((steps < 0).mean()))
-    return Kind(TRANSFORM, "another one", min(float(same.sum() / len(served)), ordered if ordered > 0.99 else 0.0))
-
-
 _HYPOTHESES: Sequence[Callable[[NumberEvidence], Kind | None]] = (
-    _missing, _for_missing, _constant, _stale, _shifted_time, _unit, _transform, _offset, _rounded, _clipped,
-    _other_feature, _default, _other_candidate, _any_function,
+    _constant, _missing, _for_missing, _stale, _shifted_time, _unit, _transform, offset, linear, rounded, clipped,
+    _other_feature, _default, _other_candidate, stepped, any_function,
 )  # fmt: skip
-
-
-def close(served: Numbers, expected: Numbers, tolerance: float = 1e-6) -> Mask:
-    """Where two values are equal within a relative tolerance, or both are missing."""
-    with np.errstate(invalid="ignore"):
-        size = np.maximum(np.abs(served), np.abs(expected))
-        near = (np.abs(served - expected) <= tolerance * size) & np.isfinite(size)
-    found: Mask = near | (served == expected) | (np.isnan(served) & np.isnan(expected))
-    return found
-
-
-def known_of(evidence: NumberEvidence) -> Mask:
-    """Where both values are there."""
-    found: Mask = np.isfinite(evidence.served) & np.isfinite(evidence.expected)
-    return found
-
-
-def _half(values: Numbers) -> Numbers:
-    """As half precision holds them."""
-    found: Numbers = values.astype(np.float16).astype(np.float64)
-    return found

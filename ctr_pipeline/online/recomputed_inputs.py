@@ -164,3 +164,15 @@ def _with_time_parts(rows: pl.DataFrame, layout: Layout) -> pl.DataFrame:
             values[at] = time_part_of(int(times[at]), form.part, form.zone)
         changed[name] = pl.Series(name, values, dtype=pl.String).cast(rows[name].dtype)
     return rows.with_columns(**changed)
+
+
+def age_features(spec: Spec) -> frozenset[str]:
+    """Features that are times in seconds before the impression."""
+    found = {feature.name for feature in spec.features.history if feature.kind in ("recency", "first_seen")}
+    return frozenset(found)
+
+
+def history_features(spec: Spec) -> frozenset[str]:
+    """Features that are made of the past, as the model's inputs call them."""
+    numbers = {name.partition("[")[0] for name, _ in spec.features.history_numbers}
+    return frozenset(numbers | {made.feature.name for made in spec.features.history_embedded})

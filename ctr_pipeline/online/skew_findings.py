@@ -10,16 +10,17 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ctr_pipeline.features import Layout
-from ctr_pipeline.features.input_profile import InputProfile, profile_inputs, whole_numbers
+from ctr_pipeline.features.clock_columns import whole_numbers
+from ctr_pipeline.features.input_profile import InputProfile, profile_inputs
 from ctr_pipeline.online.cold_rows import ColdShare
 from ctr_pipeline.online.distribution_kinds import MIX, NEW_VALUES, SPREAD
 from ctr_pipeline.online.feature_comparison import ComparedInputs, FeatureDifference, compare_inputs
-from ctr_pipeline.online.input_distribution import DistributionShift, ServedInputs, find_shifts
+from ctr_pipeline.online.input_distribution import find_shifts
 from ctr_pipeline.online.logged_rows import matrix_of
-from ctr_pipeline.online.recomputed_inputs import ReplayTables, recomputed_inputs
+from ctr_pipeline.online.recomputed_inputs import ReplayTables, age_features, history_features, recomputed_inputs
+from ctr_pipeline.online.shift_windows import DistributionShift, ServedInputs
 from ctr_pipeline.online.skew_kinds import (
     CONSTANT,
-    DEFAULT,
     DEFAULT_FOR_MISSING,
     MISSING,
     STALE,
@@ -28,7 +29,6 @@ from ctr_pipeline.online.skew_kinds import (
     ZERO_FOR_MISSING,
     Kind,
     Mask,
-    is_round,
 )
 from ctr_pipeline.serving.bundle import MAX_PROBABILITY_DIFFERENCE, Bundle
 from ctr_pipeline.spec import Spec
@@ -59,7 +59,7 @@ SCORES = "scores"
 UNCERTAIN = frozenset((UNEXPLAINED, MIX, SPREAD, NEW_VALUES))
 """Kinds under which a shift of the distribution may be a true one of the traffic."""
 
-_OF_LOGS = frozenset((MISSING, ZERO_FOR_MISSING, DEFAULT_FOR_MISSING, CONSTANT, DEFAULT))
+_OF_LOGS = (MISSING, ZERO_FOR_MISSING, DEFAULT_FOR_MISSING, CONSTANT)
 
 LATE_SHARE = 0.1
 """Of a snapshot that is a day old, as far as so many rows of a day have it, it is that the new one came late: a warning."""
@@ -178,7 +178,8 @@ def report_day(day: date, logged: pl.DataFrame, sources: ReplaySources) -> DayRe
         shifts = _shifts(served, model, sources)
         numbers["compared_distributions"] += rows.height if model.training is not None else 0
         clean = {one.feature for one in differences if compared and not one.differing}
-        own += [_of_shift(day, served, shift, shift.feature in clean) for shift in shifts]
+        past = history_features(sources.spec)
+        own += [_of_shift(day, served, shift, shift.feature in clean, shift.feature in past) for shift in shifts]
         findings += own
         shown |= _shown(served, model, {finding.feature for finding in own})
     return DayReport(
@@ -317,12 +318,6 @@ def _replay_features(
     return len(rows), [_placed(one, rows) for one in found]
 
 
-def age_features(spec: Spec) -> frozenset[str]:
-    """Features that are times in seconds before the impression."""
-    found = {feature.name for feature in spec.features.history if feature.kind in ("recency", "first_seen")}
-    return frozenset(found)
-
-
 def _placed(one: FeatureDifference, rows: NDArray[np.intp]) -> FeatureDifference:
     return replace(one, first=int(rows[one.first])) if one.first >= 0 else one
 
@@ -335,6 +330,7 @@ def _shifts(served: _Served, model: LoggedModel, sources: ReplaySources) -> list
         ServedInputs(numeric=served.numeric, ids=served.ids, ts=served.ts, requests=served.requests),
         model.training,
         _recent_profile(model, sources, keys),
+        served.layout,
         {name: whole_numbers(of) for name, of in keys.items()},
     )
 
@@ -364,13 +360,14 @@ def _of_difference(day: date, served: _Served, one: FeatureDifference) -> Findin
     )  # fmt: skip
 
 
-def _of_shift(day: date, served: _Served, shift: DistributionShift, as_logged: bool) -> Finding:
+def _of_shift(day: date, served: _Served, shift: DistributionShift, as_logged: bool, of_past: bool) -> Finding:
     """A shift of inputs that are those of the impression log is the log's, not that of serving.
 
-    Then a kind says something only where it is surely no traffic: values that are gone or constant, or in another unit.
+    Then a kind says something only where it is surely no traffic: values that are gone or constant, or in another unit. New
+    keys have no past, so that values of the past may be missing.
     """
     kind = shift.kind
-    if as_logged and kind.name not in _OF_LOGS and not (kind.name == UNIT and is_round(float(kind.detail[1:]))):
+    if as_logged and kind.name not in ((CONSTANT, UNIT) if of_past else (*_OF_LOGS, UNIT)):
         kind = kind if kind.name in UNCERTAIN else Kind(MIX if shift.is_id else SPREAD)
     notes = [kind.detail, "the impression log has it too" if as_logged else ""]
     return served.finding(

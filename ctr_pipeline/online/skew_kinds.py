@@ -37,6 +37,7 @@ ROUNDED = "rounded"
 OTHER_FEATURE = "another feature"
 OTHER_CANDIDATE = "another candidate"
 VOCABULARY = "vocabulary"
+ORDER = "order of the list"
 
 MEANINGS: Mapping[str, str] = {
     MISSING: "no value is served where there is one",
@@ -50,6 +51,7 @@ MEANINGS: Mapping[str, str] = {
     OFFSET: "a constant is added to the value",
     TRANSFORM: "the value is transformed once too often, or not at all",
     ROUNDED: "the value has lost digits",
+    ORDER: "what a list or a vector holds stands in other places",
     OTHER_FEATURE: "the value of another feature is served",
     OTHER_CANDIDATE: "the value of another candidate of the request is served",
     VOCABULARY: "values have other rows than in the model's vocabulary, or none",

@@ -9,9 +9,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.stats import kstest
 
-from ctr_pipeline.features.input_profile import InputProfile, profile_inputs, stability_index, whole_numbers
+from ctr_pipeline.features.clock_columns import whole_numbers
+from ctr_pipeline.features.input_profile import InputProfile, profile_inputs, stability_index
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
-from ctr_pipeline.online.input_distribution import DistributionShift, ServedInputs, find_shifts
+from ctr_pipeline.online.input_distribution import find_shifts
+from ctr_pipeline.online.shift_windows import DistributionShift, ServedInputs
 from ctr_pipeline.spec.fields import DAY_US, MICROSECONDS
 
 KEYS = {"shop": {n: f"s{n}" for n in range(2, 30)}, "hour": {n + 2: str(n) for n in range(24)}}
@@ -48,7 +50,7 @@ def shifts(served: Inputs, day: int, recent: bool = True, size: int = 4) -> list
     numeric, ids, ts = served
     before = profile_inputs(LAYOUT, *inputs(day - 7, 7, 20_000, 2), KEYS) if recent else None
     given = ServedInputs(numeric=numeric, ids=ids, ts=ts, requests=np.arange(len(ts)) // size)
-    return find_shifts(given, TRAINING, before, WHOLE)
+    return find_shifts(given, TRAINING, before, LAYOUT, WHOLE)
 
 
 def test_the_index_of_rows_of_one_law_follows_the_chi_squared_law() -> None:
@@ -139,4 +141,6 @@ def test_a_profile_is_read_as_it_was_written() -> None:
 
 def test_a_profile_holds_no_value_of_a_category() -> None:
     assert '"s2"' not in TRAINING.to_json()
-    assert [(clock.feature, clock.period, clock.shift) for clock in TRAINING.clocks] == [("hour", 24, 0)]
+    assert [(clock.feature, clock.period, clock.shift + clock.minutes) for clock in TRAINING.clocks] == [
+        ("hour", 24, 0)
+    ]

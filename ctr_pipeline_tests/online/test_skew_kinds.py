@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 from ctr_pipeline.online import category_kinds, skew_kinds
 from ctr_pipeline.online.category_kinds import CategoryEvidence, kind_of_category
 from ctr_pipeline.online.feature_comparison import differing_numbers
-from ctr_pipeline.online.number_kinds import NumberEvidence, kind_of_number
+from ctr_pipeline.online.number_evidence import NumberEvidence
+from ctr_pipeline.online.number_kinds import kind_of_number
+from ctr_pipeline.online.vector_kinds import kind_of_vector
 
 Numbers = NDArray[np.float64]
 ROWS, SIZE = 600, 5
@@ -45,6 +47,19 @@ def evidence(expected: Numbers, served: Numbers, earlier: Callable[[int], Number
     )  # fmt: skip
 
 
+def where_known(x: Numbers, then: object) -> Numbers:
+    return np.where(np.isnan(x), np.nan, then)
+
+
+def edges(x: Numbers) -> Numbers:
+    """The lower end of the interval that a value is in."""
+    ends = np.nanquantile(x, [0, 0.2, 0.4, 0.6, 0.8])
+    return ends[np.clip(np.searchsorted(ends, np.nan_to_num(x), side="right") - 1, 0, 4)]
+
+
+LEFT_OUT = {"intervals", "edges", "clipped", "rounded"}
+"""What the recomputed value may have, and the served one not."""
+
 SKEWS: dict[str, tuple[Callable[[Numbers], Numbers], str]] = {
     "times 100": (lambda x: x * 100, skew_kinds.UNIT),
     "by 1000": (lambda x: x / 1000, skew_kinds.UNIT),
@@ -55,6 +70,19 @@ SKEWS: dict[str, tuple[Callable[[Numbers], Numbers], str]] = {
     "log1p": (lambda x: np.sign(x) * np.log1p(np.abs(x)), skew_kinds.TRANSFORM),
     "standardised": (lambda x: (np.sign(x) * np.log1p(np.abs(x)) - 2) / 1.5, skew_kinds.TRANSFORM),
     "cube root": (np.cbrt, skew_kinds.TRANSFORM),
+    "sign": (np.negative, skew_kinds.TRANSFORM),
+    "Fahrenheit": (lambda x: x * 1.8 + 32, skew_kinds.TRANSFORM),
+    "bfloat16": (
+        lambda x: (x.astype(np.float32).view(np.uint32) & 0xFFFF0000).view(np.float32) + 0.0,
+        skew_kinds.ROUNDED,
+    ),
+    "intervals": (
+        lambda x: where_known(x, np.digitize(x, np.nanquantile(x, [0.2, 0.4, 0.6, 0.8]))),
+        skew_kinds.TRANSFORM,
+    ),
+    "edges": (lambda x: where_known(x, edges(x)), skew_kinds.TRANSFORM),
+    "clipped": (lambda x: np.clip(x, *np.nanquantile(x, [0.1, 0.9])), skew_kinds.TRANSFORM),
+    "all but missing ones": (lambda x: where_known(x, 7.5), skew_kinds.CONSTANT),
     "offset": (lambda x: x + 273.15, skew_kinds.OFFSET),
     "default at times": (lambda x: np.where(np.arange(ROWS) % 4 == 0, -5.25, x), skew_kinds.DEFAULT),
 }
@@ -66,10 +94,31 @@ def test_a_skew_of_a_number_is_named(law: str, skew: str) -> None:
     change, kind = SKEWS[skew]
     for seed in range(3):
         expected = values(law, seed)
-        if skew == "cube root" and len(np.unique(expected)) < 20:
+        if differing_numbers(single(change(expected)), expected).sum() < 20:
+            # As of small whole numbers, which bfloat16 holds.
             continue
         found = kind_of_number(evidence(expected, change(expected)))
         assert (found.name, found.explained >= 0.9) == (kind, True), found
+
+
+@pytest.mark.parametrize("skew", sorted(LEFT_OUT))
+@pytest.mark.parametrize("law", LAWS)
+def test_a_step_that_only_the_recomputed_value_has_is_left_out(law: str, skew: str) -> None:
+    made = np.round if skew == "rounded" else SKEWS[skew][0]
+    for seed in range(3):
+        served = values(law, seed)
+        expected = single(made(served))
+        if len(np.unique(expected[~np.isnan(expected)])) < 3 or differing_numbers(served, expected).sum() < 20:
+            continue
+        found = kind_of_number(evidence(expected, served))
+        assert (found.name, "left out" in found.detail) == (skew_kinds.TRANSFORM, True), found
+
+
+def test_what_is_missing_elsewhere_too_is_another_feature() -> None:
+    expected, other = values("prices", 1), values("rates", 2, missing=0.97)
+    fields = evidence(expected, other)
+    given = NumberEvidence(**{name: getattr(fields, name) for name in fields.__slots__} | {"others": {"rare": other}})
+    assert kind_of_number(given).text == "another feature (rare)"
 
 
 @given(law=st.sampled_from(sorted(LAWS)), seed=st.integers(0, 999), share=st.floats(0.05, 1.0))
@@ -119,7 +168,7 @@ def test_an_age_of_another_time_zone_is_named() -> None:
 @given(law=st.sampled_from(sorted(LAWS)), seed=st.integers(0, 999))
 def test_noise_has_no_kind(law: str, seed: int) -> None:
     expected = values(law, seed, missing=0)
-    served = expected * np.random.default_rng(seed).uniform(1.5, 3, ROWS)
+    served = expected * np.random.default_rng([seed, 1]).uniform(1.5, 3, ROWS)
     assert kind_of_number(evidence(expected, served)).name == skew_kinds.UNEXPLAINED
 
 
@@ -133,6 +182,22 @@ def test_what_is_rounded_to_single_precision_does_not_differ(seed: int) -> None:
 def test_whole_numbers_differ_by_one() -> None:
     large = np.array([16_000_001.0, 3.0, np.nan, np.nan])
     assert differing_numbers(np.array([16_000_002.0, 3.0, np.nan, 0.0]), large).tolist() == [True, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        (lambda v: v[:, ::-1], "order of the list (3, 2, 1, 0)"),
+        (lambda v: v / np.linalg.norm(v, axis=1, keepdims=True), "transform left out (scaled to length 1)"),
+        (lambda v: v / v.max(axis=1, keepdims=True), "transform left out (each scaled by a number of its own)"),
+        (lambda v: v * 100, None),
+        (lambda v: v + np.random.default_rng(1).normal(size=v.shape), None),
+    ],
+)
+def test_a_skew_of_a_vector_is_named(change: Callable[[Numbers], Numbers], text: str | None) -> None:
+    expected = np.random.default_rng(0).normal(size=(ROWS, 4))
+    found = kind_of_vector(change(expected), expected, np.arange(ROWS) >= 100)
+    assert (found and found.text) == text
 
 
 HIGHEST = 40
