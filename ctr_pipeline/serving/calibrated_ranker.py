@@ -13,7 +13,6 @@ from ctr_pipeline.calibration.modules import curves
 from ctr_pipeline.features.layout import Layout
 from ctr_pipeline.features.request_columns import RequestColumns
 from ctr_pipeline.ranker import Ranker
-from ctr_pipeline.ranker.heads.chain import path_of
 from ctr_pipeline.ranker.shared_inputs import SharedInputs
 
 
@@ -26,9 +25,6 @@ class CalibratedRanker(nn.Module):
         layout: The layout that the ranker was built with, and the features in which candidates differ.
     """
 
-    beside: Tensor | None
-    """[T, T] for each task 0 at itself and those above it in the funnel, infinity at the others; None without a funnel."""
-
     def __init__(self, ranker: Ranker, calibrators: Sequence[Calibrator], layout: Layout) -> None:
         super().__init__()
         self.ranker = ranker
@@ -40,7 +36,6 @@ class CalibratedRanker(nn.Module):
             self._own[name] = name.replace(".", "_")
             self.register_buffer(self._own[name], values)
         self.field_offsets = offsets_module(calibrators)
-        self.register_buffer("beside", _beside(ranker.parents), persistent=False)
 
     def forward(
         self, numeric: Tensor, ids: Tensor, shared_numeric: Tensor | None = None, shared_ids: Tensor | None = None
@@ -66,14 +61,10 @@ class CalibratedRanker(nn.Module):
 
     def _along_the_funnel(self, calibrated: Tensor) -> Tensor:
         """As :func:`~ctr_pipeline.calibration.funnel.calibrated_logits`: no task likelier than its parent."""
-        return calibrated if self.beside is None else (calibrated.unsqueeze(1) + self.beside).amin(dim=2)
-
-
-def _beside(parents: Sequence[int]) -> Tensor | None:
-    if all(parent < 0 for parent in parents):
-        return None
-    paths = [path_of(task, parents) for task in range(len(parents))]
-    return torch.tensor([[0.0 if task in path else float("inf") for task in range(len(parents))] for path in paths])
+        found: list[Tensor] = []
+        for own, parent in zip(torch.split(calibrated, 1, dim=1), self.ranker.parents, strict=True):
+            found.append(own if parent < 0 else torch.minimum(own, found[parent]))
+        return torch.cat(found, dim=1)
 
 
 def shares_inputs(layout: Layout, ranker: Ranker) -> bool:

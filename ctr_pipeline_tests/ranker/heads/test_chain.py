@@ -1,6 +1,7 @@
 import math
 from unittest.mock import patch
 
+import onnxruntime
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -60,3 +61,17 @@ def test_what_is_exported_computes_the_same(parents: tuple[int, ...], rows: list
     with patch.object(torch.compiler, "is_exporting", lambda: True):
         exported = chain_logits(conditional, parents)
     torch.testing.assert_close(exported, chain_logits(conditional, parents), rtol=1e-9, atol=1e-9)
+
+
+def test_the_runtime_computes_the_same_of_saturated_logits() -> None:
+    class Funnel(torch.nn.Module):
+        def forward(self, conditional: torch.Tensor) -> torch.Tensor:
+            return chain_logits(conditional, (-1, 0, 1, 0))
+
+    steps = [-300.0, -60.0, -1.0, 0.0, 2.5, 60.0, 300.0]
+    rows = torch.tensor([[a, b, c, -b] for a in steps for b in steps for c in steps])
+    program = torch.onnx.export(Funnel(), (rows,), dynamo=True, verbose=False)
+    assert program is not None
+    session = onnxruntime.InferenceSession(program.model_proto.SerializeToString())
+    [found] = session.run(None, {session.get_inputs()[0].name: rows.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), chain_logits(rows, (-1, 0, 1, 0)))
