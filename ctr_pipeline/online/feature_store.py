@@ -2,6 +2,7 @@
 
 import math
 import os
+from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import date
@@ -154,15 +155,27 @@ class FeatureStore:
             return self._on_day(first, key, texts, times, wanted)
         columns: dict[str, list[Any]] = {name: [None] * len(texts) for name in wanted}
         unknown, late, snapshots = 0, 0, dict[str, None]()
-        for day in sorted({time // DAY_US for time in times}):
-            rows = [row for row, time in enumerate(times) if time // DAY_US == day]
+        for day, rows in self._rows_by_day(times).items():
             found = self._on_day(day, key, [texts[row] for row in rows], [times[row] for row in rows], wanted)
             for name, values in found.columns.items():
                 for row, value in zip(rows, values, strict=True):
                     columns[name][row] = value
-            unknown, late = unknown + found.unknown, late + found.late
+            unknown += found.unknown
+            late += max(found.late, sum(times[row] // DAY_US > day for row in rows))
             snapshots |= dict.fromkeys(found.snapshots)
         return FoundHistory(columns, unknown, late, tuple(snapshots))
+
+    def _rows_by_day(self, times: Sequence[int]) -> dict[int, list[int]]:
+        """Which of N rows are looked up on which day: that of the last snapshot before them.
+
+        So there are no more look-ups than snapshots, however many days the rows are of.
+        """
+        days = sorted({_days_since_1970(one.day) for one in self._listed})
+        found: dict[int, list[int]] = {}
+        for row, time in enumerate(times):
+            place = bisect_right(days, time // DAY_US)
+            found.setdefault(days[place - 1] if place else -1, []).append(row)
+        return dict(sorted(found.items()))
 
     def _on_day(
         self, day: int, key: str, texts: Sequence[str | None], times: Sequence[int], wanted: frozenset[str]

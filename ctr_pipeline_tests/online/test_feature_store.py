@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from ctr_pipeline.features import gather_lists, history_for_days, join_history
 from ctr_pipeline.features.history_definition import history_definition
 from ctr_pipeline.online import snapshot_index
 from ctr_pipeline.online.feature_store import FeatureStore
+from ctr_pipeline.online.opened_snapshot import Snapshot
 from ctr_pipeline.online.snapshot_index import INDEX, KEPT, StoreError, listed
 from ctr_pipeline.online.snapshot_writing import make_snapshot
 from ctr_pipeline.spec import parse_spec
@@ -116,6 +119,33 @@ def test_rows_of_several_days_have_their_own_snapshots(history: pl.DataFrame, ro
         assert {name: values[at] for name, values in found.columns.items()} == {
             name: values[0] for name, values in alone.columns.items()
         }, time
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(hours=st.lists(st.integers(-24 * 400, 24 * 400), min_size=1, max_size=12))
+def test_rows_of_any_days_are_found_as_each_is_alone(root: Path, hours: list[int]) -> None:
+    store, names = FeatureStore(root, SPEC), ["seen", "last_seen"]
+    times = [start(DAYS[1]) + hour * DAY // 24 for hour in hours]
+    texts = [f"u{at % 4}" for at in range(len(times))]
+    found = store.look_up("user", texts, times, names)
+    alone = [store.look_up("user", [text], [time], names) for text, time in zip(texts, times, strict=True)]
+    for name in names:
+        assert [plain(v) for v in found.columns[name]] == [plain(one.columns[name][0]) for one in alone]
+    assert (found.late, found.unknown) == (sum(one.late for one in alone), sum(one.unknown for one in alone))
+    assert set(found.snapshots) == {name for one in alone for name in one.snapshots}
+
+
+def test_rows_of_thousands_of_days_take_no_more_look_ups_than_there_are_snapshots(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store, asked = FeatureStore(root, SPEC), []
+    numbers = Snapshot.numbers
+    monkeypatch.setattr(Snapshot, "numbers", lambda *given: asked.append(1) or numbers(*given))
+    times = [start(DAYS[0]) + at * DAY for at in range(-2000, 2000)]
+    found = store.look_up("user", ["u1"] * len(times), times, ["seen"])
+    assert len(found.columns["seen"]) == len(times)
+    assert found.late == len(times) - len(listed(root))
+    assert 1 < len(asked) <= len(listed(root))
 
 
 def test_the_same_values_are_the_same_snapshot_and_other_values_another(history: pl.DataFrame, tmp_path: Path) -> None:

@@ -47,10 +47,14 @@ def model_metadata(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def columns_of(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+def columns_of(content: dict[str, Any], most: int) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """The shared and the candidates' features of an inference request.
 
     Tensors of one row are shared where others have several.
+
+    Args:
+        content: The request.
+        most: Most rows of a tensor.
 
     Raises:
         RequestError: names the tensor that cannot be read.
@@ -63,7 +67,7 @@ def columns_of(content: dict[str, Any]) -> tuple[dict[str, Any], dict[str, list[
         raise RequestError(f"`inputs`: expected a list of tensors; found {kind_of(inputs)}", "inputs")
     columns: dict[str, list[Any]] = {}
     for tensor in inputs:
-        name, values = _column(tensor)
+        name, values = _column(tensor, most)
         if name in columns:
             raise RequestError(f"the tensor {shown_name(name)} is there twice", name)
         columns[name] = values
@@ -77,7 +81,7 @@ def wanted_outputs(content: dict[str, Any], known: tuple[str, ...]) -> list[str]
     """The outputs that a request asks for; all of the ``known`` ones where it names none.
 
     Raises:
-        RequestError: there is no such output.
+        RequestError: there is no such output, or it is there twice.
     """
     outputs = content.get("outputs")
     if outputs is None:
@@ -88,6 +92,9 @@ def wanted_outputs(content: dict[str, Any], known: tuple[str, ...]) -> list[str]
     for name in names:
         if name not in known:
             raise RequestError(f"`outputs`: the model has no such output; it has {', '.join(known)}", "outputs")
+    # Each is as long as the request: a short request could ask for an answer of any length.
+    if len(set(names)) < len(names):
+        raise RequestError("`outputs`: one of them is there twice", "outputs")
     return names or list(known)
 
 
@@ -119,7 +126,7 @@ def _output_type(name: str) -> str:
     return "FP64" if name == RANKING_SCORE else "FP32"
 
 
-def _column(tensor: Any) -> tuple[str, list[Any]]:
+def _column(tensor: Any, most: int) -> tuple[str, list[Any]]:
     """Name and rows of a tensor."""
     name = tensor.get("name") if isinstance(tensor, dict) else None
     if not isinstance(name, str):
@@ -135,6 +142,9 @@ def _column(tensor: Any) -> tuple[str, list[Any]]:
         or not all(type(length) is int and length >= 0 for length in shape)
     ):
         raise RequestError(f"{where}: expected a shape [N], or [N, L] for lists", field)
+    # Rows of no values take no place in the request: their number is limited by nothing else.
+    if shape[0] > most:
+        raise RequestError(f"{where}: {shape[0]} candidates; expected at most {most}", field, status=413, kind="limit")
     if not isinstance(data, list):
         raise RequestError(f"{where}: `data`: expected a list; found {kind_of(data)}", field)
     nested = bool(data) and all(isinstance(part, list) for part in data)

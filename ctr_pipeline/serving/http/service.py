@@ -89,7 +89,10 @@ def build_service(
             closing()
 
     # The framework's own pages would load scripts from elsewhere.
-    app = FastAPI(title="ctr serve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    # A redirection would send the request, with its ids, wherever its own header says.
+    app = FastAPI(
+        title="ctr serve", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan, redirect_slashes=False
+    )
     # All versions of a registered model have the name of its spec.
     name, counts = models.current.champion.bundle.name, GuardedCounts(metrics, models)
 
@@ -162,7 +165,7 @@ def build_service(
         arms = models.current
         content, body = await content_of(request, arms)
         wanted = wanted_outputs(content, arms.champion.outputs)
-        shared, candidates, fields = take_log_fields(arms.other_inputs, *columns_of(content))
+        shared, candidates, fields = take_log_fields(arms.other_inputs, *columns_of(content, limits.candidates))
         given, later = await scored(arms, shared, candidates, body, content.get("id") or None, fields)
         return json_answer(inference_answer(given.model, content, given.found, wanted), later=later)
 

@@ -72,9 +72,13 @@ BAD = [
     (INFER, tensor(data=["x", "y"]), 400, "price", "FP32"),
     (INFER, tensor(data=None), 400, "price", "list"),
     (INFER, tensor(value=1), 400, "value", "expected name"),
+    (INFER, tensor(shape=[10**12, 0], data=[]), 413, "price", "at most 500"),
+    (INFER, tensor(shape=[501], data=[1] * 501), 413, "price", "at most 500"),
+    (INFER, tensor().replace("]}]}", ']}], "outputs": [{"name": "buy"}, {"name": "buy"}]}'), 400, "outputs", "twice"),
     (INFER, tensor().replace("]}]}", ']}], "outputs": [{"name": "sale"}]}'), 400, "outputs", "click, buy, like"),
     ("/v2/models/other/infer", tensor(), 404, "name", "shop"),
     ("/nowhere", "{}", 404, None, "no such path"),
+    ("/score/", "{}", 404, None, "no such path"),
     ("/healthz", "{}", 405, None, "method"),
 ]
 
