@@ -3,13 +3,20 @@
 Tensors are JSON; the binary extension is not read.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import chain
 from typing import Any
 
 import numpy as np
 
-from ctr_pipeline.serving.http.request_json import LONGEST_NAME, RequestError, kind_of, refuse_other_fields, shown_name
+from ctr_pipeline.serving.http.request_json import (
+    LONGEST_NAME,
+    RequestError,
+    kind_of,
+    may_be_id,
+    refuse_other_fields,
+    shown_name,
+)
 from ctr_pipeline.serving.http.request_scoring import Scored, ServedModel
 from ctr_pipeline.serving.request_encoding import TIME
 from ctr_pipeline.spec.ranking import RANKING_SCORE
@@ -47,7 +54,9 @@ def model_metadata(model: ServedModel) -> dict[str, Any]:
     }
 
 
-def columns_of(content: dict[str, Any], most: int) -> tuple[dict[str, Any], dict[str, list[Any]]]:
+def columns_of(
+    content: dict[str, Any], most: int, known: Collection[str]
+) -> tuple[dict[str, Any], dict[str, list[Any]]]:
     """The shared and the candidates' features of an inference request.
 
     Tensors of one row are shared where others have several.
@@ -55,6 +64,7 @@ def columns_of(content: dict[str, Any], most: int) -> tuple[dict[str, Any], dict
     Args:
         content: The request.
         most: Most rows of a tensor.
+        known: Names that requests may hold.
 
     Raises:
         RequestError: names the tensor that cannot be read.
@@ -67,7 +77,7 @@ def columns_of(content: dict[str, Any], most: int) -> tuple[dict[str, Any], dict
         raise RequestError(f"`inputs`: expected a list of tensors; found {kind_of(inputs)}", "inputs")
     columns: dict[str, list[Any]] = {}
     for tensor in inputs:
-        name, values = _column(tensor, most)
+        name, values = _column(tensor, most, known)
         if name in columns:
             raise RequestError(f"the tensor {shown_name(name)} is there twice", name)
         columns[name] = values
@@ -126,11 +136,16 @@ def _output_type(name: str) -> str:
     return "FP64" if name == RANKING_SCORE else "FP32"
 
 
-def _column(tensor: Any, most: int) -> tuple[str, list[Any]]:
+def _column(tensor: Any, most: int, known: Collection[str]) -> tuple[str, list[Any]]:
     """Name and rows of a tensor."""
     name = tensor.get("name") if isinstance(tensor, dict) else None
     if not isinstance(name, str):
         raise RequestError("`inputs`: expected objects with name, shape, datatype and data", "inputs")
+    if may_be_id(name, known):
+        raise RequestError(
+            "`inputs`: a tensor has a name that the model does not know, and that is not repeated here as it may be an id",
+            "inputs",
+        )
     where, field = f"tensor {shown_name(name)}", name[:LONGEST_NAME]
     refuse_other_fields(tensor, TENSOR_FIELDS, where)
     datatype, shape, data = tensor.get("datatype"), tensor.get("shape"), tensor.get("data")

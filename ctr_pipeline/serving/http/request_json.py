@@ -1,6 +1,8 @@
 """From the bytes of a request to its JSON, within limits."""
 
+import difflib
 import json
+import re
 from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +14,11 @@ JSON_TYPE = "application/json"
 LONGEST_NAME = 100
 """A longer name of a field is not repeated in a message."""
 
+
+_WORDS = re.compile(r"[A-Za-z]+(_[A-Za-z]+)*")
+
+_NEARLY = 0.8
+"""Similarity of a misspelt name to the right one, as difflib has it."""
 
 _NESTED = frozenset((dict, list))
 
@@ -133,6 +140,38 @@ def shown_name(name: str) -> str:
     return repr(name) if len(name) <= LONGEST_NAME else f"with a name of {len(name)} characters"
 
 
+def may_be_id(name: str, known: Collection[str]) -> bool:
+    """Whether a name that is not among the ``known`` ones is not repeated, as an id may have been put in its place.
+
+    It is one of letters and underscores, or nearly a known one: misspelt, or of another model.
+    """
+    if name in known or _WORDS.fullmatch(name):
+        return False
+    return not difflib.get_close_matches(name[:LONGEST_NAME], known, n=1, cutoff=_NEARLY)
+
+
+def refuse_ids_as_names(given: Mapping[str, Any], known: frozenset[str], where: str) -> None:
+    """Refuses names that no model knows and that may be ids; others are refused by their names where they are used.
+
+    Args:
+        given: Features of a request.
+        known: What requests may hold.
+        where: What holds them.
+
+    Raises:
+        RequestError: names the place.
+    """
+    if known.issuperset(given):
+        return
+    for at, name in enumerate(given):
+        if may_be_id(name, known):
+            raise RequestError(
+                f"{where}: feature {at} has a name that the model does not know, and that is not repeated here as it may "
+                f"be an id; expected some of {', '.join(sorted(known))}",
+                where,
+            )
+
+
 def refuse_other_fields(content: Mapping[str, Any], known: tuple[str, ...], where: str = "the request") -> None:
     """Refuses fields that have no meaning here, so that a misspelt one is not taken for an absent one.
 
@@ -140,6 +179,10 @@ def refuse_other_fields(content: Mapping[str, Any], known: tuple[str, ...], wher
         RequestError: names the first.
     """
     for name in content:
+        if may_be_id(name, known):
+            raise RequestError(
+                f"{where} has a field with a name that is not repeated here, as it may be an id; expected {', '.join(known)}"
+            )
         if name not in known:
             raise RequestError(
                 f"{where} has a field {shown_name(name)}; expected {', '.join(known)}", name[:LONGEST_NAME]

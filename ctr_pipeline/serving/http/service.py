@@ -26,6 +26,7 @@ from ctr_pipeline.serving.http.request_json import (
     kind_of,
     parsed_object,
     read_body,
+    refuse_ids_as_names,
     refuse_other_fields,
     refuse_type,
 )
@@ -141,9 +142,10 @@ def build_service(
         if "shared" not in content and "candidates" not in content:
             raise RequestError("the request has neither `shared` nor `candidates`", "shared")
         request_id = request_id_of(content, "request_id")
-        shared, candidates, fields = take_log_fields(
-            arms.other_inputs, _features(content, "shared"), _features(content, "candidates")
-        )
+        shared, candidates = _features(content, "shared"), _features(content, "candidates")
+        refuse_ids_as_names(shared, arms.names, "shared")
+        refuse_ids_as_names(candidates, arms.names, "candidates")
+        shared, candidates, fields = take_log_fields(arms.other_inputs, shared, candidates)
         with_logits = content.get("logits", False)
         if not isinstance(with_logits, bool):
             raise RequestError(f"`logits`: expected true or false; found {kind_of(with_logits)}", "logits")
@@ -165,7 +167,8 @@ def build_service(
         arms = models.current
         content, body = await content_of(request, arms)
         wanted = wanted_outputs(content, arms.champion.outputs)
-        shared, candidates, fields = take_log_fields(arms.other_inputs, *columns_of(content, limits.candidates))
+        tensors = columns_of(content, limits.candidates, arms.names)
+        shared, candidates, fields = take_log_fields(arms.other_inputs, *tensors)
         given, later = await scored(arms, shared, candidates, body, content.get("id") or None, fields)
         return json_answer(inference_answer(given.model, content, given.found, wanted), later=later)
 
