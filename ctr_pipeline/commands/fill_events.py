@@ -26,11 +26,11 @@ def fill_events(store: str, data_root: str, bundle: Path) -> None:
         ServeError: a new store could not be filled.
     """
     from ctr_pipeline.commands.serve_store import events_folder
-    from ctr_pipeline.online.event_store import exact_features
+    from ctr_pipeline.online.event_store import is_made_of_events
     from ctr_pipeline.serving.bundle import history_of
     from ctr_pipeline.spec import load_spec
 
-    if not store or not data_root or not exact_features(spec := load_spec(bundle / "spec.yaml")):
+    if not store or not data_root or not is_made_of_events(spec := load_spec(bundle / "spec.yaml")):
         return
     exists = events_folder(Path(store), spec, history_of(bundle)).is_dir()
     content = json.dumps({"store": store, "data_root": data_root, "bundle": str(bundle)})

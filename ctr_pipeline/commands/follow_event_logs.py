@@ -40,7 +40,7 @@ def refuse_unread_logs(folder: str, store: str, bundle: Path) -> None:
     Raises:
         ServeError: says what is missing.
     """
-    from ctr_pipeline.online.event_store import exact_features
+    from ctr_pipeline.online.event_store import is_made_of_events
     from ctr_pipeline.spec import load_spec
 
     if not folder:
@@ -53,7 +53,7 @@ def refuse_unread_logs(folder: str, store: str, bundle: Path) -> None:
         raise ServeError(
             f"--events {folder}: there is no folder for what is read. Make a snapshot with `ctr snapshot`, or name a --store."
         )
-    if not exact_features(load_spec(bundle / "spec.yaml")):
+    if not is_made_of_events(load_spec(bundle / "spec.yaml")):
         raise ServeError(
             f"--events {folder}: no feature of the model is made of events, so they would be read for nothing. Leave the option "
             "out, or set `exact: true` for a feature of `features.history`, where all tasks are of outcome events."

@@ -54,9 +54,9 @@ def event_store_of(folder: Path, spec: "Spec", definition: str | None) -> "Event
         spec: The spec of the model.
         definition: That of the bundle's history features; None for that of the spec.
     """
-    from ctr_pipeline.online.event_store import EventStore, exact_features
+    from ctr_pipeline.online.event_store import EventStore, is_made_of_events
 
-    return EventStore(events_folder(folder, spec, definition), spec) if exact_features(spec) else None
+    return EventStore(events_folder(folder, spec, definition), spec) if is_made_of_events(spec) else None
 
 
 def events_folder(folder: Path, spec: "Spec", definition: str | None) -> Path:

@@ -20,6 +20,7 @@ from ctr_pipeline.features.daily_grid import (
     on_grid,
     start_of,
 )
+from ctr_pipeline.features.exact_sequences import exact_sequence_values
 from ctr_pipeline.features.exact_windows import ExactFeature, exact_values, settled_labels
 from ctr_pipeline.features.sequences import sequence_values
 from ctr_pipeline.features.top_items import top_values
@@ -36,6 +37,7 @@ from ctr_pipeline.spec.history import (
     HistoryRecency,
     HistorySequence,
     HistoryTop,
+    is_exact,
 )
 
 HISTORY_ORDER = ("feature", "key")
@@ -47,7 +49,7 @@ _NONE = nw.lit(None).cast(nw.Int64)
 
 def history_reach(spec: Spec) -> int:
     """Days of impressions and events before a day that its history values can depend on; 0 without history."""
-    late = {f.name: 1 for f in spec.features.history if isinstance(f, ExactFeature) and f.exact}
+    late = {f.name: 1 for f in spec.features.history if is_exact(f)}
     return max(
         (f.days + _lag_days(spec, task) + late.get(f.name, 0) for f in spec.features.history for task in tasks_of(f)),
         default=0,
@@ -79,7 +81,7 @@ def history_for_days(
 
     Impressions are read once a key, and summed up by key, day and the day on which they became known; what each day's
     values need is small sums of these. Features with ``exact`` look back from the impression instead
-    (:mod:`ctr_pipeline.features.exact_windows`); their rows are one an impression, with its id as ``key``.
+    (:mod:`ctr_pipeline.features.exact_windows`, :mod:`ctr_pipeline.features.exact_sequences`); their rows are one an impression, with its id as ``key``.
 
     A day's values are the same whether it is computed alone or with others, and whatever arrives later.
 
@@ -98,7 +100,7 @@ def history_for_days(
         nothing: IntoLazyFrameT = _nothing(shown).to_native()
         return nothing
     features = spec.features.history
-    exact = [f for f in features if isinstance(f, ExactFeature) and f.exact]
+    exact = [f for f in features if is_exact(f)]
     first, end = min(days) - timedelta(days=history_reach(spec)), max(days) + timedelta(days=1 if exact else 0)
     shown = shown.filter((nw.col("day") >= nw.lit(first)) & (nw.col("day") < nw.lit(end)))
     known_by = start_of(end) - 1
@@ -121,22 +123,26 @@ def history_for_days(
         if others:
             near = _looked_at(arrived, days, max(f.days for f in others))
             pieces.append(_aggregates(_moments(near, facts, key, task), others, days))
-    for listing in spec.features.listing:
+    for listing in [f for f in spec.features.listing if f not in exact]:
         near = _looked_at(arrived, days, listing.days)
         moments = _listed_moments(near, facts, listing)
         if isinstance(listing, HistorySequence):
             pieces.append(sequence_values(moments, listing, days))
         else:
             pieces.append(top_values(moments, listing, days))
+    probes = shown.filter((nw.col("day") >= nw.lit(min(days))) & nw.col("day").is_in(list(days)))
     for feature in exact:
+        if isinstance(feature, HistorySequence):
+            timely = _listed_moments(arrived, facts, feature, {t: _patience(spec, t) for t in feature.tasks})
+            pieces.append(exact_sequence_values(probes, timely, feature, days))
+            continue
+        assert isinstance(feature, ExactFeature), "the other kinds have no `exact`"
         if isinstance(feature, HistoryRate):
             by_time, told = _by_time(spec, arrived, feature.task), facts[feature.task]
             moments = settled_labels(spec, feature.task, feature.key, by_time, told)
         else:
             moments = _moments(arrived, facts, feature.key, feature.task).with_columns(hit=_ZERO)
-        probes = shown.filter((nw.col("day") >= nw.lit(min(days))) & nw.col("day").is_in(list(days)))
-        patience = (_lag_days(spec, feature.task) + 1) * DAY_US
-        pieces.append(exact_values(probes, moments, feature, days, patience))
+        pieces.append(exact_values(probes, moments, feature, days, _patience(spec, feature.task)))
     history: IntoLazyFrameT = nw.concat(pieces, how="vertical").select(HISTORY_COLUMNS).to_native()
     return history
 
@@ -157,8 +163,7 @@ def join_history(
         if isinstance(feature, HistorySequence | HistoryTop):
             joined = _join_listed(joined, values, feature)
             continue
-        exact = isinstance(feature, ExactFeature) and feature.exact
-        key = "impression_id" if exact else feature.key
+        key = _joined_by(feature)
         own = values.filter(nw.col("feature") == feature.name).select(
             "day", nw.col("key").alias(key), nw.col("value").alias(feature.name)
         )
@@ -183,9 +188,15 @@ def _join_listed(rows: Frame, values: Frame, feature: HistoryList) -> Frame:
     for item, age in zip(feature.items, ages, strict=False):
         picked[age] = nw.when(nw.col("feature") == item).then(nw.col("value")).otherwise(nothing).max()
     own = values.filter(nw.col("feature").is_in(feature.stored))
-    wide = own.group_by("day", "key").agg(**picked).rename({"key": feature.key})
-    joined = rows.join(wide, on=["day", feature.key], how="left")
+    key = _joined_by(feature)
+    wide = own.group_by("day", "key").agg(**picked).rename({"key": key})
+    joined = rows.join(wide, on=["day", key], how="left")
     return joined.with_columns(**{age: _seconds_since(nw.col(age)) for age in ages}) if ages else joined
+
+
+def _joined_by(feature: HistoryFeature) -> str:
+    """What the history table has as the key of a feature."""
+    return "impression_id" if is_exact(feature) else feature.key
 
 
 def _seconds_since(instant: nw.Expr) -> nw.Expr:
@@ -217,9 +228,20 @@ def _moments(arrived: Frame, facts: Mapping[str, Frame], key: str, task: str | N
     )  # fmt: skip
 
 
-def _listed_moments(arrived: Frame, facts: Mapping[str, Frame], feature: HistoryList) -> Frame:
-    """What a feature lists, as :func:`_moments`; of several kinds of events with the place of the kind, ``kind``."""
+def _listed_moments(
+    arrived: Frame,
+    facts: Mapping[str, Frame],
+    feature: HistoryList,
+    patience: Mapping[str | None, int] | None = None,
+) -> Frame:
+    """What a feature lists, as :func:`_moments`; of several kinds of events with the place of the kind, ``kind``.
+
+    With ``patience``, only what became known so many microseconds, by task, after the impression was shown, or earlier.
+    """
     parts = [_moments(arrived, facts, feature.key, task, feature.item) for task in feature.tasks]
+    if patience is not None:
+        late = [nw.col("known_ts") - nw.col("shown_ts") > patience[task] for task in feature.tasks]
+        parts = [part.filter(~is_late) for part, is_late in zip(parts, late, strict=True)]
     if len(parts) == 1:
         return parts[0]
     return nw.concat(
@@ -307,6 +329,11 @@ def _rates(cohorts: Frame, features: Sequence[HistoryRate], days: Sequence[date]
 def _nothing(shown: Frame) -> Frame:
     empty = shown.filter(nw.col("ts") != nw.col("ts"))
     return empty.select("day", feature=nw.lit(""), key=nw.col("impression_id"), value=nw.lit(0.0), item=NO_ITEM)
+
+
+def _patience(spec: Spec, task: str | None) -> int:
+    """Microseconds after an impression beyond which what becomes known of it is not in an exact feature."""
+    return (_lag_days(spec, task) + 1) * DAY_US
 
 
 def _lag_days(spec: Spec, task: str | None) -> int:

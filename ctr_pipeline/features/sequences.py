@@ -35,6 +35,18 @@ def sequence_values(moments: Frame, feature: HistorySequence, days: Sequence[dat
     # The latest of a day that became known on one day: no more of them can be among the latest of all.
     few = first_of(cells, ("key", "at", "known"), order, feature.length).drop("place")
     listed = first_of(on_grid(few, days, feature.days * DAY_US), ("key", "start"), order, feature.length)
+    return listed_rows(listed, feature, "key", day_of_start(days))
+
+
+def listed_rows(listed: Frame, feature: HistorySequence, key: str, day: nw.Expr) -> Frame:
+    """Rows with :data:`~ctr_pipeline.features.daily_grid.HISTORY_COLUMNS` of what is listed.
+
+    Args:
+        listed: Rows with ``place`` (from 1 on), ``moment`` and ``item``, and ``kind`` where there are several.
+        feature: The feature.
+        key: Column that becomes ``key``.
+        day: What becomes ``day``.
+    """
     name, item = name_of_place(feature.items), nw.col("item")
     if feature.kinds:
         listed = listed.with_columns(part=nw.lit("item,kind").str.split(",")).explode("part")
@@ -43,9 +55,7 @@ def sequence_values(moments: Frame, feature: HistorySequence, days: Sequence[dat
             kind = nw.when(nw.col("kind") == code).then(nw.lit(event)).otherwise(kind)
         name = nw.when(is_kind).then(name_of_place(feature.kinds)).otherwise(name)
         item = nw.when(is_kind).then(kind).otherwise(item)
-    return listed.select(
-        day=day_of_start(days), feature=name, key="key", value=nw.col("moment").cast(nw.Float64), item=item
-    )
+    return listed.select(day=day, feature=name, key=key, value=nw.col("moment").cast(nw.Float64), item=item)
 
 
 def name_of_place(names: Sequence[str]) -> nw.Expr:

@@ -7,10 +7,10 @@ import narwhals.stable.v2 as nw
 
 from ctr_pipeline.engines import Engine
 from ctr_pipeline.features import history_for_days, history_reach
-from ctr_pipeline.features.exact_windows import ExactFeature
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US
+from ctr_pipeline.spec.history import HistoryList, is_exact
 
 if TYPE_CHECKING:
     import polars as pl
@@ -41,10 +41,11 @@ def values_of_day(
     import polars as pl
 
     columns = ["feature", "key", "value", "item"]
-    daily = [f for f in spec.features.history if not (isinstance(f, ExactFeature) and f.exact)]
+    daily = [f for f in spec.features.history if not is_exact(f)]
     version = lake.version(HISTORY)
     if version is not None and lake.rows_by_day(HISTORY, version).get(day):
-        exact = [f.name for f in spec.features.history if f not in daily]
+        others = [f for f in spec.features.history if f not in daily]
+        exact = [name for f in others for name in (f.stored if isinstance(f, HistoryList) else (f.name,))]
         rows = lake.scan(HISTORY, version, day, day).filter(~pl.col("feature").is_in(exact))
         # Of tables of before there were lists.
         missing = [pl.lit(None, dtype=pl.String).alias("item")] if "item" not in rows.collect_schema() else []

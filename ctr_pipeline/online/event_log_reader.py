@@ -21,7 +21,7 @@ from ctr_pipeline.serving.http.request_json import RequestError, parsed_object
 MOST_BYTES = 2 * MOST_LINE
 """Bytes that a turn reads."""
 
-MOST_LINES = 200
+MOST_LINES = 100
 """Lines that a turn reads: it computes in a process that answers requests."""
 
 _MOST_FIELDS = 1000

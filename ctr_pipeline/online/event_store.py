@@ -1,6 +1,6 @@
 """Events as they happen, for the features that look back from the request itself: one LMDB file for all processes.
 
-What is told to be stored is on disk. No id is stored as such, only digests of keyed hashes.
+What is told to be stored is on disk. No key is stored as such, only digests; what sequences list is stored as tables have it.
 """
 
 import hashlib
@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
-from weakref import WeakValueDictionary
 
 import lmdb
 import numpy as np
@@ -20,10 +19,18 @@ from numpy.typing import NDArray
 from ctr_pipeline.features.exact_windows import ExactFeature
 from ctr_pipeline.labels.states import label_maturity
 from ctr_pipeline.online.event_facts import Arrived, known_outcomes
+from ctr_pipeline.online.event_sequences import (
+    exact_sequences,
+    latest_events,
+    listed_name,
+    listed_value,
+    with_item,
+)
+from ctr_pipeline.online.shared_environment import opened_environment
 from ctr_pipeline.serving.history_lookup import IMPRESSION, Event, FullError, Stored
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US
-from ctr_pipeline.spec.history import HistoryCount, HistoryRate, HistoryRecency
+from ctr_pipeline.spec.history import HistoryCount, HistoryRate, HistoryRecency, HistorySequence
 
 FOLDER = "events"
 """Folder of the store below that of the snapshots."""
@@ -43,14 +50,19 @@ _TIME, _VALUE, _TOTAL = struct.Struct(">q"), struct.Struct(">qB"), struct.Struct
 _HOUR = struct.Struct(">qqq")
 """Number, hits and latest moment of an hour."""
 _DIGEST, _SHORT = 16, 8
-_TABLES = ("seen", "impressions", "moments", "hours", "totals", "times", "places")
+_TABLES = ("seen", "impressions", "moments", "hours", "totals", "times", "places", "listed")
 
 
 def exact_features(spec: Spec) -> tuple[ExactFeature, ...]:
-    """The features that events make: those with ``exact``, where all tasks are of outcome events."""
+    """The numbers that events make: those with ``exact``, where all tasks are of outcome events."""
     if any(task.label.event is None for task in spec.tasks):
         return ()
     return tuple(f for f in spec.features.history if isinstance(f, ExactFeature) and f.exact)
+
+
+def is_made_of_events(spec: Spec) -> bool:
+    """Whether events make any feature."""
+    return bool(exact_features(spec) or exact_sequences(spec))
 
 
 class EventStore:
@@ -67,12 +79,12 @@ class EventStore:
     """
 
     def __init__(self, root: Path, spec: Spec, most_bytes: int = MOST_BYTES) -> None:
-        self.spec, self.features = spec, exact_features(spec)
-        self._environment = _environment(root, most_bytes)
+        self.spec, self.features, self.sequences = spec, exact_features(spec), exact_sequences(spec)
+        self._environment = opened_environment(root, most_bytes, len(_TABLES))
         self._tables = {name: self._environment.open_db(name.encode()) for name in _TABLES}
         self._groups = {group: at for at, group in enumerate(sorted({_group(f) for f in self.features}, key=str))}
         self._patience = {task: _patience(spec, task) for task in (None, *(task.name for task in spec.tasks))}
-        longest = max((f.days for f in self.features), default=0) * DAY_US
+        longest = max((f.days for f in (*self.features, *self.sequences)), default=0) * DAY_US
         self._retention = longest + max(self._patience.values()) + DAY_US
 
     @property
@@ -82,8 +94,12 @@ class EventStore:
 
     @property
     def keys(self) -> tuple[str, ...]:
-        """Key columns of its features."""
-        return tuple(sorted({f.key for f in self.features}))
+        """Columns that an impression should have: keys of its features, and what its sequences list."""
+        return tuple(sorted({f.key for f in (*self.features, *self.sequences)} | self._items))
+
+    @property
+    def _items(self) -> set[str]:
+        return {f.item for f in self.sequences}
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -155,13 +171,24 @@ class EventStore:
                     found[at] = self._value(transaction, feature, key, time)
         return found
 
+    def lists(
+        self, feature: HistorySequence, keys: Sequence[str | None], times: Sequence[int]
+    ) -> list[tuple[list[str | None], list[str | None], list[float | None]]]:
+        """Of a sequence, items, kinds and instants for N keys at N instants, the latest first."""
+        place = self.sequences.index(feature)
+        with self._environment.begin(db=self._tables["listed"]) as transaction:
+            return [
+                ([], [], []) if key is None else latest_events(transaction.cursor(), place, _digest(key), time, feature)
+                for key, time in zip(keys, times, strict=True)
+            ]
+
     def size(self) -> int:
         """Bytes in use."""
         info, stat = self._environment.info(), self._environment.stat()
         return int((info["last_pgno"] + 1) * stat["psize"])
 
     def forget(self, key: str) -> None:
-        """Removes what is stored of the impressions of a user, and all moments of the key.
+        """Removes what is stored of the impressions of a user, all moments of the key, and the user where one is listed.
 
         Args:
             key: The user's hash.
@@ -171,13 +198,15 @@ class EventStore:
             table = self._tables["impressions"]
             for name, content in list(transaction.cursor(db=table)):
                 record = orjson.loads(content)
-                if digest.hex() in record["keys"].values():
+                if digest.hex() in record["keys"].values() or key in record.get("items", {}).values():
                     transaction.delete(name, db=table)
             # Of whatever definition the store is.
             for place in range(256):
-                for table in (self._tables["moments"], self._tables["hours"]):
+                for table in (self._tables["moments"], self._tables["hours"], self._tables["listed"]):
                     for name in _with_prefix(transaction.cursor(db=table), bytes((place,)) + digest):
                         transaction.delete(name, db=table)
+            for name in with_item(transaction.cursor(db=self._tables["listed"]), key):
+                transaction.delete(name, db=self._tables["listed"])
 
     def _add(self, transaction: Any, event: Event) -> bool:
         """Adds an event and the moments that it completes; False where it was there before."""
@@ -196,14 +225,15 @@ class EventStore:
             record["shown"] = [event.ts, event.arrived]
             texts = {name: event.keys.get(name) for name in self.keys}
             record["keys"] = {name: None if text is None else _digest(text).hex() for name, text in texts.items()}
+            record["items"] = {name: texts[name] for name in self._items}
         else:
             record["events"].append([event.kind, event.ts, event.arrived])
         if record["shown"] is not None:
-            self._complete(transaction, impression, record, is_new=event.kind == IMPRESSION)
+            self._complete(transaction, event.impression, record, is_new=event.kind == IMPRESSION)
         transaction.put(impression, orjson.dumps(record), db=self._tables["impressions"])
         return True
 
-    def _complete(self, transaction: Any, impression: bytes, record: dict[str, Any], *, is_new: bool) -> None:
+    def _complete(self, transaction: Any, impression: str, record: dict[str, Any], *, is_new: bool) -> None:
         """Writes the moments that have come to be known of an impression."""
         ts, arrived = record["shown"]
         events = [Arrived(*event) for event in record["events"]]
@@ -221,15 +251,22 @@ class EventStore:
                 self._settle(transaction, impression, record, task, hit=True)
 
     def _moment(
-        self, transaction: Any, impression: bytes, record: dict[str, Any], task: str | None, known: int, moment: int
+        self, transaction: Any, impression: str, record: dict[str, Any], task: str | None, known: int, moment: int
     ) -> None:
         if known - record["shown"][0] > self._patience[task]:
             return
         for (key, of, is_rate), place in self._groups.items():
             if of == task and not is_rate and record["keys"].get(key) is not None:
                 self._put(transaction, place, record["keys"][key], known, impression, moment, 0)
+        for place, feature in enumerate(self.sequences):
+            key, item = record["keys"].get(feature.key), record.get("items", {}).get(feature.item)
+            if task in feature.tasks and key is not None and item is not None:
+                kind = feature.tasks.index(task)
+                name = listed_name(place, bytes.fromhex(key), moment, impression, kind)
+                transaction.put(name, listed_value(known, item), db=self._tables["listed"])
+                self._remember(transaction, known, "listed", name)
 
-    def _settle(self, transaction: Any, impression: bytes, record: dict[str, Any], task: str, *, hit: bool) -> None:
+    def _settle(self, transaction: Any, impression: str, record: dict[str, Any], task: str, *, hit: bool) -> None:
         """The label of an impression, at the instant at which it is mature; what made it positive came before that."""
         ts, arrived = record["shown"]
         mature = self._mature(task, ts, arrived)
@@ -243,11 +280,9 @@ class EventStore:
         rows, hits = _TOTAL.unpack(transaction.get(name, _TOTAL.pack(0, 0), db=self._tables["totals"]))
         transaction.put(name, _TOTAL.pack(rows + (not hit), hits + hit), db=self._tables["totals"])
 
-    def _put(
-        self, transaction: Any, place: int, key: str, known: int, impression: bytes, moment: int, hit: int
-    ) -> None:
+    def _put(self, transaction: Any, place: int, key: str, known: int, impression: str, moment: int, hit: int) -> None:
         head = bytes((place,)) + bytes.fromhex(key)
-        name, hours = head + _TIME.pack(known) + impression[:_SHORT], self._tables["hours"]
+        name, hours = head + _TIME.pack(known) + _digest(impression)[:_SHORT], self._tables["hours"]
         # A label that was taken for negative is written again when it has become positive in time.
         is_new = transaction.replace(name, _VALUE.pack(moment, hit), db=self._tables["moments"]) is None
         hour = head + _TIME.pack(known - known % HOUR_US)
@@ -318,20 +353,6 @@ class EventStore:
         for entry in old:
             transaction.delete(entry[_TIME.size + 1 :], db=self._tables[_TABLES[entry[_TIME.size]]])
             transaction.delete(entry, db=times)
-
-
-_ENVIRONMENTS: WeakValueDictionary[str, Any] = WeakValueDictionary()
-"""Those that are open in this process, by path: LMDB allows one of a path, and the models of a service share it."""
-
-
-def _environment(root: Path, most_bytes: int) -> Any:
-    root.mkdir(parents=True, exist_ok=True)
-    name = str(root.resolve())
-    found = _ENVIRONMENTS.get(name)
-    if found is None:
-        found = lmdb.open(name, map_size=most_bytes, max_dbs=len(_TABLES), max_readers=512)
-        _ENVIRONMENTS[name] = found
-    return found
 
 
 def _group(feature: ExactFeature) -> tuple[str, str | None, bool]:

@@ -66,8 +66,9 @@ class FeatureStore:
         self._keys = {one.key: one for one in self.layout.keys}
         exact = self.events.features if self.events is not None else ()
         self._inputs = {one.key: one.inputs for one in self.layout.keys}
-        for feature in exact:
-            self._inputs[feature.key] = (*self._inputs.get(feature.key, ()), (feature.name,))
+        sequences = self.events.sequences if self.events is not None else ()
+        for feature, names in [*((f, (f.name,)) for f in exact), *((f, list_inputs(f)) for f in sequences)]:
+            self._inputs[feature.key] = (*self._inputs.get(feature.key, ()), names)
         # As text: to join paths takes longer than to ask for the file, and each request does.
         self._index = str(self.root / INDEX)
         self.refresh()
@@ -144,9 +145,8 @@ class FeatureStore:
             By input its N values, as a request would hold them.
         """
         wanted = frozenset(names)
-        exact = [f for f in (self.events.features if self.events is not None else ()) if f.name in wanted]
-        if exact and self.events is not None:
-            looked_up = {f.name: self.events.values(f, texts, np.array(times)).tolist() for f in exact}
+        looked_up = {} if self.events is None else _of_events(self.events, key, texts, times, wanted)
+        if looked_up:
             daily = wanted - looked_up.keys()
             others = self.look_up(key, texts, times, daily) if daily else FoundHistory({}, 0, 0)
             return replace(others, columns={**others.columns, **looked_up})
@@ -244,6 +244,20 @@ class FeatureStore:
         if found is None:
             found = self._opened[facts.id] = Snapshot.open(self.root, facts, self.layout)
         return found
+
+
+def _of_events(
+    events: EventStore, key: str, texts: Sequence[str | None], times: Sequence[int], wanted: frozenset[str]
+) -> dict[str, list[Any]]:
+    """The inputs that events make."""
+    columns: dict[str, list[Any]] = {
+        f.name: events.values(f, texts, np.array(times)).tolist() for f in events.features if f.name in wanted
+    }
+    for sequence in events.sequences:
+        if sequence.key == key and not wanted.isdisjoint(list_inputs(sequence)):
+            lists = [{sequence.name: found} for found in events.lists(sequence, texts, times)]
+            columns |= _listed(sequence, lists, times)
+    return columns
 
 
 def _days_since_1970(day: date) -> int:

@@ -11,9 +11,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ctr_pipeline.features.exact_windows import ExactFeature
 from ctr_pipeline.spec import Spec
-from ctr_pipeline.spec.history import HistoryCount, HistoryFeature, HistoryList, HistoryNumber, HistorySequence
+from ctr_pipeline.spec.history import (
+    HistoryCount,
+    HistoryFeature,
+    HistoryList,
+    HistoryNumber,
+    HistorySequence,
+    is_exact,
+)
 
 LONGEST_KEY = 400
 """Bytes of a key that are stored as they are; LMDB takes 511. A longer one is stored as its digest."""
@@ -73,7 +79,7 @@ class StoreLayout:
     @classmethod
     def of(cls, spec: Spec) -> Self:
         """The layout for a spec's history features."""
-        stored = [f for f in spec.features.history if not (isinstance(f, ExactFeature) and f.exact)]
+        stored = [f for f in spec.features.history if not is_exact(f)]
         columns = sorted({feature.key for feature in stored})
         assert len(columns) <= MOST_KEY_COLUMNS, "one byte says which key column a record is of"
         return cls(tuple(_key_layout(key, at, stored) for at, key in enumerate(columns)))

@@ -7,6 +7,7 @@ import dagster as dg
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US
+from ctr_pipeline.spec.history import is_exact
 
 
 def daily_partitions(deployment: Deployment) -> dg.DailyPartitionsDefinition:
@@ -38,7 +39,7 @@ def history_days(spec: Spec) -> dg.TimeWindowPartitionMapping:
     """The days from which a partition's history features are computed; its own only where they look back from it."""
     features = spec.features.history
     reach = max((feature.days for feature in features), default=0) + window_days(spec)
-    exact = any(getattr(feature, "exact", False) for feature in features)
+    exact = any(is_exact(feature) for feature in features)
     return dg.TimeWindowPartitionMapping(
         start_offset=-max(1, reach), end_offset=0 if exact else -1, allow_nonexistent_upstream_partitions=True
     )

@@ -97,12 +97,13 @@ def _of_history(spec: "Spec", hashed: str, ids: "pl.Series", has_items: bool) ->
     import polars as pl
 
     from ctr_pipeline.sources.forgotten import user_columns
+    from ctr_pipeline.spec.history import is_exact
 
     features, columns = spec.features, user_columns(spec)
     stored = {feature.name: feature for feature in features.history if feature not in features.listing}
     listed = {name: listing for listing in features.listing for name in listing.stored}
     unknown = ~pl.col("feature").is_in([*stored, *listed])
-    exact = [name for name, feature in stored.items() if getattr(feature, "exact", False)]
+    exact = [name for name, feature in {**stored, **listed}.items() if is_exact(feature)]
     keyed = [
         name
         for name, feature in {**stored, **listed}.items()

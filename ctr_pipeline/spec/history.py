@@ -112,6 +112,10 @@ class HistorySequence(Section):
         "Kinds of events that are listed together, for a module of `model.sequences`: `impression`, and tasks.",
         min_length=1,
     )
+    exact: bool = added_field(
+        False,
+        "Look back from the impression itself, over what became known before it, instead of from the start of its day. Costs more, and serving needs the past at hand.",
+    )
     item: Name = Field(description="Categorical feature of the past impression that is listed.")
     length: int = Field(default=5, gt=0, le=200, description="How many are listed, the latest first.")
     days: int = Field(default=30, gt=0, le=365, description="How far back to look, in days.")
@@ -233,3 +237,8 @@ HistoryList = HistorySequence | HistoryTop
 
 HistoryFeature = Annotated[HistoryNumber | HistoryList, Field(discriminator="kind")]
 """Any feature of the past."""
+
+
+def is_exact(feature: HistoryNumber | HistoryList) -> bool:
+    """Whether a feature looks back from the impression itself, not from the start of its day."""
+    return isinstance(feature, HistoryRate | HistoryCount | HistoryRecency | HistorySequence) and feature.exact

@@ -8,6 +8,7 @@ import polars as pl
 
 from ctr_pipeline.features import history_for_days
 from ctr_pipeline.spec import Spec, parse_spec
+from ctr_pipeline.spec.history import HistorySequence, is_exact
 
 DAY = 86_400_000_000
 FIRST = date(2026, 3, 1)
@@ -39,13 +40,27 @@ features:
     - {name: clicked_before, kind: count, key: ad, task: click, days: 3, exact: true}
     - {name: last_buy_before, kind: recency, key: user, task: buy, days: 4, exact: true}
     - {name: ad_rate_before, kind: rate, key: ad, task: click, days: 3, smoothing: 5, exact: true}
+    - {name: ads_before, kind: sequence, key: user, item: ad, length: 3, days: 2, exact: true}
+    - {name: bought_before, kind: sequence, key: ad, task: buy, item: ad, length: 2, days: 4, exact: true}
+    - {name: events_before, kind: sequence, key: user, events: [impression, click, buy], item: ad, length: 6, days: 3,
+       exact: true}
 tasks:
   - {name: click, window: 20h, label: {event: click}}
   - {name: buy, parent: click, window: 30h, window_from: click, label: {event: buy}}
 split: {ingest_lag: 3h}
-model: {sequences: [target_attention]}
+model:
+  sequences:
+    - {kind: target_attention, feature: recent}
+    - {kind: target_attention, feature: events_before}
 """
 SPEC = parse_spec(SPEC_TEXT, "small.yaml")
+EXACT = [
+    name
+    for feature in SPEC.features.history
+    if is_exact(feature)
+    for name in (feature.stored if isinstance(feature, HistorySequence) else (feature.name,))
+]
+"""What the history table calls the rows of features that look back from an impression."""
 RATE_LAG = {"click": 1, "buy": 3}  # 20 h + 3 h and 20 h + 30 h + 3 h, in whole days
 
 
@@ -199,6 +214,40 @@ def naive_exact(past: Past) -> dict[str, dict[str, float]]:
         for found in [[(row, *_first(past, row, task)) for row in past.rows]]
     }
     return {probe.name: _before(past, probe, known) for probe in past.rows}
+
+
+def naive_exact_sequences(past: Past) -> dict[str, dict[str, tuple[int, str]]]:
+    """Sequences that look back from each impression, by place: time and ad, or time and kind."""
+    patience = {"impression": DAY, "click": 2 * DAY, "buy": 4 * DAY}
+    moments = []
+    for row in past.rows:
+        there = [("impression", row.ts, row.ingest_ts)]
+        there += [(task, at, known) for task in ("click", "buy") for at, known in [_first(past, row, task)] if at is not None]  # fmt: skip
+        for kind, at, known in there:
+            if row.ad is not None and known - row.ts <= patience[kind]:
+                moments.append((row, kind, at, known))
+    found: dict[str, dict[str, tuple[int, str]]] = {}
+    for probe in past.rows:
+        values = found[probe.name] = {}
+        for name, key, kinds, days, length in (
+            ("ads_before", "user", ("impression",), 2, 3),
+            ("bought_before", "ad", ("buy",), 4, 2),
+            ("events_before", "user", ("impression", "click", "buy"), 3, 6),
+        ):
+            mine = [
+                (-at, row.name, -kinds.index(kind), row.ad, kind)
+                for row, kind, at, known in moments
+                if kind in kinds
+                and getattr(probe, key) is not None
+                and getattr(row, key) == getattr(probe, key)
+                and known < probe.ts
+                and probe.ts - days * DAY <= at < probe.ts
+            ]
+            for place, (at, _, _, ad, kind) in enumerate(sorted(mine)[:length], start=1):
+                values[f"{name}_{place}"] = (-at, str(ad))
+                if len(kinds) > 1:
+                    values[f"{name}_{place}_event"] = (-at, kind)
+    return found
 
 
 def _before(past: Past, probe: Row, known: dict[str, list[tuple[Row, int | None, int | None]]]) -> dict[str, float]:

@@ -24,7 +24,7 @@ CASES = parse_spec(
     "cases.yaml",
 )  # fmt: skip
 # One feature of each kind: Spark takes seconds to plan each pair of key and task.
-KINDS = ("ad_rate", "last_click", "seen", "age", "recent", "ads_top", "seen_before")
+KINDS = ("ad_rate", "last_click", "seen", "age", "recent", "ads_top", "seen_before", "ads_before")
 FEW = SPEC.model_copy(
     update={
         "features": SPEC.features.model_copy(

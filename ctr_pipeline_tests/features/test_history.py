@@ -10,6 +10,8 @@ from polars.testing import assert_frame_equal
 
 from ctr_pipeline.features import HISTORY_COLUMNS, history_for_days, history_reach, join_history
 from ctr_pipeline.spec import Spec, load_spec
+from ctr_pipeline.spec.history import is_exact
+from ctr_pipeline_tests.features import pasts
 from ctr_pipeline_tests.features.pasts import (
     DAY,
     FIRST,
@@ -17,6 +19,7 @@ from ctr_pipeline_tests.features.pasts import (
     Past,
     Row,
     naive_exact,
+    naive_exact_sequences,
     naive_history,
     random_past,
     start,
@@ -24,7 +27,7 @@ from ctr_pipeline_tests.features.pasts import (
 
 DAYS = [FIRST + timedelta(days=number) for number in range(14)]
 HOUR = DAY // 24
-EXACT = pl.col("feature").is_in([f.name for f in SPEC.features.history if getattr(f, "exact", False)])
+EXACT = pl.col("feature").is_in(pasts.EXACT)
 
 
 def values(history: pl.DataFrame, day: date) -> dict[tuple[str, str], float]:
@@ -49,7 +52,7 @@ def test_values_equal_those_of_a_naive_count(seed: int) -> None:
         for which, value in expected.items():
             assert found[which] == (value if isinstance(value, tuple) else pytest.approx(value, rel=1e-12)), which
     grid = [f for f in SPEC.features.history if not getattr(f, "exact", False)]
-    listed = {name for feature in SPEC.features.listing for name in feature.stored}
+    listed = {name for feature in SPEC.features.listing if feature in grid for name in feature.stored}
     assert features == {f.name for f in grid if f not in SPEC.features.listing} | listed
 
 
@@ -66,6 +69,18 @@ def test_exact_values_equal_those_of_a_naive_count(seed: int) -> None:
         assert found[name] == pytest.approx(values_before, rel=1e-12), name
     reached = {feature for values_before in expected.values() for feature in values_before}
     assert reached == {"seen_before", "clicked_before", "last_buy_before", "ad_rate_before"}
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_exact_sequences_equal_those_of_a_naive_search(seed: int) -> None:
+    past = random_past(seed, 150)
+    listed = [name for f in SPEC.features.listing if is_exact(f) for name in f.stored]
+    found: dict[str, dict[str, tuple[float, str]]] = {row.name: {} for row in past.rows}
+    for row in past.history(DAYS).filter(pl.col("feature").is_in(listed)).iter_rows(named=True):
+        found[row["key"]][row["feature"]] = (row["value"], row["item"])
+    expected = naive_exact_sequences(past)
+    assert found == expected
+    assert {name for values_before in expected.values() for name in values_before} == set(listed)
 
 
 @settings(max_examples=8, deadline=None)

@@ -10,11 +10,10 @@ from ctr_pipeline.engines import engine_session
 from ctr_pipeline.engines.base import EngineName
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.online.day_values import values_of_day
-from ctr_pipeline_tests.features.pasts import FIRST, SPEC, random_past, start
+from ctr_pipeline_tests.features.pasts import EXACT, FIRST, SPEC, random_past, start
 
 PAST = random_past(11, 400)
 DAY = FIRST + timedelta(days=8)
-EXACT = [f.name for f in SPEC.features.history if getattr(f, "exact", False)]
 
 
 def read_before(day: date, root: Path) -> Lake:

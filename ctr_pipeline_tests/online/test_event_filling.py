@@ -10,6 +10,7 @@ import pytest
 from ctr_pipeline.features import join_history
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.online.event_filling import fill_from_tables
+from ctr_pipeline.online.event_sequences import exact_sequences
 from ctr_pipeline.online.event_store import EventStore, exact_features
 from ctr_pipeline.serving.history_lookup import IMPRESSION, Event, Stored
 from ctr_pipeline_tests.features.pasts import DAY, FIRST, SPEC, Past, Row, random_past, start
@@ -42,6 +43,12 @@ def test_a_filled_store_has_the_values_of_training(tmp_path: Path) -> None:
         wanted = expected[feature.name].cast(pl.Float64).fill_null(np.nan).to_numpy()
         np.testing.assert_allclose(found, wanted, rtol=1e-12)
         assert np.nansum(wanted) > 0
+    for sequence in exact_sequences(SPEC):
+        for row in expected.iter_rows(named=True):
+            [(items, _, instants)] = store.lists(sequence, [row[sequence.key]], [at])
+            assert items == [row[item] for item in sequence.items if row[item] is not None]
+            ages = [row[age] for age in sequence.ages if row[age] is not None]
+            assert [(float(at) - instant) * 1e-6 for instant in instants] == ages
 
 
 def test_without_tables_there_is_nothing(tmp_path: Path) -> None:

@@ -9,12 +9,27 @@ import time
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 import pytest
+from polars.testing import assert_frame_equal
 
 from ctr_pipeline.features import join_history
+from ctr_pipeline.lake import Lake
+from ctr_pipeline.online.event_sequences import exact_sequences
 from ctr_pipeline.online.event_store import EventStore, exact_features
+from ctr_pipeline.privacy.erasing import erase_user
 from ctr_pipeline.serving.history_lookup import IMPRESSION, Event, FullError
-from ctr_pipeline_tests.features.pasts import DAY, FIRST, SPEC, Past, random_past, start
+from ctr_pipeline_tests.features.pasts import (
+    DAY,
+    EXACT,
+    FIRST,
+    SPEC,
+    Past,
+    Row,
+    naive_exact_sequences,
+    random_past,
+    start,
+)
 
 FEATURES = exact_features(SPEC)
 HOUR = DAY // 24
@@ -26,6 +41,16 @@ def in_order(past: Past) -> list[Event]:
     return sorted([*shown, *happened], key=lambda event: event.arrived)
 
 
+def listed(store: EventStore, probe: Row) -> dict[str, tuple[float | None, str | None]]:
+    """Each place of the sequences of a row: instant and item, or instant and kind."""
+    found: dict[str, tuple[float | None, str | None]] = {}
+    for feature in exact_sequences(SPEC):
+        [(items, kinds, instants)] = store.lists(feature, [getattr(probe, feature.key)], [probe.ts])
+        for names, values in ((feature.items, items), (feature.kinds, kinds)):
+            found |= dict(zip(names, zip(instants, values, strict=True), strict=False))
+    return found
+
+
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_a_replayed_log_gives_the_values_of_training(seed: int, tmp_path: Path) -> None:
     past, store = random_past(seed, 300), EventStore(tmp_path, SPEC)
@@ -34,6 +59,7 @@ def test_a_replayed_log_gives_the_values_of_training(seed: int, tmp_path: Path) 
     expected = {row["impression_id"]: row for row in joined.iter_rows(named=True)}
     asked = sorted(past.rows, key=lambda row: row.ts)
     events, compared, there = in_order(past), 0, 0
+    sequences = naive_exact_sequences(past)
     for probe in asked:
         # What arrives at the instant of the request is not known yet.
         now = [event for event in events if event.arrived < probe.ts]
@@ -45,6 +71,8 @@ def test_a_replayed_log_gives_the_values_of_training(seed: int, tmp_path: Path) 
             wanted = expected[probe.name][feature.name]
             assert (None if math.isnan(found) else found) == (wanted if wanted is None else pytest.approx(wanted, rel=1e-12)), (probe, feature.name)  # fmt: skip
             compared, there = compared + 1, there + (wanted is not None and wanted > 0)
+        assert listed(store, probe) == sequences[probe.name]
+    assert sum(map(len, sequences.values())) > 1000
     assert (compared, there > 300) == (len(FEATURES) * len(past.rows), True)
 
 
@@ -101,6 +129,11 @@ def test_a_forgotten_user_has_no_moments(tmp_path: Path) -> None:
     store.forget(user)
     assert store.values(seen, [user, "u2"], np.array([now + 1] * 2)).tolist() == [0.0, 1.0]
     assert user.encode() not in (tmp_path / "data.mdb").read_bytes()
+    [ads_before] = [f for f in exact_sequences(SPEC) if f.name == "ads_before"]
+    assert store.lists(ads_before, [user, "u2"], [now + 1] * 2) == [([], [], []), (["a"], [None], [float(now)])]
+    # Whatever sequence lists the user, forgets the user.
+    store.forget("a")
+    assert store.lists(ads_before, ["u2"], [now + 1]) == [([], [], [])]
 
 
 WRITER = """
@@ -137,3 +170,18 @@ def test_no_acknowledged_event_is_lost_when_a_writer_is_killed(tmp_path: Path, p
     began = time.monotonic()
     store.append([Event(IMPRESSION, "last", start(FIRST), start(FIRST), {"user": "u1"})], start(FIRST))
     assert time.monotonic() - began < 3
+
+
+def test_a_forgotten_user_is_in_no_exact_row_of_the_history_table(tmp_path: Path) -> None:
+    past, lake = random_past(8, 150), Lake(tmp_path)
+    shown = past.impressions().collect().sort("day")
+    days = sorted(set(shown["day"]))
+    history = past.history(days)
+    lake.replace_days("impressions", shown, days)
+    lake.replace_days("history", history, days)
+    theirs = shown.filter(pl.col("user") == "u1")
+    erase_user(SPEC, lake, "u1", theirs.select("day", "impression_id", "ts"))
+    own = pl.col("key").is_in(theirs["impression_id"].implode()) & pl.col("feature").is_in(EXACT)
+    left = history.filter(~own, pl.col("key") != "u1")
+    assert history.height - left.height > 200
+    assert_frame_equal(lake.scan("history").collect().select(left.columns), left, check_row_order=False)

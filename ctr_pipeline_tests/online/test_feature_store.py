@@ -19,8 +19,9 @@ from ctr_pipeline.online.feature_store import FeatureStore
 from ctr_pipeline.online.opened_snapshot import Snapshot
 from ctr_pipeline.online.snapshot_index import INDEX, KEPT, StoreError, listed
 from ctr_pipeline.online.snapshot_writing import make_snapshot
+from ctr_pipeline.online.store_layout import list_inputs
 from ctr_pipeline.spec import parse_spec
-from ctr_pipeline_tests.features.pasts import DAY, FIRST, SPEC, SPEC_TEXT, random_past, start
+from ctr_pipeline_tests.features.pasts import DAY, EXACT, FIRST, SPEC, SPEC_TEXT, random_past, start
 
 PAST = random_past(3, 500)
 DAYS = [FIRST + timedelta(days=n) for n in range(5, 12)]
@@ -69,7 +70,7 @@ def test_every_value_is_the_one_that_training_joins(history: pl.DataFrame, root:
                 wanted = [ages[: len(of or [])] for ages, of in zip(wanted, expected["recent"].to_list(), strict=True)]
             assert [plain(value) for value in values] == [plain(value) for value in wanted], name
     named = {name for groups in store.inputs.values() for group in groups for name in group}
-    exact = {f.name for f in SPEC.features.history if getattr(f, "exact", False)}
+    exact = {*EXACT, *(name for f in SPEC.features.sequences if f.exact for name in (*list_inputs(f), *f.ages))}
     made = {made.feature.name for made in SPEC.features.history_embedded} | {"recent_age"}
     numbers = {name for name, f in SPEC.features.history_numbers if f not in SPEC.features.event_lists}
     assert named == (made | numbers) - exact
@@ -252,6 +253,5 @@ def test_the_values_of_the_day_after_the_last_are_those_that_the_table_will_have
     day = DAYS[3]
     known = PAST.impressions().filter(pl.col("ingest_ts") < start(day)), PAST.outcome_events().filter(pl.col("ingest_ts") < start(day))  # fmt: skip
     before = history_for_days(SPEC, *known, [day]).collect().sort("feature", "key")
-    exact = {f.name for f in SPEC.features.history if getattr(f, "exact", False)}
-    later = PAST.history([day]).filter(~pl.col("feature").is_in(exact))
+    later = PAST.history([day]).filter(~pl.col("feature").is_in(EXACT))
     assert before.equals(later.sort("feature", "key"))

@@ -51,6 +51,11 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         listing(RECENT, "transformer", events=["view"]),
         ("history feature 'recent' lists events 'view'; use `impression` or one of click, order",),
     ),
+    "weights that look back from the impression": (
+        listing(TOP, exact=True),
+        ("features.history.1.exact: unknown key",),
+    ),
+    "exact that is neither": (listing(RECENT, "transformer", exact="often"), ("features.history.1.exact: ", "'often'")),
     "events and a task": (
         listing(RECENT, "transformer", task="click"),
         ("features.history.1: `events` says what is listed: move `task: click` into it",),

@@ -65,7 +65,7 @@ def parsed_event(content: Any, where: str, history: RequestHistory, sink: EventS
     assert history.pseudonym is not None, "ids of impressions are always hashed"
     try:
         [impression] = hashed_values([name], _NO_NULLS, history.pseudonym, "`impression_id`")
-        found = {key: history.key_text(key, keys) for key in sink.keys} if kind == IMPRESSION else {}
+        found = {key: history.key_text(key, keys, ts) for key in sink.keys} if kind == IMPRESSION else {}
     except BundleError as error:
         message = f"{where}: {str(error).removeprefix('row 0: ')}"
         raise RequestError(message, "keys" if "feature" in message else "impression_id") from None

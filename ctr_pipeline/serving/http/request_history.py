@@ -62,7 +62,7 @@ class RequestHistory:
 
     store: HistoryStore
     sources: Mapping[str, KeySource]
-    """By key column of the store."""
+    """By key column of the store, and by what its sequences list."""
     pseudonym: Callable[[str], str] | None
     """The deployment's hash of an id; None only where no key column is hashed."""
     now: Callable[[], int]
@@ -99,7 +99,8 @@ class RequestHistory:
         Raises:
             BundleError: keys are hashed and there is no hash.
         """
-        sources = {key: _source(key, bundle, spec) for key in store.inputs}
+        keys = {*store.inputs, *(events.keys if events is not None else ())}
+        sources = {key: _source(key, bundle, spec) for key in sorted(keys)}
         hashed = [key for key, source in sources.items() if source.hashed]
         if hashed and pseudonym is None:
             raise BundleError(
@@ -199,18 +200,21 @@ class RequestHistory:
             values = [shared[name]]
         return self._read(key, name, values)
 
-    def key_text(self, key: str, given: Mapping[str, Any]) -> str | None:
+    def key_text(self, key: str, given: Mapping[str, Any], time: int) -> str | None:
         """The value of a key column as the store knows it; None where it is missing.
 
         Args:
             key: The key column.
             given: Raw values by field.
+            time: Microseconds since 1970 UTC, of which the value is made where it is a part of the time and not given.
 
         Raises:
             BundleError: it cannot be read; names its field, not its value.
         """
-        name = self._field(key, given)
-        return None if name is None else self._read(key, name, [given[name]])[0]
+        name, form = self._field(key, given), self.sources[key].made_of_time
+        if name is not None:
+            return self._read(key, name, [given[name]])[0]
+        return None if form is None else time_part_of(time, form.part, form.zone)
 
     def _read(self, key: str, name: str, values: list[Any]) -> list[str | None]:
         """[N] values of a key column, given in the field ``name``, as the store knows them."""

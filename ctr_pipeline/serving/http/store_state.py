@@ -12,8 +12,8 @@ def described_store(history: RequestHistory) -> dict[str, Any]:
     state = history.state()
     return {
         "keys": {
-            key: {"fields": source.fields, "inputs": [name for group in history.store.inputs[key] for name in group]}
-            for key, source in history.sources.items()
+            key: {"fields": history.sources[key].fields, "inputs": [name for group in groups for name in group]}
+            for key, groups in history.store.inputs.items()
         },
         "snapshot": state.snapshot,
         "day": state.day,

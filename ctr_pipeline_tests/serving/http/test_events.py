@@ -77,7 +77,7 @@ def test_the_store_looks_up_what_events_made(client: TestClient, events: EventSt
 
 
 def test_ids_are_stored_as_digests_alone(client: TestClient, tmp_path: Path) -> None:
-    client.post("/events", json={"events": [impression(CANARY, user=CANARY, ad=CANARY)]})
+    client.post("/events", json={"events": [impression(CANARY, user=CANARY, ad="a")]})
     content = (tmp_path / "data.mdb").read_bytes()
     assert all(text.encode() not in content for text in (CANARY, KEY.of_text(CANARY)))
 

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 import pytest
 from fastapi.testclient import TestClient
 
+from ctr_pipeline.features.layout import FromTime
 from ctr_pipeline.serving.history_lookup import FoundHistory, StoreState
 from ctr_pipeline.serving.http import ServedModel
 from ctr_pipeline.serving.http.request_history import USER, KeySource, RequestHistory
@@ -57,6 +58,14 @@ def client(model: ServedModel, past: Past, client_of: Callable[..., TestClient])
     }
     history = RequestHistory(past, sources, KEY.of_text, lambda: NOW, keeps_time=False)
     return client_of(replace(model, history=history))
+
+
+def test_the_key_of_an_event_may_be_a_part_of_its_time(past: Past) -> None:
+    hour = KeySource(("hour",), frozenset(), hashed=False, made_of_time=FromTime("hour", "UTC"))
+    history = RequestHistory(past, {"hour": hour}, None, lambda: NOW, keeps_time=False)
+    at = 17 * 3_600_000_000
+    assert history.key_text("hour", {}, at) == "17"
+    assert history.key_text("hour", {"hour": 5}, at) == "5"
 
 
 def scores(client: TestClient, **content: Any) -> Any:
