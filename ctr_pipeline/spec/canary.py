@@ -42,7 +42,7 @@ class Canary(Section):
         description="By how much, as a ratio, observed over expected may be further off than the champion's.",
     )
     early_ratio: float | None = added_field(
-        1.5,
+        1.3,
         "Before the windows are over: how many times the champion's observed over expected the challenger's may be, or the champion's the challenger's; null where only mature outcomes are looked at.",
         gt=1,
     )

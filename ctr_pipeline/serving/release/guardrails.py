@@ -41,7 +41,7 @@ class GuardrailRules:
     low: float = 0.9
     high: float = 1.1
     margin: float = 0.05
-    early_ratio: float | None = 1.5
+    early_ratio: float | None = 1.3
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
