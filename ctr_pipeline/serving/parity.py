@@ -26,7 +26,7 @@ class Parity:
         logit: Trained model against bundle, in logits.
         probability: Trained model against bundle, in calibrated probabilities.
         batch: Row alone against row in a batch, in probabilities.
-        storage: Trained model against itself with embeddings as they are stored, in probabilities. It has no limit here.
+        storage: Trained model against itself with embeddings as they are stored, in probabilities. Its limit is the spec's.
     """
 
     rows: int

@@ -41,6 +41,12 @@ class Serving(Section):
         "fp32",
         "How the served model keeps embeddings: in single or half precision, or by rows as whole numbers of 8 bits and a scale.",
     )
+    max_storage_difference: float = added_field(
+        0.01,
+        "Largest change of a probability by `embedding_storage`, over sampled and extreme rows; a model that changes more is not served.",
+        gt=0,
+        lt=1,
+    )
     score: list[RankingTerm] | None = added_field(
         None,
         "Terms whose sum the candidates are ranked by; it is returned with the tasks, as `ranking_score`.",

@@ -202,7 +202,7 @@ def servers(
     request.session.stash[STARTED] = servers
     try:
         for url in (f"{servers.url}/server_info", f"{servers.mlflow_url}/health"):
-            _await(url, process)
+            await_url(url, process)
         yield servers
     finally:
         servers.stop()
@@ -219,7 +219,7 @@ def stop_unused_servers(item: pytest.Item, following: pytest.Item | None) -> Non
         item.session.stash[STARTED].stop()
 
 
-def _await(url: str, process: "subprocess.Popen[bytes]") -> None:
+def await_url(url: str, process: "subprocess.Popen[bytes]") -> None:
     deadline = time.monotonic() + 90
     while time.monotonic() < deadline:
         assert process.poll() is None, "ctr ui ended by itself"

@@ -82,6 +82,7 @@ def test_every_check_ran_and_the_summary_says_what_a_person_needs(finished: Fini
         "ranker.nonfinite",
         "serving_bundle.export_parity",
         "serving_bundle.latency_budget",
+        "serving_bundle.stored_embeddings",
         "champion.not_worse_than_champion",
     }
     for words in ("120,000 rows in", "Test, with 95 % intervals", "click", "Position propensity", "MLflow run"):

@@ -6,7 +6,7 @@ import pytest
 
 from ctr_pipeline.evaluation import Floor
 from ctr_pipeline.orchestration.checks.definition import check_results, refused
-from ctr_pipeline.orchestration.checks.model_quality import BundleEvidence, EvaluationEvidence
+from ctr_pipeline.orchestration.checks.model_quality import BundleEvidence, EvaluationEvidence, StoredEmbeddings
 from ctr_pipeline.orchestration.gates import passed_text
 from ctr_pipeline.serving.latency import Latency
 
@@ -45,7 +45,7 @@ def test_a_good_model_passes_every_gate_and_says_by_how_much() -> None:
 @pytest.mark.parametrize("budget", [None, 8.0, 1.5])
 def test_a_bundle_is_refused_for_its_latency_alone(budget: float | None) -> None:
     latency = Latency(candidates=300, p50=1.0, p99=2.0)
-    evidence = BundleEvidence(True, 0.0, 0.0, 0.0, latency, budget)
+    evidence = BundleEvidence(True, 0.0, 0.0, 0.0, latency, budget, StoredEmbeddings("fp32", 0.0, 0.01))
     checks = {check.check_name: check for check in check_results("serving_bundle", evidence)}
     found = refused("serving_bundle", list(checks.values()))
     assert [check.check_name for check in found] == (["latency_budget"] if budget == 1.5 else [])
@@ -53,3 +53,16 @@ def test_a_bundle_is_refused_for_its_latency_alone(budget: float | None) -> None
     assert text.startswith("a request takes 2.00 ms of one core at the 99th percentile for 300 impressions")
     if budget == 1.5:
         assert "the spec allows 1.5 (`serving.budget_ms`). Choose a smaller `model`" in text
+
+
+@pytest.mark.parametrize(("change", "passed"), [(0.0, True), (0.01, True), (0.0101, False), (float("nan"), False)])
+def test_a_bundle_is_refused_whose_stored_embeddings_change_too_much(change: float, passed: bool) -> None:
+    latency = Latency(candidates=1, p50=1.0, p99=2.0)
+    evidence = BundleEvidence(True, 0.0, 0.0, 0.0, latency, None, StoredEmbeddings("int8", change, 0.01))
+    checks = check_results("serving_bundle", evidence)
+    assert [check.check_name for check in refused("serving_bundle", checks)] == (
+        [] if passed else ["stored_embeddings"]
+    )
+    [found] = [check for check in checks if check.check_name == "stored_embeddings"]
+    assert "embeddings in int8 change a probability" in str(found.description)
+    assert ("Choose another `serving.embedding_storage`" in str(found.description)) is not passed

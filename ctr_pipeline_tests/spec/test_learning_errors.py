@@ -155,6 +155,14 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         set_to("serving", {"log": {"spool_mb": 0}}),
         ("serving.log.spool_mb", "greater than or equal to 1", "(found 0)"),
     ),
+    "stored embeddings that may change nothing": (
+        set_to("serving", {"max_storage_difference": 0}),
+        ("serving.max_storage_difference", "greater than 0", "(found 0)"),
+    ),
+    "stored embeddings that may change everything": (
+        set_to("serving", {"max_storage_difference": 1}),
+        ("serving.max_storage_difference", "less than 1", "(found 1)"),
+    ),
     "a canary with share 0.9": (
         set_to("serving", {"canary": {"share": 0.9}}),
         ("serving.canary.share", "less than or equal to 0.5", "(found 0.9)"),

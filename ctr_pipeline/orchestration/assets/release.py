@@ -16,7 +16,7 @@ from ctr_pipeline.deployment.retrain_files import Release, RetrainFiles
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
 from ctr_pipeline.orchestration.assets.training import start_model
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
-from ctr_pipeline.orchestration.checks.model_quality import BundleEvidence, PromotionEvidence
+from ctr_pipeline.orchestration.checks.model_quality import BundleEvidence, PromotionEvidence, StoredEmbeddings
 from ctr_pipeline.orchestration.gates import passed_text, refusal_reasons
 from ctr_pipeline.orchestration.logged_models import PROFILE_FILE
 from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell
@@ -82,7 +82,10 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 raise dg.Failure(f"The model must not be served. {' '.join(broken)}", allow_retries=False)
             bundle, parity, latency = _export(spec, paths)
         differences = parity.passed, parity.logit, parity.probability, parity.batch
-        checks = check_results("serving_bundle", BundleEvidence(*differences, latency, spec.serving.budget_ms))
+        serving = spec.serving
+        stored = StoredEmbeddings(serving.embedding_storage, parity.storage, serving.max_storage_difference)
+        evidence = BundleEvidence(*differences, latency, serving.budget_ms, stored)
+        checks = check_results("serving_bundle", evidence)
         if refused("serving_bundle", checks):
             shutil.rmtree(paths.bundle)
             tracking.fail_model(run.run_id)

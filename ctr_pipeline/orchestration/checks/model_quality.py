@@ -46,6 +46,18 @@ class BundleEvidence:
     """Of a request of the spec's size."""
     budget_ms: float | None
     """The spec's; None for no limit."""
+    storage: "StoredEmbeddings"
+    """What storing embeddings in fewer bytes changes."""
+
+
+@dataclass(frozen=True, slots=True)
+class StoredEmbeddings:
+    """How embeddings are stored, and the largest change of a probability by that."""
+
+    kind: str
+    change: float
+    most: float
+    """The spec's limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,6 +155,20 @@ def check_latency(evidence: BundleEvidence) -> Outcome:
     )
 
 
+def check_storage(evidence: BundleEvidence) -> Outcome:
+    """Error when the embeddings as they are stored change a probability by more than the spec allows."""
+    found = evidence.storage
+    passed = found.change <= found.most
+    return Outcome(
+        passed=passed,
+        error=True,
+        metadata={"probability": found.change},
+        description=f"embeddings in {found.kind} change a probability by up to {found.change:.1e}; the spec allows {found.most:g} "
+        "(`serving.max_storage_difference`)"
+        + ("" if passed else ". Choose another `serving.embedding_storage`: fp16 changes less than int8, fp32 nothing"),
+    )
+
+
 def check_floor(evidence: PromotionEvidence) -> Outcome:
     """Error when the model must not be served, with a champion or without one."""
     return Outcome(
@@ -197,6 +223,13 @@ register(
         name="export_parity",
         question="The exported graph scores as the trained model does.",
         evaluate=check_parity,
+        blocking=True,
+    ),
+    CheckDefinition(
+        asset="serving_bundle",
+        name="stored_embeddings",
+        question="Embeddings in fewer bytes change probabilities by no more than the spec allows.",
+        evaluate=check_storage,
         blocking=True,
     ),
     CheckDefinition(

@@ -143,6 +143,8 @@ class ReleaseRegistry:
         held = self.read()
         for name, value in {"promoted_at": at, **tags}.items():
             self._client.set_model_version_tag(self.name, version, name, value)
+        if ROLLED_BACK_TAG in self.version(version).tags:
+            self._describe(version, f"Promoted at {at}, after it had been rolled back.")
         self.tracking.promote(self.name, version)
         if held.trial is not None:
             own = held.trial.version == version
@@ -177,3 +179,8 @@ class ReleaseRegistry:
     def _tag_rolled_back(self, version: str, reason: str, at: str) -> None:
         for name, value in ((ROLLED_BACK_TAG, at), (REASON_TAG, reason[:5000])):
             self._client.set_model_version_tag(self.name, version, name, value)
+        # MLflow's pages show few tags at once, but the description in the list of versions and above all tags.
+        self._describe(version, f"Rolled back at {at}: {reason}")
+
+    def _describe(self, version: str, text: str) -> None:
+        self._client.update_model_version(self.name, version, text[:5000])

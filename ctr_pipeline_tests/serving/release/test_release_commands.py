@@ -45,6 +45,8 @@ def test_a_version_takes_over_and_the_one_before_comes_back(
     assert releases.roll_back("too many complaints", NOW) == (other, first)
     status = releases.status()
     assert {facts.version: facts.aliases for facts in status.versions} == {first: ("champion",), other: ("previous",)}
+    described = releases.registry.tracking.client().get_model_version("shop", other).description
+    assert described == f"Rolled back at {NOW.isoformat(timespec='seconds')}: too many complaints"
     # It is known why: it is not promoted again unless somebody decides so.
     again = releases.compare(other)
     assert ["too many complaints" in reason for reason in again.refusals] == [True]
@@ -52,6 +54,8 @@ def test_a_version_takes_over_and_the_one_before_comes_back(
         releases.promote(again, None, NOW)
     releases.promote(again, "they were about something else", NOW)
     assert releases.registry.version(other).tags[DESPITE_TAG] == "they were about something else"
+    client = releases.registry.tracking.client()
+    assert "after it had been rolled back" in client.get_model_version("shop", other).description
     assert releases.registry.read().aliases["champion"] == other
 
 

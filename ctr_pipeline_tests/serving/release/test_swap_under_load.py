@@ -4,13 +4,16 @@ import os
 import shutil
 import signal
 import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from ctr_pipeline.orchestration.resources.releases import CHALLENGER, REASON_TAG, ROLLED_BACK_TAG
 from ctr_pipeline.serving import Bundle
 from ctr_pipeline.serving.release import TrialMode
-from ctr_pipeline_tests.serving.release.registered import NOW, Load, Registered
+from ctr_pipeline_tests.serving.release.registered import NOW, Load, Registered, Service
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -109,3 +112,44 @@ def test_a_shadow_scores_and_does_not_answer(registered: Registered, bundle: Bun
         assert (load.failures, set(load.answers)) == ([], {bundle.sha256})
         assert service.stop() == 0
     assert service.log.read_text().count("\n") == 1
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", [1, 2])
+def test_no_request_of_thousands_fails_during_many_changes(
+    registered: Registered, bundle: Bundle, second: Bundle, workers: int
+) -> None:
+    first, releases = registered.register(bundle.directory, "champion"), registered.releases
+    other = registered.register(second.directory)
+    bodies = tuple(b'{"shared": {"ad": "a1", "price": %d}}' % price for price in range(50))
+    answers: Counter[str] = Counter()
+    changes = 0
+    with registered.served("--workers", str(workers)) as service:
+        with Load(service.port, senders=4, bodies=bodies) as load:
+            for _ in range(7):
+                releases.start(TrialMode.CANARY, other, 0.4, NOW)
+                await_state(service, lambda model: model["trial"] is not None)
+                releases.promote(releases.compare(other), "again", NOW)
+                await_state(service, lambda model: model["version"] == other)
+                # Not waited for: the rollback follows while servers take it over.
+                releases.start(TrialMode.CANARY, first, 0.1, NOW)
+                releases.roll_back("again", NOW)
+                await_state(service, lambda model: model["version"] == first and model["trial"] is None)
+                changes += 4
+            answers += load.answers
+        seconds = [load.percentile(percent) * 1000 for percent in (50, 99, 99.9)]
+        swaps = service.metric("ctr_serve_swaps_total")
+    print(
+        f"{workers} workers: {answers.total()} requests, {changes} changes, {swaps:g} swaps, {len(load.failures)} failed; "
+        f"p50 {seconds[0]:.1f}, p99 {seconds[1]:.1f}, p99.9 {seconds[2]:.1f} ms"
+    )
+    assert load.failures == []
+    assert answers.keys() == {bundle.sha256, second.sha256}
+    assert answers.total() >= 5000
+
+
+def await_state(service: Service, reached: Callable[[dict[str, Any]], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not reached(service.model()):
+        assert time.monotonic() < deadline, (service.model(), service.log.read_text())
+        time.sleep(0.1)
