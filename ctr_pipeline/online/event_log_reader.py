@@ -24,7 +24,7 @@ MOST_BYTES = 2 * MOST_LINE
 MOST_LINES = 100
 """Lines that a turn reads: it computes in a process that answers requests."""
 
-_MOST_FIELDS = 1000
+_MOST_FIELDS, _MOST_VALUES = 1000, 10_000
 
 _NOTHING = Stored(0, 0)
 
@@ -193,7 +193,7 @@ def folder_name(folder: Path) -> str:
 
 
 def _event(line: bytes, history: RequestHistory, sink: EventSink, now: int) -> Event:
-    content = parsed_object(line, EVENT_FIELDS, _MOST_FIELDS)
+    content = parsed_object(line, EVENT_FIELDS, _MOST_FIELDS, _MOST_VALUES)
     if not content.keys() <= set(EVENT_FIELDS):
         # A name that is unknown may hold an id, and goes to a log.
         raise RequestError(f"a field that is none of {', '.join(EVENT_FIELDS)}", kind="field")

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.resources.tracking import ModelVersion, TrackingResource
@@ -144,7 +145,7 @@ class ReleaseRegistry:
         for name, value in {"promoted_at": at, **tags}.items():
             self._client.set_model_version_tag(self.name, version, name, value)
         if ROLLED_BACK_TAG in self.version(version).tags:
-            self._describe(version, f"Promoted at {at}, after it had been rolled back.")
+            self._describe(version, f"Promoted {_minute(at)} UTC, after it had been rolled back.")
         self.tracking.promote(self.name, version)
         if held.trial is not None:
             own = held.trial.version == version
@@ -179,8 +180,13 @@ class ReleaseRegistry:
     def _tag_rolled_back(self, version: str, reason: str, at: str) -> None:
         for name, value in ((ROLLED_BACK_TAG, at), (REASON_TAG, reason[:5000])):
             self._client.set_model_version_tag(self.name, version, name, value)
-        # MLflow's pages show few tags at once, but the description in the list of versions and above all tags.
-        self._describe(version, f"Rolled back at {at}: {reason}")
+        # MLflow's pages show few tags at once, but the description above all tags, and its first 30 characters in lists.
+        self._describe(version, f"Rolled back {_minute(at)} UTC: {reason}")
 
     def _describe(self, version: str, text: str) -> None:
         self._client.update_model_version(self.name, version, text[:5000])
+
+
+def _minute(at: str) -> str:
+    """An ISO 8601 time as ``YYYY-MM-DD HH:MM`` in UTC."""
+    return datetime.fromisoformat(at).astimezone(UTC).strftime("%Y-%m-%d %H:%M")

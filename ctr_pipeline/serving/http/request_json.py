@@ -43,7 +43,7 @@ class Limits:
     """What a request, and all of them at once, may take."""
 
     body_bytes: int = 4 * 2**20
-    """Size of a body."""
+    """Size of a body. It may hold a value for each 8 bytes of that, and a list or an object for each 64."""
     candidates: int = 5000
     """Candidates of a request."""
     list_length: int = 1000
@@ -54,6 +54,11 @@ class Limits:
     """Time until the whole body has arrived."""
     at_once: int = 64
     """Requests that are read or scored in one process at once; further ones are told to come again."""
+
+    @property
+    def values(self) -> int:
+        """Values of a body, in all its lists and objects."""
+        return self.body_bytes // 8
 
 
 def refuse_type(headers: Mapping[str, str]) -> None:
@@ -96,17 +101,20 @@ async def read_body(headers: Mapping[str, str], chunks: AsyncIterator[bytes], mo
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-def parsed_object(body: bytes, names: Collection[str], most_fields: int) -> dict[str, Any]:
+def parsed_object(body: bytes, names: Collection[str], most_fields: int, most_values: int) -> dict[str, Any]:
     """The JSON object that a body is.
 
     Args:
         body: The body.
         names: Fields that a message may repeat. Any other may stand inside a value, and be an id.
         most_fields: Most fields of all its objects.
+        most_values: Most values, in all its lists and objects; of these themselves an eighth of that.
 
     Raises:
-        RequestError: it is no JSON, holds NaN or Infinity, a key twice or too many of them; or it is no object.
+        RequestError: it is no JSON, holds NaN or Infinity, a key twice or too many of them, or too many values; or it is no
+            object.
     """
+    _refuse_many_values(body, most_fields, most_values)
     try:
         content = orjson.loads(body)
     except (orjson.JSONDecodeError, RecursionError) as error:
@@ -187,6 +195,18 @@ def refuse_other_fields(content: Mapping[str, Any], known: tuple[str, ...], wher
             raise RequestError(
                 f"{where} has a field {shown_name(name)}; expected {', '.join(known)}", name[:LONGEST_NAME]
             )
+
+
+def _refuse_many_values(body: bytes, most_fields: int, most: int) -> None:
+    """Refuses a body whose values take long to be read, while other requests wait, before any of them is."""
+    # Those inside texts count too: so many commas and brackets are in no text of a request.
+    for found, allowed, what in (
+        (body.count(b'":'), most_fields, "fields"),
+        (body.count(b","), most, "values"),
+        (body.count(b"[") + body.count(b"{"), most // 8, "lists and objects"),
+    ):
+        if found > allowed:
+            raise RequestError(f"the body has more than {allowed} {what}", status=413, kind="limit")
 
 
 def _keys(content: Any, most: int) -> int:

@@ -107,7 +107,7 @@ def build_service(
             raise RequestError(message, status=408, kind="limit") from None
         # Requests that have arrived meanwhile are taken up, so that they are counted among those at once.
         await asyncio.sleep(0)
-        return parsed_object(body, arms.names, limits.fields), body
+        return parsed_object(body, arms.names, limits.fields, limits.values), body
 
     async def scored(
         arms: ServedArms,

@@ -82,6 +82,7 @@ def test_large_bad_requests_do_not_delay_the_others(registered: Registered, bund
         b'{"shared":{' + b",".join(b'"k%d":1' % at for at in range(300_000)) + b"}}",
         b'{"shared":{"ad":' + b"[" * size,
         b'{"candidates":{"price":[' + b"1," * (size // 2) + b"1]}}",
+        b'{"candidates":{"price":[' + b"[]," * (size // 3) + b"1]}}",
         b'{"shared":{"ad":["' + b'","'.join([b"a"] * 500_000) + b'"]}}',
         b'{"shared":{"price":"' + b"x" * size + b'"}}',
     ]
