@@ -43,6 +43,9 @@ MOST_PER_HOUR = 5_000
 
 HOUR_US = 3_600_000_000
 
+MOST_OF_IMPRESSION = 200
+"""Outcomes of one impression that are stored: its record is read and written with each of them."""
+
 _EXPIRED_AT_ONCE = 200
 """Old entries that are removed, beside as many as are added, with each commit."""
 
@@ -209,16 +212,18 @@ class EventStore:
                 transaction.delete(name, db=self._tables["listed"])
 
     def _add(self, transaction: Any, event: Event) -> bool:
-        """Adds an event and the moments that it completes; False where it was there before."""
+        """Adds an event and the moments that it completes; False where it was there before, or too many others."""
         impression = _digest(event.impression)
+        content = transaction.get(impression, db=self._tables["impressions"])
+        record = orjson.loads(content) if content else {"shown": None, "keys": {}, "events": [], "known": {}}
+        if event.kind != IMPRESSION and len(record["events"]) >= MOST_OF_IMPRESSION:
+            return False
         # An impression is shown once.
         when = 0 if event.kind == IMPRESSION else event.ts
         seen = _digest(f"{event.kind} {event.impression} {when}")
         if not transaction.put(seen, b"", db=self._tables["seen"], overwrite=False):
             return False
         self._remember(transaction, event.arrived, "seen", seen)
-        content = transaction.get(impression, db=self._tables["impressions"])
-        record = orjson.loads(content) if content else {"shown": None, "keys": {}, "events": [], "known": {}}
         if not content:
             self._remember(transaction, event.arrived, "impressions", impression)
         if event.kind == IMPRESSION:

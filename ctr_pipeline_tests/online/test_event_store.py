@@ -16,7 +16,7 @@ from polars.testing import assert_frame_equal
 from ctr_pipeline.features import join_history
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.online.event_sequences import exact_sequences
-from ctr_pipeline.online.event_store import EventStore, exact_features
+from ctr_pipeline.online.event_store import MOST_OF_IMPRESSION, EventStore, exact_features
 from ctr_pipeline.privacy.erasing import erase_user
 from ctr_pipeline.serving.history_lookup import IMPRESSION, Event, FullError
 from ctr_pipeline_tests.features.pasts import (
@@ -116,6 +116,19 @@ def test_what_is_too_old_goes_and_a_full_store_takes_nothing(tmp_path: Path) -> 
         now = start(FIRST) + day * DAY
         fresh = [Event(IMPRESSION, f"d{day}-{n}", now, now, {"user": f"v{n}", "ad": "a"}) for n in range(50)]
         assert store.append(fresh, now).accepted == 50
+
+
+def test_an_impression_has_no_more_outcomes_than_can_be_read_quickly(tmp_path: Path) -> None:
+    store, now = EventStore(tmp_path, SPEC), start(FIRST)
+    shown = Event(IMPRESSION, "i1", now, now, {"user": "u1", "ad": "a1"})
+    clicks = [Event("click", "i1", now + 1 + at, now + 1 + at) for at in range(MOST_OF_IMPRESSION + 300)]
+    stored = store.append([*clicks[:150], shown, *clicks[150:]], now)
+    assert (stored.accepted, stored.repeated) == (MOST_OF_IMPRESSION + 1, 300)
+    other = store.append([Event("click", "i2", now + 1, now + 1)], now)
+    assert other.accepted == 1
+    # The first of them are those that count.
+    [feature] = [f for f in FEATURES if f.key == "ad" and f.name == "clicked_before"]
+    assert store.values(feature, ["a1"], np.array([now + HOUR])).tolist() == [1.0]
 
 
 def test_a_forgotten_user_has_no_moments(tmp_path: Path) -> None:
