@@ -1,5 +1,7 @@
 """`ctr promote`, `ctr rollback` and `ctr release`."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,8 +34,7 @@ def promote(
     """
     from ctr_pipeline.commands.release_text import print_comparison
 
-    with user_errors():
-        releases = _releases(data_root)
+    with _opened(data_root) as releases:
         comparison = releases.compare(version)
         print_comparison(comparison, console())
         releases.promote(comparison, despite, datetime.now(UTC))
@@ -45,8 +46,8 @@ def rollback(
     reason: Annotated[str, typer.Option("--reason", help="Why; kept with the version.")],
 ) -> None:
     """Make the version before the champion again; servers take it over within seconds."""
-    with user_errors():
-        before, champion = _releases(data_root).roll_back(reason, datetime.now(UTC))
+    with _opened(data_root) as releases:
+        before, champion = releases.roll_back(reason, datetime.now(UTC))
     _print(f"version {before} is rolled back; version {champion} is the champion")
 
 
@@ -55,8 +56,8 @@ def status(data_root: RootOption, json_path: JsonOption = None) -> None:
     """Show champion, challenger and the version before, and the trial."""
     from ctr_pipeline.commands.release_text import print_status
 
-    with user_errors():
-        found = _releases(data_root).status()
+    with _opened(data_root) as releases:
+        found = releases.status()
     print_status(found, console())
     write_json(found.to_json(), json_path)
 
@@ -66,8 +67,8 @@ def shadow(data_root: RootOption, version: VersionArgument = None) -> None:
     """Have a version score every request, while the champion answers; differences are counted."""
     from ctr_pipeline.serving.release import TrialMode
 
-    with user_errors():
-        trial = _releases(data_root).start(TrialMode.SHADOW, version, None, datetime.now(UTC))
+    with _opened(data_root) as releases:
+        trial = releases.start(TrialMode.SHADOW, version, None, datetime.now(UTC))
     _print(f"version {trial.version} scores every request beside the champion")
 
 
@@ -85,8 +86,8 @@ def canary(
     """Have a version answer a share of the users; beyond the limits of the spec it is rolled back by itself."""
     from ctr_pipeline.serving.release import TrialMode
 
-    with user_errors():
-        trial = _releases(data_root).start(TrialMode.CANARY, version, share, datetime.now(UTC))
+    with _opened(data_root) as releases:
+        trial = releases.start(TrialMode.CANARY, version, share, datetime.now(UTC))
     _print(f"version {trial.version} answers {trial.share:.2%} of the users")
 
 
@@ -95,8 +96,8 @@ def stop(
     data_root: RootOption, reason: Annotated[str, typer.Option("--reason", help="Why.")] = "stopped by hand"
 ) -> None:
     """End the trial: the champion answers everything."""
-    with user_errors():
-        trial = _releases(data_root).stop(reason, datetime.now(UTC))
+    with _opened(data_root) as releases:
+        trial = releases.stop(reason, datetime.now(UTC))
     _print(f"the trial of version {trial.version} is ended")
 
 
@@ -105,16 +106,19 @@ def check(data_root: RootOption) -> None:
     """Compare what the canary's impressions led to with what was predicted now; beyond the limits it is rolled back."""
     from ctr_pipeline.commands.release_text import print_status
 
-    with user_errors():
-        found = _releases(data_root).check()
+    with _opened(data_root) as releases:
+        found = releases.check()
     print_status(found, console())
 
 
-def _releases(data_root: "Path") -> "Releases":
+@contextmanager
+def _opened(data_root: "Path") -> Iterator["Releases"]:
+    """The releases of a data root; within it, errors that are for users end the command."""
     from ctr_pipeline.commands.release import Releases
     from ctr_pipeline.deployment.environment import process_environment
 
-    return Releases.of(held(data_root), process_environment())
+    with user_errors(), Releases.opened(held(data_root), process_environment()) as releases:
+        yield releases
 
 
 def _print(text: str) -> None:

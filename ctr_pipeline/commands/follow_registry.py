@@ -8,13 +8,13 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.commands.serving_folder import ServingFolder
-from ctr_pipeline.deployment.environment import Environment, process_environment
+from ctr_pipeline.deployment.environment import Environment, process_environment, set_missing_variables
 from ctr_pipeline.deployment.key import KEY_NOTE, existing_pseudonymiser, has_key, key_fingerprint
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.training.process import die_with_parent
@@ -29,6 +29,9 @@ _log = logging.getLogger(__name__)
 
 POLL_SECONDS = 2.0
 """Time between two looks at the registry."""
+
+IMPATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "20"}
+"""Variables for MLflow: by default it tries to reach a server for minutes."""
 
 RETRY_SECONDS = 30.0
 """A version that could not be verified is tried again after this time: its files may have been out of reach."""
@@ -132,7 +135,12 @@ class RegistryFollower:
 
     def _version(self, number: str, refused: dict[str, str]) -> _Verified | None:
         """A verified version; None, and the reason among ``refused``, where it must not be served."""
-        held = self.registry.version(number)
+        try:
+            held = self.registry.version(number)
+        except UserError as error:
+            # It was deleted. Nothing else is held up by that.
+            refused[number] = str(error)
+            return None
         # `ctr forget` rewrites bundles, and with them this tag.
         key = number, held.tags.get("bundle_sha256", "")
         found = self._verified.get(key)
@@ -244,6 +252,32 @@ def follower_of(data_root: Path, folder: ServingFolder, environment: Environment
     return RegistryFollower(registry, folder, environment, time.monotonic, lambda: datetime.now(UTC))
 
 
+def first_state(follower: RegistryFollower) -> "ServedState":
+    """The state of a service that starts: that of the registry, or the last one where that cannot be used.
+
+    Raises:
+        ServeError: nothing may be served.
+        ReleaseError: the registry cannot be used, and nothing was served from this folder before.
+    """
+    from ctr_pipeline.orchestration.resources.releases import ReleaseError, registry_in_reach
+
+    try:
+        with registry_in_reach(follower.registry.tracking.tracking_uri):
+            return follower.update()
+    except ReleaseError as error:
+        state = follower.folder.state()
+        if state is None or not is_usable(follower.folder, follower.environment):
+            raise
+        number = state.champion.facts.get("version", "")
+        _log.error(
+            "%s\nServed is version %s, the champion when the registry was last read, without a trial until it is read again.",
+            error, number,
+        )  # fmt: skip
+        state = replace(state, trial=None, challenger=None)
+        follower.folder.write_state(state)
+        return state
+
+
 def main(content: Mapping[str, Any]) -> int:
     """Follows the registry until its parent ends; its first line of output is a JSON object with ``error`` or without.
 
@@ -251,6 +285,7 @@ def main(content: Mapping[str, Any]) -> int:
         content: ``folder``; and ``bundle`` for a folder that is served as it is, or ``data_root``; both for a bundle that
             must have the key of the data root.
     """
+    from ctr_pipeline.orchestration.resources.releases import without_password
     from ctr_pipeline.spec.extensions import load_extensions
 
     die_with_parent()
@@ -262,8 +297,9 @@ def main(content: Mapping[str, Any]) -> int:
             state = copied_bundle(Path(content["bundle"]), folder, root, environment)
         else:
             assert root is not None, "it is followed"
+            set_missing_variables(IMPATIENT)
             follower = follower_of(root, folder, environment)
-            state = follower.update()
+            state = first_state(follower)
     except UserError as error:
         print(json.dumps({"error": str(error)}), flush=True)
         return 2
@@ -279,7 +315,8 @@ def main(content: Mapping[str, Any]) -> int:
         except Exception as error:
             # The services go on with what they have. Each outage is logged once.
             if not failed:
-                _log.error("the registry cannot be followed: %s: %s", type(error).__name__, error)
+                text = without_password(str(error))
+                _log.error("the registry cannot be followed: %s: %s", type(error).__name__, text)
             failed = True
 
 

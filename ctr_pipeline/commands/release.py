@@ -1,15 +1,17 @@
 """`ctr promote`, `ctr rollback` and `ctr release`: which version answers, and which is tried beside it."""
 
 import secrets
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from ctr_pipeline.commands.follow_registry import ServeError, verified_copy
+from ctr_pipeline.commands.follow_registry import IMPATIENT, ServeError, verified_copy
 from ctr_pipeline.commands.serving_folder import ServingFolder
 from ctr_pipeline.deployment.deployment import Deployment
-from ctr_pipeline.deployment.environment import Environment, set_variables
+from ctr_pipeline.deployment.environment import Environment, set_missing_variables, set_variables
+from ctr_pipeline.deployment.lock import one_at_a_time
 from ctr_pipeline.orchestration.build import tracking_of
 from ctr_pipeline.orchestration.instance import dagster_variables
 from ctr_pipeline.orchestration.pipeline import watch_canary
@@ -21,12 +23,16 @@ from ctr_pipeline.orchestration.resources.releases import (
     EndedTrial,
     ReleaseError,
     ReleaseRegistry,
+    registry_in_reach,
 )
 from ctr_pipeline.serving.release import GuardrailRules, Trial, TrialMode
 
 if TYPE_CHECKING:
     from ctr_pipeline.orchestration.resources.tracking import ModelVersion
     from ctr_pipeline.serving import Bundle
+
+LOCK_SECONDS = 60.0
+"""Longest wait for another command that changes releases."""
 
 DESPITE_TAG = "promoted.despite"
 """Tag of a version that was promoted though something spoke against it: why."""
@@ -75,11 +81,23 @@ class Releases:
         """Those that the registry of the deployment holds."""
         return cls(deployment, ReleaseRegistry(tracking_of(deployment, environment), deployment.spec.name), environment)
 
+    @classmethod
+    @contextmanager
+    def opened(cls, deployment: Deployment, environment: Environment) -> Iterator["Releases"]:
+        """As :meth:`of`; within it, a registry that cannot be used is an error for users, and soon.
+
+        Raises:
+            ReleaseError: it cannot be used.
+        """
+        set_missing_variables(IMPATIENT)
+        with registry_in_reach(tracking_of(deployment, environment).tracking_uri):
+            yield cls.of(deployment, environment)
+
     def status(self) -> ReleaseStatus:
         """Versions with an alias or a trial, and the trial."""
         held = self.registry.read()
         numbers = {*held.aliases.values(), *([held.trial.version] if held.trial else [])}
-        versions = [self.registry.version(number) for number in sorted(numbers, key=int, reverse=True)]
+        versions = list(filter(None, map(self._there, sorted(numbers, key=int, reverse=True))))
         return ReleaseStatus(
             versions=[version_facts(self.registry, held, version) for version in versions],
             trial=held.trial,
@@ -133,8 +151,15 @@ class Releases:
                 f"version {version} is not promoted:\n{listed}\nTo promote it all the same: --despite REASON."
             )
         tags = {DESPITE_TAG: despite} if despite and comparison.refusals else {}
-        self.registry.promote(version, _text(now), tags)
-        self._folder.forget_read()
+        compared = comparison.champion.version if comparison.champion is not None else None
+        with self._changing():
+            champion = self.registry.read().aliases.get(CHAMPION)
+            if champion != compared:
+                raise ReleaseError(
+                    f"version {version} is not promoted: since it was compared with version {compared or 'none'}, version "
+                    f"{champion or 'none'} has become the champion. Look again: `ctr promote {version}`."
+                )
+            self.registry.promote(version, _text(now), tags)
 
     def roll_back(self, reason: str, now: datetime) -> tuple[str, str]:
         """Makes the version before the champion again.
@@ -150,9 +175,8 @@ class Releases:
         previous = self.registry.read().aliases.get(PREVIOUS)
         if previous is not None:
             self._verified(self.registry.version(previous))
-        found = self.registry.roll_back(reason, _text(now))
-        self._folder.forget_read()
-        return found
+        with self._changing():
+            return self.registry.roll_back(reason, _text(now))
 
     def start(self, mode: TrialMode, number: str | None, share: float | None, now: datetime) -> Trial:
         """Tries a version, by default the challenger, beside the champion; a canary that runs gets another share.
@@ -199,10 +223,13 @@ class Releases:
                 early_ratio=canary.early_ratio,
             ),
         )
-        if running is not None and not same:
-            self.registry.end_trial(running, "stopped", f"it goes on as {mode}", _text(now))
-        self.registry.start_trial(trial)
-        self._folder.forget_read()
+        with self._changing():
+            found = self.registry.read().trial
+            if (found.id if found else None) != (running.id if running else None):
+                raise ReleaseError("another trial was started or ended meanwhile: see `ctr release status`.")
+            if running is not None and not same:
+                self.registry.end_trial(running, "stopped", f"it goes on as {mode}", _text(now))
+            self.registry.start_trial(trial)
         return trial
 
     def stop(self, reason: str, now: datetime) -> Trial:
@@ -214,8 +241,8 @@ class Releases:
         trial = self.registry.read().trial
         if trial is None:
             raise ReleaseError(f"no version of {self.registry.name} is tried.")
-        self.registry.end_trial(trial, "stopped", reason, _text(now))
-        self._folder.forget_read()
+        with self._changing():
+            self.registry.end_trial(trial, "stopped", reason, _text(now))
         return trial
 
     def check(self) -> ReleaseStatus:
@@ -229,9 +256,25 @@ class Releases:
         self._folder.forget_read()
         return self.status()
 
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Within it no other command on this data root changes releases; a service that starts later reads the registry."""
+        with one_at_a_time(self.deployment.paths.serving / ".releases.lock", LOCK_SECONDS):
+            try:
+                yield
+            finally:
+                self._folder.forget_read()
+
     @property
     def _folder(self) -> ServingFolder:
         return ServingFolder(self.deployment.paths.serving)
+
+    def _there(self, number: str) -> "ModelVersion | None":
+        """A version; None where it was deleted."""
+        try:
+            return self.registry.version(number)
+        except ReleaseError:
+            return None
 
     def _verified(self, version: "ModelVersion") -> "Bundle":
         """A version's bundle, verified where servers will take it from."""

@@ -22,7 +22,7 @@ from ctr_pipeline.commands.follow_registry import ServeError, is_usable
 from ctr_pipeline.commands.serve_log import log_settings, opened_log
 from ctr_pipeline.commands.serve_outcomes import watched_outcomes
 from ctr_pipeline.commands.serve_store import refuse_other_features, store_of
-from ctr_pipeline.commands.served_models import ModelLoader, follow_state
+from ctr_pipeline.commands.served_models import EndedTrials, ModelLoader, follow_state
 from ctr_pipeline.commands.serving_folder import ServingFolder
 from ctr_pipeline.commands.serving_processes import run_processes
 from ctr_pipeline.deployment.environment import Environment, process_environment, set_variables
@@ -97,8 +97,9 @@ def worker_service() -> "FastAPI":
     settings = ServeSettings(**json.loads(environment.serve_settings))
     folder = ServingFolder(Path(settings.folder))
     loader = ModelLoader(folder, environment, settings.store, settings.device)
+    ended = EndedTrials(folder)
     models = ServedModels(
-        loader.arms(), processes=settings.workers, ended=lambda trial, reason: folder.end_trial(trial.id, reason)
+        loader.arms(), processes=settings.workers, ended=lambda trial, reason: ended.end(trial.id, reason)
     )
     metrics = ServiceMetrics(Path(settings.metrics))
     log = opened_log(settings.log, environment, metrics.logged)
@@ -126,7 +127,7 @@ def worker_service() -> "FastAPI":
     # What is there now stays: the collector need not look through the vocabulary while requests wait.
     gc.collect()
     gc.freeze()
-    follow_state(models, loader, folder, metrics)
+    follow_state(models, loader, folder, metrics, ended)
     if events is not None:
         events.start()
     return service

@@ -26,6 +26,9 @@ WARM_UP = 20
 LOOK_SECONDS = 0.5
 """Time between two looks at the state."""
 
+_RETRY_LOOKS = 10
+"""Looks after which a state that could not be served is tried again."""
+
 
 def served_model(
     version: "ServedVersion", environment: Environment, store: str = "", device: Mapping[str, Any] | None = None
@@ -67,6 +70,38 @@ def served_model(
     for _ in range(WARM_UP):
         bundle.check_golden()
     return model
+
+
+class EndedTrials:
+    """Trials that this process has ended, until the others can be told of them.
+
+    Args:
+        folder: Of the service.
+    """
+
+    def __init__(self, folder: ServingFolder) -> None:
+        self._folder, self._untold, self._failed = folder, dict[str, str](), False
+
+    def end(self, trial: str, reason: str) -> None:
+        """Tells that a trial must not go on; never raises, as requests are answered by its caller."""
+        self._untold[trial] = reason
+        self.write()
+
+    def write(self) -> None:
+        """Writes what could not be written before, as on a full disk."""
+        for trial, reason in list(self._untold.items()):
+            try:
+                self._folder.end_trial(trial, reason)
+            except OSError as error:
+                if not self._failed:
+                    _log.error(
+                        "this process ended the trial %s (%s), but cannot tell the others: %s. Make room in %s; it is tried again.",
+                        trial, reason, error, self._folder.root,
+                    )  # fmt: skip
+                self._failed = True
+                return
+            self._untold.pop(trial, None)
+        self._failed = False
 
 
 class ModelLoader:
@@ -115,36 +150,45 @@ class ModelLoader:
         return ServedArms.of(champion, challenger, state.trial, state.refused, frozenset(state.other_inputs))
 
     def _model(self, version: "ServedVersion") -> "ServedModel":
+        from ctr_pipeline.serving import BundleError
+
         if version.sha256 not in self._opened:
-            self._opened[version.sha256] = served_model(version, self._environment, self._store, self._device)
+            try:
+                self._opened[version.sha256] = served_model(version, self._environment, self._store, self._device)
+            except BundleError:
+                # A damaged copy is in the way of a new one, which the process that follows the registry then makes.
+                self._folder.remove_damaged(version.sha256)
+                raise
         return self._opened[version.sha256]
 
 
 def follow_state(
-    models: "ServedModels", loader: ModelLoader, folder: ServingFolder, metrics: "ServiceMetrics"
+    models: "ServedModels", loader: ModelLoader, folder: ServingFolder, metrics: "ServiceMetrics", ended: EndedTrials
 ) -> threading.Thread:
     """Replaces the models whenever the state changes, from a thread that ends with the process.
 
-    A model is opened and warm before it is served, and what cannot be opened is not: the ones before go on.
+    A model is opened and warm before it is served, and what cannot be opened is not: the ones before go on, and it is tried
+    again.
     """
 
     def watch() -> None:
         seen, waiting = folder.stamp(), threading.Event()
         # What changed between the opening of the first models and here is taken up too.
-        refresh(models, loader, metrics)
+        again = _RETRY_LOOKS if not refresh(models, loader, metrics) else -1
         while not waiting.wait(LOOK_SECONDS):
-            stamp = folder.stamp()
-            if stamp != seen:
+            ended.write()
+            stamp, again = folder.stamp(), again - 1
+            if stamp != seen or again == 0:
                 seen = stamp
-                refresh(models, loader, metrics)
+                again = _RETRY_LOOKS if not refresh(models, loader, metrics) else -1
 
     thread = threading.Thread(target=watch, name="state of the service", daemon=True)
     thread.start()
     return thread
 
 
-def refresh(models: "ServedModels", loader: ModelLoader, metrics: "ServiceMetrics") -> None:
-    """Serves what the state names now; goes on with the models before where that cannot be opened."""
+def refresh(models: "ServedModels", loader: ModelLoader, metrics: "ServiceMetrics") -> bool:
+    """Serves what the state names now; goes on with the models before, and is False, where that cannot be opened."""
     try:
         arms = loader.arms()
     except Exception as error:
@@ -154,15 +198,16 @@ def refresh(models: "ServedModels", loader: ModelLoader, metrics: "ServiceMetric
         current = models.current
         models.replace(replace(current, refused={**current.refused, "state": str(error)}))
         metrics.served(len(models.current.refused), models.current.canary_share)
-        return
+        return False
     if _identity(arms) == _identity(models.current):
-        return
+        return True
     models.replace(arms)
     # Now, not when it is asked for: another process answers then, and shows what this one last set.
     metrics.served(len(models.current.refused), models.current.canary_share)
     metrics.swapped("served")
     # The new model stays: the collector need not look through it while requests wait.
     gc.freeze()
+    return True
 
 
 def _identity(arms: "ServedArms") -> tuple[object, ...]:

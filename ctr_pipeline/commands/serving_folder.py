@@ -80,8 +80,12 @@ class ServingFolder:
         try:
             try:
                 shutil.copytree(source, part)
+            except FileNotFoundError:
+                raise BundleError(f"{source}: there is no such bundle. Export the model first.") from None
             except OSError as error:
-                raise BundleError(f"{source}: cannot be copied ({error.strerror}). Export the model first.") from None
+                # That of a tree of files has a list of theirs.
+                why = error.strerror or "; ".join(str(found[2]) for found in error.args[0])
+                raise BundleError(f"{source}: cannot be copied to {part.parent} ({why}). Make room there.") from None
             # The copy is what is verified: the source may change meanwhile.
             found = Bundle.open(part)
             if sha256 and found.sha256 != sha256:
@@ -95,6 +99,10 @@ class ServingFolder:
         finally:
             shutil.rmtree(part, ignore_errors=True)
 
+    def remove_damaged(self, sha256: str) -> None:
+        """Removes the copy of a bundle that cannot be opened."""
+        shutil.rmtree(self.root / "bundles" / sha256, ignore_errors=True)
+
     def opened(self, sha256: str) -> "Bundle":
         """The copy of a bundle, verified again; a damaged one is removed.
 
@@ -107,7 +115,7 @@ class ServingFolder:
         try:
             return Bundle.open(folder)
         except BundleError:
-            shutil.rmtree(folder, ignore_errors=True)
+            self.remove_damaged(sha256)
             raise
 
     def remove_unused(self, used: set[str]) -> None:
@@ -149,8 +157,10 @@ class ServingFolder:
         self.read_file.unlink(missing_ok=True)
 
     def read_seconds_ago(self) -> float:
-        """Seconds since the registry was read last; infinite where it never was."""
+        """Seconds since the registry was read last; infinite where it never was, or the clock was set back since."""
         try:
-            return time.time() - self.read_file.stat().st_mtime
+            ago = time.time() - self.read_file.stat().st_mtime
         except FileNotFoundError:
             return float("inf")
+        # The clock of files ticks in steps of some milliseconds.
+        return ago if ago > -1 else float("inf")

@@ -74,6 +74,12 @@ def set_variables(variables: Mapping[str, str]) -> None:
     os.environ.update(variables)
 
 
+def set_missing_variables(variables: Mapping[str, str]) -> None:
+    """Sets those variables of this process that are not set."""
+    for name, value in variables.items():
+        os.environ.setdefault(name, value)
+
+
 def set_default_variables(variables: Mapping[str, str]) -> None:
     """Sets those variables of this process that are not set, for the libraries that read them."""
     for name, value in variables.items():

@@ -1,6 +1,7 @@
 """One command at a time works on a data root."""
 
 import fcntl
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,4 +28,31 @@ def exclusive(data_root: Path) -> Iterator[None]:
             raise DataRootBusyError(
                 f"{data_root}: another run is at work there. Wait for it, or use --data-root."
             ) from error
+        yield
+
+
+@contextmanager
+def one_at_a_time(file: Path, seconds: float) -> Iterator[None]:
+    """Waits until no other command is within such a block.
+
+    Args:
+        file: The lock; made when absent.
+        seconds: How long at most.
+
+    Raises:
+        DataRootBusyError: it took longer.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    deadline = time.monotonic() + seconds
+    with file.open("w") as lock:
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise DataRootBusyError(
+                        f"{file}: another command has been changing releases for {seconds:g} s. Wait for it, or end it."
+                    ) from None
+                time.sleep(0.05)
         yield

@@ -1,7 +1,9 @@
 """What the registry says of releases: aliases, and the trial that runs. Every server and command reads it there."""
 
 import json
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 
@@ -22,6 +24,9 @@ ROLLED_BACK_TAG = "rolled_back"
 
 REASON_TAG = "rolled_back.reason"
 """Tag of a version that was rolled back: why."""
+
+
+_CREDENTIALS = re.compile(r"//[^/@\s]+@")
 
 
 class ReleaseError(UserError):
@@ -57,6 +62,33 @@ class RegisteredReleases:
     """Alias to version."""
     trial: Trial | None
     last: EndedTrial | None
+
+
+@contextmanager
+def registry_in_reach(uri: str) -> Iterator[None]:
+    """Within it, an error of MLflow's store is one for users.
+
+    Args:
+        uri: Of the store; its password is shown to nobody.
+
+    Raises:
+        ReleaseError: the store cannot be used.
+    """
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    try:
+        yield
+    except (MlflowException, SQLAlchemyError) as error:
+        raise ReleaseError(
+            f"the registry in {without_password(uri)} cannot be used: {without_password(str(error).splitlines()[0])[:500]}\nWhere "
+            "MLflow is a server, is it running, and MLFLOW_TRACKING_URI right? Servers go on with what they serve."
+        ) from None
+
+
+def without_password(text: str) -> str:
+    """A text without the user and password of addresses in it."""
+    return _CREDENTIALS.sub("//", text)
 
 
 class ReleaseRegistry:
@@ -101,7 +133,8 @@ class ReleaseRegistry:
             if error.error_code not in {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}:
                 raise
             raise ReleaseError(
-                f"the model {self.name} has no version {version}. `ctr release status` lists those with an alias."
+                f"the model {self.name} has no version {version}. `ctr release status` lists those with an alias, and "
+                "`ctr release stop` ends the trial of one that was deleted."
             ) from None
         return ModelVersion(str(found.version), str(found.run_id), dict(found.tags))
 
@@ -165,6 +198,11 @@ class ReleaseRegistry:
         """
         held = self.read()
         champion, previous = held.aliases.get(CHAMPION), held.aliases.get(PREVIOUS)
+        if champion is None and previous is not None:
+            raise ReleaseError(
+                f"the model {self.name} has no champion that could be rolled back. Make the one before it the champion: "
+                f"`ctr promote {previous}`."
+            )
         if champion is None or previous is None or champion == previous:
             raise ReleaseError(
                 f"the model {self.name} has no version before its champion. Promote another one: `ctr promote VERSION`."
