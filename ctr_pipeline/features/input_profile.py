@@ -6,12 +6,13 @@ and embedding rows, never a value of a category.
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ctr_pipeline.features.bursts import burst_shares
 from ctr_pipeline.features.clock_columns import ClockColumn, fitted_clocks
 from ctr_pipeline.features.layout import FIRST_VOCABULARY_ROW, MISSING_ROW, PADDING, UNKNOWN_ROW, Layout
 from ctr_pipeline.spec.fields import DAY_US, MICROSECONDS
@@ -68,6 +69,17 @@ class ColumnProfile:
     """Of a number, those of :data:`QUANTILES` over the rows with a value."""
     top: tuple[float, float]
     """The most frequent value, or embedding row, and its share of all rows."""
+    bursts: float = 1.0
+    """Of a category, the largest share of a window of pages that is of values far more frequent than usual; 1 where nobody
+    knows."""
+
+    @property
+    def row_shares(self) -> Counts:
+        """Of a category, the share of each embedding row; those of one bin of rarer values share what it has."""
+        counts, bins = np.array(self.counts), np.array(self.bins)
+        members = np.maximum(1, np.bincount(bins, minlength=len(counts)))
+        found: Counts = (counts / max(1.0, counts.sum()) / members)[bins]
+        return found
 
     def bin_of(self, values: NDArray[Any]) -> NDArray[np.intp]:
         """The bin of each value, [N]."""
@@ -150,9 +162,12 @@ def profile_inputs(
     for place, number in enumerate(layout.numeric):
         numbers = [part[0][:, place] for part in parts]
         columns.append(_profiled(number.feature, place, False, _number_bins(numbers[0]), numbers, blocks))
+    orders = [np.argsort(times, kind="stable") for *_, times in parts]
     for column, places in zip(layout.ids, layout.id_places, strict=True):
         rows = [part[1][:, places.start] for part in parts]
-        columns.append(_profiled(column.name, places.start, True, _row_bins(rows[0], column.rows), rows, blocks))
+        of = _profiled(column.name, places.start, True, _row_bins(rows[0], column.rows), rows, blocks)
+        found = burst_shares(rows[-1][orders[-1]], of.row_shares, FIRST_VOCABULARY_ROW)
+        columns.append(replace(of, bursts=max((share for _, share in found), default=1.0)))
     return InputProfile(rows=len(ts), columns=tuple(columns), clocks=fitted_clocks(layout, ids, ts, keys))
 
 

@@ -34,12 +34,15 @@ SPREAD = "other spread"
 FITS = 0.12
 """Largest difference of predicted and found quantiles, relative to the spread between the outer ones."""
 
-LEAST_FACTOR = 1.3
+LEAST_FACTOR, SURE_FACTOR = 1.3, 5.0
+"""A number that is multiplied by less than the first is not; by more than the second, it is no traffic."""
+
 MOST_VALUES = 5
 """Of the most frequent values one is a default."""
 
-MOST_GROWN = 3
-"""Values that are more frequent than before are no other vocabulary where so few of them are, and the others have their shares."""
+MOST_CHANGED = 3
+"""Values that are more or less frequent than before are no other vocabulary where so few of them are, and the others have their
+shares: a campaign that begins, and one that ends."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -114,7 +117,9 @@ def _for_missing(sample: ColumnSample) -> Kind | None:
     if abs(own[SECOND_BIN] - usual[SECOND_BIN] - gone) <= max(0.35 * gone, 0.01):
         return Kind(ZERO_FOR_MISSING)
     value, share = _top(sample.values)
-    return Kind(DEFAULT_FOR_MISSING, f"{value:g}") if share >= 0.6 * gone else None
+    if share < 0.6 * gone:
+        return None
+    return Kind(ZERO_FOR_MISSING) if value == 0 else Kind(DEFAULT_FOR_MISSING, f"{value:g}")
 
 
 def _default(sample: ColumnSample) -> Kind | None:
@@ -163,7 +168,10 @@ def _formula(sample: ColumnSample) -> Kind | None:
         if factor > 0 and max(factor, 1 / factor) >= LEAST_FACTOR:
             size = _round_factor(factor)
             # Prices may rise by half; no traffic multiplies them by a hundred.
-            kind = Kind(SPREAD, f"about ×{factor:.3g}") if size is None else Kind(UNIT, f"×{size:.3g}")
+            if size is None and max(factor, 1 / factor) < SURE_FACTOR:
+                kind = Kind(SPREAD, f"about ×{factor:.3g}")
+            else:
+                kind = Kind(UNIT, f"×{size or factor:.3g}")
             fits.append((_fit(found, usual * factor), kind))
     evidence = NumberEvidence(
         served=found, expected=usual, differs=np.ones(len(found), np.bool_), requests=np.arange(len(found))
@@ -181,7 +189,9 @@ def _formula(sample: ColumnSample) -> Kind | None:
         # A formula with a parameter fits more than one without.
         fits.append((1.3 * _fit(found, usual + shift), Kind(SPREAD, f"about {shift:+.3g}")))
     before = _fit(found, usual)
-    best = min(fits, key=lambda fit: fit[0], default=None)
+    # Of small values log2(1 + x) is a factor, and many transforms are near one: what is said first is the simplest that fits.
+    plain = [fit for fit in fits[:1] if fit[1].name in (UNIT, SPREAD) and fit[0] <= FITS]
+    best = min(plain or fits, key=lambda fit: fit[0], default=None)
     return best[1] if best is not None and best[0] <= FITS and best[0] <= 0.4 * before else None
 
 
@@ -213,7 +223,7 @@ def _renamed(sample: ColumnSample) -> Kind | None:
     own = counts[np.argmax(reference)] / counts.sum()
     usual = reference.max() / reference.sum()
     grown = np.argsort(reference / reference.sum() - counts / counts.sum(), kind="stable")
-    rest = grown[min(MOST_GROWN, len(grown) // 3) :]
+    rest = grown[min(MOST_CHANGED, len(grown) // 3) : len(grown) - min(MOST_CHANGED, len(grown) // 8)]
     if stability_index(counts[rest], reference[rest]) <= 0.25 * as_named:
         return None
     renamed = as_named >= 0.5 and (by_size <= 0.25 * as_named or own < 0.2 * usual)

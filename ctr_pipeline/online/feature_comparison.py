@@ -88,6 +88,7 @@ def compare_inputs(given: ComparedInputs) -> list[FeatureDifference]:
                     expected=expected[:, at],
                     differs=own,
                     requests=given.requests,
+                    ts=given.ts,
                     earlier=(lambda days: earlier(days)[0][:, at].astype(np.float64))
                     if column.group == "history"
                     else None,

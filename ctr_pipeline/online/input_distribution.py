@@ -8,13 +8,15 @@ m others, with B bins: where nothing changed, (n m / (n + m)) PSI follows a χ²
 reference rows differ from all of them by more than that, by the time of the day and from day to day, and that much is usual.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import chdtri
 
-from ctr_pipeline.features import MISSING_ROW, UNKNOWN_ROW, Layout
+from ctr_pipeline.features import FIRST_VOCABULARY_ROW, MISSING_ROW, UNKNOWN_ROW, Layout
+from ctr_pipeline.features.bursts import WINDOW as BURST_WINDOW
+from ctr_pipeline.features.bursts import burst_shares
 from ctr_pipeline.features.input_profile import (
     MISSING_BIN,
     SECOND_BIN,
@@ -23,9 +25,9 @@ from ctr_pipeline.features.input_profile import (
     stability_index,
 )
 from ctr_pipeline.online.clock_shifts import clock_shifts, follows_time
-from ctr_pipeline.online.distribution_kinds import ColumnSample, kind_of_shift
+from ctr_pipeline.online.distribution_kinds import MIX, ColumnSample, kind_of_shift
 from ctr_pipeline.online.shift_windows import DistributionShift, ServedInputs, windows
-from ctr_pipeline.online.skew_kinds import Mask
+from ctr_pipeline.online.skew_kinds import Kind, Mask
 
 SIGNIFICANCE = 1e-7
 """Chance, for one column and window, that something is found where there is nothing."""
@@ -45,6 +47,9 @@ LEAST_SHARE = 0.003
 DEVIATIONS = 6.0
 GROWN_FACTOR, GROWN_SHARE = 1.2, 0.01
 """An id is shown more often where its share is that of before, so many times, and so much more."""
+
+BURST_FLOOR = 0.015
+"""By how much the share of values that are far more frequent than usual must exceed its usual largest, and by twice that."""
 
 LEAST_REST = 0.2
 """Share of the rows that other ids must have."""
@@ -94,6 +99,8 @@ def find_shifts(
             if len(rows):
                 found[column.feature] = _shift_of(served, column, other or column, values, rows)
                 break
+    for shift in _bursts(served, training, beside, found.keys() | of_time | clocks):
+        found[shift.feature] = shift
     order = {column.feature: n for n, column in enumerate(training.columns)}
     return sorted(found.values(), key=lambda shift: order.get(shift.feature, 0))
 
@@ -111,10 +118,10 @@ def _differs(values: Values, size: int, column: ColumnProfile, factor: float, cl
     if reference.sum() < 1:
         return False
     counts = column.count(values)
-    shares, others = counts / counts.sum(), reference / reference.sum()
+    shares = counts / counts.sum()
     if any(_surges(float(shares[b]), column.highest[b], size) for b in (MISSING_BIN, SECOND_BIN)):
         return True
-    if _vanishes(float(shares[MISSING_BIN]), min(float(others[MISSING_BIN]), column.lowest[MISSING_BIN]), size):
+    if _stops(values, column, size):
         return True
     if clock:
         return False
@@ -124,6 +131,31 @@ def _differs(values: Values, size: int, column: ColumnProfile, factor: float, cl
     bins = int(((counts + reference) > 0).sum())
     scaled = size * m / (size + m) * (index - max(0.0, column.usual))
     return bool(scaled > chdtri(max(1, bins - 1), SIGNIFICANCE))
+
+
+def _bursts(
+    served: ServedInputs,
+    training: InputProfile,
+    beside: Mapping[tuple[bool, int], ColumnProfile],
+    without: Collection[str],
+) -> Iterator[DistributionShift]:
+    """Categories of whole requests of which a few values are far more frequent than usual, as where robots pose as users."""
+    for column in training.columns:
+        rows = served.ids[:, column.column] if column.is_id else served.ids[:, :0]
+        if not column.is_id or column.feature in without or not _is_shared(rows, served.requests):
+            continue
+        usual = [column, *([beside[True, column.column]] if (True, column.column) in beside else [])]
+        shares = [list(burst_shares(rows, of.row_shares, FIRST_VOCABULARY_ROW)) for of in usual]
+        for windows_of in zip(*shares, strict=True):
+            window, least = windows_of[0][0], min(share for _, share in windows_of)
+            deviation = np.sqrt(max(column.bursts * (1 - column.bursts), 1 / BURST_WINDOW) / BURST_WINDOW)
+            if least - column.bursts >= max(BURST_FLOOR, 2 * column.bursts, DEVIATIONS * deviation):
+                yield DistributionShift(
+                    feature=column.feature, is_id=True, usual=column.bursts, index=least, first=window.start,
+                    kind=Kind(MIX, f"{least:.1%} are of values that are rare else, usual {column.bursts:.1%}", least),
+                    rows=window.stop - window.start, requests=len(np.unique(served.requests[window])),
+                )  # fmt: skip
+                break
 
 
 def _id_columns(layout: Layout, usual: InputProfile, without: set[str]) -> list[ColumnProfile]:
@@ -145,32 +177,48 @@ def _without_other_ids(
 ) -> NDArray[np.intp]:
     """Those of ``rows`` that tell how a number differs; none where it does as some ids are shown more often.
 
-    Such are new ones, or those of a campaign. Without their rows the number is distributed as usual: what changed are the ids,
-    which are other columns and named there. Else the kind of the difference is seen better without them.
+    Such are new ones, or those of a campaign. Without their rows, or with as many of them as usual, the number is distributed as
+    usual: what changed are the ids, which are other columns and named there. Else the kind of the difference is seen better so.
     """
     reference, values = other or column, served.numeric[:, column.column]
+    marked = [
+        (served.ids[rows, of.column], _new_or_grown(served.ids[rows, of.column], of), of.row_shares) for of in ids
+    ]
+    thinned = [rows[_thinned(*of)] for of in marked]
+    without = [~np.isin(own, grown) for own, grown, _ in marked]
+    removed = [rows[kept] for kept in (*without, np.logical_and.reduce(without))] if without else []
+    # New ids do not make missing values stop.
+    stops = _stops(values[rows], reference, len(rows))
     best = rows
     least = stability_index(reference.count(values[rows]), np.array(reference.counts))
-    others = [np.isin(served.ids[rows, of.column], _new_or_grown(served.ids[rows, of.column], of)) for of in ids]
-    every: Mask = np.logical_or.reduce(others) if others else np.zeros(len(rows), np.bool_)
-    for without in [*others, every]:
-        rest = rows[~without]
+    for rest in [*thinned, *([] if stops else removed)]:
         if len(rest) == len(rows) or len(rest) < LEAST_REST * len(rows):
             continue
         as_usual = not _differs(values[rest], len(rest), column, 1.0, False)
-        if as_usual or (other is not None and not _differs(values[rest], len(rest), other, USUAL_FACTOR, False)):
+        as_before = other is not None and not _differs(values[rest], len(rest), other, USUAL_FACTOR, False)
+        if not stops and (as_usual or as_before):
             return rows[:0]
+    for rest in thinned:
         index = stability_index(reference.count(values[rest]), np.array(reference.counts))
-        if index < least:
+        if index < least and len(rest) >= LEAST_REST * len(rows):
             best, least = rest, index
     return best
 
 
+def _thinned(rows: NDArray[np.int32], grown: NDArray[np.int64], shares: NDArray[np.float64]) -> Mask:
+    """Which rows to keep, so that the ``grown`` ids have their usual shares: of each, evenly spread ones."""
+    kept: Mask = ~np.isin(rows, grown)
+    scale = kept.sum() / max(1e-9, 1 - float(shares[grown].sum()))
+    for one in grown:
+        places = np.flatnonzero(rows == one)
+        wanted = min(len(places), round(scale * float(shares[one])))
+        kept[places[np.linspace(0, len(places) - 1, wanted).astype(np.intp)]] = True
+    return kept
+
+
 def _new_or_grown(rows: NDArray[np.int32], usual: ColumnProfile) -> NDArray[np.int64]:
     """The embedding rows whose share has grown, and that of unknown values: of these, others may be shown than before."""
-    counts, of_bins = np.array(usual.counts), np.array(usual.bins)
-    # Those of one bin of rarer values share what it has.
-    shares = (counts / max(1.0, counts.sum()) / np.maximum(1, np.bincount(of_bins, minlength=len(counts))))[of_bins]
+    shares = usual.row_shares
     found = np.bincount(np.clip(rows, 0, len(shares) - 1), minlength=len(shares)) / len(rows)
     grown = found >= GROWN_FACTOR * shares + GROWN_SHARE
     grown[MISSING_ROW], grown[UNKNOWN_ROW] = False, True
@@ -185,8 +233,11 @@ def _surges(share: float, highest: float, size: int) -> bool:
     )
 
 
-def _vanishes(share: float, lowest: float, size: int) -> bool:
-    """Whether what usually is there is surely gone."""
+def _stops(values: Values, column: ColumnProfile, size: int) -> bool:
+    """Whether values that usually are missing surely are there now."""
+    counts, reference = column.count(values), np.array(column.counts)
+    share = float(counts[MISSING_BIN] / counts.sum())
+    lowest = min(float(reference[MISSING_BIN] / max(1.0, reference.sum())), column.lowest[MISSING_BIN])
     return lowest >= LEAST_SHARE and share < 0.1 * lowest and size * lowest * (1 - share / lowest) ** 2 > 25
 
 

@@ -23,6 +23,8 @@ class NumberEvidence:
     """[K]"""
     requests: NDArray[np.int64]
     """[K] the request of each row."""
+    ts: NDArray[np.int64] | None = None
+    """[K] times in microseconds; None where they are not known."""
     earlier: Callable[[int], Numbers] | None = None
     """[K] values from a snapshot so many days older; None where the feature has no history."""
     others: Mapping[str, Numbers] = field(default_factory=dict)

@@ -146,7 +146,7 @@ def _steps(coarse: Numbers, fine: Numbers, differs: Mask) -> tuple[int, float] |
     y, x = coarse[first:][known], fine[first:][known]
     levels, level = np.unique(y, return_inverse=True)
     distinct = len(np.unique(x))
-    if len(levels) < 2 or distinct < 2 * len(levels) or len(y) < _ROWS_OF_VALUE * len(levels):
+    if len(levels) < 2 or distinct < 1.5 * len(levels) or len(y) < _ROWS_OF_VALUE * len(levels):
         return None
     low, high = np.full(len(levels), np.inf), np.full(len(levels), -np.inf)
     np.minimum.at(low, level, x)

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from ctr_pipeline.features import signed_log1p
+from ctr_pipeline.features.clock_columns import clock_part
 from ctr_pipeline.online.number_evidence import NumberEvidence, Numbers, close, known_of
 from ctr_pipeline.online.number_functions import any_function, clipped, linear, offset, rounded, stepped
 from ctr_pipeline.online.skew_kinds import (
@@ -110,11 +111,22 @@ def _shifted_time(evidence: NumberEvidence) -> Kind | None:
             continue
         turned = np.mod(change[known], period)
         value, count = most_frequent(np.round(turned, 6))
-        plain = len(np.unique(np.round(change[known], 6))) == 1
-        if value and not (plain and period != 24.0):
+        # A small number may be larger by one: a time begins again after a period, or follows that of the requests.
+        wraps = len(np.unique(np.round(change[known & np.isclose(np.mod(change, period), value)], 6))) > 1
+        follows = evidence.ts is not None and _follows_clock(evidence, int(period))
+        if value and (wraps or follows):
             signed = value if value <= period / 2 else value - period
             return Kind(TIME, f"{signed:+g} of {period:g}", count / len(served))
     return None
+
+
+def _follows_clock(evidence: NumberEvidence, period: int) -> bool:
+    """Whether the right values are a part of the time of the requests, in whatever zone."""
+    assert evidence.ts is not None, "asked before"
+    known = np.isfinite(evidence.expected)
+    values = np.floor(evidence.expected[known]).astype(np.int64)
+    _, counts = np.unique(np.mod(values - clock_part(evidence.ts[known], period), period), return_counts=True)
+    return bool(counts.max(initial=0) >= EXPLAINED * len(values) and len(np.unique(values)) >= 3)
 
 
 def _unit(evidence: NumberEvidence) -> Kind | None:
@@ -199,5 +211,5 @@ def _default(evidence: NumberEvidence) -> Kind | None:
 
 _HYPOTHESES: Sequence[Callable[[NumberEvidence], Kind | None]] = (
     _constant, _missing, _for_missing, _stale, _shifted_time, _unit, _transform, offset, linear, rounded, clipped,
-    _other_feature, _default, _other_candidate, stepped, any_function,
+    _other_feature, stepped, _default, _other_candidate, any_function,
 )  # fmt: skip

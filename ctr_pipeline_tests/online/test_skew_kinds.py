@@ -114,6 +114,20 @@ def test_a_step_that_only_the_recomputed_value_has_is_left_out(law: str, skew: s
         assert (found.name, "left out" in found.detail) == (skew_kinds.TRANSFORM, True), found
 
 
+@pytest.mark.parametrize(("first", "shift"), [(0, 1), (0, -8), (9, 5), (14, 1)])
+def test_a_number_that_is_an_hour_is_shifted_and_a_small_one_is_larger(first: int, shift: int) -> None:
+    """Ten hours of a day; grades are numbers of the same size."""
+    ts = (first * 60 + np.arange(ROWS)) * 60_000_000
+    hours = (ts // 3_600_000_000 % 24).astype(np.float64)
+    fields = evidence(hours, np.mod(hours + shift, 24))
+    given = {name: getattr(fields, name) for name in fields.__slots__}
+    assert kind_of_number(NumberEvidence(**{**given, "ts": ts})).text == f"shifted hour ({shift:+d} of 24)"
+    grades = np.random.default_rng(first).integers(8, 14, ROWS).astype(np.float64)
+    fields = evidence(grades, grades + shift)
+    given = {name: getattr(fields, name) for name in fields.__slots__}
+    assert kind_of_number(NumberEvidence(**{**given, "ts": ts})).text == f"offset ({shift:+d})"
+
+
 def test_what_is_missing_elsewhere_too_is_another_feature() -> None:
     expected, other = values("prices", 1), values("rates", 2, missing=0.97)
     fields = evidence(expected, other)

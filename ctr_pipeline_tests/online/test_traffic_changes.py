@@ -35,7 +35,7 @@ SHOWS = 50 * _WORLD.zipf(1.5, 2 * ADS).clip(max=400)
 
 @dataclass
 class Day:
-    """The rows of some days: ads from number ADS on are new, without a past and unknown to the model."""
+    """The rows of some days: ads from number ADS on are new, without a rating or a past, and unknown to the model."""
 
     ad: NDArray[np.int64]
     device: NDArray[np.int64]
@@ -43,14 +43,18 @@ class Day:
 
     def inputs(self) -> tuple[NDArray[np.float32], NDArray[np.int32]]:
         new = self.ad >= ADS
-        numeric = np.stack([PRICES[self.ad], RATINGS[self.ad], np.where(new, 0, SHOWS[self.ad])], axis=1)
+        numeric = np.stack(
+            [PRICES[self.ad], np.where(new, np.nan, RATINGS[self.ad]), np.where(new, 0, SHOWS[self.ad])], axis=1
+        )
         ids = [np.where(new, 1, 2 + self.ad), np.where(new, 1, 2 + self.ad % SHOPS), 2 + self.device, 2 + self.holiday]
         return numeric.astype(np.float32), np.stack(ids, axis=1).astype(np.int32)
 
 
 def rows_of(rng: np.random.Generator, rows: int) -> Day:
     shown = SHOWS[:ADS] / SHOWS[:ADS].sum()
-    return Day(rng.choice(ADS, rows, p=shown), rng.choice(3, rows, p=[0.6, 0.3, 0.1]), np.zeros(rows, np.int64))
+    ad = rng.choice(ADS, rows, p=shown)
+    ad[rng.random(rows) < 0.06] += ADS
+    return Day(ad, rng.choice(3, rows, p=[0.6, 0.3, 0.1]), np.zeros(rows, np.int64))
 
 
 def times(rng: np.random.Generator, first: int, days: int, rows: int) -> NDArray[np.int64]:
@@ -73,6 +77,10 @@ CHANGES: dict[str, Callable[[np.random.Generator, Day], None]] = {
     "a campaign": lambda rng, day: day.ad.__setitem__(rng.random(len(day.ad)) < 0.35, 11),
     "a campaign of a shop": lambda rng, day: day.ad.__setitem__(
         hit := rng.random(len(day.ad)) < 0.4, rng.choice([5, 35, 65], hit.sum())
+    ),
+    "a popular ad ends": lambda _, day: day.ad.__setitem__(day.ad == int(SHOWS[:ADS].argmax()), 11),
+    "a popular ad is followed by one of another shop": lambda _, day: day.ad.__setitem__(
+        np.isin(day.ad, np.argsort(-SHOWS[:ADS])[:3]), ADS + 4
     ),
     "a weekend on phones": lambda rng, day: day.device.__setitem__(rng.random(len(day.device)) < 0.5, 0),
     "a holiday": lambda rng, day: day.holiday.__setitem__(rng.random(len(day.ad)) < 2, 1),
@@ -110,6 +118,8 @@ def test_what_is_named_of_an_honest_day_is_the_traffic(seed: int, change: str, r
         (0, np.log1p, "transform left out"),
         (1, lambda x: np.where(np.arange(len(x)) % 3 == 0, 0, x), "default"),
         (1, lambda x: np.where(np.arange(len(x)) % 3 == 0, np.nan, x), "missing"),
+        (1, lambda x: np.where(np.isnan(x), 0, x), "zero for missing"),
+        (1, lambda x: np.where(np.isnan(x), 2.5, x), "default for missing"),
         (2, lambda x: np.where(np.arange(len(x)) % 3 == 0, 0, x), "default"),
         (2, lambda x: np.full_like(x, 3), "constant"),
     ],
