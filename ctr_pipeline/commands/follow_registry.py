@@ -285,7 +285,7 @@ def main(content: Mapping[str, Any]) -> int:
         content: ``folder``; and ``bundle`` for a folder that is served as it is, or ``data_root``; both for a bundle that
             must have the key of the data root.
     """
-    from ctr_pipeline.orchestration.resources.releases import without_password
+    from ctr_pipeline.orchestration.resources.releases import registry_in_reach, without_password
     from ctr_pipeline.spec.extensions import load_extensions
 
     die_with_parent()
@@ -310,13 +310,14 @@ def main(content: Mapping[str, Any]) -> int:
     while True:
         time.sleep(POLL_SECONDS)
         try:
-            follower.update()
+            with registry_in_reach(follower.registry.tracking.tracking_uri):
+                follower.update()
             failed = False
         except Exception as error:
             # The services go on with what they have. Each outage is logged once.
             if not failed:
-                text = without_password(str(error))
-                _log.error("the registry cannot be followed: %s: %s", type(error).__name__, text)
+                kind = "" if isinstance(error, UserError) else f"{type(error).__name__}: "
+                _log.error("the registry cannot be followed: %s%s", kind, without_password(str(error)))
             failed = True
 
 

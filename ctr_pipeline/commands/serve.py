@@ -22,7 +22,7 @@ from ctr_pipeline.commands.follow_registry import ServeError, is_usable
 from ctr_pipeline.commands.serve_log import log_settings, opened_log
 from ctr_pipeline.commands.serve_outcomes import watched_outcomes
 from ctr_pipeline.commands.serve_store import refuse_other_features, store_of
-from ctr_pipeline.commands.served_models import EndedTrials, ModelLoader, follow_state
+from ctr_pipeline.commands.served_models import EndedTrials, ModelLoader, first_arms, follow_state
 from ctr_pipeline.commands.serving_folder import ServingFolder
 from ctr_pipeline.commands.serving_processes import run_processes
 from ctr_pipeline.deployment.environment import Environment, process_environment, set_variables
@@ -99,7 +99,7 @@ def worker_service() -> "FastAPI":
     loader = ModelLoader(folder, environment, settings.store, settings.device)
     ended = EndedTrials(folder)
     models = ServedModels(
-        loader.arms(), processes=settings.workers, ended=lambda trial, reason: ended.end(trial.id, reason)
+        first_arms(loader), processes=settings.workers, ended=lambda trial, reason: ended.end(trial.id, reason)
     )
     metrics = ServiceMetrics(Path(settings.metrics))
     log = opened_log(settings.log, environment, metrics.logged)

@@ -3,6 +3,7 @@
 import gc
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +26,9 @@ WARM_UP = 20
 
 LOOK_SECONDS = 0.5
 """Time between two looks at the state."""
+
+AWAIT_SECONDS = 20.0
+"""A process that cannot open its first models tries for so long, before it ends and is replaced."""
 
 _RETRY_LOOKS = 10
 """Looks after which a state that could not be served is tried again."""
@@ -160,6 +164,30 @@ class ModelLoader:
                 self._folder.remove_damaged(version.sha256)
                 raise
         return self._opened[version.sha256]
+
+
+def first_arms(
+    loader: ModelLoader, seconds: float = AWAIT_SECONDS, pause: Callable[[float], None] = time.sleep
+) -> "ServedArms":
+    """The arms of a process that begins, once they can be opened: a damaged copy is made again meanwhile.
+
+    Args:
+        loader: Opens them.
+        seconds: How long it waits at most.
+        pause: Waits for some seconds.
+
+    Raises:
+        UserError: they cannot be opened.
+        OSError: there is no state.
+    """
+    for look in range(round(seconds / LOOK_SECONDS)):
+        try:
+            return loader.arms()
+        except UserError as error:
+            if look == 0:
+                _log.error("a process cannot answer yet: %s It is tried again.", error)
+        pause(LOOK_SECONDS)
+    return loader.arms()
 
 
 def follow_state(

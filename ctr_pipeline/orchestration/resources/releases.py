@@ -6,10 +6,15 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
+from functools import cached_property
+from typing import TYPE_CHECKING
 
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.resources.tracking import ModelVersion, TrackingResource
 from ctr_pipeline.serving.release import Trial
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 CHAMPION, CHALLENGER, PREVIOUS = "champion", "challenger", "previous"
 
@@ -100,7 +105,12 @@ class ReleaseRegistry:
     """
 
     def __init__(self, tracking: TrackingResource, name: str) -> None:
-        self._client, self.tracking, self.name = tracking.client(), tracking, name
+        self.tracking, self.name = tracking, name
+
+    @cached_property
+    def _client(self) -> "MlflowClient":
+        """Made at the first question: a store that cannot be used is told then."""
+        return self.tracking.client()
 
     def read(self) -> RegisteredReleases:
         """Aliases and trial, in one call; nothing where there is no such model."""

@@ -13,7 +13,7 @@ import pytest
 
 from ctr_pipeline.commands.follow_registry import RegistryFollower, first_state
 from ctr_pipeline.commands.release import Releases
-from ctr_pipeline.commands.served_models import EndedTrials, ModelLoader
+from ctr_pipeline.commands.served_models import EndedTrials, ModelLoader, first_arms
 from ctr_pipeline.commands.serving_folder import ServingFolder
 from ctr_pipeline.orchestration.resources import TrackingResource
 from ctr_pipeline.orchestration.resources.releases import REASON_TAG, ROLLED_BACK_TAG, ReleaseError, ReleaseRegistry
@@ -152,13 +152,20 @@ def test_a_command_that_is_killed_anywhere_can_be_repeated_and_servers_go_on(
     assert after >= 2
 
 
+@pytest.mark.parametrize("store", ["http://somebody:secret@127.0.0.1:9", "sqlite:///{}/damaged.db"])
 def test_a_service_starts_without_the_registry_and_says_so(
-    registered: Registered, bundle: Bundle, second: Bundle, follower: RegistryFollower, caplog: pytest.LogCaptureFixture
+    registered: Registered,
+    bundle: Bundle,
+    second: Bundle,
+    follower: RegistryFollower,
+    caplog: pytest.LogCaptureFixture,
+    store: str,
 ) -> None:
+    (registered.root / "damaged.db").write_bytes(b"no database" * 1000)
     first = registered.register(bundle.directory, "champion")
     registered.register(second.directory, "challenger")
     tracking = TrackingResource(
-        tracking_uri="http://somebody:secret@127.0.0.1:9", artifact_root=str(registered.root), experiment="none"
+        tracking_uri=store.format(registered.root), artifact_root=str(registered.root), experiment="none"
     )
     away = replace(follower, registry=ReleaseRegistry(tracking, "shop"))
     with pytest.raises(ReleaseError, match="is it running") as told:
@@ -224,15 +231,27 @@ def test_promotions_at_once_leave_one_chain(
     assert held["previous"] == ("1" if len(told) == 1 else next(one for one in told if one != held["champion"]))
 
 
-def test_a_damaged_copy_is_made_again(registered: Registered, bundle: Bundle, follower: RegistryFollower) -> None:
+def test_a_damaged_copy_is_made_again(
+    registered: Registered, bundle: Bundle, follower: RegistryFollower, caplog: pytest.LogCaptureFixture
+) -> None:
     registered.register(bundle.directory, "champion")
     state = follower.update()
     (Path(state.champion.folder) / "model.onnx").write_bytes(b"")
     loader = ModelLoader(follower.folder, registered.releases.environment)
+    looks: list[float] = []
+
+    def pause(seconds: float) -> None:
+        looks.append(seconds)
+        if len(looks) == 3:
+            assert follower.update() == state
+
+    with caplog.at_level(logging.ERROR):
+        assert first_arms(loader, 10, pause).champion.bundle.sha256 == bundle.sha256
+    assert len(looks) == 3
+    assert [record.getMessage().startswith("a process cannot answer yet") for record in caplog.records] == [True]
+    (Path(state.champion.folder) / "model.onnx").write_bytes(b"")
     with pytest.raises(BundleError):
-        loader.arms()
-    assert follower.update() == state
-    assert loader.arms().champion.bundle.sha256 == bundle.sha256
+        first_arms(ModelLoader(follower.folder, registered.releases.environment), 1, lambda _: None)
 
 
 def test_an_end_that_cannot_be_written_is_written_later(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
