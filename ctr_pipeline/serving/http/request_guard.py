@@ -1,5 +1,6 @@
 """What stands before every request: token, number of requests at once, counts, and errors without our details."""
 
+import asyncio
 import hmac
 import logging
 import secrets
@@ -22,6 +23,9 @@ LOG = logging.getLogger("ctr_pipeline.serving.http")
 FREE = frozenset(("/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"))
 """Paths without a token: they tell that the service works, and nothing else."""
 
+PATIENCE = 0.1
+"""Seconds until a body has arrived where as many others are awaited as may be."""
+
 _CLOSES = frozenset((408, 413, 503))
 """Statuses after which the connection is closed, as a part of the request may not have been read."""
 
@@ -32,7 +36,8 @@ class RequestGuard:
     Args:
         app: The service.
         token: What `Authorization: Bearer …` must hold; None for none.
-        at_once: Most requests with a body that are under way at once.
+        at_once: Most requests that are answered at once, and most bodies that are awaited for longer than
+            :data:`PATIENCE`: those who send slowly keep the others from nothing.
         metrics: Counts answers.
         clock: Seconds that pass, such as ``time.perf_counter``.
         paths: The service's path of a request's, for the metrics.
@@ -50,7 +55,7 @@ class RequestGuard:
     ) -> None:
         self._app, self._metrics, self._clock, self._paths = app, metrics, clock, paths
         self._authorization = None if token is None else f"Bearer {token}".encode()
-        self._at_once, self._under_way = at_once, 0
+        self._at_once, self._under_way, self._awaited = at_once, 0, 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answers one request."""
@@ -65,10 +70,10 @@ class RequestGuard:
                 status = message["status"]
             await send(message)
 
-        self._under_way += 1
+        body = _Body(self, receive)
         try:
             self._admit(scope)
-            await self._app(scope, receive, counted)
+            await self._app(scope, body.part, counted)
         except RequestError as error:
             self._metrics.failed(error.kind)
             await error_answer(error)(scope, receive, counted)
@@ -81,7 +86,7 @@ class RequestGuard:
             self._metrics.failed("unexpected")
             await _unexpected(error)(scope, receive, counted)
         finally:
-            self._under_way -= 1
+            body.leave()
             self._metrics.answered(self._paths(scope["path"]), status, self._clock() - started)
 
     def _admit(self, scope: Scope) -> None:
@@ -96,8 +101,85 @@ class RequestGuard:
                     status=401,
                     kind="token",
                 )
-        if scope["method"] == "POST" and self._under_way > self._at_once:
-            raise RequestError("too many requests at once; try again", status=503, kind="overload")
+
+    def enter_awaited(self) -> bool:
+        """Counts a body that is awaited; False where there are so many that it must be there soon."""
+        self._awaited += 1
+        return self._awaited <= self._at_once
+
+    def leave_awaited(self) -> None:
+        """The opposite."""
+        self._awaited -= 1
+
+    def enter(self) -> None:
+        """Counts a request whose body is there.
+
+        Raises:
+            RequestError: there are too many; status 503.
+        """
+        if self._under_way >= self._at_once:
+            raise _overload()
+        self._under_way += 1
+
+    def leave(self) -> None:
+        """The opposite."""
+        self._under_way -= 1
+
+
+class _Body:
+    """The body of a request, from which it is known whether the request is awaited or under way.
+
+    Args:
+        guard: Counts both.
+        receive: Gives the parts of the body.
+    """
+
+    def __init__(self, guard: RequestGuard, receive: Receive) -> None:
+        self._guard, self._receive = guard, receive
+        self._awaited, self._entered = False, False
+        self._deadline: float | None = None
+
+    async def part(self) -> Message:
+        """The next part.
+
+        Raises:
+            RequestError: there are too many requests at once, or bodies that take long; status 503.
+        """
+        if self._entered:
+            return await self._receive()
+        if not self._awaited:
+            self._awaited = True
+            if not self._guard.enter_awaited():
+                self._deadline = asyncio.get_running_loop().time() + PATIENCE
+        if self._deadline is None:
+            message = await self._receive()
+        else:
+            try:
+                async with asyncio.timeout_at(self._deadline):
+                    message = await self._receive()
+            except TimeoutError:
+                raise _overload() from None
+        if not message.get("more_body", False):
+            self._leave_awaited()
+            self._guard.enter()
+            self._entered = True
+        return message
+
+    def leave(self) -> None:
+        """Ends what was counted."""
+        self._leave_awaited()
+        if self._entered:
+            self._entered = False
+            self._guard.leave()
+
+    def _leave_awaited(self) -> None:
+        if self._awaited:
+            self._awaited = False
+            self._guard.leave_awaited()
+
+
+def _overload() -> RequestError:
+    return RequestError("too many requests at once; try again", status=503, kind="overload")
 
 
 def json_answer(

@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 from ctr_pipeline.serving.http import Limits, ServedModel, ServedModels, ServiceMetrics, build_service
+from ctr_pipeline.serving.http.request_guard import PATIENCE
 
 BODY = json.dumps({"shared": {"price": 1}}).encode()
 
@@ -48,16 +49,38 @@ def test_a_body_that_does_not_arrive_is_given_up(model: ServedModel) -> None:
     assert (status, answer["error"]) == (408, "the body did not arrive within 0.05 s")
 
 
-def test_requests_beyond_those_at_once_are_refused_and_the_others_answered(model: ServedModel) -> None:
-    async def three() -> list[tuple[int, dict[str, Any]]]:
+def test_those_who_send_slowly_keep_nobody_from_an_answer_and_are_themselves_limited(model: ServedModel) -> None:
+    async def all_of_them() -> list[list[tuple[int, dict[str, Any]]]]:
         service, event, now = service_of(model, at_once=2), asyncio.Event(), asyncio.Event()
         now.set()
+        slow = [asyncio.create_task(asked(service, event)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        quick = [await asked(service, now) for _ in range(5)]
+        # Beyond as many as are answered at once, a body must be there soon.
+        more = [asyncio.create_task(asked(service, event)) for _ in range(3)]
+        await asyncio.sleep(PATIENCE / 2)
+        quick += [await asked(service, now) for _ in range(5)]
+        refused = await asyncio.gather(*more)
+        event.set()
+        later = await asyncio.gather(*slow)
+        return [quick, refused, later, [await asked(service, now)]]
+
+    quick, refused, later, after = asyncio.run(all_of_them())
+    assert [status for status, _ in quick] == [200] * 10
+    assert [status for status, _ in refused] == [503] * 3
+    assert [status for status, _ in (*later, *after)] == [200] * 3
+
+
+def test_requests_beyond_those_at_once_are_refused_and_the_others_answered(model: ServedModel) -> None:
+    async def four() -> list[tuple[int, dict[str, Any]]]:
+        service, event = service_of(model, at_once=2), asyncio.Event()
         waiting = [asyncio.create_task(asked(service, event)) for _ in range(2)]
         await asyncio.sleep(0.01)
-        refused = await asked(service, now)
+        waiting += [asyncio.create_task(asked(service, event)) for _ in range(2)]
+        await asyncio.sleep(0.01)
+        # All bodies are there at once.
         event.set()
-        answers = [refused, *await asyncio.gather(*waiting)]
-        return [*answers, await asked(service, now)]
+        return list(await asyncio.gather(*waiting))
 
-    answers = asyncio.run(three())
-    assert [status for status, _ in answers] == [503, 200, 200, 200]
+    answers = asyncio.run(four())
+    assert sorted(status for status, _ in answers) == [200, 200, 503, 503]
