@@ -6,7 +6,7 @@ What is told to be stored is on disk. No key is stored as such, only digests; wh
 import hashlib
 import math
 import struct
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
@@ -26,7 +26,7 @@ from ctr_pipeline.online.event_sequences import (
     listed_value,
     with_item,
 )
-from ctr_pipeline.online.shared_environment import opened_environment
+from ctr_pipeline.online.shared_environment import keys_with_prefix, opened_environment, values_between
 from ctr_pipeline.serving.history_lookup import IMPRESSION, Event, FullError, Stored
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US
@@ -48,6 +48,9 @@ MOST_OF_IMPRESSION = 200
 
 _EXPIRED_AT_ONCE = 200
 """Old entries that are removed, beside as many as are added, with each commit."""
+
+_REMOVED_AT_ONCE = 10_000
+"""Old entries that are removed when there is no room."""
 
 _TIME, _VALUE, _TOTAL = struct.Struct(">q"), struct.Struct(">qB"), struct.Struct(">qq")
 _HOUR = struct.Struct(">qqq")
@@ -83,6 +86,7 @@ class EventStore:
 
     def __init__(self, root: Path, spec: Spec, most_bytes: int = MOST_BYTES) -> None:
         self.spec, self.features, self.sequences = spec, exact_features(spec), exact_sequences(spec)
+        self._items = {f.item for f in self.sequences}
         self._environment = opened_environment(root, most_bytes, len(_TABLES))
         self._tables = {name: self._environment.open_db(name.encode()) for name in _TABLES}
         self._groups = {group: at for at, group in enumerate(sorted({_group(f) for f in self.features}, key=str))}
@@ -99,10 +103,6 @@ class EventStore:
     def keys(self) -> tuple[str, ...]:
         """Columns that an impression should have: keys of its features, and what its sequences list."""
         return tuple(sorted({f.key for f in (*self.features, *self.sequences)} | self._items))
-
-    @property
-    def _items(self) -> set[str]:
-        return {f.item for f in self.sequences}
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -135,32 +135,57 @@ class EventStore:
         Raises:
             FullError: there is no room.
         """
-        before, stored = self.oldest(now), list[Stored]()
+        before = self.oldest(now)
         try:
-            with self._environment.begin(write=True) as transaction:
-                for events in batches:
-                    # Of what is removed it is not known any more whether it was there.
-                    young = [event for event in events if event.ts >= before]
-                    accepted = sum([self._add(transaction, event) for event in young])
-                    stored.append(Stored(accepted, len(young) - accepted, len(events) - len(young)))
-                added = sum(one.accepted for one in stored)
-                self._expire(transaction, before, _EXPIRED_AT_ONCE + 8 * added)
-                for name, place in (places or {}).items():
-                    if place is None:
-                        transaction.delete(name.encode(), db=self._tables["places"])
-                    else:
-                        transaction.put(name.encode(), place, db=self._tables["places"])
+            return self._append(batches, before, places or {})
+        except lmdb.MapFullError:
+            # What is too old is removed beside what is added: where there is no room for that, it is removed first.
+            self._make_room(before)
+        try:
+            return self._append(batches, before, places or {})
         except lmdb.MapFullError as error:
             raise FullError(
                 f"the store of events has more than {self._environment.info()['map_size']} bytes: nothing was stored."
             ) from error
+
+    def _append(
+        self, batches: Sequence[Sequence[Event]], before: int, places: Mapping[str, bytes | None]
+    ) -> list[Stored]:
+        stored = list[Stored]()
+        with self._environment.begin(write=True) as transaction:
+            for events in batches:
+                # Of what is removed it is not known any more whether it was there.
+                young = [event for event in events if event.ts >= before]
+                accepted = sum([self._add(transaction, event) for event in young])
+                stored.append(Stored(accepted, len(young) - accepted, len(events) - len(young)))
+            added = sum(one.accepted for one in stored)
+            self._expire(transaction, before, _EXPIRED_AT_ONCE + 8 * added)
+            for name, place in places.items():
+                if place is None:
+                    transaction.delete(name.encode(), db=self._tables["places"])
+                else:
+                    transaction.put(name.encode(), place, db=self._tables["places"])
         return stored
+
+    def _make_room(self, before: int) -> None:
+        """Removes what is too old, at most :data:`_REMOVED_AT_ONCE` entries, in small steps: to remove takes room, too."""
+        removed, step = 0, _EXPIRED_AT_ONCE
+        while removed < _REMOVED_AT_ONCE and step:
+            try:
+                with self._environment.begin(write=True) as transaction:
+                    found = self._expire(transaction, before, step)
+            except lmdb.MapFullError:
+                step //= 4
+                continue
+            removed += found
+            if found < step:
+                return
 
     def places(self, prefix: str) -> Mapping[str, bytes]:
         """As :meth:`~ctr_pipeline.serving.history_lookup.EventSink.places`."""
         with self._environment.begin() as transaction:
             table = self._tables["places"]
-            names = _with_prefix(transaction.cursor(db=table), prefix.encode())
+            names = keys_with_prefix(transaction.cursor(db=table), prefix.encode())
             return {name.decode(): transaction.get(name, db=table) for name in names}
 
     def values(
@@ -206,7 +231,7 @@ class EventStore:
             # Of whatever definition the store is.
             for place in range(256):
                 for table in (self._tables["moments"], self._tables["hours"], self._tables["listed"]):
-                    for name in _with_prefix(transaction.cursor(db=table), bytes((place,)) + digest):
+                    for name in keys_with_prefix(transaction.cursor(db=table), bytes((place,)) + digest):
                         transaction.delete(name, db=table)
             for name in with_item(transaction.cursor(db=self._tables["listed"]), key):
                 transaction.delete(name, db=self._tables["listed"])
@@ -323,12 +348,12 @@ class EventStore:
         number = hits = latest = 0
         for start, stop in parts:
             cursor = transaction.cursor(db=self._tables["moments"])
-            for value in _values(cursor, head + _TIME.pack(start), head + _TIME.pack(stop)):
+            for value in values_between(cursor, head + _TIME.pack(start), head + _TIME.pack(stop), MOST_PER_HOUR):
                 moment, hit = _VALUE.unpack(value)
                 number, hits, latest = number + 1, hits + hit, max(latest, moment)
         if began < ended:
             cursor = transaction.cursor(db=self._tables["hours"])
-            for value in _values(cursor, head + _TIME.pack(began), head + _TIME.pack(ended)):
+            for value in values_between(cursor, head + _TIME.pack(began), head + _TIME.pack(ended), MOST_PER_HOUR):
                 more, positive, moment = _HOUR.unpack(value)
                 number, hits, latest = number + more, hits + positive, max(latest, moment)
         return number, hits, latest
@@ -349,15 +374,17 @@ class EventStore:
         entry = _TIME.pack(time) + bytes((_TABLES.index(table),)) + name
         transaction.put(entry, b"", db=self._tables["times"])
 
-    def _expire(self, transaction: Any, before: int, most: int) -> None:
+    def _expire(self, transaction: Any, before: int, most: int) -> int:
+        """Removes old entries; how many there were."""
         times, end = self._tables["times"], _TIME.pack(max(0, before))
         cursor = transaction.cursor(db=times)
         if not cursor.first():
-            return
+            return 0
         old = list(takewhile(lambda entry: entry < end, islice(cursor.iternext(keys=True, values=False), most)))
         for entry in old:
             transaction.delete(entry[_TIME.size + 1 :], db=self._tables[_TABLES[entry[_TIME.size]]])
             transaction.delete(entry, db=times)
+        return len(old)
 
 
 def _group(feature: ExactFeature) -> tuple[str, str | None, bool]:
@@ -374,20 +401,3 @@ def _patience(spec: Spec, task: str | None) -> int:
 
 def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=_DIGEST).digest()
-
-
-def _with_prefix(cursor: Any, prefix: bytes) -> list[bytes]:
-    """Keys that begin with ``prefix``."""
-    if not cursor.set_range(prefix):
-        return []
-    return list(takewhile(lambda key: key.startswith(prefix), cursor.iternext(keys=True, values=False)))
-
-
-def _values(cursor: Any, first: bytes, end: bytes) -> Iterator[bytes]:
-    """Values of the keys from ``first`` to before ``end``."""
-    if not cursor.set_range(first):
-        return
-    for key, value in islice(cursor.iternext(), MOST_PER_HOUR):
-        if key >= end:
-            return
-        yield value

@@ -1,5 +1,7 @@
-"""LMDB environments that several parts of a process write to."""
+"""LMDB environments that several parts of a process write to, and reading their tables."""
 
+from collections.abc import Iterator
+from itertools import islice, takewhile
 from pathlib import Path
 from typing import Any
 from weakref import WeakValueDictionary
@@ -25,3 +27,20 @@ def opened_environment(root: Path, most_bytes: int, tables: int) -> Any:
         found = lmdb.open(name, map_size=most_bytes, max_dbs=tables, max_readers=512)
         _ENVIRONMENTS[name] = found
     return found
+
+
+def keys_with_prefix(cursor: Any, prefix: bytes) -> list[bytes]:
+    """Keys that begin with ``prefix``."""
+    if not cursor.set_range(prefix):
+        return []
+    return list(takewhile(lambda key: key.startswith(prefix), cursor.iternext(keys=True, values=False)))
+
+
+def values_between(cursor: Any, first: bytes, end: bytes, most: int) -> Iterator[bytes]:
+    """Values of the first ``most`` keys from ``first`` to before ``end``."""
+    if not cursor.set_range(first):
+        return
+    for key, value in islice(cursor.iternext(), most):
+        if key >= end:
+            return
+        yield value

@@ -198,3 +198,18 @@ def test_a_forgotten_user_is_in_no_exact_row_of_the_history_table(tmp_path: Path
     left = history.filter(~own, pl.col("key") != "u1")
     assert history.height - left.height > 200
     assert_frame_equal(lake.scan("history").collect().select(left.columns), left, check_row_order=False)
+
+
+def test_a_full_store_has_room_again_once_its_events_are_too_old(tmp_path: Path) -> None:
+    store, now = EventStore(tmp_path, SPEC, most_bytes=2_000_000), start(FIRST)
+
+    def fill(most: int) -> None:
+        for number in range(most):
+            store.append([Event(IMPRESSION, f"i{number}-{n}", now, now, {"user": f"u{n}"}) for n in range(5)], now)
+
+    fill(100)
+    with pytest.raises(FullError):
+        fill(100_000)
+    later = now + 30 * DAY
+    fresh = [Event(IMPRESSION, f"l{n}", later, later, {"user": f"u{n}", "ad": "a"}) for n in range(200)]
+    assert store.append(fresh, later).accepted == 200
