@@ -6,6 +6,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,18 @@ import pytest
 import yaml
 from polars.testing import assert_frame_equal
 
+from ctr_pipeline.features import UNKNOWN_ROW
 from ctr_pipeline.lake import Lake
+from ctr_pipeline.online.cold_rows import with_cold_rows
+from ctr_pipeline.online.log_records import MAGIC, SEALED, LoggedRequest, read_segment, record_of, segments
+from ctr_pipeline.online.logged_rows import rows_of
 from ctr_pipeline.serving import Bundle
 from ctr_pipeline_tests.end_to_end.copies import copy_root
 from ctr_pipeline_tests.end_to_end.fixtures import Finished
 
 Ctr = Callable[..., "subprocess.CompletedProcess[str]"]
 DAY = "2026-01-16"
+START_OF_DAY = int(datetime.fromisoformat(DAY).replace(tzinfo=UTC).timestamp()) * 1_000_000
 
 
 @dataclass(frozen=True)
@@ -48,12 +54,45 @@ def forgotten(finished: Finished, ctr: Ctr, tmp_path_factory: pytest.TempPathFac
     shown = before["impressions"].group_by("user").agg(pl.len(), pl.col("impression_id")).sort("len", descending=True)
     hashed, rows, ids = shown.row(0)
     assert rows == (logs["user_id"] == raw).sum()
+    log_requests(root, hashed, ids[0])
+    before = tables(root)
     # As servers keep them.
     shutil.copytree(next(root.glob("training/*/bundle")), root / "serving" / "bundles" / "ab12")
     out = folder / "forgotten.json"
     done = ctr("forget", "--data-root", root, "--user", raw, "--json", out)
     report = json.loads(out.read_text(encoding="utf-8"))
     return Forgotten(root, raw, hashed, set(ids), before, report, done.stdout + done.stderr + out.read_text("utf-8"))
+
+
+THEIRS = {"by-row", "by-impression"}
+"""Ids of the requests that are the user's."""
+
+
+def log_requests(root: Path, hashed: str, impression: str) -> None:
+    """Requests as a server logs them, fetched into the table and not yet fetched.
+
+    One has the user among its inputs, one names an impression of the user's, and one is of somebody else.
+    """
+    bundle = Bundle.open(next(root.glob("training/*/bundle")))
+    place = [column.name for column in bundle.layout.id_columns].index("user_id")
+    numeric, ids = bundle.encode([{}, {}])
+    scores = bundle.score(numeric, ids)
+    requests = []
+    for number, name in enumerate(("by-row", "by-impression", "other")):
+        own = ids.astype(np.int32)
+        own[:, place] = bundle.vocabulary["user_id"][hashed] if name == "by-row" else UNKNOWN_ROW
+        requests.append(
+            LoggedRequest(
+                record=number, request_id=name, ts=[START_OF_DAY, START_OF_DAY], arm="champion", snapshot="",
+                impression_ids=[impression, None] if name == "by-impression" else None, model_sha=bundle.sha256,
+                numeric=numeric, ids=own, logits=scores.logits, probabilities=scores.probabilities,
+            )
+        )  # fmt: skip
+    spool = root / "serving_log" / "spool"
+    spool.mkdir(parents=True, exist_ok=True)
+    (spool / f"waiting-000001{SEALED}").write_bytes(MAGIC + b"".join(map(record_of, requests)))
+    rows = with_cold_rows(rows_of(requests, "fetched-000001"), {bundle.sha256: bundle.layout})
+    Lake(root / "lake").replace_days("serving_log", rows, [date.fromisoformat(DAY)])
 
 
 def tables(root: Path) -> dict[str, pl.DataFrame]:
@@ -104,13 +143,16 @@ def test_other_users_rows_are_as_they_were(forgotten: Forgotten) -> None:
         "labels": theirs,
         "history": pl.col("key") == forgotten.hashed,
         "profile": (pl.col("bin") == forgotten.hashed).fill_null(False),
+        # Of a page that names an impression of the user's, the other candidates name nobody.
+        "serving_log": (pl.col("request_id") == "by-row") | theirs,
     }
     removed = forgotten.report["tables"]
     assert removed["impressions"]["rows"] == len(forgotten.ids) > 100
     for table, rows in forgotten.before.items():
         kept = rows.filter(~gone[table]) if table in gone else rows
         assert rows.height - kept.height == removed[table]["rows"], table
-        counts = ["impressions"] if table == "labels" else []
+        # Models have another SHA-256 without the user.
+        counts = {"labels": ["impressions"], "serving_log": ["model_sha"]}.get(table, [])
         assert_frame_equal(after[table].drop(counts), kept.drop(counts))
     headers = after["labels"].filter(pl.col("impression_id").is_null())
     shown = after["impressions"].group_by("day").len("impressions").with_columns(pl.col("impressions").cast(pl.Int64))
@@ -135,6 +177,18 @@ def test_models_are_named_and_their_bundles_still_open(forgotten: Forgotten) -> 
     with sqlite3.connect(forgotten.data_root / "mlflow.db") as database:
         [(noted,)] = database.execute("select value from model_version_tags where key = 'bundle_sha256'").fetchall()
     assert noted == bundle.sha256
+
+
+def test_the_users_requests_leave_the_log_and_its_files(forgotten: Forgotten) -> None:
+    assert set(forgotten.before["serving_log"]["request_id"]) == {*THEIRS, "other"}
+    log = tables(forgotten.data_root)["serving_log"]
+    bundle = Bundle.open(next(forgotten.data_root.glob("training/*/bundle")))
+    assert set(log["model_sha"]) == {bundle.sha256}
+    assert forgotten.report["tables"]["serving_log"]["rows"] == 3
+    [segment] = segments(forgotten.data_root / "serving_log" / "spool")
+    waiting = read_segment(segment.path)
+    assert [(one.request_id, one.model_sha) for one in waiting.requests] == [("other", bundle.sha256)]
+    assert (forgotten.report["logged_requests"], waiting.unread_bytes) == (2, 0)
 
 
 def test_the_run_cannot_be_reproduced_any_more(forgotten: Forgotten, ctr: Ctr) -> None:
