@@ -51,6 +51,8 @@ class ColumnSample:
 
     values: NDArray[np.generic]
     profile: ColumnProfile
+    size: int
+    """As how many independent rows they count."""
 
 
 def kind_of_shift(sample: ColumnSample) -> Kind:
@@ -220,11 +222,14 @@ def _renamed(sample: ColumnSample) -> Kind | None:
         stability_index(counts, reference),
         stability_index(np.sort(counts)[::-1], np.sort(reference)[::-1]),
     )
+    # Of few rows an index is larger by chance: by so much for each bin.
+    chance = 1 / sample.size
+    as_named -= (len(reference) - 1) * chance
     own = counts[np.argmax(reference)] / counts.sum()
     usual = reference.max() / reference.sum()
     grown = np.argsort(reference / reference.sum() - counts / counts.sum(), kind="stable")
     rest = grown[min(MOST_CHANGED, len(grown) // 3) : len(grown) - min(MOST_CHANGED, len(grown) // 8)]
-    if stability_index(counts[rest], reference[rest]) <= 0.25 * as_named:
+    if stability_index(counts[rest], reference[rest]) - (len(rest) - 1) * chance <= 0.25 * as_named:
         return None
     renamed = as_named >= 0.5 and (by_size <= 0.25 * as_named or own < 0.2 * usual)
     return Kind(VOCABULARY, "values have other rows") if renamed else None

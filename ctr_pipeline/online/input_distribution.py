@@ -85,9 +85,9 @@ def find_shifts(
         other = beside.get((column.is_id, column.column))
         if recent is not None and other is None:
             continue
-        shared = _is_shared(values, served.requests)
+        bins = column.bin_of(values)
         for window in parts:
-            size = len(np.unique(served.requests[window])) if shared else window.stop - window.start
+            size = _independent_rows(bins[window], served.requests[window])
             own = column.feature in clocks
             if not _differs(values[window], size, column, 1.0, own):
                 continue
@@ -103,6 +103,22 @@ def find_shifts(
         found[shift.feature] = shift
     order = {column.feature: n for n, column in enumerate(training.columns)}
     return sorted(found.values(), key=lambda shift: order.get(shift.feature, 0))
+
+
+def _independent_rows(bins: NDArray[np.intp], requests: NDArray[np.int64]) -> int:
+    """As how many independent rows those of some requests count: candidates of one request are alike.
+
+    n rows, m a request, count as n / (1 + (m - 1) ρ), where ρ is the correlation within a request (Kish, 1965): by how much more
+    often than any two rows neighbouring candidates have one value.
+    """
+    same = requests[1:] == requests[:-1]
+    rows, count = len(requests), len(np.unique(requests))
+    if not same.any():
+        return rows
+    within = float((bins[1:] == bins[:-1])[same].mean())
+    across = float(np.square(np.bincount(bins) / rows).sum())
+    alike = 1.0 if within >= 0.98 else min(1.0, max(0.0, (within - across) / (1 - across)))
+    return max(count, round(rows / (1 + (rows / count - 1) * alike)))
 
 
 def _is_shared(values: Values, requests: NDArray[np.int64]) -> bool:
@@ -194,8 +210,9 @@ def _without_other_ids(
     for rest in [*thinned, *([] if stops else removed)]:
         if len(rest) == len(rows) or len(rest) < LEAST_REST * len(rows):
             continue
-        as_usual = not _differs(values[rest], len(rest), column, 1.0, False)
-        as_before = other is not None and not _differs(values[rest], len(rest), other, USUAL_FACTOR, False)
+        size = _independent_rows(reference.bin_of(values[rest]), served.requests[rest])
+        as_usual = not _differs(values[rest], size, column, 1.0, False)
+        as_before = other is not None and not _differs(values[rest], size, other, USUAL_FACTOR, False)
         if not stops and (as_usual or as_before):
             return rows[:0]
     for rest in thinned:
@@ -247,7 +264,8 @@ def _shift_of(
     # The kind is that of the rows from the change on.
     at = _change(reference.bin_of(values[rows]), np.array(reference.counts))
     first, rest = int(rows[at]), values[rows[at:]]
-    kind = kind_of_shift(ColumnSample(values=rest, profile=reference))
+    size = _independent_rows(reference.bin_of(rest), served.requests[rows[at:]])
+    kind = kind_of_shift(ColumnSample(values=rest, profile=reference, size=size))
     return DistributionShift(
         feature=column.feature,
         is_id=column.is_id,

@@ -12,7 +12,7 @@ from scipy.stats import kstest
 from ctr_pipeline.features.clock_columns import whole_numbers
 from ctr_pipeline.features.input_profile import InputProfile, profile_inputs, stability_index
 from ctr_pipeline.features.layout import IdColumn, Layout, NumericColumn
-from ctr_pipeline.online.input_distribution import find_shifts
+from ctr_pipeline.online.input_distribution import _independent_rows, find_shifts
 from ctr_pipeline.online.shift_windows import DistributionShift, ServedInputs
 from ctr_pipeline.spec.fields import DAY_US, MICROSECONDS
 
@@ -131,6 +131,19 @@ def test_candidates_that_share_a_value_count_once() -> None:
     numeric, ids, ts = inputs(40, 1, 60, 5)
     repeated = (np.repeat(numeric, 50, axis=0), np.repeat(ids, 50, axis=0), np.repeat(ts, 50))
     assert shifts(repeated, 40, size=50) == []
+
+
+def test_candidates_of_a_request_that_are_alike_count_as_fewer() -> None:
+    """Pages of one shop mostly: of ten candidates nine have its shop. A hundred pages are no thousand draws."""
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        numeric, ids, ts = inputs(40, 1, 1000, 50 + seed)
+        ids[:, 0] = np.where(rng.random(1000) < 0.9, np.repeat(ids[::10, 0], 10), ids[:, 0])
+        assert shifts((numeric, ids, ts), 40, size=10) == []
+    bins, requests = np.repeat(np.arange(100) % 7, 10), np.repeat(np.arange(100), 10)
+    assert _independent_rows(bins, requests) == 100
+    assert _independent_rows(np.random.default_rng(0).permutation(bins), requests) > 800
+    assert _independent_rows(bins[:0], requests[:0]) == 0
 
 
 def test_a_profile_is_read_as_it_was_written() -> None:
