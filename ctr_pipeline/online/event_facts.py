@@ -3,6 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
+from ctr_pipeline.labels.states import label_maturity
+from ctr_pipeline.spec import Spec
+from ctr_pipeline.spec.fields import DAY_US
 from ctr_pipeline.spec.tasks import Task
 
 
@@ -55,3 +58,10 @@ def known_outcomes(
         if found:
             facts[task.name] = min(found, key=lambda fact: (fact.known, fact.ts))
     return facts
+
+
+def patience(spec: Spec, task: str | None) -> int:
+    """Microseconds after an impression beyond which what becomes known of it does not count, as in training."""
+    if task is None:
+        return DAY_US
+    return (-(-(label_maturity(spec.tasks, task) + spec.split.ingest_lag) // DAY_US) + 1) * DAY_US

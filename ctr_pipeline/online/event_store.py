@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from ctr_pipeline.features.exact_windows import ExactFeature
 from ctr_pipeline.labels.states import label_maturity
-from ctr_pipeline.online.event_facts import Arrived, known_outcomes
+from ctr_pipeline.online.event_facts import Arrived, known_outcomes, patience
 from ctr_pipeline.online.event_sequences import (
     exact_sequences,
     latest_events,
@@ -90,7 +90,7 @@ class EventStore:
         self._environment = opened_environment(root, most_bytes, len(_TABLES))
         self._tables = {name: self._environment.open_db(name.encode()) for name in _TABLES}
         self._groups = {group: at for at, group in enumerate(sorted({_group(f) for f in self.features}, key=str))}
-        self._patience = {task: _patience(spec, task) for task in (None, *(task.name for task in spec.tasks))}
+        self._patience = {task: patience(spec, task) for task in (None, *(task.name for task in spec.tasks))}
         longest = max((f.days for f in (*self.features, *self.sequences)), default=0) * DAY_US
         self._retention = longest + max(self._patience.values()) + DAY_US
 
@@ -390,13 +390,6 @@ class EventStore:
 def _group(feature: ExactFeature) -> tuple[str, str | None, bool]:
     """Features of one group are made of the same moments."""
     return feature.key, feature.task, isinstance(feature, HistoryRate)
-
-
-def _patience(spec: Spec, task: str | None) -> int:
-    """Microseconds after an impression beyond which what becomes known of it does not count, as in training."""
-    if task is None:
-        return DAY_US
-    return (-(-(label_maturity(spec.tasks, task) + spec.split.ingest_lag) // DAY_US) + 1) * DAY_US
 
 
 def _digest(text: str) -> bytes:
