@@ -72,7 +72,7 @@ def test_a_challenger_with_wrong_probabilities_is_ended_and_others_are_not(tmp_p
 
 def test_what_an_earlier_process_counted_is_known_to_the_next(tmp_path: Path) -> None:
     first = Watched(tmp_path)
-    run(first, 1.9, minutes=2)
+    run(first, 1.9, minutes=1)
     assert first.ended == []
     after, alone = Watched(tmp_path, now=first.now), Watched(tmp_path / "alone", now=first.now)
     for watched in (after, alone):
