@@ -12,7 +12,7 @@ from ctr_pipeline.evaluation.intervals import PairedDifference, paired_differenc
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
 from ctr_pipeline.evaluation.promotion import PromotionDecision, base_rate_reasons, compare_with_champion
 from ctr_pipeline.evaluation.reliability import ReliabilityBin, reliability
-from ctr_pipeline.evaluation.slices import SliceMetrics, grouped_auc, slice_metrics, standard_slices
+from ctr_pipeline.evaluation.slices import SliceMetrics, slice_metrics, standard_slices
 from ctr_pipeline.evaluation.task_metrics import TaskMetrics, evaluate, evaluate_ranking
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "compare_with_champion",
     "evaluate",
     "evaluate_ranking",
-    "grouped_auc",
     "paired_difference",
     "position_only",
     "position_reasons",

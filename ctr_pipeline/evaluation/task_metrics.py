@@ -11,7 +11,7 @@ from ctr_pipeline.calibration.labelled import Integers, Reals, labelled, why_und
 from ctr_pipeline.evaluation.intervals import bootstrap_of, cluster_codes, delong_of
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval, rank, recall_at, with_error_of_slice
 from ctr_pipeline.evaluation.reliability import ReliabilityBin, calibration_error, reliability
-from ctr_pipeline.evaluation.slices import GroupedMetrics, grouped_auc, grouped_metrics
+from ctr_pipeline.evaluation.within_groups import GroupedMetrics, grouped_metrics
 
 RECALL_SHARES = (0.01, 0.05, 0.1)
 
@@ -28,7 +28,7 @@ class TaskMetrics:
         base_rate: Positives over rows.
         mean_prediction: Mean predicted probability.
         auc: Area under the ROC curve, with DeLong's interval over users.
-        user_auc: Mean AUC within users, weighted by rows.
+        user_auc: AUC within users; None where the rows have no users.
         ap: Average precision, with a bootstrap interval over users.
         lift: Average precision over the base rate.
         log_loss: Mean log loss in nats.
@@ -49,7 +49,7 @@ class TaskMetrics:
     base_rate: float | None
     mean_prediction: float | None
     auc: Interval | None
-    user_auc: float | None
+    user_auc: GroupedMetrics | None
     ap: Interval | None
     lift: float | None
     log_loss: Interval | None
@@ -76,7 +76,7 @@ class TaskMetrics:
             "base_rate": self.base_rate,
             "mean_prediction": self.mean_prediction,
             **{name: None if value is None else value.to_json() for name, value in self.intervals().items()},
-            "user_auc": self.user_auc,
+            "user_auc": None if self.user_auc is None else self.user_auc.to_json(),
             **({} if self.grouped_auc is None else {"grouped_auc": self.grouped_auc.to_json()}),
             "lift": self.lift,
             "rig": self.rig,
@@ -107,16 +107,20 @@ class TaskMetrics:
             "positives": self.positives,
             "base_rate": self.base_rate,
             "mean_prediction": self.mean_prediction,
-            "user_auc": self.user_auc,
             "lift": self.lift,
             "rig": self.rig,
             "calibration_error": self.calibration_error,
             **{f"recall_at_{share:g}": recall for share, recall in self.recall_at.items()},
         }
         intervals = self.intervals()
-        if self.grouped_auc is not None:
-            found["grouped_auc_share"] = self.grouped_auc.share
-            intervals["grouped_auc"] = self.grouped_auc.auc
+        for name, grouped in (("user_auc", self.user_auc), ("grouped_auc", self.grouped_auc)):
+            if grouped is not None:
+                found |= {
+                    f"{name}_groups": grouped.groups,
+                    f"{name}_left_out": grouped.left_out,
+                    f"{name}_share": grouped.share,
+                }
+                intervals[name] = grouped.auc
         for name, interval in intervals.items():
             if interval is not None:
                 found |= {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
@@ -160,7 +164,6 @@ def evaluate(
     bins = reliability(logits, labels)
     recalls = recall_at(logits, labels, RECALL_SHARES)
     base_rate = rows.positives / len(rows) if len(rows) else None
-    within = None if clusters is None else grouped_auc(logits, labels, clusters)
     metrics = TaskMetrics(
         rows=len(rows),
         masked=len(logits) - len(rows),
@@ -169,7 +172,7 @@ def evaluate(
         base_rate=base_rate,
         mean_prediction=float(np.mean(special.expit(rows.logits))) if len(rows) else None,
         auc=delong_of(rows, ranking, codes, count),
-        user_auc=None if within is None else within.value,
+        user_auc=None if clusters is None else grouped_metrics(logits, labels, clusters),
         ap=ap,
         lift=None if ap is None or not base_rate else ap.value / base_rate,
         log_loss=resampled.log_loss,
@@ -183,7 +186,7 @@ def evaluate(
         bins=bins,
         grouped_auc=None if groups is None else grouped_metrics(logits, labels, groups, clusters),
     )
-    return replace(metrics, undefined=_undefined(metrics, resampled.reason, has_users=clusters is not None))
+    return replace(metrics, undefined=_undefined(metrics, resampled.reason))
 
 
 def evaluate_ranking(
@@ -206,7 +209,7 @@ def evaluate_ranking(
     return replace(found, **rates, bins=(), undefined={**found.undefined, **reason})  # type: ignore[arg-type]
 
 
-def _undefined(metrics: TaskMetrics, too_few: str | None, *, has_users: bool) -> dict[str, str]:
+def _undefined(metrics: TaskMetrics, too_few: str | None) -> dict[str, str]:
     """Each metric of ``metrics`` that is not given, and why."""
     reason = why_undefined(metrics.rows, metrics.positives)
     absent = ["auc", "ap", "lift", "log_loss", "ne", "rig", "oe", "calibration_error", "base_rate", "mean_prediction"]
@@ -214,15 +217,16 @@ def _undefined(metrics: TaskMetrics, too_few: str | None, *, has_users: bool) ->
     if reason and not metrics.recall_at:
         found["recall_at"] = reason
     if metrics.user_auc is None:
-        found["user_auc"] = "no user has both classes" if has_users else "the rows have no users"
-    if metrics.grouped_auc is not None and metrics.grouped_auc.auc is None:
-        found["grouped_auc"] = "no group has both classes"
-    elif (
-        metrics.grouped_auc is not None
-        and metrics.grouped_auc.auc is not None
-        and not np.isfinite(metrics.grouped_auc.auc.low)
-    ):
-        found["interval of grouped_auc"] = "fewer than 10 independent groups have both classes, or all are ranked alike"
+        found["user_auc"] = "the rows have no users"
+    for name, unit, grouped in (("user_auc", "user", metrics.user_auc), ("grouped_auc", "group", metrics.grouped_auc)):
+        if grouped is None:
+            continue
+        if grouped.auc is None:
+            found[name] = f"no {unit} has both classes"
+        elif not np.isfinite(grouped.auc.low):
+            found[f"interval of {name}"] = (
+                f"fewer than 10 independent {unit}s have both classes, or all are ranked alike"
+            )
     if too_few:
         found["intervals of ap, log_loss and ne"] = too_few
     return found

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 from sklearn.metrics import roc_auc_score
 
 from ctr_pipeline.evaluation import evaluate
 from ctr_pipeline.evaluation.metrics import EvaluationError
-from ctr_pipeline.evaluation.slices import grouped_metrics
+from ctr_pipeline.evaluation.within_groups import grouped_metrics
 
 
 def plain_loop(
@@ -120,8 +121,38 @@ def test_it_is_among_the_metrics_where_groups_are_given() -> None:
         "grouped_auc_low": expected.auc.low,
         "grouped_auc_high": expected.auc.high,
         "grouped_auc_share": expected.share,
+        "grouped_auc_groups": expected.groups,
+        "grouped_auc_left_out": expected.left_out,
     }
     assert found.numbers() == alone.numbers() | added
     assert "grouped_auc" not in alone.to_json()
     few = evaluate(z[:20], labels[:20], None, groups[:20], seed=1)
     assert "fewer than 10" in few.undefined["interval of grouped_auc"]
+
+
+def test_the_auc_agrees_with_one_group_at_a_time() -> None:
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        z = rng.normal(-3, 1, 3000)
+        y = (rng.random(3000) < special.expit(z)).astype(np.int8)
+        z = np.round(z, 1)
+        y[::13] = -1
+        group = rng.integers(-1, 200, len(z))
+        total, weight, count = 0.0, 0, 0
+        for g in range(200):
+            chosen = (group == g) & (y >= 0)
+            if len(set(y[chosen].tolist())) == 2:
+                total += roc_auc_score(y[chosen], z[chosen]) * chosen.sum()
+                weight += int(chosen.sum())
+                count += 1
+        found = grouped_metrics(z, y, group)
+        assert found.auc.value == pytest.approx(total / weight, abs=1e-12)
+        assert (found.groups, found.rows) == (count, weight)
+
+
+def test_no_group_with_both_classes() -> None:
+    z = np.array([1.0, 2.0])
+    assert grouped_metrics(z, np.array([0, 1]), np.array([0, 1])).auc is None
+    assert grouped_metrics(z, np.array([0, 1]), np.array([-1, -1])).auc is None
+    with pytest.raises(EvaluationError, match="groups"):
+        grouped_metrics(z, np.array([0, 1]), np.array([0]))

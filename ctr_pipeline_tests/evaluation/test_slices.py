@@ -1,12 +1,10 @@
 import numpy as np
 import pytest
 from scipy import special, stats
-from sklearn.metrics import roc_auc_score
 
 from ctr_pipeline.evaluation.metrics import EvaluationError, normalised_entropy, observed_expected
 from ctr_pipeline.evaluation.slices import (
     benjamini_hochberg,
-    grouped_auc,
     poisson_p_value,
     slice_metrics,
     standard_slices,
@@ -93,29 +91,3 @@ def test_standard_slices() -> None:
     assert found["traffic"].tolist() == ["random", "production", "random"]
     assert found["missing b"].tolist() == ["missing", "present", "missing"]
     assert standard_slices(np.zeros(3, dtype=np.int16), np.zeros(3, dtype=bool), numeric[:, :1], ["a"]) == {}
-
-
-def test_grouped_auc_agrees_with_one_group_at_a_time() -> None:
-    for seed in range(5):
-        z, y, rng = rows(seed, 3000)
-        z = np.round(z, 1)
-        y[::13] = -1
-        group = rng.integers(-1, 200, len(z))
-        total, weight, count = 0.0, 0, 0
-        for g in range(200):
-            chosen = (group == g) & (y >= 0)
-            if len(set(y[chosen].tolist())) == 2:
-                total += roc_auc_score(y[chosen], z[chosen]) * chosen.sum()
-                weight += int(chosen.sum())
-                count += 1
-        found = grouped_auc(z, y, group)
-        assert found.value == pytest.approx(total / weight, abs=1e-12)
-        assert (found.groups, found.rows) == (count, weight)
-
-
-def test_no_group_with_both_classes() -> None:
-    z = np.array([1.0, 2.0])
-    assert grouped_auc(z, np.array([0, 1]), np.array([0, 1])).value is None
-    assert grouped_auc(z, np.array([0, 1]), np.array([-1, -1])).value is None
-    with pytest.raises(EvaluationError, match="groups"):
-        grouped_auc(z, np.array([0, 1]), np.array([0]))
