@@ -120,7 +120,7 @@ class _Ties:
         last = np.minimum(self.first + self.sizes - 1, k)
         discounts = total[last] - total[np.minimum(self.first - 1, k)]
         gains: Float64s = self.hits * discounts / self.sizes
-        return np.bincount(self.group, weights=gains, minlength=self.groups)
+        return np.bincount(self.group, weights=gains, minlength=self.groups).astype(np.float64)
 
     def reciprocal_rank(self) -> Float64s:
         """[groups] expected 1 / place of the first positive row; 0 without one."""

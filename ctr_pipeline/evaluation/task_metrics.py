@@ -8,9 +8,12 @@ import numpy as np
 from scipy import special
 
 from ctr_pipeline.calibration.labelled import Integers, Reals, labelled, why_undefined
+from ctr_pipeline.evaluation.decomposition import Decomposition, decomposed_log_loss
+from ctr_pipeline.evaluation.group_ranking import GroupRanking, group_ranking
 from ctr_pipeline.evaluation.intervals import bootstrap_of, cluster_codes, delong_of
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval, rank, recall_at, with_error_of_slice
 from ctr_pipeline.evaluation.reliability import ReliabilityBin, calibration_error, reliability
+from ctr_pipeline.evaluation.thresholds import Threshold, best_f1
 from ctr_pipeline.evaluation.within_groups import GroupedMetrics, grouped_metrics
 
 RECALL_SHARES = (0.01, 0.05, 0.1)
@@ -40,6 +43,9 @@ class TaskMetrics:
         bins: Predicted and observed rate by bins with equally many positives.
         undefined: Metric to the reason why it, or its interval, is not given.
         grouped_auc: AUC within the groups of the spec's ``evaluation.group_by``; None where it names none.
+        group_order: nDCG and MRR within these groups; None where it names none.
+        log_loss_parts: What the log loss consists of; None without rows.
+        best_f1: The threshold with the largest F1 on these rows; None without positives.
     """
 
     rows: int
@@ -61,6 +67,9 @@ class TaskMetrics:
     bins: tuple[ReliabilityBin, ...]
     undefined: Mapping[str, str] = field(default_factory=dict)
     grouped_auc: GroupedMetrics | None = None
+    group_order: GroupRanking | None = None
+    log_loss_parts: Decomposition | None = None
+    best_f1: Threshold | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, ready for ``json.dumps``.
@@ -78,6 +87,9 @@ class TaskMetrics:
             **{name: None if value is None else value.to_json() for name, value in self.intervals().items()},
             "user_auc": None if self.user_auc is None else self.user_auc.to_json(),
             **({} if self.grouped_auc is None else {"grouped_auc": self.grouped_auc.to_json()}),
+            **({} if self.group_order is None else {"group_order": self.group_order.to_json()}),
+            "log_loss_parts": None if self.log_loss_parts is None else self.log_loss_parts.to_json(),
+            "best_f1": None if self.best_f1 is None else self.best_f1.to_json(),
             "lift": self.lift,
             "rig": self.rig,
             "recall_at": {f"{share:g}": recall for share, recall in self.recall_at.items()},
@@ -112,7 +124,15 @@ class TaskMetrics:
             "calibration_error": self.calibration_error,
             **{f"recall_at_{share:g}": recall for share, recall in self.recall_at.items()},
         }
+        if self.log_loss_parts is not None:
+            parts = self.log_loss_parts
+            found |= {"miscalibration": parts.miscalibration, "discrimination": parts.discrimination}
+        if self.best_f1 is not None:
+            found |= {"best_f1": self.best_f1.f1, "best_f1_probability": self.best_f1.probability}
         intervals = self.intervals()
+        if self.group_order is not None:
+            order = self.group_order
+            intervals |= {f"ndcg_{order.k}": order.ndcg, "mrr": order.mrr}
         for name, grouped in (("user_auc", self.user_auc), ("grouped_auc", self.grouped_auc)):
             if grouped is not None:
                 found |= {
@@ -185,6 +205,9 @@ def evaluate(
         calibration_error=calibration_error(bins),
         bins=bins,
         grouped_auc=None if groups is None else grouped_metrics(logits, labels, groups, clusters),
+        group_order=None if groups is None else group_ranking(logits, labels, groups, clusters),
+        log_loss_parts=decomposed_log_loss(logits, labels),
+        best_f1=best_f1(logits, labels),
     )
     return replace(metrics, undefined=_undefined(metrics, resampled.reason))
 
@@ -204,7 +227,9 @@ def evaluate_ranking(
     """
     known = np.where(np.isnan(scores), -1, labels)
     found = evaluate(np.nan_to_num(scores), known, clusters, groups, seed=seed, replicates=replicates)
-    rates = dict.fromkeys(("mean_prediction", "log_loss", "ne", "rig", "oe", "calibration_error"))
+    rates = dict.fromkeys(
+        ("mean_prediction", "log_loss", "ne", "rig", "oe", "calibration_error", "log_loss_parts", "best_f1")
+    )
     reason = dict.fromkeys(rates, "the scores are no probabilities")
     return replace(found, **rates, bins=(), undefined={**found.undefined, **reason})  # type: ignore[arg-type]
 
@@ -213,6 +238,7 @@ def _undefined(metrics: TaskMetrics, too_few: str | None) -> dict[str, str]:
     """Each metric of ``metrics`` that is not given, and why."""
     reason = why_undefined(metrics.rows, metrics.positives)
     absent = ["auc", "ap", "lift", "log_loss", "ne", "rig", "oe", "calibration_error", "base_rate", "mean_prediction"]
+    absent += ["log_loss_parts", "best_f1"]
     found = {name: reason for name in absent if reason and getattr(metrics, name) is None}
     if reason and not metrics.recall_at:
         found["recall_at"] = reason

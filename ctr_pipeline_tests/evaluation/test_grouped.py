@@ -8,6 +8,7 @@ from scipy import special
 from sklearn.metrics import roc_auc_score
 
 from ctr_pipeline.evaluation import evaluate
+from ctr_pipeline.evaluation.group_ranking import group_ranking
 from ctr_pipeline.evaluation.metrics import EvaluationError
 from ctr_pipeline.evaluation.within_groups import grouped_metrics
 
@@ -124,6 +125,11 @@ def test_it_is_among_the_metrics_where_groups_are_given() -> None:
         "grouped_auc_groups": expected.groups,
         "grouped_auc_left_out": expected.left_out,
     }
+    order = group_ranking(z, labels, groups, groups // 2)
+    assert found.to_json()["group_order"] == order.to_json()
+    for name, one in (("ndcg_10", order.ndcg), ("mrr", order.mrr)):
+        assert one is not None
+        added |= {name: one.value, f"{name}_low": one.low, f"{name}_high": one.high}
     assert found.numbers() == alone.numbers() | added
     assert "grouped_auc" not in alone.to_json()
     few = evaluate(z[:20], labels[:20], None, groups[:20], seed=1)
