@@ -68,8 +68,15 @@ class PairWeights(nn.Module):
 
     def of(self, first: Tensor, second: Tensor) -> Tensor:
         """[B, T] of the vocabulary rows [B, P] of each pair's first feature, and [B, P] of its second."""
+        return sum_of_features(self._weights(first, second))
+
+    def of_each(self, ids: Tensor) -> Tensor:
+        """[B, P, T] the weights of each pair of vocabulary rows [B, F]."""
+        return self._weights(torch.index_select(ids, 1, self.firsts), torch.index_select(ids, 1, self.seconds))
+
+    def _weights(self, first: Tensor, second: Tensor) -> Tensor:
         weights: Tensor = self.table(first.long() * self.heights + second.long() + self.starts)
-        return sum_of_features(weights)
+        return weights
 
     def locate(self, row: int) -> tuple[str, int]:
         """Name of the pair that owns ``row`` of the table, and the row within it."""

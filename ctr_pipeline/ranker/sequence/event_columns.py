@@ -55,10 +55,13 @@ class Sequences(nn.Module):
         super().__init__()
         ids = {column.name: column for column in layout.ids}
         self._columns: list[EventColumns] = []
+        self.lists: tuple[str, ...] = ()
+        """Name of the list that each module reads."""
         modules: dict[str, nn.Module] = {}
         for place, section in enumerate(sections):
             found = _list_of(layout, section)
             self._columns.append(_columns_of(layout, found, embeddings))
+            self.lists += (found.name,)
             name = f"{section.kind}_{place}"
             kinds = 1 if found.event is None else ids[found.event].rows
             # Modules draw their own weights, from torch's generator.
