@@ -62,9 +62,9 @@ def event_store_of(folder: Path, spec: "Spec", definition: str | None) -> "Event
 def events_folder(folder: Path, spec: "Spec", definition: str | None) -> Path:
     """Folder of the store of events; arguments as for :func:`event_store_of`."""
     from ctr_pipeline.features.history_definition import history_definition
-    from ctr_pipeline.online.event_store import FOLDER
+    from ctr_pipeline.online.event_store import FOLDER, FORMAT
 
-    return folder / FOLDER / (definition or history_definition(spec))
+    return folder / FOLDER / f"{definition or history_definition(spec)}.{FORMAT}"
 
 
 def refuse_other_features(store: str, bundle: Path) -> None:

@@ -26,7 +26,8 @@ from ctr_pipeline.online.event_sequences import (
     listed_value,
     with_item,
 )
-from ctr_pipeline.online.shared_environment import keys_with_prefix, opened_environment, values_between
+from ctr_pipeline.online.event_sums import MOMENTS, SPANS, MomentTables
+from ctr_pipeline.online.shared_environment import keys_with_prefix, opened_environment
 from ctr_pipeline.serving.history_lookup import IMPRESSION, Event, FullError, Stored
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US
@@ -38,10 +39,8 @@ FOLDER = "events"
 MOST_BYTES = 4 * 2**30
 """Size of the file beyond which nothing is stored any more."""
 
-MOST_PER_HOUR = 5_000
-"""Moments of one key that a look-up reads of each hour at an end of its window; of whole hours it reads sums."""
-
-HOUR_US = 3_600_000_000
+FORMAT = 2
+"""Of what is stored. A store of an earlier one is left alone: beside it a new one is filled from the tables."""
 
 MOST_OF_IMPRESSION = 200
 """Outcomes of one impression that are stored: its record is read and written with each of them."""
@@ -52,11 +51,9 @@ _EXPIRED_AT_ONCE = 200
 _REMOVED_AT_ONCE = 10_000
 """Old entries that are removed when there is no room."""
 
-_TIME, _VALUE, _TOTAL = struct.Struct(">q"), struct.Struct(">qB"), struct.Struct(">qq")
-_HOUR = struct.Struct(">qqq")
-"""Number, hits and latest moment of an hour."""
+_TIME, _TOTAL = struct.Struct(">q"), struct.Struct(">qq")
 _DIGEST, _SHORT = 16, 8
-_TABLES = ("seen", "impressions", "moments", "hours", "totals", "times", "places", "listed")
+_TABLES = ("seen", "impressions", MOMENTS, *SPANS, "totals", "times", "places", "listed")
 
 
 def exact_features(spec: Spec) -> tuple[ExactFeature, ...]:
@@ -89,6 +86,7 @@ class EventStore:
         self._items = {f.item for f in self.sequences}
         self._environment = opened_environment(root, most_bytes, len(_TABLES))
         self._tables = {name: self._environment.open_db(name.encode()) for name in _TABLES}
+        self._moments = MomentTables(self._tables)
         self._groups = {group: at for at, group in enumerate(sorted({_group(f) for f in self.features}, key=str))}
         self._patience = {task: patience(spec, task) for task in (None, *(task.name for task in spec.tasks))}
         longest = max((f.days for f in (*self.features, *self.sequences)), default=0) * DAY_US
@@ -230,7 +228,7 @@ class EventStore:
                     transaction.delete(name, db=table)
             # Of whatever definition the store is.
             for place in range(256):
-                for table in (self._tables["moments"], self._tables["hours"], self._tables["listed"]):
+                for table in (self._tables[name] for name in (MOMENTS, *SPANS, "listed")):
                     for name in keys_with_prefix(transaction.cursor(db=table), bytes((place,)) + digest):
                         transaction.delete(name, db=table)
             for name in with_item(transaction.cursor(db=self._tables["listed"]), key):
@@ -311,52 +309,27 @@ class EventStore:
         transaction.put(name, _TOTAL.pack(rows + (not hit), hits + hit), db=self._tables["totals"])
 
     def _put(self, transaction: Any, place: int, key: str, known: int, impression: str, moment: int, hit: int) -> None:
-        head = bytes((place,)) + bytes.fromhex(key)
-        name, hours = head + _TIME.pack(known) + _digest(impression)[:_SHORT], self._tables["hours"]
+        head, own = bytes((place,)) + bytes.fromhex(key), _digest(impression)[:_SHORT]
         # A label that was taken for negative is written again when it has become positive in time.
-        is_new = transaction.replace(name, _VALUE.pack(moment, hit), db=self._tables["moments"]) is None
-        hour = head + _TIME.pack(known - known % HOUR_US)
-        content = transaction.get(hour, db=hours)
-        number, hits, latest = _HOUR.unpack(content) if content else (0, 0, 0)
-        transaction.put(hour, _HOUR.pack(number + is_new, hits + hit, max(latest, moment)), db=hours)
-        if is_new:
-            self._remember(transaction, known, "moments", name)
-        if not content:
-            self._remember(transaction, known, "hours", hour)
+        for table, name in self._moments.add(transaction, head, known, own, moment, hit):
+            self._remember(transaction, known, table, name)
 
     def _mature(self, task: str, ts: int, arrived: int) -> int:
         return max(ts + label_maturity(self.spec.tasks, task) + self.spec.split.ingest_lag, arrived)
 
     def _value(self, transaction: Any, feature: ExactFeature, key: str, time: int) -> float:
         head = bytes((self._groups[_group(feature)],)) + _digest(key)
-        number, own, latest = self._summed(transaction, head, time - feature.days * DAY_US, time)
+        found = self._moments.between(transaction, head, time - feature.days * DAY_US, time)
         if isinstance(feature, HistoryCount):
-            return float(number)
-        if not number:
+            return float(found.number)
+        if not found.number:
             return math.nan
         if isinstance(feature, HistoryRecency):
-            return (float(time) - float(latest)) * 1e-6
+            return (float(time) - float(found.latest)) * 1e-6
         rows, hits = self._totals(transaction, feature, time)
         weight = feature.smoothing if rows else 0.0
         lean = hits / rows * feature.smoothing if rows else 0.0
-        return float((own + lean) / (number + weight))
-
-    def _summed(self, transaction: Any, head: bytes, first: int, end: int) -> tuple[int, int, int]:
-        """Number, hits and latest moment of a key from ``first`` to before ``end``."""
-        began, ended = first + -first % HOUR_US, end - end % HOUR_US
-        parts = [(first, end)] if began >= ended else [(first, began), (ended, end)]
-        number = hits = latest = 0
-        for start, stop in parts:
-            cursor = transaction.cursor(db=self._tables["moments"])
-            for value in values_between(cursor, head + _TIME.pack(start), head + _TIME.pack(stop), MOST_PER_HOUR):
-                moment, hit = _VALUE.unpack(value)
-                number, hits, latest = number + 1, hits + hit, max(latest, moment)
-        if began < ended:
-            cursor = transaction.cursor(db=self._tables["hours"])
-            for value in values_between(cursor, head + _TIME.pack(began), head + _TIME.pack(ended), MOST_PER_HOUR):
-                more, positive, moment = _HOUR.unpack(value)
-                number, hits, latest = number + more, hits + positive, max(latest, moment)
-        return number, hits, latest
+        return float((found.hits + lean) / (found.number + weight))
 
     def _totals(self, transaction: Any, feature: HistoryRate, time: int) -> tuple[int, int]:
         """Mature impressions and outcomes among them, of all keys, on the days of the feature before the day of ``time``."""

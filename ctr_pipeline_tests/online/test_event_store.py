@@ -213,3 +213,21 @@ def test_a_full_store_has_room_again_once_its_events_are_too_old(tmp_path: Path)
     later = now + 30 * DAY
     fresh = [Event(IMPRESSION, f"l{n}", later, later, {"user": f"u{n}", "ad": "a"}) for n in range(200)]
     assert store.append(fresh, later).accepted == 200
+
+
+def test_a_key_of_which_much_happens_is_counted_whole(tmp_path: Path) -> None:
+    """More within an hour than single moments are read of: whole minutes are sums, too."""
+    store, rng, begin = EventStore(tmp_path, SPEC), np.random.default_rng(0), start(FIRST) + DAY // 3
+    known = np.sort(begin + rng.integers(0, HOUR // 2, 12_000))
+    shown = [Event(IMPRESSION, f"i{at}", ts, ts, {"user": "busy", "ad": "a"}) for at, ts in enumerate(known.tolist())]
+    store.append(shown, int(known[-1]))
+    seen = next(f for f in FEATURES if f.name == "seen_before")
+    minute = HOUR // 60
+    asked = np.concatenate(
+        [rng.integers(begin, begin + HOUR, 40), known[[0, -1]], known[[0, -1]] + 1, [begin + 7 * minute, begin + HOUR]]
+    )
+    # As far back as the first of them, too.
+    asked = np.concatenate([asked, asked + seen.days * DAY])
+    expected = [((known < at) & (known >= at - seen.days * DAY)).sum() for at in asked]
+    assert store.values(seen, ["busy"] * len(asked), asked).tolist() == expected
+    assert max(expected) == 12_000
