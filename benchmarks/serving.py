@@ -9,7 +9,9 @@ good. Times are from when a request is due to its answer, so that waiting for an
 - ``ctr serve``: `POST /score` over loopback; the server has one core to itself, the client another;
 - ``plain``: a `def` endpoint with a pydantic model of rows over the same bundle, on the same core as the server before, by turns
   with it; it has no store, so its requests hold the history features;
-- ``--load``: 1,000 requests a second for a minute on two workers, over 16 connections.
+- ``--load``: 1,000 requests a second for a minute on two workers, over 16 connections;
+- ``--bad``: requests of one candidate, alone and beside :data:`BAD_RATE` requests a second that cannot be used, by turns; the server has
+  one core to itself.
 
 The figures of a line are medians over the repeats, with the smallest and the largest of them, in milliseconds. ``processor`` is the
 processor time of a request, of a service its mean over the requests of a repeat: other processes do not lengthen it as they do the
@@ -17,15 +19,17 @@ clock's.
 
 Run from the checkout::
 
-    python benchmarks/serving.py [--data-root data/ads | --bundle FOLDER [--store FOLDER]] [--repeats 5] [--requests 500] [--load] [--assert]
+    python benchmarks/serving.py [--data-root data/ads | --bundle FOLDER [--store FOLDER]] [--repeats 5] [--requests 500] [--load] [--bad]
+        [--assert]
 
 ``--assert`` exits with 1 where a median p99 is above the limit for it: in process .5 ms at N = 1 and 3 ms at N = 512, by HTTP 1.5 ms
-at N = 1 and 4 ms at N = 300; or where ``--load`` had an error.
+at N = 1 and 4 ms at N = 300; or where ``--load`` had an error, or a request of ``--bad`` an answer that is no 4xx.
 """
 
 import argparse
 import gc
 import json
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -59,6 +63,8 @@ MOST = {("in process", 1): 0.5, ("in process", 512): 3.0, ("ctr serve", 1): 1.5,
 """Largest p99 in milliseconds."""
 KEY = "a key of this benchmark alone, which hashes made-up ids"
 LOAD_RATE, LOAD_SECONDS, CONNECTIONS = 1000.0, 60.0, 16
+BAD_RATE = 50.0
+"""Requests a second that cannot be used, beside those that can."""
 
 
 def in_process(bundle: Bundle, own: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -224,6 +230,62 @@ def under_load(bundle: Bundle, own: list[str], arguments: argparse.Namespace) ->
     }
 
 
+def bad_bodies() -> list[bytes]:
+    """Bodies of many kinds that cannot be used, whatever the model: broken, of wrong types, deep, wide, long and large."""
+    wide = {f"field_{at}": at for at in range(5000)}
+    made: list[Any] = [
+        [], 3, None, {}, {"rows": []}, {"shared": []}, {"candidates": 3}, {"shared": {"no such feature": 1}}, {"shared": wide}, wide,
+        {"candidates": {"x": [1] * 100_000}}, {"candidates": {"x": ["a"] * 100_000}}, {"candidates": {"x": [1, 2], "y": [1]}},
+        {"shared": {"x": list(range(100_000))}}, {"shared": {"x": "a" * 2**20}}, {"shared": {"x": [[[[1]]]] * 1000}},
+    ]  # fmt: skip
+    broken = [b"", b"{", b'{"shared": {"x": NaN}}', b'{"shared": {"x": "\xff"}}', b'{"shared": {"x": ' + b"[" * 50_000]
+    return [*broken, *(json.dumps(body).encode() for body in made)]
+
+
+def _send_bad(port: int, seconds: float, found: Any) -> None:
+    """Sends bodies that cannot be used, and puts the kinds of answers into the queue ``found``."""
+    sent = load(port, "/score", bad_bodies(), BAD_RATE, seconds, 4)
+    found.put((len(sent.milliseconds), sorted(set(sent.errors))))
+
+
+def beside_bad(bundle: Bundle, own: list[str], arguments: argparse.Namespace, core: int | None) -> dict[str, Any]:
+    """p50 and p99 of requests of one candidate, alone and beside requests that cannot be used."""
+    requests = make_requests(bundle, own, 1, DIFFERENT, 1, looked_up(arguments, bundle))
+    context = multiprocessing.get_context("fork")
+    answers: list[tuple[int, list[str]]] = []
+    times: dict[str, list[NDArray[Any]]] = {"alone": [], "beside bad requests": []}
+    with server(serve_command(bundle, arguments.port, 1, arguments.store), arguments.port, "/readyz", core):
+        connection = Connection(arguments.port, "/score")
+        bodies = [connection.request(one.columns()) for one in requests]
+
+        def ask(call: int) -> None:
+            if (status := connection.ask(bodies[call % DIFFERENT])) != 200:
+                raise SystemExit(f"a request that can be used: status {status}")
+
+        paced(ask, WARM_UP, RATE)
+        for _ in range(arguments.repeats):
+            for name, found in times.items():
+                queue = context.Queue()
+                seconds = arguments.requests / RATE
+                sender = context.Process(target=_send_bad, args=(arguments.port, seconds + 1, queue))
+                if name != "alone":
+                    sender.start()
+                    time.sleep(0.7)
+                found.append(paced(ask, arguments.requests, RATE)[0])
+                if name != "alone":
+                    answers.append(queue.get(timeout=60))
+                    sender.join()
+    kinds = sorted({kind for _, of in answers for kind in of})
+    found_all: dict[str, Any] = {name: figures(of, "") for name, of in times.items()}
+    for share in (50, 99):
+        pairs = zip(times["beside bad requests"], times["alone"], strict=True)
+        ratios = [float(np.percentile(bad, share) / np.percentile(alone, share)) for bad, alone in pairs]
+        found_all.setdefault("beside bad requests / alone", {})[f"p{share}"] = spread(ratios)
+    print(f"bad requests: {sum(number for number, _ in answers)}, answers: {', '.join(kinds)}")
+    found_all["wrong answers"] = [kind for kind in kinds if not kind.startswith("status 4")]
+    return found_all
+
+
 def bundle_of(arguments: argparse.Namespace) -> Bundle:
     """The bundle that is named, or the latest of the data root."""
     if arguments.bundle:
@@ -252,6 +314,7 @@ def main() -> int:
     parser.add_argument("--load", action="store_true")
     parser.add_argument("--load-candidates", type=int, default=1)
     parser.add_argument("--load-seconds", type=float, default=LOAD_SECONDS)
+    parser.add_argument("--bad", action="store_true", help="these figures alone")
     parser.add_argument("--json", type=Path, help="file for the figures")
     parser.add_argument("--assert", dest="judged", action="store_true")
     arguments = parser.parse_args()
@@ -264,19 +327,23 @@ def main() -> int:
     cores = sorted(os.sched_getaffinity(0))
     print(machine(("onnxruntime", "numpy", "fastapi", "uvicorn", "pydantic")))
     found: dict[str, Any] = {}
-    if arguments.only != "http":
+    if arguments.bad:
+        os.sched_setaffinity(0, {cores[0]})
+        found |= beside_bad(bundle, own, arguments, cores[-1])
+    if arguments.only != "http" and not arguments.bad:
         os.sched_setaffinity(0, {cores[-1]})
         found |= in_process(bundle, own, arguments)
-    if arguments.only != "in process":
+    if arguments.only != "in process" and not arguments.bad:
         os.sched_setaffinity(0, {cores[0]})
         found |= by_http(bundle, own, arguments, cores[-1])
     os.sched_setaffinity(0, cores)
+    wrong = found.pop("wrong answers", [])
     for line, values in found.items():
         shown = ", ".join(
             f"{name} {middle:.2f} ({low:.2f} to {high:.2f})" for name, (middle, low, high) in values.items()
         )
         print(f"{line}: {shown}")
-    wrong = [
+    wrong += [
         line for (way, n), most in MOST.items() if (line := f"{way}, N = {n}") in found and found[line]["p99"][0] > most
     ]
     if arguments.load:

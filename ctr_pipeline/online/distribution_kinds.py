@@ -32,10 +32,13 @@ NEW_VALUES = "new values"
 SPREAD = "other spread"
 
 FITS = 0.12
-"""Largest difference of predicted and found quantiles, relative to the spread between the outer ones."""
+"""Largest difference of predicted and found quantiles of many rows, relative to the spread between the outer ones."""
 
 LEAST_FACTOR, SURE_FACTOR = 1.3, 5.0
 """A number that is multiplied by less than the first is not; by more than the second, it is no traffic."""
+
+MOST_APART = 0.25
+"""Largest logarithm of an estimated factor over that of the unit that it is: half of what lies between two units."""
 
 MOST_VALUES = 5
 """Of the most frequent values one is a default."""
@@ -168,7 +171,7 @@ def _formula(sample: ColumnSample) -> Kind | None:
     if usable.sum() >= 5:
         factor = float(np.median(found[4:-4][usable] / usual[4:-4][usable]))
         if factor > 0 and max(factor, 1 / factor) >= LEAST_FACTOR:
-            size = _round_factor(factor)
+            size = _round_factor(factor, _error_of_factor(usual, sample.size))
             # Prices may rise by half; no traffic multiplies them by a hundred.
             if size is None and max(factor, 1 / factor) < SURE_FACTOR:
                 kind = Kind(SPREAD, f"about ×{factor:.3g}")
@@ -192,16 +195,31 @@ def _formula(sample: ColumnSample) -> Kind | None:
         fits.append((1.3 * _fit(found, usual + shift), Kind(SPREAD, f"about {shift:+.3g}")))
     before = _fit(found, usual)
     # Of small values log2(1 + x) is a factor, and many transforms are near one: what is said first is the simplest that fits.
-    plain = [fit for fit in fits[:1] if fit[1].name in (UNIT, SPREAD) and fit[0] <= FITS]
+    near = FITS + 0.5 / np.sqrt(max(sample.size, 1))
+    plain = [fit for fit in fits[:1] if fit[1].name in (UNIT, SPREAD) and fit[0] <= near]
     best = min(plain or fits, key=lambda fit: fit[0], default=None)
-    return best[1] if best is not None and best[0] <= FITS and best[0] <= 0.4 * before else None
+    return best[1] if best is not None and best[0] <= near and best[0] <= 0.4 * before else None
 
 
-def _round_factor(factor: float) -> float | None:
-    """The unit nearest to a factor that was estimated; None where it is none."""
+def _error_of_factor(usual: Numbers, rows: int) -> float:
+    """Standard error of the logarithm of a factor that is the ratio of medians of ``rows`` rows and of very many."""
+    low, high = usual[len(usual) // 4], usual[-1 - len(usual) // 4]
+    if not (low > 0 or high < 0):
+        return 0.0
+    # The quartiles of a normal distribution lie 1.35 deviations apart; its median has 1.25 times the error of the mean.
+    return float(1.25 * abs(np.log(high / low)) / 1.35 / np.sqrt(max(rows, 1)))
+
+
+def _round_factor(factor: float, error: float) -> float | None:
+    """The unit nearest to a factor that was estimated; None where it is none.
+
+    Args:
+        factor: The estimate.
+        error: Standard error of its logarithm.
+    """
     sizes = [10.0**n for n in range(-9, 10) if n] + [60.0, 3600.0, 86400.0, 1 / 60, 1 / 3600, 1 / 86400, 24.0, 1 / 24]
     nearest = min(sizes, key=lambda size: abs(np.log(factor / size)))
-    return nearest if abs(np.log(factor / nearest)) <= 0.15 else None
+    return nearest if abs(np.log(factor / nearest)) <= min(0.15 + 2 * error, MOST_APART) else None
 
 
 def _unknown(sample: ColumnSample) -> Kind | None:

@@ -111,6 +111,15 @@ def test_a_shift_is_named_with_its_kind(change: Callable[[Inputs], Inputs], feat
     assert found.first < 60
 
 
+def test_of_few_requests_an_estimated_factor_is_that_of_the_unit() -> None:
+    """Of 60 requests, the ratio of medians may be off by a fifth."""
+    for factor, named in ((100.0, "unit (×100)"), (1 / 60, "unit (×0.0167)")):
+        for seed in range(25):
+            served = numbers(0, lambda x, factor=factor: x * factor)(inputs(30, 1, 240, 500 + seed))
+            [found] = [one for one in shifts(served, 30) if one.feature == "price"]
+            assert found.kind.text == named
+
+
 def test_it_is_named_since_when() -> None:
     numeric, ids, ts = inputs(40, 1, 12_000, 7)
     numeric[7000:, 0] *= 100
