@@ -18,6 +18,7 @@ import pytest
 
 from ctr_pipeline.commands.serve_store import events_folder
 from ctr_pipeline.online.event_store import MOST_BYTES, EventStore, exact_features
+from ctr_pipeline.online.event_sums import SPANS
 from ctr_pipeline.online.log_records import read_segment, segments
 from ctr_pipeline.online.shared_environment import opened_environment
 from ctr_pipeline.sources import Pseudonymiser
@@ -94,13 +95,14 @@ def refuse_half_records(store: EventStore) -> None:
     """All tables of the store tell of the same events."""
     file = opened_environment(Path(store.identity), MOST_BYTES, 16)
     tables = {name: dict(file.begin(db=file.open_db(name.encode(), create=False)).cursor()) for name in (
-        "seen", "impressions", "moments", "hours", "times")}  # fmt: skip
+        "seen", "impressions", "times", "moments", *SPANS)}  # fmt: skip
     records = [json.loads(content) for content in tables["impressions"].values()]
     assert sum((record["shown"] is not None) + len(record["events"]) for record in records) == len(tables["seen"])
     assert all(record["shown"] is not None and len(record["events"]) == 1 for record in records)
     assert len(tables["moments"]) == len(records)
-    assert sum(int.from_bytes(hour[:8], "big") for hour in tables["hours"].values()) == len(records)
-    assert len(tables["times"]) == sum(len(tables[name]) for name in ("seen", "impressions", "moments", "hours"))
+    for span in SPANS:
+        assert sum(int.from_bytes(content[:8], "big") for content in tables[span].values()) == len(records)
+    assert len(tables["times"]) == sum(len(table) for name, table in tables.items() if name != "times")
 
 
 def family(service: Service) -> list[psutil.Process]:
