@@ -282,7 +282,8 @@ def beside_bad(bundle: Bundle, own: list[str], arguments: argparse.Namespace, co
         ratios = [float(np.percentile(bad, share) / np.percentile(alone, share)) for bad, alone in pairs]
         found_all.setdefault("beside bad requests / alone", {})[f"p{share}"] = spread(ratios)
     print(f"bad requests: {sum(number for number, _ in answers)}, answers: {', '.join(kinds)}")
-    found_all["wrong answers"] = [kind for kind in kinds if not kind.startswith("status 4")]
+    # A connection whose body is refused before all of it has arrived is closed: the sender may see that alone.
+    found_all["wrong answers"] = [k for k in kinds if k.startswith("status") and not k.startswith("status 4")]
     return found_all
 
 
