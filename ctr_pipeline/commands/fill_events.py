@@ -10,6 +10,10 @@ import time
 from pathlib import Path
 
 from ctr_pipeline.commands.follow_registry import ServeError
+from ctr_pipeline.training.process import die_with_parent
+
+LATER_SECONDS = 5.0
+"""A store that is filled while it is used waits so long: the processes that answer start sooner without another beside them."""
 
 
 def fill_events(store: str, data_root: str, bundle: Path) -> None:
@@ -33,14 +37,17 @@ def fill_events(store: str, data_root: str, bundle: Path) -> None:
     if not store or not data_root or not is_made_of_events(spec := load_spec(bundle / "spec.yaml")):
         return
     exists = events_folder(Path(store), spec, history_of(bundle)).is_dir()
-    content = json.dumps({"store": store, "data_root": data_root, "bundle": str(bundle)})
+    after = LATER_SECONDS if exists else 0.0
+    content = json.dumps({"store": store, "data_root": data_root, "bundle": str(bundle), "after": after})
     process = subprocess.Popen([sys.executable, "-m", "ctr_pipeline.commands.fill_events", content])
     if not exists and process.wait() != 0:
         raise ServeError("the store of events could not be filled; the messages of the process are above.")
 
 
-def main(store: str, data_root: str, bundle: str) -> None:
-    """What that process does."""
+def main(store: str, data_root: str, bundle: str, after: float) -> None:
+    """What that process does, in ``after`` seconds, unless the service has ended by then."""
+    die_with_parent()
+    time.sleep(after)
     from ctr_pipeline.commands.serve_store import event_store_of
     from ctr_pipeline.deployment.paths import DataRoot
     from ctr_pipeline.lake import Lake

@@ -143,12 +143,13 @@ class Service:
         found = []
         for child in psutil.Process(self.process.pid).children():
             with suppress(psutil.Error):
-                if "follow_registry" not in " ".join(child.cmdline()):
+                # Not those that follow the registry, or fill the store of events.
+                if "ctr_pipeline.commands." not in " ".join(child.cmdline()):
                     found.append(child.pid)
         return found
 
     def processor_seconds(self) -> float:
-        """What listening and answering have taken so far; the process that follows the registry is left out."""
+        """What listening and answering have taken so far; processes for other work are left out."""
         family = [self.process.pid, *self.workers()]
         return sum(sum(psutil.Process(pid).cpu_times()[:2]) for pid in family)
 
