@@ -30,8 +30,9 @@ from ctr_pipeline.deployment.environment import Environment, process_environment
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-FRESH_SECONDS = 60
-"""A state that was brought up to date less than this ago is served at once, as a running service would serve it."""
+FRESH_SECONDS = 900
+"""A state that was brought up to date less than this ago is served at once, as a running service would serve it; some seconds later
+the registry is read. A service that is killed again and again before it comes to that starts as quickly each time."""
 
 START_SECONDS = 120
 """Longest time until the first model is verified."""
