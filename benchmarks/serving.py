@@ -248,8 +248,10 @@ def _send_bad(port: int, seconds: float, found: Any) -> None:
     found.put((len(sent.milliseconds), sorted(set(sent.errors))))
 
 
-def beside_bad(bundle: Bundle, own: list[str], arguments: argparse.Namespace, core: int | None) -> dict[str, Any]:
-    """p50 and p99 of requests of one candidate, alone and beside requests that cannot be used."""
+def beside_bad(
+    bundle: Bundle, own: list[str], arguments: argparse.Namespace, core: int | None
+) -> tuple[dict[str, Any], list[str]]:
+    """p50 and p99 of requests of one candidate, alone and beside requests that cannot be used; and their wrong answers."""
     requests = make_requests(bundle, own, 1, DIFFERENT, 1, looked_up(arguments, bundle))
     context = multiprocessing.get_context("fork")
     answers: list[tuple[int, list[str]]] = []
@@ -276,15 +278,14 @@ def beside_bad(bundle: Bundle, own: list[str], arguments: argparse.Namespace, co
                     answers.append(queue.get(timeout=60))
                     sender.join()
     kinds = sorted({kind for _, of in answers for kind in of})
-    found_all: dict[str, Any] = {name: figures(of, "") for name, of in times.items()}
+    measured: dict[str, Any] = {name: figures(of, "") for name, of in times.items()}
     for share in (50, 99):
         pairs = zip(times["beside bad requests"], times["alone"], strict=True)
         ratios = [float(np.percentile(bad, share) / np.percentile(alone, share)) for bad, alone in pairs]
-        found_all.setdefault("beside bad requests / alone", {})[f"p{share}"] = spread(ratios)
+        measured.setdefault("beside bad requests / alone", {})[f"p{share}"] = spread(ratios)
     print(f"bad requests: {sum(number for number, _ in answers)}, answers: {', '.join(kinds)}")
     # A connection whose body is refused before all of it has arrived is closed: the sender may see that alone.
-    found_all["wrong answers"] = [k for k in kinds if k.startswith("status") and not k.startswith("status 4")]
-    return found_all
+    return measured, [k for k in kinds if k.startswith("status") and not k.startswith("status 4")]
 
 
 def bundle_of(arguments: argparse.Namespace) -> Bundle:
@@ -328,9 +329,11 @@ def main() -> int:
     cores = sorted(os.sched_getaffinity(0))
     print(machine(("onnxruntime", "numpy", "fastapi", "uvicorn", "pydantic")))
     found: dict[str, Any] = {}
+    wrong: list[str] = []
     if arguments.bad:
         os.sched_setaffinity(0, {cores[0]})
-        found |= beside_bad(bundle, own, arguments, cores[-1])
+        measured, wrong = beside_bad(bundle, own, arguments, cores[-1])
+        found |= measured
     if arguments.only != "http" and not arguments.bad:
         os.sched_setaffinity(0, {cores[-1]})
         found |= in_process(bundle, own, arguments)
@@ -338,7 +341,6 @@ def main() -> int:
         os.sched_setaffinity(0, {cores[0]})
         found |= by_http(bundle, own, arguments, cores[-1])
     os.sched_setaffinity(0, cores)
-    wrong = found.pop("wrong answers", [])
     for line, values in found.items():
         shown = ", ".join(
             f"{name} {middle:.2f} ({low:.2f} to {high:.2f})" for name, (middle, low, high) in values.items()

@@ -42,54 +42,49 @@ class Decomposition:
 
 def decomposed_log_loss(logits: Reals, labels: Integers, weights: Reals | None = None) -> Decomposition | None:
     """The parts of the mean log loss in nats; None without rows of any weight."""
-    rows = _weighed(logits, labels, weights)
+    rows = _recalibrated(logits, labels, weights)
     if rows is None:
         return None
-    own = rows.weights / rows.weights.sum()
-    rate = float(own @ rows.positive)
-    recalibrated = _isotonic(rows.logits, rows.positive, own)
-    # x log y is 0 where x is: a recalibrated rate of 0 or 1 stands where the labels agree with it.
-    best = -float(own @ np.where(rows.positive, special.xlogy(1.0, recalibrated), special.xlog1py(1.0, -recalibrated)))
-    return _parts(float(own @ row_losses(rows.logits, rows.positive)), best, entropy(rate))
+    # Of the rate that the label has: never 0, as a recalibrated rate of 0 or 1 stands where all labels agree with it.
+    likelihoods = np.where(rows.positive, rows.recalibrated, 1.0 - rows.recalibrated)
+    score = float(rows.shares @ row_losses(rows.logits, rows.positive))
+    return _parts(score, -float(rows.shares @ np.log(likelihoods)), entropy(float(rows.shares @ rows.positive)))
 
 
 def decomposed_brier(logits: Reals, labels: Integers, weights: Reals | None = None) -> Decomposition | None:
     """The parts of the mean squared error of the probabilities (Brier 1950); None without rows of any weight."""
-    rows = _weighed(logits, labels, weights)
+    rows = _recalibrated(logits, labels, weights)
     if rows is None:
         return None
-    own = rows.weights / rows.weights.sum()
-    rate = float(own @ rows.positive)
-    happened = rows.positive.astype(np.float64)
-    recalibrated = _isotonic(rows.logits, rows.positive, own)
-    score = float(own @ (special.expit(rows.logits) - happened) ** 2)
-    return _parts(score, float(own @ (recalibrated - happened) ** 2), rate * (1.0 - rate))
+    happened, rate = rows.positive.astype(np.float64), float(rows.shares @ rows.positive)
+    score, best = (
+        float(rows.shares @ (rates - happened) ** 2) for rates in (special.expit(rows.logits), rows.recalibrated)
+    )
+    return _parts(score, best, rate * (1.0 - rate))
 
 
 @dataclass(frozen=True, slots=True)
-class _Weighed:
-    """Rows that have a label and a weight: arrays [M]."""
+class _Recalibrated:
+    """Rows that have a label and a weight: arrays [M]; the shares of the weight add up to 1."""
 
     logits: Float64s
     positive: NDArray[np.bool_]
-    weights: Float64s
+    shares: Float64s
+    recalibrated: Float64s
+    """Rates by isotonic regression of the labels on the logits; rows of one logit have one rate."""
 
 
-def _weighed(logits: Reals, labels: Integers, weights: Reals | None) -> _Weighed | None:
+def _recalibrated(logits: Reals, labels: Integers, weights: Reals | None) -> _Recalibrated | None:
     rows = labelled(logits, labels, weights)
     own = np.ones(len(rows)) if rows.weights is None else rows.weights
     there = own > 0
-    return _Weighed(rows.logits[there], rows.positive[there], own[there]) if there.any() else None
-
-
-def _isotonic(logits: Float64s, positive: NDArray[np.bool_], weights: Float64s) -> Float64s:
-    """[M] the rate of each row by isotonic regression of the labels on the logits; rows of one logit have one rate."""
-    _, codes = np.unique(logits, return_inverse=True)
-    total = np.bincount(codes, weights=weights)
-    hits = np.bincount(codes, weights=weights * positive)
-    fitted: Any = optimize.isotonic_regression(hits / total, weights=total)
-    found: Float64s = np.clip(fitted.x, 0.0, 1.0)[codes]
-    return found
+    if not there.any():
+        return None
+    values, positive, own = rows.logits[there], rows.positive[there], own[there]
+    _, codes = np.unique(values, return_inverse=True)
+    total = np.bincount(codes, weights=own)
+    fitted: Any = optimize.isotonic_regression(np.bincount(codes, weights=own * positive) / total, weights=total)
+    return _Recalibrated(values, positive, own / own.sum(), np.clip(fitted.x, 0.0, 1.0)[codes])
 
 
 def _parts(score: float, best: float, uncertainty: float) -> Decomposition:

@@ -11,7 +11,7 @@ from scipy import special
 from ctr_pipeline.calibration.labelled import Float64s
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
 from ctr_pipeline.experiments.sample_ratio import sample_ratio_p_value
-from ctr_pipeline.experiments.sample_size import UserTotals
+from ctr_pipeline.experiments.sample_size import UserTotals, explained_by_past
 
 UNEVEN = 0.001
 """Level of the test of the sample ratio: below it nothing of the test can be believed."""
@@ -140,12 +140,7 @@ def _error(own: Float64s, other: Float64s) -> float:
 
 def _adjusted(own: Float64s, other: Float64s, before: Float64s, control: Float64s) -> tuple[Float64s, Float64s, float]:
     """Errors without what the period before explains, and the difference that it explains."""
-    errors, past = np.concatenate([own, other]), np.concatenate([before, control])
-    there = np.isfinite(past)
-    # Who was not there before is a group of its own.
-    columns = np.column_stack([np.where(there, past, 0.0), there.astype(np.float64)])
-    columns = columns - columns.mean(axis=0)
-    fitted = columns @ np.linalg.lstsq(columns, errors - errors.mean(), rcond=None)[0]
+    fitted = explained_by_past(np.concatenate([own, other]), np.concatenate([before, control]))
     first, second = fitted[: len(own)], fitted[len(own) :]
     return own - first, other - second, float(first.mean() - second.mean())
 

@@ -55,15 +55,20 @@ class UserTotals:
         """Share of the variance that the period before explains (CUPED: Deng et al. 2013); 0 without one."""
         if self.before is None:
             return 0.0
-        there = np.isfinite(self.before)
-        if there.sum() < 3:
-            return 0.0
-        # Who was not there before is a group of its own.
-        errors, mean = self.errors(), np.where(there, self.before, 0.0)
-        columns = np.column_stack([np.ones(len(mean)), there.astype(np.float64), mean])
-        fitted = columns @ np.linalg.lstsq(columns, errors, rcond=None)[0]
-        spread = float(np.sum((errors - errors.mean()) ** 2))
-        return float(np.clip(1.0 - np.sum((errors - fitted) ** 2) / spread, 0.0, 1.0)) if spread else 0.0
+        errors = self.errors()
+        spread = float(np.var(errors))
+        left = float(np.var(errors - explained_by_past(errors, self.before)))
+        return float(np.clip(1.0 - left / spread, 0.0, 1.0)) if spread else 0.0
+
+
+def explained_by_past(errors: Float64s, before: Float64s) -> Float64s:
+    """[K] the part of ``errors`` [K] that follows from what the users did before, NaN for who was not there; its mean is 0."""
+    there = np.isfinite(before)
+    # Who was not there before is a group of its own.
+    columns = np.column_stack([np.where(there, before, 0.0), there.astype(np.float64)])
+    columns = columns - columns.mean(axis=0)
+    found: Float64s = columns @ np.linalg.lstsq(columns, errors - errors.mean(), rcond=None)[0]
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ behind these, and single moments at both ends.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,11 +50,11 @@ class MomentTables:
         tables: LMDB's by name: :data:`MOMENTS`, and those of :data:`SPANS`.
     """
 
-    tables: dict[str, Any]
+    tables: Mapping[str, Any]
 
     def add(
         self, transaction: Any, head: bytes, known: int, name: bytes, moment: int, hit: int
-    ) -> Iterator[tuple[str, bytes]]:
+    ) -> list[tuple[str, bytes]]:
         """Stores a moment; one that is there already becomes the hit that it turned out to be.
 
         Args:
@@ -79,7 +79,7 @@ class MomentTables:
             transaction.put(of_span, _SUM.pack(after.number, after.hits, after.latest), db=self.tables[table])
             if not content:
                 new.append((table, of_span))
-        return iter(new)
+        return new
 
     def between(self, transaction: Any, head: bytes, first: int, end: int) -> MomentSum:
         """The moments that became known from ``first`` to before ``end``, of the key whose names begin with ``head``."""

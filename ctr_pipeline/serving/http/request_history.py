@@ -179,8 +179,8 @@ class RequestHistory:
         """[N] or [1]: the time of each row, or of all; and that of now, where it is one of them."""
         given = candidates[TIME] if TIME in candidates else [shared.get(TIME)]
         found = [instant(value, f"row {at}: {TIME!r}") for at, value in enumerate(given)]
-        now = self.now() if None in found else None
-        return [now or 0 if time is None else time for time in found], now
+        now = self.now()
+        return [now if time is None else time for time in found], now if None in found else None
 
     def _texts(
         self,

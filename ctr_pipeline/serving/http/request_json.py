@@ -149,9 +149,9 @@ def shown_name(name: str) -> str:
 
 
 def may_be_id(name: str, known: Collection[str]) -> bool:
-    """Whether a name that is not among the ``known`` ones is not repeated, as an id may have been put in its place.
+    """Whether an id may have been put in the place of a name, so that it is not repeated to anybody.
 
-    It is one of letters and underscores, or nearly a known one: misspelt, or of another model.
+    It may not where the name is known, or nearly (it is misspelt, or another model's), or consists of letters and underscores.
     """
     if name in known or _WORDS.fullmatch(name):
         return False
