@@ -17,7 +17,7 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; border-bott
 table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .5rem; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
 td.number { text-align: right; white-space: nowrap; } .scroll { overflow-x: auto; }
 .error { color: #c1272d; font-weight: 600; } .warning { color: #8a5200; }
-img { max-width: 100%; height: auto; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; } .plots img { flex: 1 1 24rem; min-width: 18rem; }
+img { max-width: 100%; height: auto; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; } .plots img { flex: 1 1 24rem; min-width: 18rem; max-width: 36rem; }
 """
 
 

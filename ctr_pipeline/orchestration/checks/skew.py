@@ -50,7 +50,12 @@ def _check(comparison: str) -> CheckDefinition:
                 "requests": sum(report.requests for report in evidence.reports),
                 "rows": sum(_rows(report, comparison) for report in evidence.reports),
                 "findings": table(
-                    {"day": one.day.isoformat(), "feature": one.feature, "kind": one.kind, "requests": one.requests}
+                    {
+                        "day": one.day.isoformat(),
+                        "feature": one.feature,
+                        "kind": f"{one.kind} {one.detail}".strip(),
+                        "requests": one.requests,
+                    }
                     for one in found
                 ),
                 **_new_ids(evidence, comparison),
