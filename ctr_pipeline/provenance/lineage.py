@@ -3,7 +3,7 @@
 import os
 import platform
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import date
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -37,6 +37,8 @@ class Lineage:
     """SHA-256 of each packed array."""
     model_sha256: str | None
     """SHA-256 of the weights; None where the training did not finish."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """The beginning of the SHA-256 of each file of the code (:func:`file_digests`); empty in what older code wrote."""
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""

@@ -37,6 +37,18 @@ def code_digest(parts: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
+def file_digests() -> dict[str, str]:
+    """The beginning of each file's SHA-256, by its path in the package, and ``<entry point>: <path>`` in an extension's.
+
+    Two retrains whose code differs can so be compared file by file, also when nobody has either checkout any more.
+    """
+    found = {str(path.relative_to(PACKAGE)): _begins(path) for path in sorted(_files(PACKAGE))}
+    for entry in entry_points(group=GROUP):
+        files, folder = _package_files(entry.module.partition(".")[0])
+        found |= {f"{entry.name}: {path.relative_to(folder)}": _begins(path) for path in sorted(files)}
+    return found
+
+
 def extension_digests() -> dict[str, str]:
     """For each installed extension, by the name of its entry point, SHA-256 over the files of its package.
 
@@ -46,15 +58,26 @@ def extension_digests() -> dict[str, str]:
 
 
 def _package_digest(package: str) -> str:
-    found = find_spec(package)
-    if found is None or found.origin is None:
+    files, folder = _package_files(package)
+    if not files:
         return "absent"
-    origin = Path(found.origin)
-    files = _files(origin.parent) if found.submodule_search_locations else [origin]
     digest = hashlib.sha256()
     for path in sorted(files):
-        digest.update(str(path.relative_to(origin.parent)).encode() + b"\0" + path.read_bytes() + b"\0")
+        digest.update(str(path.relative_to(folder)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()
+
+
+def _package_files(package: str) -> tuple[list[Path], Path]:
+    """The files of an installed package or module, none where it is absent, and the folder that they lie in."""
+    found = find_spec(package)
+    if found is None or found.origin is None:
+        return [], PACKAGE
+    origin = Path(found.origin)
+    return (_files(origin.parent) if found.submodule_search_locations else [origin]), origin.parent
+
+
+def _begins(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:12]
 
 
 def _files(part: Path) -> list[Path]:

@@ -23,7 +23,7 @@ from ctr_pipeline.orchestration.prepared_training import Prepared, prepare_train
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource, TrainerResource
 from ctr_pipeline.orchestration.training_failure import failure_metadata, log_failed_step
 from ctr_pipeline.orchestration.user_errors import user_errors
-from ctr_pipeline.provenance import Lineage, code_version, environment_info
+from ctr_pipeline.provenance import Lineage, code_version, environment_info, file_digests
 from ctr_pipeline.spec import Spec, spec_hash
 
 SHOWN = (
@@ -139,6 +139,7 @@ def _lineage(deployment: Deployment, paths: RetrainPaths, outcome: TrainingOutco
         environment=environment,
         arrays=read_json(paths.packed_manifest)["sha256"],
         model_sha256=facts.get("model_sha256"),
+        files=file_digests(),
     )
 
 
