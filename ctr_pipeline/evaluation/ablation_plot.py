@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from ctr_pipeline.evaluation.plots import BLUE, GREY, ORANGE, _empty, _figure, _png
+from ctr_pipeline.evaluation.drawing import BLUE, GREY, ORANGE, empty, new_figure, png
 
 
 def ablation_plot(intervals: Mapping[str, Mapping[str, float | None]], *, title: str) -> bytes:
@@ -12,9 +12,9 @@ def ablation_plot(intervals: Mapping[str, Mapping[str, float | None]], *, title:
         intervals: By the variant's name ``value``, ``low`` and ``high``; a bound that is not known is None.
         title: Title of the picture.
     """
-    figure, axes = _figure(title, "difference", "", size=(6.4, 1.6 + 0.32 * len(intervals)))
+    figure, axes = new_figure(title, "difference", "", size=(6.4, 1.6 + 0.32 * len(intervals)))
     if not intervals:
-        return _png(_empty(figure, axes, "No variant was measured."))
+        return png(empty(figure, axes, "No variant was measured."))
     ordered = sorted(intervals.items(), key=lambda item: item[1]["value"] or 0.0)
     for at, (_, found) in enumerate(ordered):
         value, low, high = (found[name] for name in ("value", "low", "high"))
@@ -27,4 +27,4 @@ def ablation_plot(intervals: Mapping[str, Mapping[str, float | None]], *, title:
         axes.plot([value], [at], color=colour, marker="o", markersize=5)
     axes.axvline(0.0, color=GREY, linewidth=1, linestyle=(0, (4, 3)))
     axes.set_yticks(range(len(ordered)), [name for name, _ in ordered])
-    return _png(figure)
+    return png(figure)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.ticker import FuncFormatter, NullFormatter
 from numpy.typing import NDArray
 
-from ctr_pipeline.evaluation.plots import BLUE, GREY, ORANGE, PURPLE, _empty, _figure, _legend, _percent, _png
+from ctr_pipeline.evaluation.drawing import BLUE, GREY, ORANGE, PURPLE, empty, legend, new_figure, percent, png
 from ctr_pipeline.labels.population import RatePopulation
 
 MOST_POINTS = 3000
@@ -34,17 +34,17 @@ def funnel_plot(
         counted: What a trial is, such as ``click``.
         title: Title of the picture.
     """
-    figure, axes = _figure(title, f"trials ({counted})", "rate", size=(6.4, 4.4))
+    figure, axes = new_figure(title, f"trials ({counted})", "rate", size=(6.4, 4.4))
     enough = trials >= least
     if population is None or not enough.any():
-        return _png(_empty(figure, axes, "No key has been evaluated."))
+        return png(empty(figure, axes, "No key has been evaluated."))
     n, k = trials[enough].astype(np.int64), positives[enough].astype(np.int64)
     z = population.z(n, k)
     grid = np.unique(np.geomspace(least, max(int(n.max()), least + 1), 120).astype(np.int64))
     low, high = population.limits(grid, threshold)
     axes.fill_between(grid, low, high, color=BLUE, alpha=0.1, linewidth=0, label=f"|z| up to {threshold:g}")
     axes.axhline(
-        population.rate, color=GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"expected {_percent(population.rate)}"
+        population.rate, color=GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"expected {percent(population.rate)}"
     )
     plausible = np.flatnonzero(np.abs(z) <= threshold)
     plausible = plausible[np.argsort(-n[plausible], kind="stable")][:MOST_POINTS]
@@ -57,7 +57,7 @@ def funnel_plot(
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(percent))
     axes.set_ylim(bottom=0)
-    _legend(axes)
-    return _png(figure)
+    legend(axes)
+    return png(figure)

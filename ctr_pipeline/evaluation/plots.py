@@ -1,40 +1,47 @@
-"""The pictures of a report, as small PNG files. The same data gives the same bytes."""
+"""Pictures of one model: how its rates hold, how it ranks, how its training went. Small PNG files."""
 
-import io
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties
-from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from PIL import Image
 from scipy import special
 
 from ctr_pipeline.calibration.labelled import Float64s, Indices, Integers, Reals, labelled
+from ctr_pipeline.evaluation.drawing import (
+    BLUE,
+    DASHED,
+    GREY,
+    INK,
+    MARKERS,
+    ORANGE,
+    RED,
+    SERIES,
+    SKY,
+    empty,
+    font,
+    legend,
+    new_figure,
+    percent,
+    png,
+    report_figure,
+)
 from ctr_pipeline.evaluation.metrics import ap_of, class_sums, rank
 from ctr_pipeline.evaluation.reliability import ReliabilityBin, wilson
-
-BLUE, ORANGE, GREEN, PURPLE, SKY, RED = "#0072b2", "#d55e00", "#009e73", "#aa4499", "#56b4e9", "#c1272d"
-SERIES = (BLUE, ORANGE, GREEN, PURPLE, SKY, RED)
-INK, GREY, GRID = "#222222", "#777777", "#e3e3e3"
-FONT = "DejaVu Sans"
 
 
 def reliability_plot(series: Mapping[str, Sequence[ReliabilityBin]], *, title: str) -> bytes:
     """Observed against predicted rate on log axes, with Wilson intervals. One line each of ``series`` (name -> bins)."""
-    figure, axes = _figure(title, "predicted probability", "observed rate", size=(5.6, 4.8))
+    figure, axes = report_figure(title, "predicted probability", "observed rate")
     shown = [(name, [b for b in bins if b.observed > 0 and b.predicted > 0]) for name, bins in series.items()]
     ends = [v for _, bins in shown for b in bins for v in (b.predicted, b.observed, b.low, b.high) if v > 0]
     if not ends:
-        return _png(_empty(figure, axes, "No bin has positive rows."))
+        return png(empty(figure, axes, "No bin has positive rows."))
     low, high = min(ends) / 1.3, min(max(ends) * 1.3, 1.3)
-    axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=(0, (4, 3)), label="perfect")
-    for colour, (name, bins) in zip(cycle(SERIES), shown, strict=False):
+    axes.plot([low, high], [low, high], color=GREY, linewidth=1, linestyle=DASHED, label="perfect")
+    for colour, marker, (name, bins) in zip(cycle(SERIES), cycle(MARKERS), shown, strict=False):
         observed = np.array([b.observed for b in bins])
         margins = [observed - [b.low for b in bins], [b.high for b in bins] - observed]
         axes.errorbar(
@@ -42,7 +49,7 @@ def reliability_plot(series: Mapping[str, Sequence[ReliabilityBin]], *, title: s
             observed,
             yerr=np.maximum(margins, 0),
             color=colour,
-            marker="o",
+            marker=marker,
             markersize=4.5,
             linewidth=1.3,
             elinewidth=1,
@@ -56,20 +63,20 @@ def reliability_plot(series: Mapping[str, Sequence[ReliabilityBin]], *, title: s
         scale("log")
         limits(low, high)
         axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if high / low < 2000 else (1.0,)))
-        axis.set_major_formatter(FuncFormatter(_percent))
+        axis.set_major_formatter(FuncFormatter(percent))
         axis.set_minor_formatter(NullFormatter())
-    _legend(axes)
-    return _png(figure)
+    legend(axes)
+    return png(figure)
 
 
 def precision_recall_plot(logits: Reals, labels: Integers, *, title: str) -> bytes:
     """Precision against recall, with lines of equal F1 and the base rate."""
-    figure, axes = _figure(title, "recall", "precision", size=(5.6, 4.8))
+    figure, axes = report_figure(title, "recall", "precision")
     rows = labelled(logits, labels)
     ranking = rank(rows.logits)
     ap = ap_of(rows, ranking)
     if ap is None:
-        return _png(_empty(figure, axes, "No labelled row is positive."))
+        return png(empty(figure, axes, "No labelled row is positive."))
     hits, misses = class_sums(rows, ranking)
     recall, precision = hits / hits[-1], hits / (hits + misses)
     keep = _thin(recall, 600)
@@ -89,28 +96,28 @@ def precision_recall_plot(logits: Reals, labels: Integers, *, title: str) -> byt
                 (1.0, float(curve[-1])),
                 xytext=(3, 0),
                 textcoords="offset points",
-                fontproperties=_font(8),
+                fontproperties=font(8.5),
                 color=GREY,
                 va="center",
                 annotation_clip=False,
             )
-    axes.axhline(base, color=GREY, linewidth=1, linestyle=(0, (4, 3)), label=f"base rate {_percent(base)}")
+    axes.axhline(base, color=GREY, linewidth=1, linestyle=DASHED, label=f"base rate {percent(base)}")
     axes.plot(recall[keep], precision[keep], color=BLUE, linewidth=1.7, drawstyle="steps-pre", label=f"AP {ap:.3f}")
     axes.plot(recall[best], precision[best], "o", color=ORANGE, markersize=6, label=f"best F1 {best_f1:.3f}")
     axes.set_xlim(0, 1)
     axes.set_ylim(0, top)
-    axes.xaxis.set_major_formatter(FuncFormatter(_percent))
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
-    _legend(axes)
-    return _png(figure)
+    axes.xaxis.set_major_formatter(FuncFormatter(percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(percent))
+    legend(axes)
+    return png(figure)
 
 
 def score_histogram(logits: Reals, labels: Integers, *, title: str) -> bytes:
     """Density of the logits of positives and negatives; the outermost 0.1 % of each class are not shown."""
-    figure, axes = _figure(title, "logit, and the probability that it means", "density", size=(6.4, 4.4))
+    figure, axes = report_figure(title, "logit, and the probability that it means", "density")
     rows = labelled(logits, labels)
     if not len(rows):
-        return _png(_empty(figure, axes, "No row has a settled label."))
+        return png(empty(figure, axes, "No row has a settled label."))
     classes = [part for part in (rows.logits[rows.positive], rows.logits[~rows.positive]) if len(part)]
     low = min(float(np.quantile(part, 0.001)) for part in classes)
     high = max(float(np.quantile(part, 0.999)) for part in classes)
@@ -125,10 +132,10 @@ def score_histogram(logits: Reals, labels: Integers, *, title: str) -> bytes:
         axes.stairs(density, bins, color=colour, linewidth=1.5, label=f"{name} ({count:,} rows)")
     axes.set_ylim(bottom=0)
     axes.set_xlim(edges[0], edges[-1])
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=9))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=7))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda z, _: f"{z:g}\n{100 * special.expit(z):.2g}%"))
-    _legend(axes)
-    return _png(figure)
+    legend(axes)
+    return png(figure)
 
 
 def loss_curve(
@@ -141,10 +148,10 @@ def loss_curve(
         validation: Records with ``step`` and ``loss``.
         title: Title of the picture.
     """
-    figure, axes = _figure(title, "step", "log loss (nats)", size=(6.6, 4.2))
+    figure, axes = new_figure(title, "step", "log loss (nats)", size=(6.6, 4.2))
     step, loss = _points(steps, "loss")
     if not len(step):
-        return _png(_empty(figure, axes, "No step has a finite loss."))
+        return png(empty(figure, axes, "No step has a finite loss."))
     window = max(1, len(loss) // 25)
     axes.plot(*_thinned(step, loss), color=SKY, linewidth=0.8, alpha=0.7, label="training")
     if window > 1:
@@ -172,8 +179,8 @@ def loss_curve(
     margin = 0.08 * (values.max() - values.min()) or 0.05
     axes.set_ylim(values.min() - margin, values.max() + margin)
     _step_axis(axes, step)
-    _legend(axes)
-    return _png(figure)
+    legend(axes)
+    return png(figure)
 
 
 def gradient_norm_plot(steps: Sequence[Mapping[str, Any]], *, clip_norm: float | None, title: str) -> bytes:
@@ -184,7 +191,7 @@ def gradient_norm_plot(steps: Sequence[Mapping[str, Any]], *, clip_norm: float |
         clip_norm: Largest norm let through; None for none.
         title: Title of the picture.
     """
-    figure, axes = _figure(title, "step", "global gradient norm (L2)", size=(6.6, 4.2))
+    figure, axes = new_figure(title, "step", "global gradient norm (L2)", size=(6.6, 4.2))
     step, norm = _points(steps, "grad_norm")
     broken = [record["step"] for record in steps if not _is_finite(record.get("grad_norm"))]
     step, norm = step[norm > 0], norm[norm > 0]
@@ -198,9 +205,7 @@ def gradient_norm_plot(steps: Sequence[Mapping[str, Any]], *, clip_norm: float |
         limits = [norm.min() / 1.5, norm.max() * 1.8]
         if clip_norm is not None and clip_norm < norm.max() * 30:
             limits[1] = max(limits[1], clip_norm * 1.8)
-            axes.axhline(
-                clip_norm, color=ORANGE, linewidth=1.2, linestyle=(0, (4, 3)), label=f"clipped at {clip_norm:g}"
-            )
+            axes.axhline(clip_norm, color=ORANGE, linewidth=1.2, linestyle=DASHED, label=f"clipped at {clip_norm:g}")
         axes.set_ylim(*limits)
         axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if limits[1] / limits[0] < 100 else (1.0,)))
         axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
@@ -208,10 +213,10 @@ def gradient_norm_plot(steps: Sequence[Mapping[str, Any]], *, clip_norm: float |
     for index, at in enumerate(broken[:20]):
         axes.axvline(at, color=RED, linewidth=2, clip_on=False, label="not finite" if index == 0 else None)
     if not len(step) and not broken:
-        return _png(_empty(figure, axes, "No gradient norm is recorded."))
+        return png(empty(figure, axes, "No gradient norm is recorded."))
     _step_axis(axes, np.append(step, broken).astype(np.float64))
-    _legend(axes)
-    return _png(figure)
+    legend(axes)
+    return png(figure)
 
 
 def propensity_plot(
@@ -226,10 +231,10 @@ def propensity_plot(
         response: Name of the response, such as ``click``.
         title: Title of the picture.
     """
-    figure, axes = _figure(title, "position", f"{response} rate", size=(6.2, 4.2))
+    figure, axes = report_figure(title, "position", f"{response} rate")
     shown = [row for row in zip(positions, impressions, outcomes, strict=True) if row[1] > 0]
     if not shown:
-        return _png(_empty(figure, axes, "No impression has a position."))
+        return png(empty(figure, axes, "No impression has a position."))
     at, trials, successes = (np.array(column, dtype=np.float64) for column in zip(*sorted(shown), strict=True))
     rates = successes / trials
     low, high = wilson(successes, trials)
@@ -245,88 +250,19 @@ def propensity_plot(
         label="95% interval",
     )
     overall = float(successes.sum() / trials.sum())
-    axes.axhline(
-        overall, color=ORANGE, linewidth=1.3, linestyle=(0, (4, 3)), label=f"all positions {_percent(overall)}"
-    )
+    axes.axhline(overall, color=ORANGE, linewidth=1.3, linestyle=DASHED, label=f"all positions {percent(overall)}")
     axes.set_ylim(0, float(high.max()) * 1.25 or 1.0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=14, integer=True))
-    axes.yaxis.set_major_formatter(FuncFormatter(_percent))
+    axes.yaxis.set_major_formatter(FuncFormatter(percent))
     axes.grid(visible=False, axis="x")
-    _legend(axes)
-    return _png(figure)
-
-
-def _figure(title: str, x: str, y: str, *, size: tuple[float, float]) -> tuple[Figure, Axes]:
-    figure = Figure(figsize=size, dpi=90, facecolor="white")
-    figure.set_layout_engine(ConstrainedLayoutEngine(w_pad=0.1, h_pad=0.1))
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    axes.set_facecolor("white")
-    axes.set_title(title, fontproperties=_font(12, bold=True), color=INK, loc="left", pad=30)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color("#9a9a9a")
-    axes.grid(visible=True, color=GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    _axis_text(axes, x, y)
-    return figure, axes
-
-
-def _font(size: float, *, bold: bool = False) -> FontProperties:
-    return FontProperties(family=[FONT], size=size, weight="bold" if bold else "normal")
-
-
-def _axis_text(axes: Any, x: str, y: str | None) -> None:
-    axes.set_xlabel(x, fontproperties=_font(10.5), color=INK)
-    if y is not None:
-        axes.set_ylabel(y, fontproperties=_font(10.5), color=INK)
-    axes.tick_params(which="both", labelsize=9.5, labelcolor=INK, color="#9a9a9a", labelfontfamily=FONT)
-
-
-def _legend(axes: Axes) -> None:
-    """A legend between title and plot, where it hides no data; the title moves up."""
-    labels = axes.get_legend_handles_labels()[1]
-    width = (axes.figure.bbox.width - 60) / 6.4  # pixels to characters
-    columns = next((n for n in (5, 4, 3, 2) if n <= len(labels) and _legend_width(labels, n) <= width), 1)
-    legend = axes.legend(
-        loc="lower left",
-        bbox_to_anchor=(-0.012, 1.0),
-        ncols=columns,
-        prop=_font(9.5),
-        frameon=False,
-        labelcolor=INK,
-        handlelength=1.6,
-        columnspacing=1.4,
-        borderaxespad=0.2,
-    )
-    legend.set_in_layout(False)
-    lines = -(-len(labels) // columns)
-    axes.set_title(
-        axes.get_title("left"), fontproperties=_font(12, bold=True), color=INK, loc="left", pad=14 + 16 * lines
-    )
-
-
-def _legend_width(labels: Sequence[str], columns: int) -> int:
-    """Characters that a legend is wide, with seven for each handle."""
-    return sum(7 + max(map(len, column)) for column in np.array_split(labels, columns))
-
-
-def _empty(figure: Figure, axes: Axes, message: str) -> Figure:
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", fontproperties=_font(11), color=GREY)
-    return figure
+    legend(axes)
+    return png(figure)
 
 
 def _step_axis(axes: Axes, steps: Float64s) -> None:
     axes.set_xlim(float(steps.min()), float(steps.max()) if steps.max() > steps.min() else float(steps.min()) + 1)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=8, integer=True))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-
-
-def _percent(value: float, _: int | None = None) -> str:
-    """A share as text: 0.0123 is ``1.23%``."""
-    return f"{100 * value:.3g}%"
 
 
 def _round_levels(most: float) -> list[float]:
@@ -369,15 +305,3 @@ def _points(records: Sequence[Mapping[str, Any]], key: str) -> tuple[Float64s, F
     pairs = sorted((float(r["step"]), float(r[key])) for r in records if _is_finite(r.get(key)))
     step, values = np.array(pairs, dtype=np.float64).reshape(-1, 2).T
     return step, values
-
-
-def _png(figure: Figure) -> bytes:
-    """The figure as a PNG with a palette of 256 colours and no metadata."""
-    drawn = io.BytesIO()
-    figure.savefig(drawn, format="png", metadata={"Software": None})
-    drawn.seek(0)
-    with Image.open(drawn) as image:
-        reduced = image.convert("RGB").quantize(256, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE)
-    packed = io.BytesIO()
-    reduced.save(packed, format="PNG", optimize=True)
-    return packed.getvalue()

@@ -3,8 +3,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from ctr_pipeline.evaluation.drawing import BLUE, ORANGE, PURPLE
 from ctr_pipeline.evaluation.funnel_plot import MOST_POINTS, funnel_plot
-from ctr_pipeline.evaluation.plots import BLUE, ORANGE, PURPLE
 from ctr_pipeline.labels.population import RatePopulation
 
 POPULATION = RatePopulation(alpha=400.0, beta=500.0, outlier_share=0.01)

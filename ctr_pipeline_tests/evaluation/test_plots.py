@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 from scipy import special
 
-from ctr_pipeline.evaluation import plots, reliability
+from ctr_pipeline.evaluation import drawing, plots, reliability
 
 
 def rows() -> tuple[np.ndarray, np.ndarray]:
@@ -61,15 +61,15 @@ def test_pictures_are_small_repeatable_and_show_the_data(name: str) -> None:
     png = DRAWINGS[name]()
     assert len(png) < 60_000
     assert png == DRAWINGS[name]()
-    assert has_colour(pixels(png), plots.BLUE)
+    assert has_colour(pixels(png), drawing.BLUE)
     empty = pixels(EMPTY[name]())
-    assert not has_colour(empty, plots.BLUE)
-    assert has_colour(empty, plots.GREY, least=3)
+    assert not has_colour(empty, drawing.BLUE)
+    assert has_colour(empty, drawing.GREY, least=3)
 
 
 @pytest.mark.parametrize(
     ("name", "colour"),
-    [("reliability", plots.ORANGE), ("scores", plots.ORANGE), ("loss", plots.ORANGE), ("norms", plots.RED)],
+    [("reliability", drawing.ORANGE), ("scores", drawing.ORANGE), ("loss", drawing.ORANGE), ("norms", drawing.RED)],
 )
 def test_second_series_is_visible(name: str, colour: str) -> None:
     assert has_colour(pixels(DRAWINGS[name]()), colour)
