@@ -21,6 +21,18 @@ MOST_LETTERS = 26
 """Letters of a slice's name in that table."""
 
 
+def slice_values(spec: Spec, paths: RetrainPaths, dataset: "PackedDataset") -> "dict[str, NDArray[Any]]":
+    """By dimension the value of each test row [N]: the standard slices, those by cold start, and those of the spec."""
+    from ctr_pipeline.evaluation import standard_slices
+    from ctr_pipeline.evaluation.declared_slices import cold_start_slices
+
+    test, layout = dataset.splits["test"], dataset.layout
+    slices = standard_slices(test.position, test.random, test.numeric, [column.name for column in layout.numeric])
+    # What the model has learnt of last.
+    learnt = dataset.splits["refit" if "refit" in dataset.splits else "train"]
+    return slices | cold_start_slices(layout, test.ids, learnt.ids) | dict(_declared(spec, paths, dataset))
+
+
 def measured_slices(spec: Spec, paths: RetrainPaths) -> dict[str, list[dict[str, Any]]]:
     """By task the slices of the test rows.
 
@@ -28,19 +40,14 @@ def measured_slices(spec: Spec, paths: RetrainPaths) -> dict[str, list[dict[str,
     off, as they must.
     """
     from ctr_pipeline.datasets import PackedDataset
-    from ctr_pipeline.evaluation import slice_metrics, standard_slices
-    from ctr_pipeline.evaluation.declared_slices import cold_start_slices, interval_names
+    from ctr_pipeline.evaluation import slice_metrics
+    from ctr_pipeline.evaluation.declared_slices import interval_names
 
     dataset = PackedDataset.open(paths.packed)
-    test, layout = dataset.splits["test"], dataset.layout
+    test = dataset.splits["test"]
     if not len(test):
         return {}
-    names = [column.name for column in layout.numeric]
-    slices = standard_slices(test.position, test.random, test.numeric, names)
-    # What the model has learnt of last.
-    learnt = dataset.splits["refit" if "refit" in dataset.splits else "train"]
-    slices |= cold_start_slices(layout, test.ids, learnt.ids)
-    slices |= dict(_declared(spec, paths, dataset))
+    slices = slice_values(spec, paths, dataset)
     tasks = [task.name for task in spec.tasks]
     files = RetrainFiles(paths)
     logits = files.calibrated("test", tasks, logged_position=True in files.position_modes)
