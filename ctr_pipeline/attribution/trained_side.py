@@ -1,0 +1,191 @@
+"""One of two models that are compared: what it was trained with, and rows in the clear that any of them can score."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from ctr_pipeline.calibration import Calibrator, calibrated_logits
+from ctr_pipeline.errors import UserError
+from ctr_pipeline.features import Layout, encode_ids, numeric_matrix
+from ctr_pipeline.ranker import Ranker
+from ctr_pipeline.spec import Spec
+
+ROWS = 16_384
+"""Rows that are scored at a time."""
+
+
+class ReplayError(UserError):
+    """Rows or sides that cannot be compared; the message says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayRows:
+    """N impressions before vocabularies and transforms, as one side's pipeline has them.
+
+    Attributes:
+        values: N rows; a Float32 column for each number of a layout (``name``, or ``name[0]`` of a vector) and a column of
+            texts, or of lists of texts, for each id column. Null is missing. Ids are hashed as the lake has them.
+        impressions: [N] hashed ids of the impressions.
+        labels: [N, T] 1, 0, or -1 for a label that is not settled; in the order of ``tasks``.
+        tasks: Names.
+        ts: [N] times, microseconds since 1970 UTC.
+        user: [N] code of the cluster for resampling; -1 = of its own.
+        position: [N] slot; 0 = not logged.
+        random: [N] whether the order was randomised.
+    """
+
+    values: pl.DataFrame
+    impressions: NDArray[np.str_]
+    labels: NDArray[np.int8]
+    tasks: tuple[str, ...]
+    ts: NDArray[np.int64]
+    user: NDArray[np.int64]
+    position: NDArray[np.int16]
+    random: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        """The number of rows."""
+        return len(self.ts)
+
+    def take(self, rows: NDArray[np.intp]) -> "ReplayRows":
+        """Some rows, in that order."""
+        return ReplayRows(
+            values=self.values[rows],
+            impressions=self.impressions[rows],
+            labels=self.labels[rows],
+            tasks=self.tasks,
+            ts=self.ts[rows],
+            user=self.user[rows],
+            position=self.position[rows],
+            random=self.random[rows],
+        )
+
+    def label(self, task: str) -> NDArray[np.int8]:
+        """[N] labels of one task."""
+        return self.labels[:, self.tasks.index(task)]
+
+    def with_values(self, features: Collection[str], other: "ReplayRows") -> "ReplayRows":
+        """The same rows with the values that ``other`` has of some features; row i of both is one impression.
+
+        Args:
+            features: Names as in the layout; of a vector all of its numbers.
+            other: As many rows. A feature that it lacks is lacking afterwards, and so missing to a model.
+
+        Raises:
+            ReplayError: the numbers of rows differ.
+        """
+        if len(other) != len(self):
+            raise ReplayError(f"values of {len(other)} rows for {len(self)} rows: match the rows first")
+        kept = [name for name in self.values.columns if _feature(name) not in features]
+        given = [name for name in other.values.columns if _feature(name) in features]
+        return replace(self, values=pl.concat([self.values.select(kept), other.values.select(given)], how="horizontal"))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainedSide:
+    """A trained model with what it was trained with.
+
+    Attributes:
+        name: What a reader knows it by, such as its day or folder.
+        spec: Its spec.
+        layout: Its inputs, with their statistics.
+        vocabulary: Columns feature, key and row.
+        ranker: The network, in evaluation mode.
+        calibrators: One for each task of the layout, of the model as it is served.
+    """
+
+    name: str
+    spec: Spec
+    layout: Layout
+    vocabulary: pl.DataFrame
+    ranker: Ranker
+    calibrators: tuple[Calibrator, ...]
+
+    @property
+    def features(self) -> tuple[str, ...]:
+        """Names of its inputs, numbers first."""
+        return tuple(dict.fromkeys([*(c.feature for c in self.layout.numeric), *(c.name for c in self.layout.ids)]))
+
+    def together(self, features: Collection[str]) -> frozenset[str]:
+        """``features``, and with one of the columns of a list of events its other ones."""
+        lists = [{name for name in (one.name, one.event, one.age) if name} for one in self.layout.event_lists]
+        return frozenset(features).union(*(own for own in lists if own & set(features)))
+
+    def absent(self, rows: ReplayRows) -> tuple[str, ...]:
+        """Features that the model reads and ``rows`` do not have."""
+        there = {_feature(name) for name in rows.values.columns}
+        return tuple(name for name in self.features if name not in there)
+
+    def encode(self, rows: ReplayRows) -> "Encoded":
+        """The rows as this model's inputs, through its own vocabulary; features that they lack are missing."""
+        absent = set(self.absent(rows))
+        numbers = [c.name for c in self.layout.numeric if c.name not in rows.values.columns]
+        texts = [c for c in self.layout.ids if c.name in absent]
+        # A frame without columns has no rows either, and these may lack all of the model's.
+        counted = pl.DataFrame({"": np.arange(len(rows))})
+        frame = pl.concat([counted, rows.values], how="horizontal").with_columns(
+            *(pl.lit(None, dtype=pl.Float32).alias(name) for name in numbers),
+            *(pl.lit(None, dtype=pl.String if c.pooled is None else pl.List(pl.String)).alias(c.name) for c in texts),
+        )
+        return Encoded(numeric_matrix(self.layout, frame), encode_ids(self.layout, self.vocabulary, frame))
+
+    def raw_logits(self, encoded: "Encoded") -> NDArray[np.float32]:
+        """[N, T] uncalibrated logits, as the model is served."""
+        found = [np.zeros((0, len(self.layout.tasks)), np.float32)]
+        with torch.no_grad():
+            for at in range(0, len(encoded.ids), ROWS):
+                numbers = torch.from_numpy(encoded.numeric[at : at + ROWS])
+                found.append(self.ranker(numbers, torch.from_numpy(encoded.ids[at : at + ROWS])).numpy())
+        return np.concatenate(found)
+
+    def calibrated(self, encoded: "Encoded") -> NDArray[np.float64]:
+        """[N, T] calibrated logits, as the model is served."""
+        logits = self.raw_logits(encoded)
+        return calibrated_logits(self.calibrators, self.layout.parents, logits, encoded.ids)
+
+    def logits(self, rows: ReplayRows, tasks: Sequence[str] | None = None) -> NDArray[np.float64]:
+        """[N, T] calibrated logits of ``rows``, of some ``tasks`` or of all."""
+        found = self.calibrated(self.encode(rows))
+        return found if tasks is None else found[:, [self.layout.tasks.index(task) for task in tasks]]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Rows as one model's inputs.
+
+    Attributes:
+        numeric: [N, D] raw numbers; NaN = missing.
+        ids: [N, F] embedding rows of the model's own vocabulary.
+    """
+
+    numeric: NDArray[np.float32]
+    ids: NDArray[np.int32]
+
+
+def substituted(
+    side: TrainedSide, rows: ReplayRows, features: Collection[str], values: ReplayRows
+) -> NDArray[np.float64]:
+    """[N, T] calibrated logits of a model on rows in which some features have the values of other rows.
+
+    What is replaced is the value before vocabulary and transforms, so that the model reads the other value as it would in
+    service: numbers in the unit of ``values``, categories by their text, lists and sequences as they are, missing as missing.
+
+    Args:
+        side: The model.
+        rows: N rows as its own pipeline has them.
+        features: Names of the features; of a list of events its name means its kinds and ages too.
+        values: The same N impressions in the same order, as another pipeline has them.
+
+    Raises:
+        ReplayError: the numbers of rows differ.
+    """
+    return side.logits(rows.with_values(side.together(features), values))
+
+
+def _feature(column: str) -> str:
+    """The feature that a column of values belongs to."""
+    return column.partition("[")[0]
