@@ -180,7 +180,8 @@ def verified_copy(
         BundleError: its files are gone, broken or others.
         ServeError: its ids were hashed with another key.
     """
-    from ctr_pipeline.orchestration.assets.release import KEY_TAG, bundle_folder
+    from ctr_pipeline.orchestration.assets.release import KEY_TAG
+    from ctr_pipeline.orchestration.champion_scores import bundle_folder
 
     sha256 = held.tags.get("bundle_sha256", "")
     if folder.has(sha256):

@@ -28,7 +28,14 @@ _TABLES = ("errors.py", "spec", "lake")
 _DATASET = (*_TABLES, "engines", "sources", "labels", "features", "propensity", "datasets")
 _MODEL = (*_DATASET, "losses", "ranker", "gradients", "training")
 _PLOTS = ("calibration/labelled.py", "evaluation/plots.py")
-_EVALUATION = (*_DATASET, "calibration", "evaluation", "orchestration/gates.py", "serving/ranking_score.py")
+_EVALUATION = (
+    *_DATASET,
+    "calibration",
+    "evaluation",
+    "orchestration/gates.py",
+    "orchestration/champion_scores.py",
+    "serving/ranking_score.py",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

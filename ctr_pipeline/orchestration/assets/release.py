@@ -3,7 +3,6 @@
 import shutil
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import dagster as dg
@@ -15,6 +14,7 @@ from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import Release, RetrainFiles
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
 from ctr_pipeline.orchestration.assets.training import start_model
+from ctr_pipeline.orchestration.champion_scores import BUNDLE, champion_logits
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
 from ctr_pipeline.orchestration.checks.model_quality import BundleEvidence, PromotionEvidence, StoredEmbeddings
 from ctr_pipeline.orchestration.gates import passed_text, refusal_reasons
@@ -35,9 +35,6 @@ if TYPE_CHECKING:
     from ctr_pipeline.serving import Bundle
     from ctr_pipeline.serving.latency import Latency
     from ctr_pipeline.serving.parity import Parity
-
-BUNDLE = "bundle"
-"""Folder of the bundle; also among the artifacts of MLflow runs of earlier versions."""
 
 KEY_TAG = "key.fingerprint"
 """Tag of a model version: the vocabularies of two models under different keys have no id in common."""
@@ -221,7 +218,7 @@ def _compare(
     from ctr_pipeline.evaluation import compare_with_champion
 
     test = PackedDataset.open(paths.packed).splits["test"]
-    logits, obstacle = _champion_logits(spec, paths, tables, tracking, held)
+    logits, obstacle = champion_logits(spec, paths, tables, tracking, held)
     decision = compare_with_champion(
         [task.name for task in spec.tasks],
         _calibrated(spec, paths),
@@ -284,68 +281,3 @@ def _release(
 def _calibrated(spec: Spec, paths: RetrainPaths) -> "NDArray[np.float64]":
     """Calibrated logits [N, T] of the new model on the test rows."""
     return RetrainFiles(paths).calibrated("test", [task.name for task in spec.tasks])
-
-
-def _champion_logits(
-    spec: Spec, paths: RetrainPaths, tables: "Tables", tracking: TrackingResource, held: ModelVersion | None
-) -> "tuple[NDArray[np.float64] | None, str | None]":
-    """Calibrated logits of the champion on this day's test rows, or why there are none.
-
-    The champion sees the rows through its own vocabulary, as it would in serving.
-    """
-    from ctr_pipeline.calibration import calibrated_logits
-    from ctr_pipeline.datasets.view import other_models_test_rows
-    from ctr_pipeline.serving import BundleError
-
-    if held is None:
-        return None, None
-    try:
-        bundle = champion_bundle(tracking, spec.name, held)
-        fitted = bundle.calibrators()
-    except BundleError as error:
-        return None, f"The champion (version {held.version}) cannot be opened, so nothing is compared: {error}"
-    tasks = [task.name for task in spec.tasks]
-    if list(bundle.tasks) != tasks:
-        return None, f"The champion (version {held.version}) predicts other tasks ({', '.join(bundle.tasks)})."
-    bounds, vocabulary = RetrainFiles(paths).examples().bounds, bundle.directory / "vocabulary.parquet"
-    try:
-        numeric, ids = other_models_test_rows(spec, bounds, tables, bundle.layout, vocabulary)
-    except KeyError as error:
-        return None, f"The champion (version {held.version}) needs feature {error}, which the spec no longer has."
-    logits = bundle.score(numeric, ids).logits
-    return calibrated_logits([fitted[task] for task in tasks], bundle.layout.parents, logits, ids), None
-
-
-def champion_bundle(tracking: TrackingResource, name: str, held: ModelVersion) -> "Bundle":
-    """The champion's bundle: where it was made, unless a later retrain replaced it; else from MLflow.
-
-    Raises:
-        BundleError: it is nowhere, or broken.
-    """
-    from ctr_pipeline.serving import Bundle
-
-    return Bundle.open(bundle_folder(tracking, name, held))
-
-
-def bundle_folder(tracking: TrackingResource, name: str, held: ModelVersion) -> Path:
-    """The folder of a version's bundle: where it was made, unless a later retrain replaced it; else from MLflow.
-
-    Raises:
-        BundleError: it is nowhere.
-    """
-    from mlflow.exceptions import MlflowException
-
-    from ctr_pipeline.serving import Bundle, BundleError
-
-    local, found = Path(held.tags.get("folder", "")) / BUNDLE, "they are those of a later retrain"
-    try:
-        if Bundle.open(local).sha256 == held.tags.get("bundle_sha256"):
-            return local
-    except BundleError as error:
-        found = str(error)
-    try:
-        return tracking.version_files(name, held.version)
-    except (MlflowException, OSError) as error:
-        raise BundleError(
-            f"its files are not in MLflow any more ({type(error).__name__}), nor where they were made: {found}"
-        ) from error
