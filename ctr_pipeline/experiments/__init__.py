@@ -1,19 +1,36 @@
 """Online tests: what another policy would be worth, how large a test must be, and what it says."""
 
+from ctr_pipeline.experiments.design import CONTROL, TREATMENT, Canary, Design
 from ctr_pipeline.experiments.off_policy import PolicyValue, RewardModel, policy_value
 from ctr_pipeline.experiments.reading import Decision, Reading, read_test
 from ctr_pipeline.experiments.sample_ratio import sample_ratio_p_value
-from ctr_pipeline.experiments.sample_size import SizeOfTest, UserTotals, size_of_test
+from ctr_pipeline.experiments.sample_size import (
+    Rule,
+    SizeOfTest,
+    UserTotals,
+    clustered_variance,
+    deviations,
+    size_of_rate,
+    size_of_test,
+)
 
 __all__ = [
+    "CONTROL",
+    "TREATMENT",
+    "Canary",
     "Decision",
+    "Design",
     "PolicyValue",
     "Reading",
     "RewardModel",
+    "Rule",
     "SizeOfTest",
     "UserTotals",
+    "clustered_variance",
+    "deviations",
     "policy_value",
     "read_test",
     "sample_ratio_p_value",
+    "size_of_rate",
     "size_of_test",
 ]

@@ -11,7 +11,7 @@ from scipy import special
 from ctr_pipeline.calibration.labelled import Float64s
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
 from ctr_pipeline.experiments.sample_ratio import sample_ratio_p_value
-from ctr_pipeline.experiments.sample_size import UserTotals, explained_by_past
+from ctr_pipeline.experiments.sample_size import UserTotals, explained_by_past, sequence_width
 
 UNEVEN = 0.001
 """Level of the test of the sample ratio: below it nothing of the test can be believed."""
@@ -109,7 +109,7 @@ def read_test(
     value = treatment.rate - control.rate - shift
     users = len(own), len(other)
     margin = float(special.ndtri(1 - alpha / 2)) * error
-    wide = _always(sum(users), planned, alpha) * error * math.sqrt(sum(users))
+    wide = sequence_width(sum(users), planned, alpha) * error
     always = Interval(value, value - wide, value + wide)
     ratio = sample_ratio_p_value(users, (share, 1 - share))
     return Reading(
@@ -153,11 +153,3 @@ def _relative(value: float, error: float, other: Float64s, control: UserTotals, 
     variance = (error**2 + (value / rate) ** 2 * own + 2 * value / rate * own) / rate**2
     margin = float(special.ndtri(1 - alpha / 2)) * math.sqrt(max(variance, 0.0))
     return Interval(value / rate, value / rate - margin, value / rate + margin)
-
-
-def _always(users: int, planned: int, alpha: float) -> float:
-    """Half width of the confidence sequence of a mean of unit variance after ``users``."""
-    # ρ² that makes it narrowest at the planned number.
-    spread = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha)) + 1) / planned
-    scaled = users * spread + 1
-    return math.sqrt(2 * scaled / (users**2 * spread) * math.log(math.sqrt(scaled) / alpha))

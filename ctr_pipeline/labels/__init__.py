@@ -4,6 +4,7 @@ from ctr_pipeline.labels.holding import held
 from ctr_pipeline.labels.labelling import FACT_COLUMNS, LABEL_COLUMNS, label_facts, label_impressions, labels_of
 from ctr_pipeline.labels.quality import KeyQuality, KeyStatus, QualityTable, TaskQuality, label_quality
 from ctr_pipeline.labels.revisions import REVISION_COLUMNS, revisions
+from ctr_pipeline.labels.settled import join_settled
 from ctr_pipeline.labels.states import (
     LabelState,
     label_maturity,
@@ -46,6 +47,7 @@ __all__ = [
     "held",
     "join_known",
     "join_labels",
+    "join_settled",
     "label_column",
     "label_days",
     "label_facts",

@@ -6,7 +6,7 @@ from datetime import UTC, date, datetime, timedelta
 import numpy as np
 import polars as pl
 
-from ctr_pipeline.labels import LabelDay, join_labels, label_column, label_days, task_watermarks
+from ctr_pipeline.labels import LabelDay, join_settled, label_column, label_days, task_watermarks
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.serving.release import Arm, Outcomes, TaskOutcomes
 from ctr_pipeline.spec import Spec
@@ -67,12 +67,7 @@ def _day(spec: Spec, lake: Lake, logged: pl.DataFrame, day: date, header: LabelD
     names = [task.name for task in tasks]
     marks = task_watermarks(lake.scan("outcome_events"), tasks, as_of)
     table = lake.scan("labels", first=day, last=day)
-    rows = join_labels(own.lazy(), table, tasks, names, as_of, spec.split.ingest_lag, marks).collect()
-    for name in names:
-        window = spec.maturity(name) - spec.split.ingest_lag
-        mature = (pl.col("ts") + spec.maturity(name) <= as_of) & (pl.col("ts") + window <= marks[name])
-        rows = rows.with_columns(pl.when(mature).then(pl.col(label_column(name))).alias(label_column(name)))
-    return rows
+    return join_settled(own.lazy(), table, tasks, names, as_of, spec.split.ingest_lag, marks)
 
 
 def _batch(rows: pl.DataFrame, place: int, task: str) -> tuple[Outcomes, Outcomes]:

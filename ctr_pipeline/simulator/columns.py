@@ -9,6 +9,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from ctr_pipeline.simulator.auction import Sessions, Shown
+from ctr_pipeline.simulator.experiment import ARMS
 from ctr_pipeline.simulator.incidents import REDELIVERY_US, Marks, incident_names
 from ctr_pipeline.simulator.laws import DEVICES, LAWS, SLOTS
 from ctr_pipeline.simulator.outcome_draws import SECOND, STEPS, Outcomes
@@ -157,6 +158,12 @@ def impression_table(
         "advertiser_id": strings(world.advertisers.ids[ads.advertiser[ad]]),
     }
     return pa.table(columns)
+
+
+def arm_column(arm: NDArray[np.int8]) -> pa.Array:
+    """The arm of each row, from the codes [n] of the pages, -1 for none."""
+    codes = np.repeat(arm, SLOTS)
+    return _codes(np.maximum(codes, 0), ARMS, codes < 0)
 
 
 def query_ad_match(world: World, query: Integers, ad: Integers) -> Floats:

@@ -17,12 +17,14 @@ import pyarrow.parquet as pq
 from ctr_pipeline.simulator.auction import draw_sessions, hold_auction, open_market, session_starts
 from ctr_pipeline.simulator.columns import (
     UNREPEATED,
+    arm_column,
     draw_ad_day,
     event_table,
     impression_ids,
     impression_table,
     truth_table,
 )
+from ctr_pipeline.simulator.experiment import arms_of_users, effects_of_day
 from ctr_pipeline.simulator.incidents import DayIncidents, deliver_twice
 from ctr_pipeline.simulator.laws import SLOTS
 from ctr_pipeline.simulator.outcome_draws import draw_outcomes
@@ -122,6 +124,7 @@ def _simulate(world: World, day: date) -> Iterator[_Chunk]:
     starts = session_starts(world.settings.sessions_per_day, head)
     ad_day = draw_ad_day(world, index, categories, head)
     market = open_market(world, index)
+    arms = arms_of_users(world)
     midnight = (day - date(1970, 1, 1)).days * DAY_US
     for chunk, first in enumerate(range(0, len(starts), SESSIONS_AT_ONCE)):
         start = starts[first : first + SESSIONS_AT_ONCE]
@@ -130,10 +133,13 @@ def _simulate(world: World, day: date) -> Iterator[_Chunk]:
         sessions = draw_sessions(world, len(start), world.settings.random_share, random, start)
         sessions, bots, redirected = incidents.redirect(sessions, chunk)
         shown = hold_auction(world, market, sessions, random)
-        outcomes = draw_outcomes(world, shown, ts, bots, random)
+        effects = effects_of_day(world, day, sessions, arms)
+        outcomes = draw_outcomes(world, shown, ts, bots, random, effects)
         outcomes, disturbed = incidents.meddle(outcomes)
         twice, repeated = incidents.twice(start, chunk)
         impressions = impression_table(world, day, first, sessions, shown, ad_day, random)
+        if effects is not None:
+            impressions = impressions.append_column("experiment_arm", arm_column(effects.arm))
         impressions, distorted = incidents.distort(impressions, chunk)
 
         marks = np.repeat(redirected | repeated, SLOTS) | moved[shown.ad.ravel()] | np.int32(distorted)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 from scipy.special import expit
 
 from ctr_pipeline.simulator.auction import Shown
+from ctr_pipeline.simulator.experiment import Effects
 from ctr_pipeline.simulator.laws import LAWS, SLOTS
 from ctr_pipeline.simulator.world import Floats, World
 
@@ -40,17 +41,25 @@ class Outcomes:
 
 
 def draw_outcomes(
-    world: World, shown: Shown, ts: NDArray[np.int64], bots: Floats, random: np.random.Generator
+    world: World,
+    shown: Shown,
+    ts: NDArray[np.int64],
+    bots: Floats,
+    random: np.random.Generator,
+    effects: Effects | None = None,
 ) -> Outcomes:
     """Clicks and later steps of the rows of ``shown``, whose impressions were at ``ts`` [M] (microseconds).
 
     ``bots`` [n] is the probability with which a bot clicks, 0 for pages that people see. Bots look at every slot, and
-    never go on after a click.
+    never go on after a click. ``effects`` are those of an experiment on people; no probability is raised above 1.
     """
     relevance, examination = expit(shown.logit.ravel()), shown.examination.ravel()
     steps = len(STEPS[world.settings.funnel])
     intercepts = np.array(world.step_intercepts, np.float32)[: steps - 1, None]
     step_probability = expit(shown.step_logit.ravel() + intercepts)
+    if effects is not None:
+        relevance = np.minimum(relevance * np.repeat(effects.click, SLOTS), np.float32(1))
+        step_probability[0] = np.minimum(step_probability[0] * np.repeat(effects.next_step, SLOTS), np.float32(1))
     if bots.any():
         robot = np.flatnonzero(np.repeat(bots, SLOTS))
         relevance[robot] = np.repeat(bots, SLOTS)[robot]

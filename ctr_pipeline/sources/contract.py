@@ -7,7 +7,7 @@ import polars as pl
 from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.pseudonyms import PSEUDONYM_LENGTH
 from ctr_pipeline.sources.times import EARLIEST, LATEST
-from ctr_pipeline.sources.values import LARGEST_WEIGHT
+from ctr_pipeline.sources.values import ARMS, LARGEST_WEIGHT
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.features import NumericFeature
 
@@ -49,6 +49,7 @@ def impressions_schema(spec: Spec) -> pl.Schema:
             "traffic": pl.String,
             "propensity": pl.Float64,
             **({"weight": pl.Float64} if spec.impression.weight is not None else {}),
+            **({"arm": pl.String} if spec.impression.arm is not None else {}),
             **dict.fromkeys(spec.key_columns, pl.String),
             **{f.name: pl.List(pl.Float64) if f.holds_lists else pl.Float64 for f in spec.features.numeric},
             **{f.name: pl.List(pl.String) if f.holds_lists else pl.String for f in spec.features.embedded},
@@ -68,6 +69,7 @@ def impressions_contract(spec: Spec) -> pa.DataFrameSchema:
         "position": [pa.Check.ge(1)],
         "traffic": [pa.Check.isin(["random", "production"])],
         "propensity": [pa.Check.gt(0), pa.Check.le(1)],
+        "arm": [pa.Check.isin(ARMS)],
         "weight": [pa.Check.in_range(0, LARGEST_WEIGHT)],
         **{name: [pa.Check.str_matches(_PSEUDONYM)] for name in spec.key_columns},
     }

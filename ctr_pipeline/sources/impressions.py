@@ -318,6 +318,8 @@ def _fields(spec: Spec, file: LogFile, schema: Schema, pseudonymiser: Pseudonymi
         fields.append(values.propensity(declared.propensity, schema[declared.propensity], where))
     if declared.weight is not None:
         fields.append(values.row_weight(declared.weight, schema[declared.weight], where))
+    if declared.arm is not None:
+        fields.append(values.arm(declared.arm, schema[declared.arm.column], where))
     fields += [*feature_fields(spec, schema, where, pseudonymiser), *joining_fields(spec, schema, where)]
     return [*fields, *time_features(spec)]
 

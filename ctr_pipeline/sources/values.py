@@ -9,8 +9,9 @@ from ctr_pipeline.sources.errors import SourceError
 from ctr_pipeline.sources.pseudonyms import Pseudonymiser
 from ctr_pipeline.sources.rows import ENOUGH_TO_JUDGE, raw
 from ctr_pipeline.sources.times import TimeForm, is_time_type, parse_time
+from ctr_pipeline.spec.assignment import CONTROL, TREATMENT
+from ctr_pipeline.spec.exposure import Arm, Traffic
 from ctr_pipeline.spec.features import CategoricalFeature, NumericFeature
-from ctr_pipeline.spec.source import Traffic
 from ctr_pipeline.spec.tasks import Label
 
 _TRIVIAL = 0.01
@@ -328,6 +329,21 @@ def traffic(declared: Traffic, kind: pl.DataType, where: str) -> tuple[Field, Fi
         .then(pl.lit("production"))
     )
     return Field(kinds.alias("traffic")), Field(pl.when(kinds.is_null()).then(value).alias(OTHER_TRAFFIC))
+
+
+ARMS = (CONTROL, TREATMENT)
+
+
+def arm(declared: Arm, kind: pl.DataType, where: str) -> Field:
+    """``control``, ``treatment``, or null for an impression of neither."""
+    value = canonical_text(declared.column, kind, where)
+    arms = (
+        pl.when(value.is_in(declared_texts(declared.control)))
+        .then(pl.lit(CONTROL))
+        .when(value.is_in(declared_texts(declared.treatment)))
+        .then(pl.lit(TREATMENT))
+    )
+    return Field(arms.alias("arm"))
 
 
 def _wrong_type(where: str, column: str, kind: pl.DataType, expected: str) -> SourceError:

@@ -26,6 +26,8 @@ def impression_columns(
             found.setdefault(column, f"impression.{name}")
     if declared.traffic is not None:
         found.setdefault(declared.traffic.column, "impression.traffic.column")
+    if declared.arm is not None:
+        found.setdefault(declared.arm.column, "impression.arm.column")
     for feature, column in logged_features(source, features, None):
         found.setdefault(column, f"column of feature {feature.name}")
     for table in source.tables:

@@ -5,7 +5,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
-from ctr_pipeline.spec.fields import Section, added_field
+from ctr_pipeline.spec.fields import Name, Section, added_field
 
 NumericColumn = Literal[
     "price",
@@ -158,6 +158,30 @@ class UserDrift(Section):
     weight: float = Field(default=1.0, gt=0, description="Weight of the interests in the click logit; 0.55 without.")
 
 
+class SimulatedExperiment(Section):
+    """An experiment on the users: the log says in `experiment_arm` who was in which arm, null outside of it."""
+
+    name: Name = Field(default="experiment", description="Key of the assignment, by a hash of the user id.")
+    day: date = Field(description="First day, UTC.")
+    last_day: date | None = Field(default=None, description="Last day; the end of the period when absent.")
+    share: float = Field(default=1.0, gt=0, le=1, description="Share of the users who take part.")
+    treated: float = Field(default=0.5, gt=0, lt=1, description="Share of those who are treated.")
+    click: float = Field(default=0.0, gt=-1, description="Relative effect of the treatment on click probabilities.")
+    next_step: float = Field(
+        default=0.0, gt=-1, description="Relative effect on the probability of the step after the click, given a click."
+    )
+
+    @model_validator(mode="after")
+    def _days_in_order(self) -> Self:
+        if self.last_day is not None and self.last_day < self.day:
+            raise ValueError(f"`last_day` {self.last_day} is before `day` {self.day}")
+        return self
+
+    def holds(self, day: date) -> bool:
+        """Whether it runs on ``day``."""
+        return self.day <= day <= (self.last_day or date.max)
+
+
 class SimulatorSettings(Section):
     """Size and funnel of the simulated marketplace; its laws are fixed in the package `simulator`."""
 
@@ -180,6 +204,19 @@ class SimulatorSettings(Section):
     )
 
     user_drift: UserDrift | None = added_field(None, "Users' interests change; absent, they stay what they are.")
+
+    experiment: SimulatedExperiment | None = added_field(
+        None, "An experiment whose effect is known; the log then has the column `experiment_arm`."
+    )
+
+    @model_validator(mode="after")
+    def _experiment_happens(self) -> Self:
+        last_day = self.first_day + timedelta(days=self.days - 1)
+        if self.experiment is not None and not self.first_day <= self.experiment.day <= last_day:
+            raise ValueError(
+                f"the experiment begins on {self.experiment.day}, outside the period {self.first_day} to {last_day}"
+            )
+        return self
 
     @model_validator(mode="after")
     def _incidents_happen(self) -> Self:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from ctr_pipeline.spec.addresses import is_address, parse_address
 from ctr_pipeline.spec.attribute import Attribute
+from ctr_pipeline.spec.exposure import Arm, Traffic
 from ctr_pipeline.spec.fields import (
     DAY_US,
     MICROSECONDS,
@@ -295,23 +296,6 @@ class Order(Section):
     first_day: date = Field(default=date(2024, 1, 1), description="The artificial day of the first row.")
 
 
-class Traffic(Section):
-    """How randomised impressions are distinguished from production ones."""
-
-    column: Column = Field(description="Column with the kind of traffic.")
-    random: list[str | int | bool] = Field(min_length=1, description="Its values that mean: the order was randomised.")
-    production: list[str | int | bool] = Field(
-        min_length=1, description="Its values that mean: the production ranker chose the order."
-    )
-
-    @model_validator(mode="after")
-    def _values_differ(self) -> Self:
-        both = [value for value in self.random if value in self.production]
-        if both:
-            raise ValueError(f"values {both} are both `random` and `production`: each value means one of them")
-        return self
-
-
 class TimeOffset(Section):
     """The distance between the time in the log and the time of the impression."""
 
@@ -361,6 +345,10 @@ class ImpressionColumns(Section):
         None, "Column with the number of impressions that a row stands for; label columns then count those with it."
     )
 
+    arm: Arm | None = added_field(
+        None, "Which impressions belong to which arm of an experiment, for `ctr experiment read`."
+    )
+
     @model_validator(mode="after")
     def _one_clock(self) -> Self:
         if (self.time is None) == (self.order is None):
@@ -389,6 +377,7 @@ class ImpressionColumns(Section):
             self.order.column if self.order else None,
             self.position,
             self.traffic.column if self.traffic else None,
+            self.arm.column if self.arm else None,
             self.propensity,
             self.weight,
             self.shows,

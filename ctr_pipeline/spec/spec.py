@@ -215,6 +215,7 @@ class Spec(Section):
         inputs: list[NumericFeature | CategoricalFeature] = [*self.features.numeric, *self.features.embedded]
         read_by = {feature.name: feature.source_column for feature in inputs}
         used = RESERVED | self.key_columns.keys() | ({"weight"} if self.impression.weight else set())
+        used |= {"arm"} if self.impression.arm else set()
         reserved = sorted(used & read_by.keys())
         if reserved:
             raise ValueError(

@@ -7,7 +7,7 @@ from scipy import stats
 from ctr_pipeline.evaluation.metrics import EvaluationError
 from ctr_pipeline.experiments.reading import Decision, Reading, read_test
 from ctr_pipeline.experiments.sample_ratio import sample_ratio_p_value
-from ctr_pipeline.experiments.sample_size import UserTotals, size_of_test
+from ctr_pipeline.experiments.sample_size import Rule, UserTotals, size_of_test
 
 
 class Users:
@@ -53,7 +53,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say_and_the_past_makes_them_n
 def test_twenty_looks_make_no_more_wrong_decisions_than_stated_and_find_the_planned_difference() -> None:
     rng, looks = np.random.default_rng(1), 20
     of_past = Users(rng, 20_000, 0.0)
-    planned = size_of_test(of_past.arm(True, 20_000, past=True), relative=0.2, users_by_day=np.array([1.0])).users
+    planned = size_of_test(of_past.arm(True, 20_000, past=True), Rule(relative=0.2), np.array([1.0])).users
     wrong = found = naive = 0
     for _ in range(400):
         none, lifted = Users(rng, planned, 0.0), Users(rng, 2 * planned, 0.2)

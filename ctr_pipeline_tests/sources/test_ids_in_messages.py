@@ -89,6 +89,7 @@ ROLES: dict[str, dict[str, Any]] = {
     "order": impression(time=None, order={"column": "who", "rows_per_day": 10}),
     "position": impression(position="who"),
     "traffic": impression(traffic={"column": "who", "random": ["a"], "production": ["b"]}),
+    "arm": impression(arm={"column": "who", "control": ["a"], "treatment": ["b"]}),
     "propensity": impression(propensity="who"),
     "weight": impression(weight="who"),
     "shows": impression(shows="who"),

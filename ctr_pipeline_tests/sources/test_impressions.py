@@ -141,6 +141,14 @@ BROKEN = [
 ]
 
 
+def test_arms_are_stored_by_their_names(make_spec: Maker, make_log: Maker, write: Maker, read: Reader) -> None:
+    arm = {"column": "variant", "control": [0], "treatment": [1, "new"]}
+    spec = make_spec(impression={"id": "id", "time": "at", "arm": arm})
+    kept = read(spec, write(make_log(rows=5, variant=["0", "1", "new", "other", None]))).kept
+    assert kept["arm"].to_list() == ["control", "treatment", "treatment", None, None]
+    assert kept.columns[8:10] == ["propensity", "arm"]
+
+
 @pytest.mark.parametrize(("column", "values", "reason", "rule", "value"), BROKEN)
 def test_a_broken_row_is_set_aside_with_its_reason(
     make_spec: Maker,

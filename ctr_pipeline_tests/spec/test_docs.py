@@ -18,6 +18,7 @@ from ctr_pipeline.spec.canary import Canary
 from ctr_pipeline.spec.cold_start import ColdStart
 from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear, Standard
 from ctr_pipeline.spec.evaluation import Evaluation, EvaluationSlice
+from ctr_pipeline.spec.exposure import Arm, Traffic
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
     Features,
@@ -52,6 +53,7 @@ from ctr_pipeline.spec.simulator import (
     DuplicatedDelivery,
     LateBurst,
     NewCategory,
+    SimulatedExperiment,
     SimulatorSettings,
     TrafficShift,
     UnitChange,
@@ -67,7 +69,6 @@ from ctr_pipeline.spec.source import (
     SideTable,
     Source,
     TimeOffset,
-    Traffic,
 )
 from ctr_pipeline.spec.split import Slice, Split
 from ctr_pipeline.spec.tasks import Label, Task
@@ -86,6 +87,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     LabelLog: "source.labels[]",
     SimulatorSettings: "source.simulator",
     UserDrift: "source.simulator.user_drift",
+    SimulatedExperiment: "source.simulator.experiment",
     **dict.fromkeys(
         (
             ClickLogOutage,
@@ -103,6 +105,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     Order: "impression.order",
     TimeOffset: "impression.time_offset",
     Traffic: "impression.traffic",
+    Arm: "impression.arm",
     Days: "days",
     Privacy: "privacy",
     Features: "features",

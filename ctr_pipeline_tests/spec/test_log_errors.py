@@ -87,6 +87,37 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ),
         ("the label column of task 'click' holds the number of impressions with the outcome: remove `positive`",),
     ),
+    "an arm of both kinds": (
+        set_to("impression.arm", {"column": "variant", "control": ["a"], "treatment": ["a", "b"]}),
+        ("values ['a'] are both `control` and `treatment`",),
+    ),
+    "an arm without a control": (
+        set_to("impression.arm", {"column": "variant", "control": [], "treatment": ["b"]}),
+        ("impression.arm.control",),
+    ),
+    "a feature called arm beside arms": (
+        lambda c: (
+            set_to("impression.arm", {"column": "variant", "control": ["a"], "treatment": ["b"]})(c),
+            set_to("features.dense.0.name", "arm")(c),
+        ),
+        ("feature names arm are used by the pipeline",),
+    ),
+    "an arm that is an id": (
+        set_to("impression.arm", {"column": "user_id", "control": ["a"], "treatment": ["b"]}),
+        ("column 'user_id' is an id",),
+    ),
+    "a simulated experiment outside the period": (
+        lambda c: (set_to("source", {"simulator": {"experiment": {"day": "2030-01-01"}}})(c),),
+        ("the experiment begins on 2030-01-01, outside the period 2026-01-01 to 2026-02-21",),
+    ),
+    "a simulated experiment that ends before it begins": (
+        set_to("source", {"simulator": {"experiment": {"day": "2026-01-20", "last_day": "2026-01-10"}}}),
+        ("`last_day` 2026-01-10 is before `day` 2026-01-20",),
+    ),
+    "an effect that leaves no clicks": (
+        set_to("source", {"simulator": {"experiment": {"day": "2026-01-20", "click": -1}}}),
+        ("source.simulator.experiment.click",),
+    ),
     "a feature of shows": (
         lambda c: (
             set_to("impression.shows", "price")(c),

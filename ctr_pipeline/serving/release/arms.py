@@ -1,7 +1,8 @@
 """Which arm of a canary a request belongs to."""
 
-import hashlib
 from enum import StrEnum
+
+from ctr_pipeline.spec.assignment import place_of
 
 
 class Arm(StrEnum):
@@ -24,6 +25,4 @@ def in_canary(unit: str, trial: str, share: float) -> bool:
         trial: Identifier of the trial, the key of the hash.
         share: Share of the units, from 0 to 1.
     """
-    key = hashlib.sha256(trial.encode()).digest()
-    drawn = int.from_bytes(hashlib.blake2b(unit.encode(), key=key, digest_size=8).digest(), "big")
-    return drawn < share * 2**64
+    return place_of(unit, trial) < share
