@@ -1,6 +1,5 @@
 """The causes that may have broken a training, as one HTML page that needs no other file."""
 
-import base64
 from collections.abc import Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -8,21 +7,18 @@ from statistics import median
 from typing import Any
 
 from ctr_pipeline.commands.why_text import headline
+from ctr_pipeline.evaluation.html_page import Html, document, image, listed, plots, table
 from ctr_pipeline.gradients.triage.left_behind import evidence_of
 
 _STYLE = """
-body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.5rem; } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #e3e3e3; }
-code { background: #f4f4f4; padding: .1rem .25rem; overflow-wrap: anywhere; }
+body { max-width: 60rem; }
 .cause { border: 1px solid #ddd; border-radius: 6px; padding: .6rem 1rem; margin: .8rem 0; }
 .cause.first { border: 2px solid #0072b2; }
 .score { display: inline-block; width: 8rem; height: .6rem; background: #eee; vertical-align: middle; }
 .score i { display: block; height: 100%; background: #0072b2; }
 .verdict { white-space: nowrap; border-radius: 3px; padding: .05rem .4rem; color: #fff; font-size: .85em; }
 .cures { background: #00785a; } .masks { background: #b35900; } .none { background: #666; }
-table { border-collapse: collapse; width: 100%; } td, th { text-align: left; padding: .3rem .5rem; border-bottom: 1px solid #e3e3e3; vertical-align: top; }
-img { max-width: 100%; height: auto; } .plots { display: flex; flex-wrap: wrap; gap: 1rem; } .plots img { flex: 1 1 22rem; min-width: 18rem; }
-li { overflow-wrap: anywhere; }
+@media print { .cause { max-width: none; } }
 """
 
 
@@ -38,7 +34,7 @@ def why_page(found: Mapping[str, Any]) -> str:
         f"<h1>{escape(headline(triage))}</h1>",
         f"<p><code>{escape(run['folder'])}</code> {escape(run['day'])}</p>",
         f"<p>{escape('Stopped: ' + stop if stop else 'No stop is recorded.')}</p>",
-        '<div class="plots">' + "".join(_image(name, image) for name, image in _plots(Path(run["folder"]))) + "</div>",
+        plots(image(drawn, name) for name, drawn in _plots(Path(run["folder"]))),
         "<h2>Causes, the most likely one first</h2>" if triage["hypotheses"] else "",
         *(_cause(hypothesis, place) for place, hypothesis in enumerate(triage["hypotheses"])),
         _remedies(triage["remedies"]),
@@ -48,11 +44,7 @@ def why_page(found: Mapping[str, Any]) -> str:
         _list("Notes", found["notes"]),
         _list("Next", found["next"]),
     ]
-    body = "\n".join(part for part in parts if part)
-    return (
-        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>Why: {escape(run['folder'])}</title><style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
+    return document(f"Why: {run['folder']}", parts, _STYLE)
 
 
 def _cause(hypothesis: Mapping[str, Any], place: int) -> str:
@@ -79,15 +71,13 @@ def _verdict(verdict: str) -> str:
 def _remedies(remedies: Sequence[Mapping[str, Any]]) -> str:
     if not remedies:
         return ""
-    rows = "".join(
-        f"<tr><td>{escape(tried['name'])}</td><td>{_verdict(tried['verdict'])}</td><td>{escape(tried['found'])}</td></tr>"
-        for tried in remedies
-    )
-    return f"<h2>Replays, one remedy at a time</h2><table><tr><th>remedy</th><th></th><th>what happened</th></tr>{rows}</table>"
+    heads = "remedy", "", "what happened"
+    rows = [(tried["name"], Html(_verdict(tried["verdict"])), tried["found"]) for tried in remedies]
+    return f"<h2>Replays, one remedy at a time</h2>{table(heads, rows)}"
 
 
 def _list(title: str, texts: Sequence[str]) -> str:
-    return f"<h2>{title}</h2><ul>{''.join(f'<li>{escape(text)}</li>' for text in texts)}</ul>" if texts else ""
+    return f"<h2>{escape(title)}</h2>{listed(texts)}" if texts else ""
 
 
 def _plots(folder: Path) -> list[tuple[str, bytes]]:
@@ -106,7 +96,3 @@ def _plots(folder: Path) -> list[tuple[str, bytes]]:
         ("Training loss by step", loss_curve(shown, title="Training loss")),
         ("Gradient norm by step", gradient_norm_plot(evidence.steps, clip_norm=clip, title="Gradient norm")),
     ]
-
-
-def _image(name: str, image: bytes) -> str:
-    return f'<img alt="{escape(name)}" src="data:image/png;base64,{base64.b64encode(image).decode()}">'
