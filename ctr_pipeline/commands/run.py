@@ -4,13 +4,14 @@ import logging
 from datetime import date
 from typing import Any
 
-from ctr_pipeline.commands.report import build_report, save_report
+from ctr_pipeline.commands.report import save_report
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import process_environment, set_variables
 from ctr_pipeline.deployment.key import key_has_changed
 from ctr_pipeline.deployment.lock import exclusive
 from ctr_pipeline.orchestration.instance import dagster_variables
 from ctr_pipeline.orchestration.pipeline import execute_pipeline
+from ctr_pipeline.orchestration.report_content import build_report
 
 _log = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from ctr_pipeline.provenance import code_digest
 _TABLES = ("errors.py", "spec", "lake")
 _DATASET = (*_TABLES, "engines", "sources", "labels", "features", "propensity", "datasets")
 _MODEL = (*_DATASET, "losses", "ranker", "gradients", "training")
-_PLOTS = ("calibration/labelled.py", "evaluation/plots.py")
+_PLOTS = ("calibration/labelled.py", "evaluation/drawing.py", "evaluation/plots.py")
 _EVALUATION = (
     *_DATASET,
     "calibration",
