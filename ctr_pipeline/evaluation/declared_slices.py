@@ -23,8 +23,8 @@ def interval_names(edges: Sequence[float]) -> list[str]:
     ]
 
 
-def interval_slices(values: NDArray[np.floating[Any]], edges: Sequence[float]) -> NDArray[np.str_]:
-    """[N] names of the intervals that numbers [N] fall into: ``[2, 7)`` holds its lower edge; NaN is ``missing``.
+def interval_places(values: NDArray[np.floating[Any]], edges: Sequence[float]) -> NDArray[np.intp]:
+    """[N] which of :func:`interval_names` numbers [N] fall into: ``[2, 7)`` holds its lower edge; NaN the last, ``missing``.
 
     Args:
         values: The numbers.
@@ -32,8 +32,12 @@ def interval_slices(values: NDArray[np.floating[Any]], edges: Sequence[float]) -
     """
     # Compared in double precision, as the edges are written.
     places = np.searchsorted(np.array(edges), values.astype(np.float64), side="right")
-    found = np.array(interval_names(edges), dtype=np.str_)[places]
-    return np.where(np.isnan(values), MISSING, found)
+    return np.where(np.isnan(values), len(edges) + 1, places)
+
+
+def interval_slices(values: NDArray[np.floating[Any]], edges: Sequence[float]) -> NDArray[np.str_]:
+    """[N] names of the intervals that numbers [N] fall into (:func:`interval_places`)."""
+    return np.array(interval_names(edges), dtype=np.str_)[interval_places(values, edges)]
 
 
 def category_slices(rows: NDArray[np.integer[Any]], values: Mapping[int, str]) -> NDArray[np.str_]:
@@ -46,6 +50,11 @@ def category_slices(rows: NDArray[np.integer[Any]], values: Mapping[int, str]) -
     found, places = np.unique(rows, return_inverse=True)
     known = {MISSING_ROW: MISSING, UNKNOWN_ROW: UNKNOWN}
     return np.array([known.get(int(row)) or values[int(row)] for row in found], dtype=np.str_)[places]
+
+
+def category_texts(rows: int, values: Mapping[int, str]) -> list[str]:
+    """Value of each embedding row of a category of ``rows`` rows, in order."""
+    return [MISSING, UNKNOWN, *(values.get(row, UNKNOWN) for row in range(UNKNOWN_ROW + 1, rows))]
 
 
 def evidence_slices(

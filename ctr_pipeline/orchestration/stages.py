@@ -136,7 +136,11 @@ STAGES = (
         lambda paths: paths.model,
     ),
     _retrain("calibrated_ranker", (*_EVALUATION, _asset("evaluation")), lambda paths: paths.calibration),
-    _retrain("evaluation", (*_EVALUATION, _asset("evaluation")), lambda paths: paths.evaluation),
+    _retrain(
+        "evaluation",
+        (*_EVALUATION, _asset("evaluation"), _asset("scores"), _asset("slices")),
+        lambda paths: paths.evaluation,
+    ),
     _retrain(
         "serving_bundle", (*_MODEL, *_EVALUATION, "serving", _asset("release")), lambda paths: paths.bundle_manifest
     ),

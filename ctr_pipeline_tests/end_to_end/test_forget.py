@@ -141,12 +141,17 @@ def test_other_users_rows_are_as_they_were(forgotten: Forgotten) -> None:
         "impressions": theirs,
         "outcome_events": theirs,
         "labels": theirs,
+        "scores": theirs,
         "history": pl.col("key") == forgotten.hashed,
         "profile": (pl.col("bin") == forgotten.hashed).fill_null(False),
         # Of a page that names an impression of the user's, the other candidates name nobody.
         "serving_log": (pl.col("request_id") == "by-row") | theirs,
     }
     removed = forgotten.report["tables"]
+    assert removed["scores"]["rows"] > 0
+    # What is left is read by a pattern of files too.
+    pattern = str(forgotten.data_root / "lake" / "scores" / "day=*" / "*.parquet")
+    assert pl.scan_parquet(pattern).select(pl.len()).collect().item() == after["scores"].height
     assert removed["impressions"]["rows"] == len(forgotten.ids) > 100
     for table, rows in forgotten.before.items():
         kept = rows.filter(~gone[table]) if table in gone else rows

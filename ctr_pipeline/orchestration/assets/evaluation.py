@@ -9,7 +9,8 @@ from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import SCORED_SPLITS, RetrainFiles, TrainingOutcome
 from ctr_pipeline.deployment.tracked_datasets import split_datasets
-from ctr_pipeline.orchestration.assets.datasets import retrain_tags
+from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
+from ctr_pipeline.orchestration.assets.scores import write_scores
 from ctr_pipeline.orchestration.assets.slices import measured_slices, slice_rows
 from ctr_pipeline.orchestration.assets.training import blocking_findings
 from ctr_pipeline.orchestration.checks import check_results, check_specs
@@ -17,7 +18,7 @@ from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
 from ctr_pipeline.orchestration.gates import errors_before, floor_of
 from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, plots, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.resources import TrackingResource
+from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.user_errors import forbid, user_errors
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.ranking import RANKING_SCORE
@@ -93,12 +94,15 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         description="AUC, AP, log loss, NE and observed/expected of each task and split, with 95 % intervals.",
     )
     def evaluation(
-        context: dg.AssetExecutionContext, tracking: TrackingResource
+        context: dg.AssetExecutionContext, lake: LakeResource, tracking: TrackingResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
         paths = deployment.paths.retrain(context.partition_key)
         files = RetrainFiles(paths)
         with user_errors():
             run = files.mlflow_run()
+            store = lake.open()
+            tables = tables_of(deployment, store, context.partition_key)
+            scores = write_scores(spec, paths, store, tables, context.partition_key)
             metrics = _measure(spec, paths)
             otherwise = _measure_otherwise(spec, paths)
             images = _plots(spec, paths, metrics)
@@ -135,6 +139,7 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 },
                 **plots({name.replace("precision_recall", "pr"): image for name, image in images.items()}),
                 **run_metadata(run.run_id, run.url),
+                **scores,
             },
             tags=retrain_tags(deployment, context),
             check_results=checks,

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation import SliceMetrics
+    from ctr_pipeline.features import Layout
 
 MOST_SHOWN = 60
 """Slices of a task in the table of Dagster's page; evaluation.json has all, and all of each."""
@@ -30,7 +31,9 @@ def slice_values(spec: Spec, paths: RetrainPaths, dataset: "PackedDataset") -> "
     slices = standard_slices(test.position, test.random, test.numeric, [column.name for column in layout.numeric])
     # What the model has learnt of last.
     learnt = dataset.splits["refit" if "refit" in dataset.splits else "train"]
-    return slices | cold_start_slices(layout, test.ids, learnt.ids) | dict(_declared(spec, paths, dataset))
+    return (
+        slices | cold_start_slices(layout, test.ids, learnt.ids) | dict(declared_values(spec, paths, dataset, "test"))
+    )
 
 
 def measured_slices(spec: Spec, paths: RetrainPaths) -> dict[str, list[dict[str, Any]]]:
@@ -68,23 +71,34 @@ def measured_slices(spec: Spec, paths: RetrainPaths) -> dict[str, list[dict[str,
     }
 
 
-def _declared(spec: Spec, paths: RetrainPaths, dataset: "PackedDataset") -> "Iterator[tuple[str, NDArray[np.str_]]]":
-    import polars as pl
-
+def declared_values(
+    spec: Spec, paths: RetrainPaths, dataset: "PackedDataset", split: str
+) -> "Iterator[tuple[str, NDArray[np.str_]]]":
+    """By title, the value of each row [N] of a split in each slice that the spec declares."""
     from ctr_pipeline.evaluation.declared_slices import category_slices, interval_slices
 
-    test, layout = dataset.splits["test"], dataset.layout
     for declared in spec.evaluation.slices:
         if declared.edges:
-            column = layout.number_places[declared.feature].start
-            yield declared.title, interval_slices(test.numeric[:, column], declared.edges)
-            continue
-        place = next(
-            at.start for of, at in zip(layout.ids, layout.id_places, strict=True) if of.name == declared.feature
-        )
-        entries = pl.scan_parquet(paths.packed / "vocabulary.parquet").filter(pl.col("feature") == declared.feature)
-        values = dict(entries.select("row", "key").collect().iter_rows())
-        yield declared.title, category_slices(test.ids[:, place], values)
+            column = dataset.layout.number_places[declared.feature].start
+            yield declared.title, interval_slices(dataset.splits[split].numeric[:, column], declared.edges)
+        else:
+            rows = dataset.splits[split].ids[:, category_place(dataset.layout, declared.feature)]
+            yield declared.title, category_slices(rows, category_names(paths, dataset.layout, declared.feature))
+
+
+def category_place(layout: "Layout", feature: str) -> int:
+    """The column of the id array that a category of one value takes."""
+    places: dict[str, int] = {of.name: at.start for of, at in zip(layout.ids, layout.id_places, strict=True)}
+    return places[feature]
+
+
+def category_names(paths: RetrainPaths, layout: "Layout", feature: str) -> dict[int, str]:
+    """Value of each row of the vocabulary of a category."""
+    import polars as pl
+
+    [table] = [column.table or column.name for column in layout.ids if column.name == feature]
+    entries = pl.scan_parquet(paths.packed / "vocabulary.parquet").filter(pl.col("feature") == table)
+    return dict(entries.select("row", "key").collect().iter_rows())
 
 
 def slice_rows(by_task: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
