@@ -4,12 +4,13 @@ Rows of one user are not independent, so users are drawn, not rows. ``clusters``
 a row with -1 belongs to nobody else. All intervals are two-sided 95 %.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import special
+from scipy import sparse, special
 
 from ctr_pipeline.calibration.labelled import Float64s, Indices, Integers, Labelled, Reals, labelled
 from ctr_pipeline.evaluation.metrics import (
@@ -28,6 +29,9 @@ from ctr_pipeline.evaluation.metrics import (
 
 MIN_CLUSTERS = 10
 """Fewest clusters with a positive (and with a negative) for which a bootstrap interval is given."""
+
+_WEIGHTS_AT_ONCE = 1 << 22
+"""Weights of users that are in memory at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,14 +185,12 @@ def bootstrap_of(
     point = _rates(np.sum(sums, axis=0)[np.newaxis, :])[:, 0]
     reason = _too_few(sums[:, 1], sums[:, 3])
     if reason is None:
-        generator = np.random.default_rng(seed)
-        resampled_ap = _ResampledAP(rows, ranking, codes)
-        draws_ap, draws_sums = np.empty(replicates), np.empty((replicates, 4))
-        for index in range(replicates):
-            weights = generator.poisson(1.0, count)
-            draws_ap[index] = resampled_ap(weights)
-            draws_sums[index] = weights @ sums
-        draws = _rates(draws_sums)
+        resampled_ap = _ResampledAP(rows, ranking, codes, count)
+        drawn = [
+            (resampled_ap(np.ascontiguousarray(weights.T)), weights @ sums)
+            for weights in _weights(seed, count, replicates)
+        ]
+        draws_ap, draws = np.concatenate([ap for ap, _ in drawn]), _rates(np.concatenate([of for _, of in drawn]))
     else:
         draws_ap, draws = np.empty(0), np.empty((3, 0))
     oe = _log_interval(point[2], draws[2]) if reason is None else poisson_ratio(rows.positives, float(sums[:, 2].sum()))
@@ -228,8 +230,7 @@ def paired_difference(
     absolute, relative = _differences(np.sum(sums, axis=0)[np.newaxis, :])[:, 0]
     draws = np.empty((0, 4))
     if _too_few(sums[:, 2], sums[:, 3]) is None:
-        generator = np.random.default_rng(seed)
-        draws = np.stack([generator.poisson(1.0, count) @ sums for _ in range(replicates)])
+        draws = np.concatenate([weights @ sums for weights in _weights(seed, count, replicates)])
     resampled = _differences(draws)
     return PairedDifference(
         absolute=_linear_interval(absolute, resampled[0]),
@@ -241,24 +242,40 @@ def paired_difference(
 
 
 class _ResampledAP:
-    """Average precision under row weights that are whole numbers per user: sorts once, then cumulative sums."""
+    """Average precision under row weights that are whole numbers per user: sorts once, then sums of sparse rows."""
 
-    def __init__(self, rows: Labelled, ranking: Ranking, codes: Indices) -> None:
-        self._owners = codes[ranking.order]
+    def __init__(self, rows: Labelled, ranking: Ranking, codes: Indices, count: int) -> None:
+        owners = codes[ranking.order]
         hit_at = np.flatnonzero(rows.positive[ranking.order])
-        self._hit_owners = self._owners[hit_at]
         group = np.searchsorted(ranking.ends, hit_at)
-        self._group_end = ranking.ends[group]
-        self._last_hit = np.searchsorted(group, group, side="right") - 1
+        with_hits, first = np.unique(group, return_index=True)
+        bounds = np.append(0, ranking.ends[with_hits] + 1)
+        # [G, K]: rows of each user down from the last equal score that has a positive, and positive rows there.
+        self._rows = _counted(owners[: bounds[-1]], bounds, count)
+        self._hits = _counted(owners[hit_at], np.append(first, len(hit_at)), count)
 
-    def __call__(self, weights: NDArray[np.int64]) -> float:
-        rows_above = np.cumsum(weights[self._owners])[self._group_end]
-        hit_weights = weights[self._hit_owners]
-        hits_above = np.cumsum(hit_weights)[self._last_hit]
-        total = hit_weights.sum()
-        if total == 0:
-            return np.nan
-        return float(np.sum(hit_weights * hits_above / np.maximum(rows_above, 1)) / total)
+    def __call__(self, weights: Float64s) -> Float64s:
+        """[R] of weights [K, R]; NaN where no positive has any."""
+        rows_above = np.cumsum(self._rows @ weights, axis=0)
+        hits = self._hits @ weights
+        hits_above = np.cumsum(hits, axis=0)
+        found = np.sum(hits * hits_above / np.maximum(rows_above, 1), axis=0)
+        with np.errstate(invalid="ignore"):
+            average: Float64s = found / hits_above[-1]
+        return average
+
+
+def _counted(owners: Indices, bounds: Indices, count: int) -> sparse.csr_array:
+    """[G, K] how many of ``owners`` from each of ``bounds`` [G + 1] to the next are each user's."""
+    return sparse.csr_array((np.ones(len(owners)), owners, bounds), shape=(len(bounds) - 1, count))
+
+
+def _weights(seed: int, count: int, replicates: int) -> Iterator[Float64s]:
+    """Poisson weights of ``count`` users, [R, count] some replicates at a time; a seed's stream is the same in any pieces."""
+    generator = np.random.default_rng(seed)
+    most = max(1, min(20, _WEIGHTS_AT_ONCE // max(count, 1)))
+    for at in range(0, replicates, most):
+        yield generator.poisson(1.0, (min(most, replicates - at), count)).astype(np.float64)
 
 
 def _cluster_sums(codes: Indices, count: int, *amounts: NDArray[Any]) -> Float64s:

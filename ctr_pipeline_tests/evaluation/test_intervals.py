@@ -120,9 +120,12 @@ def test_resampled_ap_is_the_weighted_average_precision() -> None:
         z, y, user = market(rng, 60, 4, 1.0)
         z = np.round(z, 1)
         rows = labelled(z, y)
-        weights = rng.poisson(1.0, 60)
-        found = _ResampledAP(rows, rank(rows.logits), user)(weights)
-        assert found == pytest.approx(average_precision_score(y, z, sample_weight=weights[user]), abs=1e-12)
+        weights = rng.poisson(1.0, (3, 60))
+        found = _ResampledAP(rows, rank(rows.logits), user, 60)(weights.T.astype(float))
+        expected = [average_precision_score(y, z, sample_weight=own[user]) for own in weights]
+        assert found == pytest.approx(expected, abs=1e-12)
+        none = _ResampledAP(rows, rank(rows.logits), user, 60)(np.zeros((60, 1)))
+        assert np.isnan(none).all()
 
 
 def test_bootstrap_is_deterministic_and_depends_on_the_seed() -> None:
