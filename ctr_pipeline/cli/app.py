@@ -4,7 +4,7 @@ import signal
 
 import typer
 
-from ctr_pipeline.cli import data, drills, models, project, releasing, server, specs
+from ctr_pipeline.cli import data, drills, experimenting, models, project, releasing, server, specs
 from ctr_pipeline.cli.options import user_errors
 from ctr_pipeline.spec.extensions import load_extensions
 
@@ -27,6 +27,7 @@ app.command()(models.reproduce)
 app.command("calibrate-health")(models.calibrate_health)
 app.command()(models.controls)
 app.command()(models.ablate)
+app.add_typer(experimenting.experiment_app, name="experiment")
 app.command()(data.forget)
 app.command()(data.simulate)
 app.command()(models.oracle)

@@ -1,5 +1,6 @@
 """Who takes part in an experiment, and in which arm: by a keyed hash of the user's pseudonym."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -58,6 +59,11 @@ class Design:
     def arm_of(self, user: str) -> str | None:
         """The arm of the user with this pseudonym, ``treatment`` or ``control``; None for who takes no part."""
         return None if self.in_canary(user) else arm_in(user, self.name, self.share, self.treated)
+
+    @property
+    def taking_part(self) -> float:
+        """Expected share of all users that is in one of the arms: without those of the canaries, whose draws are independent."""
+        return self.share * math.prod(1.0 - canary.share for canary in self.canaries)
 
     def in_canary(self, user: str) -> bool:
         """Whether one of the canaries has this user."""

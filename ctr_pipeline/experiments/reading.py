@@ -39,6 +39,7 @@ class Reading:
         always: The same difference with a confidence sequence: it holds the truth at all looks together with the stated chance.
         relative: ``difference`` over the control's rate.
         explained: Share of the variance that the period before takes away.
+        information: One over the squared standard error, as a share of that at the planned end: 1 where that is reached.
         users: Users of both arms.
         ratio_p_value: Of the declared ratio of users, valid at any number of looks.
         decision: By ``always``.
@@ -51,6 +52,7 @@ class Reading:
     always: Interval
     relative: Interval
     explained: float
+    information: float
     users: tuple[int, int]
     ratio_p_value: float
     decision: Decision
@@ -63,6 +65,7 @@ class Reading:
             "control": self.control,
             **{name: getattr(self, name).to_json() for name in ("difference", "always", "relative")},
             "explained": self.explained,
+            "information": self.information,
             "users": list(self.users),
             "ratio_p_value": self.ratio_p_value,
             "decision": self.decision.value,
@@ -71,19 +74,20 @@ class Reading:
 
 
 def read_test(
-    treatment: UserTotals, control: UserTotals, *, planned: int, share: float = 0.5, alpha: float = 0.05
+    treatment: UserTotals, control: UserTotals, *, planned_error: float, share: float = 0.5, alpha: float = 0.05
 ) -> Reading:
     """Compares the rates of two arms of users.
 
     Rows of a user depend on each other, so the variance is that between users. Where both arms have a period before, what it
     explains of their users is taken away from both (CUPED: Deng et al. 2013).
 
-    The confidence sequence is the asymptotic one of Waudby-Smith et al. (2024), narrowest at the planned number of users.
+    The confidence sequence is the asymptotic one of Waudby-Smith et al. (2024), narrowest where
+    the standard error of the difference is the planned one.
 
     Args:
         treatment: Users who were treated.
         control: Users who were not.
-        planned: Users of both arms at the planned end.
+        planned_error: Standard error of the difference at the planned end.
         share: Declared share of the treatment.
         alpha: As in :class:`Reading`.
 
@@ -96,8 +100,8 @@ def read_test(
         raise EvaluationError(f"alpha: expected a share between 0 and 1; found {alpha}")
     if not 0 < share < 1:
         raise EvaluationError(f"share: expected a share between 0 and 1; found {share}")
-    if planned < 2:
-        raise EvaluationError(f"planned: expected at least two users; found {planned}")
+    if not (math.isfinite(planned_error) and planned_error > 0):
+        raise EvaluationError(f"planned_error: expected a standard error above 0; found {planned_error}")
     if control.rate <= 0:
         raise EvaluationError("the control has no outcome, to which another rate could be compared")
     own, other = treatment.errors(), control.errors()
@@ -109,7 +113,8 @@ def read_test(
     value = treatment.rate - control.rate - shift
     users = len(own), len(other)
     margin = float(special.ndtri(1 - alpha / 2)) * error
-    wide = sequence_width(sum(users), planned, alpha) * error
+    information = (planned_error / error) ** 2 if error else math.inf
+    wide = sequence_width(information, alpha) * error if error else 0.0
     always = Interval(value, value - wide, value + wide)
     ratio = sample_ratio_p_value(users, (share, 1 - share))
     return Reading(
@@ -119,6 +124,7 @@ def read_test(
         always=always,
         relative=_relative(value, error, other, control, alpha),
         explained=1.0 - (error / plain) ** 2 if plain else 0.0,
+        information=information,
         users=users,
         ratio_p_value=ratio,
         decision=_decision(always, ratio),

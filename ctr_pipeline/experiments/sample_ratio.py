@@ -1,20 +1,23 @@
 """Whether users were assigned to the arms of a test in the ratio that was declared."""
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
 from scipy import special
 
+from ctr_pipeline.calibration.labelled import Float64s
 from ctr_pipeline.evaluation.metrics import EvaluationError
 
-_WEIGHT = 10_000.0
-"""Users whose evidence the prior on the ratio is worth: large, as assignments that are wrong are wrong by little."""
+_WEIGHTS = (100.0, 1_000.0, 10_000.0)
+"""Users whose evidence a prior on the ratio is worth: many, as most assignments that are wrong are wrong by little, and few, so
+that one that is wrong by much is found with few users. Each prior has an equal part."""
 
 
 def sample_ratio_p_value(users: Sequence[int], shares: Sequence[float]) -> float:
     """How likely so uneven an assignment is, if the declared ratio holds; valid however often one looks.
 
-    One over the Bayes factor of a Dirichlet prior around the declared ratio against the ratio itself, at most 1 (Lindon &
+    One over the Bayes factor of Dirichlet priors around the declared ratio against the ratio itself, at most 1 (Lindon &
     Malek 2022): the chance that it ever falls below a level is at most that level.
 
     Args:
@@ -32,11 +35,16 @@ def sample_ratio_p_value(users: Sequence[int], shares: Sequence[float]) -> float
     if not (np.isfinite(declared).all() and (declared > 0).all() and np.isfinite(counts).all() and (counts >= 0).all()):
         raise EvaluationError("sample ratio: expected shares above 0, and numbers of users of at least 0")
     declared = declared / declared.sum()
-    prior = _WEIGHT * declared
-    log_factor = (
+    log_factors = np.array([_log_factor(counts, declared, weight) for weight in _WEIGHTS])
+    log_factor = float(special.logsumexp(log_factors)) - math.log(len(_WEIGHTS))
+    return math.exp(-max(0.0, log_factor))
+
+
+def _log_factor(counts: Float64s, declared: Float64s, weight: float) -> float:
+    prior = weight * declared
+    return float(
         np.sum(special.gammaln(prior + counts) - special.gammaln(prior))
         + special.gammaln(prior.sum())
         - special.gammaln(prior.sum() + counts.sum())
         - np.sum(special.xlogy(counts, declared))
     )
-    return float(np.exp(-max(0.0, log_factor)))

@@ -1,7 +1,8 @@
 """How many users, and days, an online test of a rate needs."""
 
 import math
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,9 @@ from scipy import special
 
 from ctr_pipeline.calibration.labelled import Float64s, Reals
 from ctr_pipeline.evaluation.metrics import EvaluationError
+
+LONGEST_DAYS = 3660
+"""A test that would take longer is none."""
 
 DETECTABLE_DAYS = (7, 14, 28)
 """Days of which the smallest difference that would be found is told: whole weeks, as weekdays differ."""
@@ -130,11 +134,11 @@ class SizeOfTest:
     Attributes:
         rate: Of the users that it was planned with.
         difference: Smallest difference of the rates that must be found.
-        users: Users of both arms together, where there is a single look at the end.
-        days: Days until so many users were there; None where they never will be.
+        users: Users of both arms together, where there is a single look at the end; None where it never ends.
+        days: Days until the difference is found with the power; None where it never is.
         readable_days: Days until the outcomes of the last of these days are settled.
         sequential_users: Users by which a test that is looked at any number of times has found the difference with the power.
-        sequential_days: Days until so many users were there.
+        sequential_days: Days of such a test.
         sequential_readable_days: Days until their outcomes are settled.
         explained: Share of the variance that the period before takes away.
         detectable: Smallest relative difference that is found with the power by a single look at the end of some days, by day.
@@ -143,10 +147,10 @@ class SizeOfTest:
 
     rate: float
     difference: float
-    users: int
+    users: int | None
     days: int | None
     readable_days: int | None
-    sequential_users: int
+    sequential_users: int | None
     sequential_days: int | None
     sequential_readable_days: int | None
     explained: float
@@ -209,28 +213,49 @@ def size_of_rate(
         raise EvaluationError(f"variance: expected a number above 0; found {variance}")
     if not 0 <= explained < 1:
         raise EvaluationError(f"explained: expected a share from 0, and below 1; found {explained}")
-    there = np.asarray(users_by_day, dtype=np.float64) * rule.share
-    difference = rate * rule.relative
-    # Of the difference, times the users of both arms.
+    there = np.asarray(users_by_day, dtype=np.float64)
+    if not len(there) or not np.isfinite(there).all() or (np.diff(there, prepend=0.0) < 0).any():
+        raise EvaluationError("users_by_day: expected numbers that do not fall, one a day")
+
+    def after(day: int) -> tuple[float, float]:
+        users = _users_after(there, day)
+        return users, variance / users if users else math.inf
+
+    found = sized(rate, after, rule, explained)
+    # Of users who come once, how many there must be does not depend on when they come.
     spread = variance * (1.0 - explained) / (rule.treated * (1.0 - rule.treated))
+    users, sequential = (
+        max(2, math.ceil(spread * (quantiles / found.difference) ** 2))
+        for quantiles in (rule.quantiles, rule.sequential_quantiles)
+    )
+    return replace(found, users=users, sequential_users=sequential)
 
-    def needed(quantiles: float) -> int:
-        return max(2, math.ceil(spread * (quantiles / difference) ** 2))
 
-    users, sequential = needed(rule.quantiles), needed(rule.sequential_quantiles)
-    days, longer = _days(there, users), _days(there, sequential)
-    by_day = {day: _users_after(there, day) for day in DETECTABLE_DAYS}
+def sized(rate: float, after: Callable[[int], tuple[float, float]], rule: Rule, explained: float) -> SizeOfTest:
+    """The size by what all users have done after each number of days: their number, and the variance of their rate."""
+    difference = rate * rule.relative
+    factor = (1.0 - explained) / (rule.treated * (1.0 - rule.treated)) / rule.share
+
+    def error(day: int) -> float:
+        return math.sqrt(factor * after(day)[1])
+
+    def days(quantiles: float) -> int | None:
+        return _first_day(lambda day: error(day) * quantiles <= abs(difference))
+
+    single, longer = days(rule.quantiles), days(rule.sequential_quantiles)
     return SizeOfTest(
         rate=rate,
         difference=difference,
-        users=users,
-        days=days,
-        readable_days=_settled(days, rule),
-        sequential_users=sequential,
+        users=None if single is None else math.ceil(after(single)[0] * rule.share),
+        days=single,
+        readable_days=_settled(single, rule),
+        sequential_users=None if longer is None else math.ceil(after(longer)[0] * rule.share),
         sequential_days=longer,
         sequential_readable_days=_settled(longer, rule),
         explained=explained,
-        detectable={day: rule.quantiles * math.sqrt(spread / n) / rate for day, n in by_day.items() if n >= 2},
+        detectable={
+            day: rule.quantiles * error(day) / rate for day in DETECTABLE_DAYS if after(day)[0] * rule.share >= 2
+        },
         rule=rule,
     )
 
@@ -257,17 +282,18 @@ def clustered_variance(rate: float, rows: float, correlation: float) -> float:
 
 def planned_width(alpha: float) -> float:
     """Half width of the confidence sequence at its planned end, in standard errors; 1.96 is that of a single look at 5 %."""
-    return sequence_width(1, 1, alpha)
+    return sequence_width(1.0, alpha)
 
 
-def sequence_width(users: int, planned: int, alpha: float) -> float:
-    """Half width of a confidence sequence after ``users``, in standard errors (Waudby-Smith et al. 2024).
+def sequence_width(information: float, alpha: float) -> float:
+    """Half width of a confidence sequence, in standard errors (Waudby-Smith et al. 2024).
 
-    It is narrowest, as a share of the standard error, at the ``planned`` number of users.
+    Args:
+        information: One over the squared standard error, as a share of that at the planned end, where the sequence is narrowest.
+        alpha: Chance that the sequence ever leaves the truth out.
     """
-    spread = (-2 * math.log(alpha) + math.log(-2 * math.log(alpha)) + 1) / planned
-    scaled = users * spread + 1
-    return math.sqrt(2 * scaled / (users * spread) * math.log(math.sqrt(scaled) / alpha))
+    scaled = information * (-2 * math.log(alpha) + math.log(-2 * math.log(alpha)) + 1)
+    return math.sqrt(2 * (scaled + 1) / scaled * math.log(math.sqrt(scaled + 1) / alpha))
 
 
 def deviations(outcomes: Float64s, trials: Float64s) -> Float64s:
@@ -283,14 +309,15 @@ def _settled(days: int | None, rule: Rule) -> int | None:
     return None if days is None else days + math.ceil(rule.maturity_days)
 
 
-def _days(users_by_day: Float64s, users: int) -> int | None:
-    if not len(users_by_day) or not np.isfinite(users_by_day).all() or (np.diff(users_by_day, prepend=0.0) < 0).any():
-        raise EvaluationError("users_by_day: expected numbers that do not fall, one a day")
-    reached = np.flatnonzero(users_by_day >= users)
-    if len(reached):
-        return int(reached[0]) + 1
-    rise = float(np.diff(users_by_day, prepend=0.0)[-1])
-    return len(users_by_day) + math.ceil((users - float(users_by_day[-1])) / rise) if rise > 0 else None
+def _first_day(enough: Callable[[int], bool]) -> int | None:
+    """The first day of at most :data:`LONGEST_DAYS` on which there is enough; None where there is not on the last one."""
+    if not enough(LONGEST_DAYS):
+        return None
+    low, high = 0, LONGEST_DAYS
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if enough(middle) else (middle, high)
+    return high
 
 
 def _users_after(users_by_day: Float64s, day: int) -> float:

@@ -40,6 +40,10 @@ def test_users_of_a_canary_take_no_part_and_leave_the_arms_even() -> None:
     assert (found[of_canary] == "none").all()
     assert (found[~of_canary] != "none").all()
     assert np.mean(found[~of_canary] == TREATMENT) == pytest.approx(0.5, abs=0.02)
+    assert np.mean(found != "none") == pytest.approx(design.taking_part, abs=0.02)
+    assert Design(name="one", share=0.5, canaries=(Canary("a", 0.1), Canary("b", 0.2))).taking_part == pytest.approx(
+        0.36
+    )
 
 
 @given(st.text(max_size=40), st.text(max_size=40))

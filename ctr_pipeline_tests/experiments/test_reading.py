@@ -27,7 +27,10 @@ class Users:
         return UserTotals.of(self.outcomes[chosen], self.trials[chosen], before)
 
     def read(self, until: int, planned: int, past: bool = True) -> Reading:
-        return read_test(self.arm(True, until, past), self.arm(False, until, past), planned=planned)
+        """The reading after ``until`` users, where the end was planned for ``planned``."""
+        arms = self.arm(True, until, past), self.arm(False, until, past)
+        error = np.sqrt(sum(np.var(arm.errors(), ddof=1) / len(arm.trials) for arm in arms) * until / planned)
+        return read_test(*arms, planned_error=float(error))
 
 
 TRUE_RATE = 1.5 / 21.5
@@ -48,12 +51,14 @@ def test_intervals_hold_the_truth_as_often_as_they_say_and_the_past_makes_them_n
         held["relative"] += found.relative.low <= lift <= found.relative.high
         assert found.always.low < found.difference.low
     assert all(0.92 <= count / 500 <= 0.98 for count in held.values()), held
+    assert users.read(4000, 8000, past=False).information == pytest.approx(0.5, rel=0.1)
 
 
 def test_twenty_looks_make_no_more_wrong_decisions_than_stated_and_find_the_planned_difference() -> None:
     rng, looks = np.random.default_rng(1), 20
     of_past = Users(rng, 20_000, 0.0)
-    planned = size_of_test(of_past.arm(True, 20_000, past=True), Rule(relative=0.2), np.array([1.0])).users
+    planned = size_of_test(of_past.arm(True, 20_000, past=True), Rule(relative=0.2), np.array([1000.0])).users
+    assert planned is not None
     wrong = found = naive = 0
     for _ in range(400):
         none, lifted = Users(rng, planned, 0.0), Users(rng, 2 * planned, 0.2)
@@ -75,7 +80,7 @@ def test_worse_is_said_and_a_wrong_ratio_before_all() -> None:
     users = Users(rng, 20_000, -0.5)
     assert users.read(20_000, 20_000).decision is Decision.WORSE
     treated, control = users.arm(True, 20_000, past=True), users.arm(False, 18_000, past=True)
-    found = read_test(treated, control, planned=20_000)
+    found = read_test(treated, control, planned_error=0.001)
     assert found.ratio_p_value < 1e-3
     assert found.decision is Decision.UNEVEN_ARMS
 
@@ -92,6 +97,8 @@ def test_the_ratio_is_seldom_doubted_where_it_holds_and_found_where_it_does_not(
     assert sample_ratio_p_value([wrong, 100_000 - wrong], [0.3, 0.7]) < 1e-4
     assert stats.binomtest(int(wrong), 100_000, 0.3).pvalue < 1e-4
     assert sample_ratio_p_value([0, 0], [1, 1]) == 1
+    # What is wrong by much is found with few users.
+    assert sample_ratio_p_value([150, 250], [1, 1]) < 1e-3
 
 
 @pytest.mark.parametrize(
@@ -110,7 +117,7 @@ def test_what_cannot_be_read_is_refused() -> None:
         ((some, none), {}, "the control has no outcome"),
         ((some, some), {"alpha": 1.0}, "alpha"),
         ((some, some), {"share": 0.0}, "share"),
-        ((some, some), {"planned": 1}, "planned"),
+        ((some, some), {"planned_error": 0.0}, "planned_error"),
     ):
         with pytest.raises(EvaluationError, match=message):
-            read_test(*arms, **({"planned": 10} | options))  # type: ignore[arg-type]
+            read_test(*arms, **({"planned_error": 0.1} | options))  # type: ignore[arg-type]

@@ -44,6 +44,9 @@ def test_the_planned_users_find_the_difference_with_the_stated_power() -> None:
     assert 0.1 < reduced.explained < 0.9
     assert reduced.users == pytest.approx(plain.users * (1 - reduced.explained), rel=1e-3)
 
+    assert plain.users is not None
+    assert reduced.users is not None
+
     def found(lift: float, planned: int, adjusted: bool) -> bool:
         half = planned // 2
         own, other = simulated(rng, half, lift), simulated(rng, half)
@@ -67,11 +70,12 @@ def test_days_follow_the_rise_of_different_users() -> None:
     def days(users_by_day: list[float], share: float = 1.0) -> int | None:
         return size_of_test(totals, Rule(relative=0.5, share=share), np.array(users_by_day)).days
 
-    users = size_of_test(totals, Rule(relative=0.5), np.array([1.0])).users
-    assert days([users - 1.0, users]) == 2
+    users = size_of_test(totals, Rule(relative=0.5), np.array([1000.0])).users
+    assert users is not None
+    assert days([users - 1.0, users + 1.0]) == 2
     assert days([users / 2, users / 2]) is None
     assert days([users / 4, users / 2]) == 4
-    assert days([float(users)], share=0.5) == 2
+    assert days([users + 1.0], share=0.5) == 2
 
 
 def test_users_who_were_not_there_before_are_no_obstacle() -> None:
