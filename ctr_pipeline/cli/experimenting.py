@@ -54,8 +54,8 @@ def plan(
     """Say how many users and days an experiment needs, and fix what it will be read by."""
     from ctr_pipeline.commands.experiment_plan import Numbers, Wanted, plan_from_log, plan_from_numbers
     from ctr_pipeline.commands.experiment_text import print_plan
+    from ctr_pipeline.experiments.declared_plan import Looks, Unit
     from ctr_pipeline.experiments.design import Design
-    from ctr_pipeline.experiments.plan import Looks, Unit
 
     first = day_of(start, "--from")
     for option, found, known in (("--per", per, Unit), ("--looks", looks, Looks)):

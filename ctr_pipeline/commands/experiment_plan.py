@@ -20,8 +20,8 @@ from ctr_pipeline.commands.experiment_rows import (
     with_past,
 )
 from ctr_pipeline.deployment.deployment import Deployment, declared_last_day
+from ctr_pipeline.experiments.declared_plan import Looks, Plan, Term, Unit
 from ctr_pipeline.experiments.design import Design
-from ctr_pipeline.experiments.plan import Looks, Plan, Term, Unit
 from ctr_pipeline.experiments.returning_users import Halves, Returning, size_with_returning
 from ctr_pipeline.experiments.sample_size import Rule, SizeOfTest, clustered_variance, size_of_rate, size_of_test
 from ctr_pipeline.labels import label_days

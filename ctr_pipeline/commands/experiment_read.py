@@ -20,10 +20,10 @@ from ctr_pipeline.commands.experiment_rows import (
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.evaluation.metrics import EvaluationError
 from ctr_pipeline.evaluation.slices import FALSE_DISCOVERY_RATE, benjamini_hochberg
+from ctr_pipeline.experiments.declared_plan import Plan, Progress
 from ctr_pipeline.experiments.design import CONTROL, TREATMENT, Design
-from ctr_pipeline.experiments.plan import Plan, Progress
 from ctr_pipeline.experiments.reading import Reading, read_test
-from ctr_pipeline.experiments.stopping import advice
+from ctr_pipeline.experiments.stopping_rules import advice
 
 FORMAT = 1
 

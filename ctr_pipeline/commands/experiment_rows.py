@@ -9,7 +9,7 @@ import polars as pl
 
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.errors import UserError
-from ctr_pipeline.experiments.plan import Term, Unit
+from ctr_pipeline.experiments.declared_plan import Term, Unit
 from ctr_pipeline.experiments.sample_size import UserTotals, deviations
 from ctr_pipeline.labels import join_settled, label_column, label_days, task_watermarks
 from ctr_pipeline.lake import Lake

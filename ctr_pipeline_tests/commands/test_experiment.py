@@ -17,8 +17,8 @@ from ctr_pipeline.commands.experiment_read import ArmColumn, plan_of, read_exper
 from ctr_pipeline.commands.experiment_rows import ExperimentError, settled_rows, terms_of
 from ctr_pipeline.deployment.deployment import Deployment, end_of_day_us
 from ctr_pipeline.deployment.environment import Environment
+from ctr_pipeline.experiments.declared_plan import Looks, Plan, Unit
 from ctr_pipeline.experiments.design import CONTROL, TREATMENT, Canary, Design
-from ctr_pipeline.experiments.plan import Looks, Plan, Unit
 from ctr_pipeline.labels import TABLE_ORDER, label_table
 from ctr_pipeline.lake import Lake
 from ctr_pipeline_tests.labels.worlds import DAY_US

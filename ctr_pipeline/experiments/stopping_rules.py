@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from ctr_pipeline.evaluation.metrics import Interval
-from ctr_pipeline.experiments.plan import Looks, Plan, Progress
+from ctr_pipeline.experiments.declared_plan import Looks, Plan, Progress
 from ctr_pipeline.experiments.reading import UNEVEN, Reading
 from ctr_pipeline.experiments.sample_size import LONGEST_DAYS
 

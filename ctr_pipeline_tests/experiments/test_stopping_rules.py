@@ -6,11 +6,11 @@ from datetime import date
 import pytest
 
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
+from ctr_pipeline.experiments.declared_plan import Looks, Plan, Progress, Term, Unit
 from ctr_pipeline.experiments.design import Design
-from ctr_pipeline.experiments.plan import Looks, Plan, Progress, Term, Unit
 from ctr_pipeline.experiments.reading import Decision, Reading
 from ctr_pipeline.experiments.sample_size import Rule
-from ctr_pipeline.experiments.stopping import Advice, Verdict, advice
+from ctr_pipeline.experiments.stopping_rules import Advice, Verdict, advice
 
 PLAN = Plan(
     design=Design(name="one"), terms=(Term("click"),), unit=Unit.IMPRESSION, rule=Rule(relative=0.1, maturity_days=1.5),
