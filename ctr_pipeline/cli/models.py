@@ -29,13 +29,18 @@ def report(
     run: Annotated[str, typer.Argument(help="Report file, MLflow run id, day (YYYY-MM-DD) or `latest`.")],
     data_root: RootOption = Path("data/ads"),
     as_json: Annotated[bool, typer.Option("--json", help="Print the documented JSON instead.")] = False,
+    html: Annotated[Path | None, typer.Option("--html", help="Write a page with plots to this file too.")] = None,
 ) -> None:
     """Show what a run did and how good its model is."""
-    from ctr_pipeline.commands.report import find_report
+    from ctr_pipeline.commands.report import find_report, write_page
     from ctr_pipeline.commands.report_text import print_report
 
     with user_errors():
+        if html is not None and not is_writable(html):
+            fail(f"--html {html}: the file cannot be written. Name another.")
         found = find_report(run, data_root)
+    if html is not None:
+        write_page(found, html)
     if as_json:
         sys.stdout.write(json.dumps(found, indent=2) + "\n")
     else:

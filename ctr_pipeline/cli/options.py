@@ -111,5 +111,7 @@ def write_json(content: Mapping[str, object], path: Path | None) -> None:
 
 def is_writable(path: Path) -> bool:
     """Whether a file of that name could be written."""
-    folder = path if path.exists() else next(parent for parent in path.absolute().parents if parent.exists())
-    return os.access(folder, os.W_OK)
+    if path.exists():
+        return path.is_file() and os.access(path, os.W_OK)
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    return folder.is_dir() and os.access(folder, os.W_OK)

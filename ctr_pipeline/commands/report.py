@@ -13,6 +13,7 @@ from ctr_pipeline.orchestration.report_content import (
     REFUSED,
     splits_of_today,
 )
+from ctr_pipeline.orchestration.report_pages import write_page
 
 __all__ = [
     "FAILED",
@@ -21,6 +22,7 @@ __all__ = [
     "ReportError",
     "find_report",
     "save_report",
+    "write_page",
 ]
 
 
@@ -29,9 +31,10 @@ class ReportError(UserError):
 
 
 def save_report(paths: DataRoot, report: dict[str, Any]) -> Path:
-    """Writes the report below the data root, where ``ctr report`` finds it."""
+    """Writes the report below the data root, where ``ctr report`` finds it, and its page beside it."""
     path = paths.reports / f"{report['days']['last']}.json"
     write_json(path, report)
+    write_page(report, path.with_suffix(".html"))
     return path
 
 

@@ -218,6 +218,16 @@ class RetrainPaths:
         return self.training / "evaluation.json"
 
     @property
+    def delays(self) -> Path:
+        """How long outcomes take, by task."""
+        return self.training / "delays.json"
+
+    @property
+    def page(self) -> Path:
+        """The report as a page."""
+        return self.training / "report.html"
+
+    @property
     def bundle(self) -> Path:
         """Folder of the exported model."""
         return self.training / "bundle"

@@ -13,18 +13,19 @@ STYLE = """
 body { font: 15px/1.5 system-ui, "DejaVu Sans", sans-serif; color: #222; background: #fff; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; line-height: 1.3; } h2 { font-size: 1.15rem; margin-top: 2rem; border-bottom: 1px solid #e3e3e3; } h3 { font-size: 1rem; margin: 1.2rem 0 .4rem; }
 a { color: #005a8f; } code { background: #f4f4f4; padding: .1rem .25rem; overflow-wrap: anywhere; }
-table { border-collapse: collapse; width: 100%; } caption { text-align: left; color: #555; padding: .2rem .5rem; }
+table { border-collapse: collapse; width: 100%; } p.caption { color: #555; margin: .9rem 0 .1rem; } p.caption + .scroll { margin-top: 0; }
 td, th { text-align: left; padding: .3rem .5rem; border-bottom: 1px solid #e3e3e3; vertical-align: top; overflow-wrap: normal; }
-td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
+td.number, th.number { text-align: right; } td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin: .5rem 0; }
 .error { color: #c1272d; font-weight: 600; } .warning { color: #8a5200; font-weight: 600; } .good { color: #00684c; font-weight: 600; }
 .plots { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; } .plots img { flex: 1 1 22rem; min-width: min(18rem, 100%); max-width: 36rem; }
-img { max-width: 100%; height: auto; } figure { margin: 0; flex: 1 1 20rem; max-width: 30rem; min-width: 0; } figcaption { color: #555; font-size: .9em; }
+.figures { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(19rem, 100%), 1fr)); gap: 1rem; align-items: start; }
+img { max-width: 100%; height: auto; } figure { margin: 0; max-width: 30rem; min-width: 0; } figcaption { color: #555; font-size: .9em; }
 figure img { display: block; width: 100%; } details { margin: .6rem 0; } summary { cursor: pointer; font-weight: 600; } li { overflow-wrap: anywhere; }
 @media (max-width: 34rem) { body { margin-top: 1rem; padding: 0 .7rem; } td, th { padding: .25rem .35rem; font-size: .92em; } }
 @media print {
   body { max-width: none; margin: 0; font-size: 10.5pt; } a { color: inherit; text-decoration: none; } nav { display: none; }
-  .scroll { overflow: visible; } table { font-size: 9pt; } figure, .cause { break-inside: avoid; max-width: 47%; flex-basis: 45%; } tr { break-inside: avoid; }
+  .scroll { overflow: visible; } table { font-size: 9pt; } .figures { grid-template-columns: 1fr 1fr; } figure, .cause, tr { break-inside: avoid; }
   h2, h3 { break-after: avoid; } details:not([open])::details-content { content-visibility: visible; block-size: auto; }
   * { print-color-adjust: exact; -webkit-print-color-adjust: exact; }
 }
@@ -81,10 +82,12 @@ def table(
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
     if not body:
         return ""
-    named = f"<caption>{escape(caption)}</caption>" if caption else ""
+    above, label = (
+        (f'<p class="caption">{escape(caption)}</p>', f' aria-label="{escape(caption)}"') if caption else ("", "")
+    )
     # Who uses the keyboard scrolls it too.
     return (
-        f'<div class="scroll" tabindex="0"><table>{named}<thead><tr>{line("th", heads)}</tr></thead>'
+        f'{above}<div class="scroll" tabindex="0"><table{label}><thead><tr>{line("th", heads)}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
     )
 
@@ -110,6 +113,12 @@ def plots(parts: Iterable[str]) -> str:
     """Pictures beside each other, as many as fit; nothing without one."""
     content = "".join(parts)
     return f'<div class="plots">{content}</div>' if content else ""
+
+
+def figures(parts: Iterable[str]) -> str:
+    """Figures in columns, as many as fit; nothing without one."""
+    content = "".join(parts)
+    return f'<div class="figures">{content}</div>' if content else ""
 
 
 def folded(summary: str, content: str) -> str:

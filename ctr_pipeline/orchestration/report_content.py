@@ -17,6 +17,8 @@ FORMAT = 2
 """Format 1 had other names for three keys; it is read with the names of today."""
 PROMOTED, NOT_PROMOTED, REFUSED, FAILED = "promoted", "not_promoted", "refused", "failed"
 """How a run ended: the model is the champion; the champion stays; the model must not be served; a step failed."""
+EVALUATED = "evaluated"
+"""Of a run that is still at work: the model is evaluated, and not released yet."""
 REFUSING_STEPS = ("evaluation", "serving_bundle", "champion")
 """Steps that fail where the model was made and must not be served."""
 MOST_TYPES = 20
@@ -25,16 +27,22 @@ MOST_FLAGGED_KEYS = 100
 """Keys with implausible labels that the report lists."""
 
 
-def build_report(deployment: Deployment, facts: RunFacts, first: date, last: date) -> dict[str, Any]:
+def build_report(
+    deployment: Deployment, facts: RunFacts, first: date, last: date, until: str | None = None
+) -> dict[str, Any]:
     """Collects the report of the days ``first`` to ``last`` from the lake, Dagster and the files of the retrain.
 
-    Where a step failed, what it and the steps after it would have made is empty: older files are of another run.
+    Where a step failed, what it and the steps after it would have made is empty: older files are of another run. So it is in
+    a report while the run is at work: ``until`` is then the asset that was made last; the states of all labels, which take a
+    pass over the table, are left out too.
     """
     paths, spec = deployment.paths, deployment.spec
-    retrain, made = paths.retrain(last.isoformat()), _made(facts)
+    retrain, made = paths.retrain(last.isoformat()), _made(facts, until)
     result = read_json(retrain.result) if "ranker" in made else {}
     release = read_json(retrain.release) if "champion" in made else {}
     outcome = _outcome(facts, release)
+    if "champion" not in made and facts.failure is None:
+        outcome["status"] = EVALUATED
     failure = _training_failure(retrain) if outcome["step"] == "ranker" else {}
     if failure:
         # The findings and the evidence are in the failure.
@@ -49,7 +57,7 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
         "rows": {table: _rows(paths, facts, table, first, last) for table in names(step=INGEST_STEP)},
         "ignored_types": _ignored_types(deployment, facts),
         "remarks": [*facts.remarks, *([remark] if (remark := spec.split.remark) else [])],
-        "labels": _label_states(deployment, first, last) if "labels" in made else {},
+        "labels": _label_states(deployment, first, last) if "labels" in made and until is None else {},
         "split": splits_of_today(read_json(retrain.packed_manifest).get("splits", {}))
         if "training_dataset" in made
         else {},
@@ -81,12 +89,14 @@ def build_report(deployment: Deployment, facts: RunFacts, first: date, last: dat
     }
 
 
-def _made(facts: RunFacts) -> tuple[str, ...]:
-    """The assets that this run left up to date.
+def _made(facts: RunFacts, until: str | None) -> tuple[str, ...]:
+    """The assets that this run left up to date, or has by now.
 
     An evaluation that refuses its model is made; of other steps that fail nothing counts.
     """
     order = names()
+    if until is not None:
+        return order[: order.index(until) + 1]
     if facts.failure is None:
         return order
     if facts.failure.step not in order:

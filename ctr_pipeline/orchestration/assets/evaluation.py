@@ -18,6 +18,7 @@ from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
 from ctr_pipeline.orchestration.gates import errors_before, floor_of
 from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, plots, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
+from ctr_pipeline.orchestration.report_pages import page_metadata, publish_page, with_page, write_delays
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.user_errors import forbid, user_errors
 from ctr_pipeline.spec import Spec
@@ -108,6 +109,7 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             images = _plots(spec, paths, metrics)
             floor = floor_of(spec, paths)
             slices = measured_slices(spec, paths)
+            write_delays(deployment, store, context.partition_key)
         content = {task: {split: found.to_json() for split, found in of.items()} for task, of in metrics.items()}
         others_content = {name: {task: found.to_json() for task, found in of.items()} for name, of in otherwise.items()}
         files.write_evaluation(content, others_content, floor.to_json(), slices)
@@ -125,8 +127,11 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             "evaluation",
             _evidence(metrics, content, floor, errors_before(context.instance, context.partition_key, "evaluation")),
         )
+        publish_page(deployment, context.instance, tracking, context.partition_key, "evaluation", checks)
+        checks = with_page("evaluation", checks, paths, run)
         yield dg.MaterializeResult(
             metadata={
+                **page_metadata(paths, run),
                 "test": table(test_rows({task: of["test"] for task, of in content.items()})),
                 "test_otherwise": table(other_rows(others_content)),
                 "splits": table(split_rows(content)),
@@ -261,12 +266,16 @@ def _plots(spec: Spec, paths: RetrainPaths, metrics: Metrics) -> dict[str, bytes
     """PNG images by name; they are also written into the folder of plots."""
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation.plots import precision_recall_plot, reliability_plot, score_histogram
+    from ctr_pipeline.evaluation.ranking_plots import gain_plot, lift_plot
 
     files = RetrainFiles(paths)
     labels = PackedDataset.open(paths.packed).splits["test"].labels
     logits = files.calibrated("test", [task.name for task in spec.tasks])
     bins = {task: of["test"].bins for task, of in metrics.items()}
     images = {"reliability": reliability_plot(bins, title="Reliability on the test rows")}
+    ranked = {task.name: (logits[:, column], labels[:, column]) for column, task in enumerate(spec.tasks)}
+    images["gain"] = gain_plot(ranked, title="Gain on the test rows")
+    images["lift"] = lift_plot(ranked, title="Lift on the test rows")
     for column, task in enumerate(spec.tasks):
         name, calibrated, own = task.name, logits[:, column], labels[:, column]
         title = f"Precision and recall of {name}"

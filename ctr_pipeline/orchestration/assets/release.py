@@ -21,6 +21,7 @@ from ctr_pipeline.orchestration.gates import passed_text, refusal_reasons
 from ctr_pipeline.orchestration.logged_models import PROFILE_FILE
 from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell
 from ctr_pipeline.orchestration.partitions import daily_partitions
+from ctr_pipeline.orchestration.report_pages import page_metadata, publish_page, with_page
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.resources.tracking import ModelVersion
 from ctr_pipeline.orchestration.user_errors import require, user_errors
@@ -132,7 +133,10 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             if broken:
                 paths.release.unlink(missing_ok=True)
                 tracking.tag(run.run_id, {"promoted": "false", "promotion.refused": " ".join(broken)})
-            yield from require("champion", check_results("champion", PromotionEvidence(True, [], broken)))
+            floor = check_results("champion", PromotionEvidence(True, [], broken))
+            if broken:
+                publish_page(deployment, context.instance, tracking, context.partition_key, "champion", floor)
+            yield from require("champion", with_page("champion", floor, paths, run))
             held = tracking.champion(spec.name)
             tables = tables_of(deployment, lake.open(), context.partition_key)
             decision, obstacle = _compare(spec, paths, tables, tracking, held)
@@ -141,8 +145,11 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         deployment.paths.registry_read.unlink(missing_ok=True)
         tracking.tag(run.run_id, {"promoted": str(release.promoted).lower(), "model.version": release.version})
         evidence = PromotionEvidence(decision.promote and obstacle is None, release.reasons)
+        checks = check_results("champion", evidence)
+        publish_page(deployment, context.instance, tracking, context.partition_key, "champion", checks)
         yield dg.MaterializeResult(
             metadata={
+                **page_metadata(paths, run),
                 "model": spec.name,
                 "version": release.version,
                 "promoted": release.promoted,
@@ -151,7 +158,7 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 "mlflow_run_id": run.run_id,
             },
             tags=retrain_tags(deployment, context),
-            check_results=check_results("champion", evidence),
+            check_results=with_page("champion", checks, paths, run),
         )
 
     return [serving_bundle, champion]
