@@ -27,6 +27,12 @@ _SMALLEST = 1e-2
 _KINKS = 64
 """Parts of one path that may use up the tolerance."""
 
+_EACH = 4.0
+"""How many times the tolerance the parts of one path may miss without regard to the sign: so each feature is that exact."""
+
+_ROUNDED = 8
+"""Halvings after which the logits at both ends of a part may differ by no more than their rounding: it adds up to none."""
+
 _TOGETHER = 65_536
 """Rows that are scored at once."""
 
@@ -55,12 +61,17 @@ class Attribution:
 
 
 def integrated_gradients(
-    ranker: Ranker, layout: Layout, inputs: RankerInputs, reference: EncodedRows, task: int
+    ranker: Ranker,
+    layout: Layout,
+    inputs: RankerInputs,
+    reference: EncodedRows,
+    task: int,
+    tolerance: float = TOLERANCE,
 ) -> Attribution:
     """The integral of the gradient along the straight line from the reference to each row, behind transforms and tables.
 
-    Along the line a network is smooth but for the kinks of its rectifiers. A part of the path whose gradients do not add up to the
-    difference of its ends is halved, until it does. A pair of categories counts half for each of both.
+    Along the line a network is smooth but for the kinks of its rectifiers. Parts of the path whose gradients do not add up to
+    the difference of their ends are halved, until they do or all parts of the row do together. A pair of categories counts half for each of both.
 
     Args:
         ranker: In evaluation mode.
@@ -68,6 +79,7 @@ def integrated_gradients(
         inputs: B rows, as the ranker has encoded them, each with its own events.
         reference: One row, such as :func:`~ctr_pipeline.attribution.encoded_rows.reference_of` of many.
         task: Index of the task.
+        tolerance: Share of the difference in logit that the features of a row may miss together.
     """
     with torch.no_grad():
         encoded = EncodedRows.of(ranker, inputs)
@@ -82,13 +94,24 @@ def integrated_gradients(
     )
     rows = torch.arange(len(inputs.ids))
     of_reference, logits = path.logits(rows, torch.zeros(len(rows))), path.logits(rows, torch.ones(len(rows)))
-    allowed = TOLERANCE / _KINKS * (logits - of_reference).abs().clamp(min=_SMALLEST)
+    whole = tolerance * (logits - of_reference).abs().clamp(min=_SMALLEST)
     values = torch.zeros((len(rows), len(features)), dtype=torch.float64)
+    # Of the parts that are done by themselves: what they miss with its sign, and without.
+    done = torch.zeros((len(rows), 2), dtype=torch.float64)
     parts = _Parts(rows, torch.zeros(len(rows)), torch.ones(len(rows)), of_reference, logits)
     for depth in range(DEEPEST + 1):
         found = path.integral(parts)
-        fine = ((parts.last - parts.first - found.sum(dim=1)).abs() <= allowed[parts.rows]) | (depth == DEEPEST)
+        missed = parts.last - parts.first - found.sum(dim=1)
+        both = torch.stack([missed, missed.abs()], dim=1)
+        total = done.index_add(0, parts.rows, both)
+        # What the kinks of a row miss has either sign: together they may be fine before each of them is.
+        complete = (total[:, 0].abs() <= whole / 2) & (total[:, 1] <= _EACH * whole)
+        least = whole[parts.rows] / _KINKS
+        if depth >= _ROUNDED:
+            least = torch.maximum(least, torch.finfo(torch.float32).eps * parts.last.abs())
+        fine = complete[parts.rows] | (missed.abs() <= least) | (depth == DEEPEST)
         values.index_add_(0, parts.rows[fine], found[fine])
+        done.index_add_(0, parts.rows[fine], both[fine])
         if fine.all():
             break
         parts = path.halved(parts.where(~fine))

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
+import polars_hash  # noqa: F401  (registers the expression namespace `nchash`)
 import torch
 from numpy.typing import NDArray
 
@@ -29,7 +30,7 @@ class ReplayRows:
     Attributes:
         values: N rows; a Float32 column for each number of a layout (``name``, or ``name[0]`` of a vector) and a column of
             texts, or of lists of texts, for each id column. Null is missing. Ids are hashed as the lake has them.
-        impressions: [N] hashed ids of the impressions.
+        impressions: N hashed ids of the impressions; null where they are not known.
         labels: [N, T] 1, 0, or -1 for a label that is not settled; in the order of ``tasks``.
         tasks: Names.
         ts: [N] times, microseconds since 1970 UTC.
@@ -39,7 +40,7 @@ class ReplayRows:
     """
 
     values: pl.DataFrame
-    impressions: NDArray[np.str_]
+    impressions: pl.Series
     labels: NDArray[np.int8]
     tasks: tuple[str, ...]
     ts: NDArray[np.int64]
@@ -63,6 +64,14 @@ class ReplayRows:
             position=self.position[rows],
             random=self.random[rows],
         )
+
+    @property
+    def clusters(self) -> NDArray[np.int64]:
+        """[N] the codes in ``user``; of a row of its own one by its impression, so that it has one in all sets of rows."""
+        known: pl.Expr = pl.col("impression").nchash.xxhash64(seed=0) & pl.lit(2**63 - 1, dtype=pl.UInt64)  # type: ignore[attr-defined]
+        frame = pl.DataFrame({"impression": self.impressions}, schema={"impression": pl.String})
+        own = frame.select(known.cast(pl.Int64).fill_null(-1)).to_series().to_numpy()
+        return np.where(self.user < 0, own, self.user)
 
     def label(self, task: str) -> NDArray[np.int8]:
         """[N] labels of one task."""
@@ -107,13 +116,28 @@ class TrainedSide:
 
     @property
     def features(self) -> tuple[str, ...]:
-        """Names of its inputs, numbers first."""
-        return tuple(dict.fromkeys([*(c.feature for c in self.layout.numeric), *(c.name for c in self.layout.ids)]))
+        """Names of its inputs, numbers first; a list of events by its name alone."""
+        parts = {name for one in self.layout.event_lists for name in (one.event, one.age)}
+        names = [*(c.feature for c in self.layout.numeric), *(c.name for c in self.layout.ids)]
+        return tuple(name for name in dict.fromkeys(names) if name not in parts)
+
+    @property
+    def groups(self) -> dict[str, str]:
+        """By feature the section of the spec that declares it."""
+        columns = [(c.feature, c.group) for c in self.layout.numeric] + [(c.name, c.group) for c in self.layout.ids]
+        return {name: str(group) for name, group in columns if name in self.features}
 
     def together(self, features: Collection[str]) -> frozenset[str]:
         """``features``, and with one of the columns of a list of events its other ones."""
         lists = [{name for name in (one.name, one.event, one.age) if name} for one in self.layout.event_lists]
         return frozenset(features).union(*(own for own in lists if own & set(features)))
+
+    def columns(self, feature: str) -> "tuple[list[int], list[int]]":
+        """The columns of the numeric and of the id array that a feature takes, with a list of events its kinds and ages."""
+        names = self.together([feature])
+        numbers = [place for place, column in enumerate(self.layout.numeric) if column.feature in names]
+        places = zip(self.layout.ids, self.layout.id_places, strict=True)
+        return numbers, [at for column, own in places if column.name in names for at in range(own.start, own.stop)]
 
     def absent(self, rows: ReplayRows) -> tuple[str, ...]:
         """Features that the model reads and ``rows`` do not have."""
@@ -164,6 +188,17 @@ class Encoded:
 
     numeric: NDArray[np.float32]
     ids: NDArray[np.int32]
+
+    def with_columns(self, columns: "tuple[list[int], list[int]]", other: "Encoded") -> "Encoded":
+        """The same with the values that ``other`` has in some columns of the numeric and of the id array."""
+        numeric, ids = self.numeric.copy(), self.ids.copy()
+        numeric[:, columns[0]] = other.numeric[:, columns[0]]
+        ids[:, columns[1]] = other.ids[:, columns[1]]
+        return Encoded(numeric, ids)
+
+    def take(self, rows: NDArray[np.intp]) -> "Encoded":
+        """Some rows, in that order."""
+        return Encoded(self.numeric[rows], self.ids[rows])
 
 
 def substituted(

@@ -107,7 +107,7 @@ def rows(count: int, seed: int = 0, by: TrainedSide | None = None, layout: Layou
         columns[column.name] = some(pl.Series(draw.choice(texts, count)) if single else lists(texts, lengths))
     found = ReplayRows(
         values=pl.DataFrame(columns),
-        impressions=np.array([f"{seed}-{n}" for n in range(count)]),
+        impressions=pl.Series([f"{seed}-{n}" for n in range(count)]),
         labels=np.zeros((count, len(layout.tasks)), np.int8),
         tasks=layout.tasks,
         ts=draw.integers(0, 10**12, count),

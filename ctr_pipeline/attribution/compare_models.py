@@ -1,0 +1,161 @@
+"""Why the model changed, on the side of the models: all measurements of two retrains on their replay rows."""
+
+from collections.abc import Mapping
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from scipy import special, stats
+
+from ctr_pipeline.attribution.grafts import grafts
+from ctr_pipeline.attribution.importance import EncodedSide, attribution_changes, permutation_changes
+from ctr_pipeline.attribution.model_change import ModelChange, ScoreShift, SliceChange, TaskChange
+from ctr_pipeline.attribution.replay_rows import Replay
+from ctr_pipeline.attribution.resampling import REPLICATES, Resampling
+from ctr_pipeline.attribution.trained_side import ReplayRows
+from ctr_pipeline.attribution.two_by_two import two_by_two
+from ctr_pipeline.calibration.labelled import Float64s, Integers
+from ctr_pipeline.evaluation.declared_slices import MISSING, interval_slices
+from ctr_pipeline.evaluation.metrics import Interval
+from ctr_pipeline.evaluation.paired_draws import METRICS, interval, resampled
+from ctr_pipeline.evaluation.slices import slice_metrics, standard_slices
+from ctr_pipeline.spec import Spec
+
+ATTRIBUTED_ROWS = 500
+"""Rows whose integrated gradients are taken, of each task."""
+
+BASELINE = "the mean row of the replayed rows, of each side as its own model encodes it; lists of events are empty"
+
+
+def compare_models(
+    replay: Replay, *, seed: int = 0, replicates: int = REPLICATES, attributed_rows: int = ATTRIBUTED_ROWS
+) -> ModelChange:
+    """Measures what changed from the old side to the new one. Every interval is over the same draws of users.
+
+    Args:
+        replay: Both sides and their rows.
+        seed: Of permutations and draws.
+        replicates: Draws of users.
+        attributed_rows: Rows whose integrated gradients are taken; 0 leaves them out.
+    """
+    tasks, rows = replay.tasks, replay.new_matched
+    (draws,) = Resampling.of(rows.clusters, seed=seed, replicates=replicates)
+    own = Resampling.of(replay.old_rows.clusters, replay.new_rows.clusters, seed=seed, replicates=replicates)
+    old = EncodedSide(replay.old, replay.old.encode(replay.old_matched))
+    new = EncodedSide(replay.new, replay.new.encode(rows))
+    scores = [one.side.calibrated(one.rows)[:, _places(one, tasks)] for one in (old, new)]
+    labels = np.column_stack([rows.label(task) for task in tasks]) if tasks else np.zeros((len(rows), 0), np.int8)
+    slices = slices_of(replay.new.spec, rows)
+    periods = two_by_two(replay.old, replay.new, replay.old_rows, replay.new_rows, (own[0], own[1]))
+    pipelines = (
+        two_by_two(replay.old, replay.new, replay.old_matched, rows, (draws, draws))
+        if replay.how != "not matched"
+        else {}
+    )
+    replaced = grafts(replay.old, replay.new, rows, draws)
+    permuted = permutation_changes(old, new, tasks, labels, draws, seed=seed)
+    found = {}
+    for at, task in enumerate(tasks):
+        first, second, known = scores[0][:, at], scores[1][:, at], labels[:, at]
+        chosen = _attributed(known, attributed_rows, seed)
+        features, groups = attribution_changes(old, new, task, draws, chosen) if len(chosen) else ((), ())
+        ne, auc = _paired(first, second, known, rows.clusters, seed=seed, replicates=replicates)
+        found[task] = TaskChange(
+            task=task,
+            rows=int((known >= 0).sum()),
+            positives=int((known == 1).sum()),
+            shift=score_shift(first, second) if len(rows) else None,
+            ne=ne,
+            auc=auc,
+            slices=_slice_changes(first, second, known, slices),
+            pipelines=pipelines.get(task),
+            periods=periods.get(task),
+            grafts=replaced.get(task, ()),
+            permutation=permuted.get(task, ()),
+            features=features,
+            groups=groups,
+        )
+    return ModelChange(
+        old=replay.old.name,
+        new=replay.new.name,
+        how=replay.how,
+        matched=0 if replay.how == "not matched" else len(rows),
+        old_rows=len(replay.old_rows),
+        new_rows=len(replay.new_rows),
+        baseline=BASELINE,
+        tasks=found,
+        notes=(*replay.notes, *_other_tasks(replay)),
+    )
+
+
+def score_shift(old: Float64s, new: Float64s) -> ScoreShift:
+    """How calibrated logits [N] of the old side became those of the new one."""
+    moved = new - old
+    varies = min(np.ptp(old), np.ptp(new)) > 0
+    return ScoreShift(
+        mean=float(moved.mean()),
+        deviation=float(moved.std()),
+        probability_old=float(special.expit(old).mean()),
+        probability_new=float(special.expit(new).mean()),
+        rank_correlation=float(stats.spearmanr(old, new).statistic) if varies else None,
+    )
+
+
+def slices_of(spec: Spec, rows: ReplayRows) -> dict[str, NDArray[np.str_]]:
+    """The slices of the evaluation, from values in the clear: by position, traffic, missing numbers, and as declared."""
+    names = [name for name, kind in rows.values.schema.items() if kind == pl.Float32]
+    numbers = rows.values.select(pl.col(names).fill_null(np.nan)).to_numpy() if names else np.zeros((len(rows), 0))
+    found = {
+        name: np.asarray(of, np.str_)
+        for name, of in standard_slices(rows.position, rows.random, numbers, names).items()
+    }
+    for declared in spec.evaluation.slices:
+        if declared.feature not in rows.values.columns:
+            continue
+        values = rows.values[declared.feature]
+        if declared.edges:
+            found[declared.title] = interval_slices(values.fill_null(np.nan).to_numpy(), declared.edges)
+        elif values.dtype == pl.String:
+            found[declared.title] = values.fill_null(MISSING).to_numpy().astype(np.str_)
+    return found
+
+
+def _places(one: EncodedSide, tasks: tuple[str, ...]) -> list[int]:
+    return [one.side.layout.tasks.index(task) for task in tasks]
+
+
+def _attributed(labels: Integers, count: int, seed: int) -> NDArray[np.intp]:
+    """Places of rows with a label, in a random choice."""
+    known = np.flatnonzero(labels >= 0)
+    if len(known) <= count:
+        return known
+    return np.sort(np.random.default_rng(seed).choice(known, count, replace=False))
+
+
+def _paired(
+    old: Float64s, new: Float64s, labels: Integers, users: Integers, *, seed: int, replicates: int
+) -> tuple[Interval | None, Interval | None]:
+    """Differences in NE and in AUC."""
+    if len(np.unique(labels[labels >= 0])) < 2:
+        return None, None
+    draws = [resampled(own, labels, users, seed=seed, replicates=replicates) for own in (old, new)]
+    difference = draws[1] - draws[0]
+    return interval(difference[:, METRICS.index("NE")]), interval(difference[:, METRICS.index("AUC")])
+
+
+def _slice_changes(
+    old: Float64s, new: Float64s, labels: Integers, slices: Mapping[str, NDArray[np.str_]]
+) -> tuple[SliceChange, ...]:
+    both = zip(slice_metrics(old, labels, slices), slice_metrics(new, labels, slices), strict=True)
+    return tuple(
+        SliceChange(
+            dimension=first.dimension, value=first.value, rows=first.rows, positives=first.positives,
+            old=first.oe, new=second.oe,
+        )
+        for first, second in both
+    )  # fmt: skip
+
+
+def _other_tasks(replay: Replay) -> list[str]:
+    own = {side.name: set(side.layout.tasks) - set(replay.tasks) for side in (replay.old, replay.new)}
+    return [f"only {name} has the tasks {', '.join(sorted(tasks))}" for name, tasks in own.items() if tasks]

@@ -1,0 +1,217 @@
+"""Retrains opened for a comparison of their models: from their folders, and their tables at the versions that they read."""
+
+from dataclasses import dataclass
+from datetime import date
+from typing import TYPE_CHECKING
+
+from ctr_pipeline.deployment.paths import DataRoot
+from ctr_pipeline.deployment.retrain_files import MissingFileError, RetrainFiles
+
+if TYPE_CHECKING:
+    import numpy as np
+    import polars as pl
+    from numpy.typing import NDArray
+
+    from ctr_pipeline.attribution.replay_rows import Replay, TestKeys
+    from ctr_pipeline.attribution.trained_side import ReplayRows, TrainedSide
+    from ctr_pipeline.datasets import PackedDataset
+    from ctr_pipeline.spec import Spec
+
+
+@dataclass(frozen=True, slots=True)
+class Retrain:
+    """One retrain: the data root that it lies in, and its day (YYYY-MM-DD)."""
+
+    root: DataRoot
+    day: str
+
+
+def load_side(retrain: Retrain, name: str) -> "TrainedSide":
+    """The trained model of a retrain with what it was trained with; ``name`` is what a reader knows it by.
+
+    Raises:
+        MissingFileError: the retrain did not finish; names the step that makes what is absent.
+        RankerError: the weights do not fit the layout.
+        SpecError: its spec is not readable by this version.
+    """
+    from ctr_pipeline.attribution.trained_side import TrainedSide
+    from ctr_pipeline.datasets import PackedDataset
+    from ctr_pipeline.ranker import load_ranker
+    from ctr_pipeline.spec import parse_spec
+
+    paths = retrain.root.retrain(retrain.day)
+    for path, made_by in ((paths.spec, "ranker"), (paths.model, "ranker"), (paths.packed_manifest, "training_dataset")):
+        if not path.is_file():
+            raise MissingFileError(f"{path} is absent: materialise {made_by} for {retrain.day} first.")
+    files, dataset = RetrainFiles(paths), PackedDataset.open(paths.packed)
+    spec = parse_spec(paths.spec.read_text(encoding="utf-8"), where=str(paths.spec))
+    fitted = files.calibrators()
+    return TrainedSide(
+        name=name,
+        spec=spec,
+        layout=dataset.layout,
+        vocabulary=files.vocabulary().select("feature", "key", "row"),
+        ranker=load_ranker(paths.model, dataset.layout, spec.model),
+        calibrators=tuple(fitted[task] for task in dataset.layout.tasks),
+    )
+
+
+def open_replay(old: Retrain, new: Retrain, *, rows: int = 20_000, seed: int = 0) -> "Replay":
+    """Two retrains, of one data root or of two, and a sample of their test rows.
+
+    Args:
+        old: The first.
+        new: The second.
+        rows: Rows of each sample at most: of the impressions that both tested, and of each side's own.
+        seed: Decides on the sample.
+
+    Raises:
+        MissingFileError: a retrain did not finish.
+        RankerError, SpecError: a retrain is not readable.
+    """
+    import numpy as np
+
+    from ctr_pipeline.attribution.replay_rows import Replay, chosen_rows, match_rows
+
+    sources = [_TestRows.of(retrain) for retrain in (old, new)]
+    old_source, new_source = sources
+    matched = match_rows(old_source.keys, new_source.keys)
+    own = [chosen_rows(one.keys, np.arange(len(one.keys)), rows, seed) for one in sources]
+    notes = [one.note for one in sources if one.note]
+    if matched.how == "not matched":
+        notes.append(
+            "no impression is a test row of both runs: both models are compared on the test rows of the newer one"
+        )
+        new_matched = old_matched = new_source.rows(own[1])
+    else:
+        picked = chosen_rows(new_source.keys, matched.new, rows, seed)
+        old_matched, new_matched = old_source.rows(matched.old[picked]), new_source.rows(matched.new[picked])
+    names = [f"{one.day}" if old.root == new.root else f"{one.root.root.name} {one.day}" for one in (old, new)]
+    return Replay(
+        old=load_side(old, names[0]),
+        new=load_side(new, names[1]),
+        how=matched.how,
+        old_matched=old_matched,
+        new_matched=new_matched,
+        old_rows=old_source.rows(own[0]),
+        new_rows=new_source.rows(own[1]),
+        notes=tuple(notes),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _TestRows:
+    """The test rows of one retrain.
+
+    Attributes:
+        retrain: Which one.
+        spec: Its spec.
+        dataset: Its packed arrays.
+        keys: What tells its test rows apart.
+        note: Why values are taken from the packed arrays; None where they are those of the tables.
+    """
+
+    retrain: Retrain
+    spec: "Spec"
+    dataset: "PackedDataset"
+    keys: "TestKeys"
+    note: str | None
+
+    @classmethod
+    def of(cls, retrain: Retrain) -> "_TestRows":
+        """The test rows of ``retrain``."""
+        import numpy as np
+        import polars as pl
+
+        from ctr_pipeline.attribution.replay_rows import TestKeys
+        from ctr_pipeline.datasets import PackedDataset
+        from ctr_pipeline.lake import LakeError
+        from ctr_pipeline.spec import parse_spec
+
+        paths = retrain.root.retrain(retrain.day)
+        if not paths.spec.is_file():
+            raise MissingFileError(f"{paths.spec} is absent: materialise ranker for {retrain.day} first.")
+        spec = parse_spec(paths.spec.read_text(encoding="utf-8"), where=str(paths.spec))
+        dataset = PackedDataset.open(paths.packed)
+        test, note = dataset.splits["test"], None
+        try:
+            shown = _shown(retrain).select("day", "ts", "impression_id").sort("day", "ts", "impression_id").collect()
+            impressions = shown["impression_id"].cast(pl.String)
+            if not np.array_equal(shown["ts"].to_numpy(), test.ts):
+                raise LakeError(f"the table impressions has {shown.height} test rows, the packed arrays {len(test)}")
+        except (LakeError, OSError, pl.exceptions.PolarsError) as error:
+            note = f"the tables that {retrain.day} read are gone ({error}): its rows are those of its packed arrays"
+            impressions = pl.Series([None] * len(test), dtype=pl.String)
+        settled = np.asarray((test.labels >= 0).any(axis=1), dtype=np.bool_)
+        keys = TestKeys(
+            impressions=impressions, ts=np.asarray(test.ts), position=np.asarray(test.position), settled=settled
+        )
+        return cls(retrain=retrain, spec=spec, dataset=dataset, keys=keys, note=note)
+
+    def rows(self, places: "NDArray[np.int64]") -> "ReplayRows":
+        """Some of the test rows, with their values in the clear."""
+        from ctr_pipeline.attribution.trained_side import ReplayRows
+
+        test = self.dataset.splits["test"]
+        return ReplayRows(
+            values=self._decoded(places) if self.note else self._values(places),
+            impressions=self.keys.impressions[places],
+            labels=test.labels[places],
+            tasks=self.dataset.layout.tasks,
+            ts=test.ts[places],
+            user=test.user[places],
+            position=test.position[places],
+            random=test.random[places],
+        )
+
+    def _values(self, places: "NDArray[np.int64]") -> "pl.DataFrame":
+        import polars as pl
+
+        from ctr_pipeline.datasets.view import scan_for_uses
+        from ctr_pipeline.features import gather_lists, join_history, number_columns
+        from ctr_pipeline.lake import Lake
+
+        wanted = pl.DataFrame({"impression_id": self.keys.impressions[places], "ts": self.keys.ts[places]})
+        wanted = wanted.with_row_index("__place")
+        shown = _shown(self.retrain).with_columns(pl.col("impression_id").cast(pl.String))
+        shown = shown.join(wanted.lazy(), on=["impression_id", "ts"], how="inner")
+        view = RetrainFiles(self.retrain.root.retrain(self.retrain.day)).examples()
+        first, last = _days(self.retrain)
+        history = scan_for_uses(Lake(self.retrain.root.lake), "history", view.versions["history"], first, last)
+        joined = gather_lists(self.spec, join_history(self.spec, shown, history)).sort("__place").collect()
+        vectors = [f for f in self.spec.features.numeric if f.width is not None]
+        frame = joined.with_columns(column for feature in vectors for column in number_columns(feature))
+        layout = self.dataset.layout
+        return frame.select(
+            *(pl.col(column.name).cast(pl.Float32) for column in layout.numeric),
+            *(
+                pl.col(column.name).cast(pl.String if column.pooled is None else pl.List(pl.String))
+                for column in layout.ids
+            ),
+        )
+
+    def _decoded(self, places: "NDArray[np.int64]") -> "pl.DataFrame":
+        from ctr_pipeline.attribution.decoded_values import decoded_values
+
+        vocabulary = RetrainFiles(self.retrain.root.retrain(self.retrain.day)).vocabulary()
+        test = self.dataset.splits["test"]
+        return decoded_values(self.dataset.layout, vocabulary, test.numeric[places], test.ids[places])
+
+
+def _days(retrain: Retrain) -> "tuple[date, date]":
+    """First and last day of its test."""
+    from ctr_pipeline.datasets.examples import utc_day
+
+    start, end = RetrainFiles(retrain.root.retrain(retrain.day)).examples().bounds.intervals["test"]
+    return utc_day(start), utc_day(end - 1)
+
+
+def _shown(retrain: Retrain) -> "pl.LazyFrame":
+    """The impressions of its test, at the version that it read."""
+    from ctr_pipeline.datasets.examples import rows_of
+    from ctr_pipeline.datasets.view import scan_for_uses
+    from ctr_pipeline.lake import Lake
+
+    view = RetrainFiles(retrain.root.retrain(retrain.day)).examples()
+    table = scan_for_uses(Lake(retrain.root.lake), "impressions", view.versions["impressions"], *_days(retrain))
+    return rows_of(view.bounds, "test", table)
