@@ -5,8 +5,8 @@ from html import escape
 from typing import Any
 
 from ctr_pipeline.evaluation.html_page import Html, figures, folded, link, listed, table
+from ctr_pipeline.evaluation.report_cells import NONE, interval, shown
 from ctr_pipeline.evaluation.report_figures import ReportFiles, delays_figure, propensity_figures
-from ctr_pipeline.evaluation.report_quality import NONE, interval, shown
 
 MOST_FLAGGED = 20
 """Keys with implausible labels that are listed."""

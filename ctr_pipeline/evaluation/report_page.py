@@ -8,19 +8,14 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from ctr_pipeline.evaluation.html_page import document, folded, link, listed, table
+from ctr_pipeline.evaluation.html_page import document, folded, listed, table
+from ctr_pipeline.evaluation.report_cells import interval
+from ctr_pipeline.evaluation.report_change import change_section
 from ctr_pipeline.evaluation.report_data import checks_section, data_section, propensity_section, provenance_section
-from ctr_pipeline.evaluation.report_figures import ReportFiles, champion_figure, test_metrics
-from ctr_pipeline.evaluation.report_quality import (
-    calibration_section,
-    change,
-    days_section,
-    interval,
-    metrics_section,
-    ranking_section,
-    shown,
-    slices_section,
-)
+from ctr_pipeline.evaluation.report_figures import ReportFiles, test_metrics
+from ctr_pipeline.evaluation.report_metrics import days_section, metrics_section
+from ctr_pipeline.evaluation.report_ranking import calibration_section, ranking_section
+from ctr_pipeline.evaluation.report_slices import slices_section
 
 OUTCOMES = {
     "promoted": ("good", "promoted"),
@@ -48,7 +43,7 @@ def report_page(report: Mapping[str, Any], files: ReportFiles) -> str:
     """
     sections = {
         "outcome": ("Outcome", _outcome(report)),
-        "change": ("What changed", _change(files)),
+        "change": ("What changed", change_section(report, files)),
         "metrics": ("Metrics", metrics_section(report)),
         "calibration": ("Calibration", calibration_section(report)),
         "ranking": ("Ranking", ranking_section(report, files)),
@@ -147,52 +142,3 @@ def _failure(failure: Mapping[str, Any]) -> str:
         + listed(findings)
         + (f"<p>Evidence: <code>{escape(str(failure['evidence']))}</code></p>" if failure.get("evidence") else "")
     )
-
-
-def _change(files: ReportFiles) -> str:
-    """Differences from the champion, and why."""
-    differences: Mapping[str, Mapping[str, Any]] = files.release.get("differences") or {}
-    before = files.release.get("champion_before")
-    names = {"relative": "NE", "auc": "AUC", "ap": "average precision"}
-    shown_of = {at: title for at, title in names.items() if any(at in of for of in differences.values())}
-    rows = [
-        (
-            task,
-            f"{of.get('positives', 0):,}",
-            *(change(of.get(at)) if at == "relative" else _signed(of.get(at)) for at in shown_of),
-        )
-        for task, of in differences.items()
-    ]
-    heads = ("task", "outcomes", *(f"change of {title}" for title in shown_of.values()))
-    compared = table(
-        heads,
-        rows,
-        numbers=range(1, len(heads)),
-        caption="The new model against the champion on the same test rows; NE below 0 is better",
-    )
-    if not compared and files.release:
-        compared = "<p>There was no champion to compare with.</p>" if before is None else "<p>Nothing was compared.</p>"
-    days = {task: of["days"] for task, of in differences.items() if of.get("days")}
-    drawn = shown(champion_figure(days)) if days else ""
-    return compared + drawn + _cause(files)
-
-
-def _cause(files: ReportFiles) -> str:
-    """The headline of why the model changed, with the way to its page."""
-    headline = files.attribution.get("headline")
-    if not headline:
-        return ""
-    causes = [
-        f"{cause.get('sentence') or cause.get('subject')} ({cause.get('certainty')})"
-        for cause in (files.attribution.get("causes") or ())[:3]
-        if isinstance(cause, Mapping)
-    ]
-    way = f"<p>{link(files.attribution_page, 'Causes, evidence and details')}</p>" if files.attribution_page else ""
-    return f'<h3 id="cause">Why the model changed</h3><p class="lead">{escape(str(headline))}</p>{listed(causes)}{way}'
-
-
-def _signed(found: Mapping[str, Any] | None) -> str:
-    value, low, high = ((found or {}).get(name) for name in ("value", "low", "high"))
-    if value is None:
-        return "–"
-    return f"{value:+.4f}" + ("" if low is None or high is None else f" [{low:+.4f}, {high:+.4f}]")

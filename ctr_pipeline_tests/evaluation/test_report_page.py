@@ -1,6 +1,7 @@
 """The page of a run: whole, in the order in which a person asks, and of reports of every kind."""
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
@@ -12,6 +13,7 @@ from scipy import special
 
 from ctr_pipeline.evaluation import evaluate, slice_metrics
 from ctr_pipeline.evaluation.plots import score_histogram
+from ctr_pipeline.evaluation.report_cells import interval
 from ctr_pipeline.evaluation.report_figures import ReportFiles
 from ctr_pipeline.evaluation.report_page import report_page
 from ctr_pipeline.labels.outcome_delays import OutcomeDelays
@@ -51,7 +53,33 @@ FULL: dict[str, Any] = NEW | {
     "metrics": {task: {"test": of, "validation": of} for task, of in (("click", CLICK), ("order", ORDER))},
     "test_otherwise": {"random_traffic": {"click": CLICK, "order": ORDER}},
     "floor": {"position": {"click": {"absolute": {"value": -0.1, "low": -0.2, "high": -0.05}}, "order": None}},
-    "by_day": {"click": {DAYS[0]: CLICK, DAYS[1]: ORDER}},
+    "test_references": {
+        name: {"click": ORDER} for name in ("base_rate", "position_only", "champion")
+    },
+    "test_by_day": {
+        "click": [
+            CLICK | {"day": DAYS[0], "ne_against_champion": {"relative": INTERVAL, "absolute": INTERVAL}},
+            ORDER | {"day": DAYS[1], "ne_against_champion": None},
+        ],
+    },
+    "slices_found": {
+        "click": {
+            "searched": 1200, "proposed": 3,
+            "found": [
+                {
+                    "conditions": [{"feature": "geo", "value": "north"}, {"feature": "device", "value": "tv"}], "rows": 70,
+                    "positives": 9, "oe": {"value": 1.8, "low": 1.2, "high": 2.4}, "relative": 1.79, "p_value": 1e-4,
+                    "ne_against_champion": {"relative": INTERVAL},
+                }
+            ],
+        },
+        "order": {"searched": 1200, "proposed": 0, "found": []},
+    },
+    "ranking_revenue": {
+        "all": {"key": "session", "groups": 90, "left_out": 2, "model": INTERVAL, "expected": INTERVAL, "logged": INTERVAL,
+                "random": INTERVAL, "oracle": INTERVAL, "gain": {"value": 12.5, "low": 3.0, "high": 20.0}, "regret": INTERVAL},
+    },
+    "champion": {"version": "1", "compared": True, "obstacle": None},
     "slices": {"click": SLICES, "order": []},
     "position_effect": {"kind": "additive", "shares": [0.5, 0.5], "relative": {"click": [1.0, 0.6]}},
     "propensity": {
@@ -90,8 +118,12 @@ FILES = ReportFiles(
     release={
         "champion_before": "1", "bundle_sha256": "cd" * 32,
         "differences": {
-            "click": {"relative": INTERVAL, "positives": 90, "days": {DAYS[0]: INTERVAL, DAYS[1]: None}},
+            "click": {"relative_ne": INTERVAL, "auc": INTERVAL, "ap": INTERVAL, "rows": 600, "positives": 90, "clusters": 200},
         },
+        "gates": [
+            {"name": "normalised_entropy", "status": "failed", "reasons": ["click is worse."], "figures": {}},
+            {"name": "random_traffic", "status": "undecided", "reasons": ["click: too few.", "order: too few."], "figures": {}},
+        ],
     },
     attribution={"headline": "The change comes from price", "causes": [{"sentence": "price is × 100", "certainty": "shown"}]},
     attribution_page="../training/2026-03-09/attribution.html",
@@ -124,6 +156,12 @@ def test_the_page_answers_in_the_order_in_which_a_person_asks(page: Structure) -
         "order: not used, too few outcomes",
         "One file was not read.",
         "1 of 2 slices stand out",
+        "random traffic",
+        "click is worse.",
+        "geo: north and device: tv",
+        "click 1,200 searched, 3 proposed; order 1,200 searched, 0 proposed.",
+        "12.50 [3.00, 20.00]",
+        "+0.0100 [-0.0100, +0.0200]",
         "cd" * 32,
         f"{CLICK['auc']['value']:.3f} [{CLICK['auc']['low']:.3f}, {CLICK['auc']['high']:.3f}]",
     ):
@@ -147,15 +185,23 @@ def test_each_picture_has_a_text_with_its_figures(page: Structure) -> None:
     assert "order: the test rows were not divided into slices." in page.text
 
 
-def test_the_base_rate_and_the_position_stand_beside_the_model() -> None:
-    page = report_page(FULL, replace(FILES, images={}))
+def cells(page: str, title: str) -> list[str]:
+    """The other cells of the first row that begins with ``title``."""
+    row = page[page.index(f"<td>{title}</td>") :]
+    return re.findall(r'<td class="number">(.*?)</td>', row[: row.index("</tr>")])
+
+
+def test_other_models_stand_beside_the_model() -> None:
+    own = interval(CLICK["ne"])
+    assert cells(report_page(FULL, ReportFiles()), "NE") == [own, *[interval(ORDER["ne"])] * 3]
+    # In reports of before these were measured, what follows from the figures of the model itself.
+    old = FULL | {"test_references": {}, "test_by_day": {}, "slices": {}, "propensity": {}}
+    page = report_page(old, ReportFiles())
     rate = CLICK["base_rate"]
     entropy = -(rate * np.log(rate) + (1 - rate) * np.log(1 - rate))
-    for title, value in (("AUC", 0.5), ("Average precision", rate), ("Log loss (nats)", entropy), ("NE", 1.0)):
-        row = page[page.index(f"<td>{title}</td>") :]
-        assert f'<td class="number">{value:.3f}</td>' in row[: row.index("</tr>")]
-    row = page[page.index("<td>NE</td>") :]
-    assert f'<td class="number">{CLICK["ne"]["value"] + 0.1:.3f}</td>' in row[: row.index("</tr>")]
+    for title, value in (("AUC", 0.5), ("Average precision", rate), ("Log loss (nats)", entropy)):
+        assert cells(page, title)[1:] == [f"{value:.3f}", "–"]
+    assert cells(page, "NE") == [own, "1.000", f"{CLICK['ne']['value'] + 0.1:.3f}"]
     assert "the files of this model are gone" in page
 
 
@@ -184,7 +230,7 @@ def test_a_test_without_an_outcome_has_sentences_in_place_of_pictures() -> None:
     nothing = evaluate(Z, np.zeros(len(Z), dtype=np.int8), seed=1).to_json()
     report = FULL | {
         "metrics": {"click": {"test": nothing}},
-        "by_day": {"click": {DAYS[0]: nothing}},
+        "test_by_day": {"click": [nothing | {"day": DAYS[0]}]},
         "test_otherwise": {},
     }
     page = read(report_page(report, replace(FILES, images={}, delays={}, release={}, attribution={})))
