@@ -7,6 +7,7 @@ text is still read, and a screen with two dots a pixel shows them sharp.
 import io
 from collections.abc import Sequence
 from functools import lru_cache
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,8 @@ FONT = "DejaVu Sans"
 SHARP = 160
 NARROW = (4.3, 3.7)
 DASHED = (0, (4, 3))
+MOST_LETTERS = 40
+"""Letters of a name in a legend, and of a line of a title."""
 LEGEND_LETTERS_A_POINT = 1 / 5.12
 """Mean width of the legend's letters."""
 
@@ -49,12 +52,21 @@ def new_figure(title: str, x: str, y: str, *, size: tuple[float, float], dpi: in
 
 def report_figure(title: str, x: str, y: str, *, height: float = NARROW[1]) -> tuple[Figure, Axes]:
     """A figure of a report."""
-    return new_figure(title, x, y, size=(NARROW[0], height), dpi=SHARP)
+    lines = "\n".join(shortened(line, MOST_LETTERS) for line in wrap(title, MOST_LETTERS - 4))
+    return new_figure(lines, x, y, size=(NARROW[0], height), dpi=SHARP)
 
 
 def font(size: float, *, bold: bool = False) -> FontProperties:
     """The font of all text, ``size`` points high."""
     return FontProperties(family=[FONT], size=size, weight="bold" if bold else "normal")
+
+
+def shortened(text: str, most: int) -> str:
+    """Text of at most ``most`` letters, cut in the middle: the ends of names tell them apart."""
+    if len(text) <= most:
+        return text
+    half = (most - 1) // 2
+    return f"{text[:half]}…{text[-(most - 1 - half) :]}"
 
 
 def plain(text: str) -> str:
@@ -76,13 +88,20 @@ def axis_text(axes: Any, x: str, y: str | None) -> None:
 
 
 def legend(axes: Axes) -> None:
-    """A legend between title and plot, where it hides no data; the title moves up."""
-    labels = axes.get_legend_handles_labels()[1]
+    """A legend between title and plot, where it hides no data; the title moves up.
+
+    In a report's figure both begin at the left edge, however wide the labels of the axis are.
+    """
+    handles, names = axes.get_legend_handles_labels()
+    labels = [shortened(name, MOST_LETTERS) for name in names]
     letters = (72 * axes.figure.get_figure(root=True).get_figwidth() - 48) * LEGEND_LETTERS_A_POINT
     columns = next((n for n in (5, 4, 3, 2) if n <= len(labels) and _legend_width(labels, n) <= letters), 1)
+    left = _left_edge(axes)
     drawn = axes.legend(
+        handles,
+        [plain(label) for label in labels],
         loc="lower left",
-        bbox_to_anchor=(-0.012, 1.0),
+        bbox_to_anchor=(left - 0.012, 1.0),
         ncols=columns,
         prop=font(9.5),
         frameon=False,
@@ -92,12 +111,19 @@ def legend(axes: Axes) -> None:
         borderaxespad=0.2,
     )
     drawn.set_in_layout(False)
-    for text in drawn.get_texts():
-        text.set_text(plain(text.get_text()))
     lines = -(-len(labels) // columns)
-    axes.set_title(
-        axes.get_title("left"), fontproperties=font(12, bold=True), color=INK, loc="left", pad=14 + 16 * lines
-    )
+    title, pad = axes.get_title("left"), 14 + 16 * lines
+    axes.set_title(title, fontproperties=font(12, bold=True), color=INK, loc="left", pad=pad, x=left)
+
+
+def _left_edge(axes: Axes) -> float:
+    """Where the text above a plot begins, in widths of the plot from its left side."""
+    figure = axes.figure.get_figure(root=True)
+    if figure.dpi != SHARP:
+        return 0.0
+    figure.draw_without_rendering()
+    place = axes.get_position()
+    return float((0.03 - place.x0) / place.width)
 
 
 def _legend_width(labels: Sequence[str], columns: int) -> int:

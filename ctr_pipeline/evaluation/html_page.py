@@ -15,6 +15,7 @@ h1 { font-size: 1.5rem; line-height: 1.3; } h2 { font-size: 1.15rem; margin-top:
 a { color: #005a8f; } code { background: #f4f4f4; padding: .1rem .25rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; } p.caption { color: #555; margin: .9rem 0 .1rem; } p.caption + .scroll { margin-top: 0; }
 td, th { text-align: left; padding: .3rem .5rem; border-bottom: 1px solid #e3e3e3; vertical-align: top; overflow-wrap: normal; }
+td:not(.number) { overflow-wrap: anywhere; min-width: 5.5rem; } thead th { vertical-align: bottom; } td ul { margin: 0; padding-left: 1.1rem; }
 td.number, th.number { text-align: right; } td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin: .5rem 0; }
 .error { color: #c1272d; font-weight: 600; } .warning { color: #8a5200; font-weight: 600; } .good { color: #00684c; font-weight: 600; }

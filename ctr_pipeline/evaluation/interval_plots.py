@@ -22,6 +22,7 @@ from ctr_pipeline.evaluation.drawing import (
     plain,
     png,
     report_figure,
+    shortened,
 )
 
 MOST_TICKS = 6
@@ -143,26 +144,15 @@ def forest_plot(
         )  # fmt: skip
     axes.set_xscale("log")
     axes.set_xlim(left, right)
-    axes.xaxis.set_major_locator(
-        LogLocator(subs=(1.0, 2.0, 5.0) if right / left > 3 else tuple(np.arange(10, 100) / 10))
-    )
-    if right / left <= 3:
-        axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
+    subs = (1.0, 2.0, 5.0) if right / left > 8 else (1.0, 1.5, 2.0, 3.0, 5.0, 7.0)
+    axes.xaxis.set_major_locator(LogLocator(subs=subs) if right / left > 2.5 else MaxNLocator(nbins=5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda ratio, _: f"{ratio:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    axes.set_yticks(at, [plain(shortened(name)) for name in names], fontproperties=font(8.5))
+    axes.set_yticks(at, [plain(shortened(name, MOST_LETTERS)) for name in names], fontproperties=font(8.5))
     axes.set_ylim(len(names) - 0.4, -0.6)
     axes.grid(visible=False, axis="y")
     legend(axes)
     return png(figure)
-
-
-def shortened(name: str) -> str:
-    """A name of at most :data:`MOST_LETTERS`, cut in the middle: its end tells slices apart."""
-    if len(name) <= MOST_LETTERS:
-        return name
-    half = (MOST_LETTERS - 1) // 2
-    return f"{name[:half]}…{name[-(MOST_LETTERS - 1 - half) :]}"
 
 
 def _draw(axes: Axes, at: Float64s, series: Mapping[str, Estimates], *, joined: bool) -> bool:

@@ -10,12 +10,10 @@ from PIL import Image
 from ctr_pipeline.evaluation import drawing
 from ctr_pipeline.evaluation.delay_plot import delay_plot
 from ctr_pipeline.evaluation.interval_plots import (
-    MOST_LETTERS,
     Estimates,
     days_plot,
     forest_plot,
     position_curves,
-    shortened,
 )
 from ctr_pipeline.evaluation.ranking_plots import gain_curve, gain_plot, lift_plot
 from ctr_pipeline.labels.outcome_delays import OutcomeDelays
@@ -119,12 +117,24 @@ def test_a_gain_is_the_mean_over_all_orders_of_equal_scores(rows: list[tuple[int
         assert at == pytest.approx(expected / labels.sum(), abs=1e-12)
 
 
+@pytest.mark.parametrize("name", ["order", "a_task_whose_name_is_as_long_as_names_of_tasks_may_be_at_the_most"])
+def test_title_and_legend_are_not_cut_off(name: str) -> None:
+    """The last columns of the picture are white."""
+    title = f"Slices of {name}"
+    cut = forest_plot(
+        ["v" * 90], Estimates([1.1], [0.9], [1.3]), [True], meaning="m", marked_as="stands out", title=title
+    )
+    for png in (cut, gain_plot({name: (Z, Y), f"{name}_2": (Z, Y)}, title=title)):
+        assert (pixels(png)[:, -4:] == 255).all()
+        assert (pixels(png)[:, :4] == 255).all()
+
+
 def test_a_long_name_keeps_its_end() -> None:
-    cut = shortened("missing time since the last purchase: present")
-    assert len(cut) == MOST_LETTERS
+    cut = drawing.shortened("missing time since the last purchase: present", 30)
+    assert len(cut) == 30
     assert cut.startswith("missing time")
     assert cut.endswith(": present")
-    assert shortened("position: 4") == "position: 4"
+    assert drawing.shortened("position: 4", 30) == "position: 4"
 
 
 def test_pictures_are_png_files() -> None:
