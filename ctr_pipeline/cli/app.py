@@ -4,7 +4,7 @@ import signal
 
 import typer
 
-from ctr_pipeline.cli import data, drills, experimenting, models, project, releasing, server, specs
+from ctr_pipeline.cli import data, drills, experimenting, explaining, models, project, releasing, server, specs
 from ctr_pipeline.cli.options import user_errors
 from ctr_pipeline.spec.extensions import load_extensions
 
@@ -22,6 +22,7 @@ app.command()(releasing.rollback)
 app.add_typer(releasing.release_app, name="release")
 app.command()(models.report)
 app.command()(models.why)
+app.command()(explaining.explain)
 app.command()(data.labels)
 app.command()(models.reproduce)
 app.command("calibrate-health")(models.calibrate_health)

@@ -228,6 +228,16 @@ class RetrainPaths:
         return self.training / "report.html"
 
     @property
+    def attribution(self) -> Path:
+        """Why the model predicts otherwise than the one before it."""
+        return self.training / "attribution.json"
+
+    @property
+    def attribution_page(self) -> Path:
+        """The same as a page."""
+        return self.training / "attribution.html"
+
+    @property
     def bundle(self) -> Path:
         """Folder of the exported model."""
         return self.training / "bundle"

@@ -8,6 +8,7 @@ import dagster as dg
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import Environment, process_environment
 from ctr_pipeline.deployment.paths import DataRoot
+from ctr_pipeline.orchestration.assets.attribution import attribution_assets
 from ctr_pipeline.orchestration.assets.canary import canary_assets
 from ctr_pipeline.orchestration.assets.datasets import dataset_assets
 from ctr_pipeline.orchestration.assets.evaluation import evaluation_assets
@@ -67,6 +68,7 @@ def build_definitions(
             *label_quality_assets(deployment),
             *training_assets(deployment),
             *evaluation_assets(deployment),
+            *attribution_assets(deployment),
             *release_assets(deployment),
             *canary_assets(deployment),
         ],

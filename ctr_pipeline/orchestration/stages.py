@@ -142,6 +142,18 @@ STAGES = (
         lambda paths: paths.evaluation,
     ),
     _retrain(
+        "attribution",
+        (
+            *_MODEL,
+            *_EVALUATION,
+            "attribution",
+            "deployment/explained_changes.py",
+            "deployment/retrain_states.py",
+            _asset("attribution"),
+        ),
+        lambda paths: paths.attribution,
+    ),
+    _retrain(
         "serving_bundle", (*_MODEL, *_EVALUATION, "serving", _asset("release")), lambda paths: paths.bundle_manifest
     ),
     _retrain("champion", (*_MODEL, *_EVALUATION, "serving", _asset("release")), lambda paths: paths.release),

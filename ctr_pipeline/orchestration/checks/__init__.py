@@ -1,6 +1,7 @@
 """The checks of all assets. Importing this package registers them."""
 
 from ctr_pipeline.orchestration.checks import (
+    attribution,
     canary,
     contracts,
     drift,
@@ -18,6 +19,7 @@ from ctr_pipeline.orchestration.checks.definition import CheckDefinition, Outcom
 __all__ = [
     "CheckDefinition",
     "Outcome",
+    "attribution",
     "canary",
     "check_results",
     "check_specs",
