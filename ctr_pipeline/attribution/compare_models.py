@@ -40,7 +40,8 @@ def compare_models(
     """
     tasks, rows = replay.tasks, replay.new_matched
     (draws,) = Resampling.of(rows.clusters, seed=seed, replicates=replicates)
-    own = Resampling.of(replay.old_rows.clusters, replay.new_rows.clusters, seed=seed, replicates=replicates)
+    users = _as_in_new(replay), replay.new_rows.clusters
+    own = Resampling.of(*users, seed=seed, replicates=replicates)
     old = EncodedSide(replay.old, replay.old.encode(replay.old_matched))
     new = EncodedSide(replay.new, replay.new.encode(rows))
     scores = [one.side.calibrated(one.rows)[:, _places(one, tasks)] for one in (old, new)]
@@ -118,6 +119,17 @@ def slices_of(spec: Spec, rows: ReplayRows) -> dict[str, NDArray[np.str_]]:
         elif values.dtype == pl.String:
             found[declared.title] = values.fill_null(MISSING).to_numpy().astype(np.str_)
     return found
+
+
+def _as_in_new(replay: Replay) -> NDArray[np.int64]:
+    """Users of the old side's rows by the new side's codes, as far as matched rows tell: another key gives others."""
+    codes = replay.old_rows.clusters
+    known, first = np.unique(replay.old_matched.clusters, return_index=True)
+    named = replay.new_matched.clusters[first]
+    if not len(known):
+        return codes
+    place = np.minimum(np.searchsorted(known, codes), len(known) - 1)
+    return np.where((known[place] == codes) & (codes >= 0) & (named[place] >= 0), named[place], codes)
 
 
 def _places(one: EncodedSide, tasks: tuple[str, ...]) -> list[int]:

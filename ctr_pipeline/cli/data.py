@@ -71,7 +71,7 @@ def labels(
         if impression is None and impression_hash is None:
             found, show = label_overview(deployment, day), print_overview
         else:
-            hashed = identity_hash(impression, impression_hash, "impression", _key)
+            hashed = identity_hash(impression, impression_hash, "impression", hashing_key)
             found, show = impression_history(deployment, hashed, day), print_impression
     write_json(found, json_out)
     show(found, console())
@@ -92,7 +92,7 @@ def forget(
 
     with user_errors():
         deployment = held(data_root)
-        hashed = identity_hash(user, user_hash, "user", _key)
+        hashed = identity_hash(user, user_hash, "user", hashing_key)
         found = forget_user(deployment, hashed, datetime.now(UTC).date())
     write_json(found, json_out)
     print_forgotten(found, console())
@@ -100,7 +100,7 @@ def forget(
         raise typer.Exit(1)
 
 
-def _key() -> "Pseudonymiser":
+def hashing_key() -> "Pseudonymiser":
     """What hashes ids with the key of the deployment."""
     from ctr_pipeline.deployment.environment import process_environment
     from ctr_pipeline.deployment.key import existing_pseudonymiser

@@ -15,7 +15,11 @@ if TYPE_CHECKING:
     from ctr_pipeline.attribution.replay_rows import Replay, TestKeys
     from ctr_pipeline.attribution.trained_side import ReplayRows, TrainedSide
     from ctr_pipeline.datasets import PackedDataset
+    from ctr_pipeline.features import Layout
     from ctr_pipeline.spec import Spec
+
+
+_PLACE = "__place"
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +103,48 @@ def open_replay(old: Retrain, new: Retrain, *, rows: int = 20_000, seed: int = 0
     )
 
 
+def one_impression(retrain: Retrain, side: "TrainedSide", impression: str) -> "ReplayRows | None":
+    """An impression of the tables as they are now, as the pipeline of a retrain has it, without labels; None where there is none.
+
+    Args:
+        retrain: The retrain.
+        side: Its model.
+        impression: Hash of the impression's id.
+    """
+    import numpy as np
+    import polars as pl
+
+    from ctr_pipeline.attribution.trained_side import ReplayRows
+    from ctr_pipeline.lake import Lake
+    from ctr_pipeline.propensity.positions import RANDOM
+
+    table = Lake(retrain.root.lake).scan("impressions").filter(pl.col("impression_id") == impression)
+    found = table.sort("ts").head(1).collect()
+    if found.is_empty():
+        return None
+    day = found["day"][0]
+    shown = found.with_row_index(_PLACE).lazy()
+    position = found["position"].fill_null(0).clip(0, np.iinfo(np.int16).max) if "position" in found.columns else None
+    return ReplayRows(
+        values=_in_the_clear(retrain, side.spec, side.layout, shown, None, day, day),
+        impressions=found["impression_id"].cast(pl.String),
+        labels=np.full((1, len(side.layout.tasks)), -1, np.int8),
+        tasks=side.layout.tasks,
+        ts=found["ts"].to_numpy().astype(np.int64),
+        user=np.full(1, -1, np.int64),
+        position=np.zeros(1, np.int16) if position is None else position.to_numpy().astype(np.int16),
+        random=np.array([found["traffic"][0] == RANDOM]),
+    )
+
+
+def nth_test_row(retrain: Retrain, row: int) -> "ReplayRows | None":
+    """One of the test rows of a retrain, from 0 on in the order of its packed arrays; None where there are not so many."""
+    import numpy as np
+
+    source = _TestRows.of(retrain)
+    return source.rows(np.array([row])) if 0 <= row < len(source.keys) else None
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _TestRows:
     """The test rows of one retrain.
@@ -167,28 +213,11 @@ class _TestRows:
     def _values(self, places: "NDArray[np.int64]") -> "pl.DataFrame":
         import polars as pl
 
-        from ctr_pipeline.datasets.view import scan_for_uses
-        from ctr_pipeline.features import gather_lists, join_history, number_columns
-        from ctr_pipeline.lake import Lake
-
         wanted = pl.DataFrame({"impression_id": self.keys.impressions[places], "ts": self.keys.ts[places]})
-        wanted = wanted.with_row_index("__place")
         shown = _shown(self.retrain).with_columns(pl.col("impression_id").cast(pl.String))
-        shown = shown.join(wanted.lazy(), on=["impression_id", "ts"], how="inner")
-        view = RetrainFiles(self.retrain.root.retrain(self.retrain.day)).examples()
-        first, last = _days(self.retrain)
-        history = scan_for_uses(Lake(self.retrain.root.lake), "history", view.versions["history"], first, last)
-        joined = gather_lists(self.spec, join_history(self.spec, shown, history)).sort("__place").collect()
-        vectors = [f for f in self.spec.features.numeric if f.width is not None]
-        frame = joined.with_columns(column for feature in vectors for column in number_columns(feature))
-        layout = self.dataset.layout
-        return frame.select(
-            *(pl.col(column.name).cast(pl.Float32) for column in layout.numeric),
-            *(
-                pl.col(column.name).cast(pl.String if column.pooled is None else pl.List(pl.String))
-                for column in layout.ids
-            ),
-        )
+        shown = shown.join(wanted.with_row_index(_PLACE).lazy(), on=["impression_id", "ts"], how="inner")
+        version = RetrainFiles(self.retrain.root.retrain(self.retrain.day)).examples().versions["history"]
+        return _in_the_clear(self.retrain, self.spec, self.dataset.layout, shown, version, *_days(self.retrain))
 
     def _decoded(self, places: "NDArray[np.int64]") -> "pl.DataFrame":
         from ctr_pipeline.attribution.decoded_values import decoded_values
@@ -215,3 +244,30 @@ def _shown(retrain: Retrain) -> "pl.LazyFrame":
     view = RetrainFiles(retrain.root.retrain(retrain.day)).examples()
     table = scan_for_uses(Lake(retrain.root.lake), "impressions", view.versions["impressions"], *_days(retrain))
     return rows_of(view.bounds, "test", table)
+
+
+def _in_the_clear(
+    retrain: Retrain,
+    spec: "Spec",
+    layout: "Layout",
+    shown: "pl.LazyFrame",
+    history: int | None,
+    first: date,
+    last: date,
+) -> "pl.DataFrame":
+    """The values that a layout names of the impressions ``shown`` of some days, in the order of their places."""
+    import polars as pl
+
+    from ctr_pipeline.datasets.view import scan_for_uses
+    from ctr_pipeline.features import gather_lists, join_history, number_columns
+    from ctr_pipeline.lake import Lake
+
+    past = scan_for_uses(Lake(retrain.root.lake), "history", history, first, last)
+    joined = gather_lists(spec, join_history(spec, shown, past)).sort(_PLACE).collect()
+    vectors = [f for f in spec.features.numeric if f.width is not None]
+    frame = joined.with_columns(column for feature in vectors for column in number_columns(feature))
+    texts = {column.name: pl.String if column.pooled is None else pl.List(pl.String) for column in layout.ids}
+    return frame.select(
+        *(pl.col(column.name).cast(pl.Float32) for column in layout.numeric),
+        *(pl.col(name).cast(kind) for name, kind in texts.items()),
+    )

@@ -85,6 +85,17 @@ def test_swapped_sides_change_the_signs() -> None:
         assert shifts[0].mean == pytest.approx(-shifts[1].mean)
 
 
+def test_users_under_another_key_are_the_same_users() -> None:
+    old, new = side(1), side(2)
+    given = rows(400, 3, old)
+    # Another key gives other hashes of users and impressions; the rows were matched by their time.
+    hashed = replace(given, user=np.where(given.user < 0, -1, given.user * 7 + 10_000))
+    found = compared(replay(old, new, given, hashed)).tasks["click"]
+    assert found.periods is not None
+    assert found.pipelines is not None
+    assert found.periods.total == found.pipelines.total
+
+
 def test_the_figures_are_those_of_independent_implementations() -> None:
     old, new = side(1), side(2)
     given = rows(600, 3, old)
