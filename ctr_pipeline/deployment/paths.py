@@ -223,6 +223,11 @@ class RetrainPaths:
         return self.training / "delays.json"
 
     @property
+    def report(self) -> Path:
+        """What the report said when its page was last written."""
+        return self.training / "report.json"
+
+    @property
     def page(self) -> Path:
         """The report as a page."""
         return self.training / "report.html"

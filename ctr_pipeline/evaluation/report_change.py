@@ -5,7 +5,7 @@ from html import escape
 from typing import Any
 
 from ctr_pipeline.evaluation.html_page import Html, figures, link, listed, table
-from ctr_pipeline.evaluation.report_cells import change, difference, shown
+from ctr_pipeline.evaluation.report_cells import NONE, change, difference, interval, shown
 from ctr_pipeline.evaluation.report_figures import ReportFiles, champion_figure
 from ctr_pipeline.evaluation.report_metrics import by_day
 
@@ -70,14 +70,20 @@ def _days(report: Mapping[str, Any]) -> str:
 
 
 def _cause(files: ReportFiles) -> str:
-    """The headline of why the model changed, with the way to its page."""
-    headline = files.attribution.get("headline")
-    if not headline:
+    """The headline of why the model changed and the first causes, with the way to the page about them."""
+    found = files.attribution
+    if not found:
         return ""
-    causes = [
-        f"{cause.get('sentence') or cause.get('subject')} ({cause.get('certainty')})"
-        for cause in (files.attribution.get("causes") or ())[:MOST_CAUSES]
-        if isinstance(cause, Mapping)
+    title = '<h3 id="cause">Why the model changed</h3>'
+    if not found.get("headline"):
+        return f"{title}<p>{escape(str(found['reason']))}</p>" if found.get("reason") else ""
+    rows = [
+        (cause["sentence"], cause["certainty"], interval(cause.get("share")), cause.get("how") or NONE)
+        for cause in (found.get("causes") or ())[:MOST_CAUSES]
     ]
     way = f"<p>{link(files.attribution_page, 'Causes, evidence and details')}</p>" if files.attribution_page else ""
-    return f'<h3 id="cause">Why the model changed</h3><p class="lead">{escape(str(headline))}</p>{listed(causes)}{way}'
+    with_what = f"<p>Compared with {escape(str(found['compared_with']))}.</p>" if found.get("compared_with") else ""
+    heads = "cause", "how sure", "share of the change in NE", "because"
+    return (
+        f'{title}<p class="lead">{escape(str(found["headline"]))}</p>{with_what}{table(heads, rows, numbers=[2])}{way}'
+    )

@@ -52,13 +52,13 @@ def report_files(report: Mapping[str, Any], page: Path) -> "ReportFiles":
         return ReportFiles()
     paths = RetrainPaths(training.parents[1] / "datasets" / training.name, training)
     release = read_json(paths.release)
-    attribution, cause = read_json(training / "attribution.json"), training / "attribution.html"
+    cause = paths.attribution_page
     return ReportFiles(
         images={path.stem: path.read_bytes() for path in sorted(paths.plots.glob("*.png"))},
         delays=delays_from_json(read_json(paths.delays)),
         provenance=read_json(paths.provenance),
         release=release if model.get("version") and release.get("version") == model["version"] else {},
-        attribution=attribution,
+        attribution=read_json(paths.attribution),
         attribution_page=quote(Path(os.path.relpath(cause, page.resolve().parent)).as_posix())
         if cause.is_file()
         else "",
@@ -105,8 +105,16 @@ def publish_page(
     if wrong := refused(made, list(results)):
         report["outcome"] = {"status": REFUSED, "step": made, "reason": " ".join(map(_found, wrong))}
         report["model"]["reasons"] = []
-    write_page(report, paths.page)
-    tracking.log(RetrainFiles(paths).mlflow_run().run_id, {}, [("", paths.page)])
+    write_json(paths.report, report)
+    refresh_page(tracking, paths)
+
+
+def refresh_page(tracking: TrackingResource, paths: RetrainPaths) -> None:
+    """Writes the page of a retrain again with what its folder holds now, such as the causes; not before it was published."""
+    report = read_json(paths.report)
+    if report:
+        write_page(report, paths.page)
+        tracking.log(RetrainFiles(paths).mlflow_run().run_id, {}, [("", paths.page)])
 
 
 def _found(result: dg.AssetCheckResult) -> str:

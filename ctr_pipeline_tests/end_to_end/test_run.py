@@ -121,7 +121,10 @@ def test_mlflow_holds_one_finished_run_with_everything(finished: Finished) -> No
     assert models == [("ads", 1, model_files)]
     assert model_status == LoggedModelStatus.READY.to_int()
     artifacts = {path.relative_to(folder).as_posix() for path in Path(folder).rglob("*") if path.is_file()}
-    assert {"spec.yaml", "steps.jsonl", "plots/reliability.png"} <= artifacts
+    assert {"spec.yaml", "steps.jsonl", "plots/reliability.png", "report.html"} <= artifacts
+    # The page of `champion`, and that of the whole run.
+    for page in (Path(folder) / "report.html", finished.data_root / "reports" / "2026-01-16.html"):
+        assert 'ads, 2026-01-16: <span class="good">promoted</span>' in page.read_text(encoding="utf-8")
     exported = finished.data_root / "training" / "2026-01-16" / "bundle"
     assert Bundle.open(Path(model_files)).sha256 == Bundle.open(exported).sha256
     assert "advertiser_quality.json" in artifacts

@@ -125,7 +125,10 @@ FILES = ReportFiles(
             {"name": "random_traffic", "status": "undecided", "reasons": ["click: too few.", "order: too few."], "figures": {}},
         ],
     },
-    attribution={"headline": "The change comes from price", "causes": [{"sentence": "price is × 100", "certainty": "shown"}]},
+    attribution={
+        "headline": "The change comes from price", "compared_with": "the champion in service",
+        "causes": [{"sentence": "price is × 100", "certainty": "shown", "share": {"value": 0.9, "low": 0.8, "high": 1.0}, "how": "put back"}],
+    },
     attribution_page="../training/2026-03-09/attribution.html",
 )  # fmt: skip
 
@@ -150,7 +153,8 @@ def test_the_page_answers_in_the_order_in_which_a_person_asks(page: Structure) -
         "Version 2 does not replace the champion. click: NE +3.00%: may be more than 1.00% worse.",
         "+1.00% [-1.00%, +2.00%]",
         "The change comes from price",
-        "price is × 100 (shown)",
+        "price is × 100 shown 0.900 [0.800, 1.000] put back",
+        "Compared with the champion in service.",
         "1 of 2 checks passed.",
         "impressions: 2 rows in quarantine, no time",
         "order: not used, too few outcomes",
@@ -203,6 +207,12 @@ def test_other_models_stand_beside_the_model() -> None:
         assert cells(page, title)[1:] == [f"{value:.3f}", "–"]
     assert cells(page, "NE") == [own, "1.000", f"{CLICK['ne']['value'] + 0.1:.3f}"]
     assert "the files of this model are gone" in page
+
+
+def test_why_nothing_was_compared_is_told() -> None:
+    first = {"compared_with": "nothing", "reason": "This is the first retrain."}
+    text = read(report_page(NEW, ReportFiles(attribution=first))).text
+    assert "This is the first retrain." in text
 
 
 def test_old_reports_and_those_of_failures_are_pages_too() -> None:

@@ -10,7 +10,14 @@ from typer.testing import CliRunner
 from ctr_pipeline.cli.app import app
 from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.deployment.retrain_files import TrackedRun
-from ctr_pipeline.orchestration.report_pages import artifact_url, page_metadata, report_files, with_page, write_page
+from ctr_pipeline.orchestration.report_pages import (
+    artifact_url,
+    page_metadata,
+    refresh_page,
+    report_files,
+    with_page,
+    write_page,
+)
 from ctr_pipeline_tests.commands.test_report import NEW, of_format_1
 from ctr_pipeline_tests.evaluation.test_html_page import read
 
@@ -33,11 +40,11 @@ def root(tmp_path: Path) -> DataRoot:
         (paths.result, {"model_sha256": "ab"}),
         (paths.release, {"version": "1", "bundle_sha256": "cd", "champion_before": None, "differences": {}}),
         (paths.delays, {"buy": {"start": "impression", "window": 60.0, "counts": [1], "outside": 0}}),
-        (paths.training / "attribution.json", {"headline": "The change comes from price"}),
+        (paths.attribution, {"headline": "The change comes from price", "causes": []}),
         (root.reports / "2026-03-09.json", NEW | {"model": model(root)}),
     ):
         path.write_text(json.dumps(content), encoding="utf-8")
-    (paths.training / "attribution.html").write_text("why", encoding="utf-8")
+    paths.attribution_page.write_text("why", encoding="utf-8")
     return root
 
 
@@ -113,6 +120,31 @@ def test_each_check_has_the_way_to_the_section_that_shows_more(root: DataRoot) -
     assert artifact_url(TrackedRun(run_id="a", tracking_uri="", url="http://x/#/runs/a"), "a b.html").endswith(
         "/a%20b.html"
     )
+
+
+class Kept:
+    """MLflow, which keeps the text of the page that it is given."""
+
+    def __init__(self) -> None:
+        self.pages: list[str] = []
+
+    def log(self, run_id: str, metrics: object, artifacts: list[tuple[str, Path]]) -> None:
+        assert (run_id, metrics) == ("abc", {})
+        self.pages += [path.read_text(encoding="utf-8") for _, path in artifacts]
+
+
+def test_causes_that_are_found_later_come_onto_the_page(root: DataRoot) -> None:
+    paths, kept = root.retrain("2026-03-09"), Kept()
+    paths.mlflow_run.write_text(json.dumps({"run_id": "abc", "tracking_uri": "", "url": ""}), encoding="utf-8")
+    # Before the evaluation there is no page.
+    refresh_page(kept, paths)  # type: ignore[arg-type]
+    assert not paths.page.exists()
+    paths.report.write_text(json.dumps(NEW | {"model": model(root)}), encoding="utf-8")
+    for headline in ("The change comes from price", "It is noise"):
+        paths.attribution.write_text(json.dumps({"headline": headline, "causes": []}), encoding="utf-8")
+        refresh_page(kept, paths)  # type: ignore[arg-type]
+        assert headline in kept.pages[-1]
+        assert 'href="attribution.html"' in kept.pages[-1]
 
 
 def test_a_page_replaces_the_one_before(root: DataRoot) -> None:

@@ -18,6 +18,7 @@ from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.attribution import AttributionEvidence
 from ctr_pipeline.orchestration.metadata import interval, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
+from ctr_pipeline.orchestration.report_pages import refresh_page
 from ctr_pipeline.orchestration.resources import TrackingResource
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ def attribution_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             # A page of an earlier run would be of another model.
             paths.attribution_page.unlink(missing_ok=True)
         tracking.log(run.run_id, {}, files)
+        refresh_page(tracking, paths)
         evidence = AttributionEvidence(
             headline=None if found is None else found.headline,
             worse=[] if found is None else found.worse,
