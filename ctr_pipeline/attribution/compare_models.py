@@ -9,9 +9,9 @@ from scipy import special, stats
 
 from ctr_pipeline.attribution.grafts import grafts
 from ctr_pipeline.attribution.importance import EncodedSide, attribution_changes, permutation_changes
-from ctr_pipeline.attribution.model_change import ModelChange, ScoreShift, SliceChange, TaskChange
+from ctr_pipeline.attribution.model_change import DayChange, ModelChange, ScoreShift, SliceChange, TaskChange
 from ctr_pipeline.attribution.replay_rows import Replay
-from ctr_pipeline.attribution.resampling import REPLICATES, Resampling
+from ctr_pipeline.attribution.resampling import REPLICATES, Resampling, entropies
 from ctr_pipeline.attribution.trained_side import ReplayRows
 from ctr_pipeline.attribution.two_by_two import two_by_two
 from ctr_pipeline.calibration.labelled import Float64s, Integers
@@ -68,13 +68,14 @@ def compare_models(
             shift=score_shift(first, second) if len(rows) else None,
             ne=ne,
             auc=auc,
-            slices=_slice_changes(first, second, known, slices),
+            slices=_slice_changes(first, second, known, slices, draws),
             pipelines=pipelines.get(task),
             periods=periods.get(task),
             grafts=replaced.get(task, ()),
             permutation=permuted.get(task, ()),
             features=features,
             groups=groups,
+            days=_day_changes(first, second, known, rows.ts, draws),
         )
     return ModelChange(
         old=replay.old.name,
@@ -156,16 +157,45 @@ def _paired(
 
 
 def _slice_changes(
-    old: Float64s, new: Float64s, labels: Integers, slices: Mapping[str, NDArray[np.str_]]
+    old: Float64s, new: Float64s, labels: Integers, slices: Mapping[str, NDArray[np.str_]], draws: Resampling
 ) -> tuple[SliceChange, ...]:
     both = zip(slice_metrics(old, labels, slices), slice_metrics(new, labels, slices), strict=True)
-    return tuple(
-        SliceChange(
-            dimension=first.dimension, value=first.value, rows=first.rows, positives=first.positives,
-            old=first.oe, new=second.oe,
-        )
-        for first, second in both
-    )  # fmt: skip
+    found = []
+    for first, second in both:
+        rows = np.flatnonzero(slices[first.dimension] == first.value)
+        found.append(
+            SliceChange(
+                dimension=first.dimension, value=first.value, rows=first.rows, positives=first.positives,
+                old=first.oe, new=second.oe, ne=_entropies_within(old, new, labels, rows, draws)[2],
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _day_changes(
+    old: Float64s, new: Float64s, labels: Integers, ts: NDArray[np.int64], draws: Resampling
+) -> tuple[DayChange, ...]:
+    days = ts.astype("datetime64[us]").astype("datetime64[D]")
+    found = []
+    for day in np.unique(days[labels >= 0]):
+        rows = np.flatnonzero((days == day) & (labels >= 0))
+        first, second, change = _entropies_within(old, new, labels, rows, draws)
+        found.append(
+            DayChange(
+                day=str(day), rows=len(rows), positives=int((labels[rows] == 1).sum()), old=first, new=second, change=change,
+            )
+        )  # fmt: skip
+    return tuple(found)
+
+
+def _entropies_within(
+    old: Float64s, new: Float64s, labels: Integers, rows: NDArray[np.intp], draws: Resampling
+) -> tuple[Interval | None, Interval | None, Interval | None]:
+    """NE of both sides on some rows, and the difference; None where these have one class."""
+    if len(np.unique(labels[rows][labels[rows] >= 0])) < 2:
+        return None, None, None
+    found = entropies([old[rows], new[rows]], labels[rows], draws.take(rows))
+    return interval(found[:, 0]), interval(found[:, 1]), interval(found[:, 1] - found[:, 0])
 
 
 def _other_tasks(replay: Replay) -> list[str]:

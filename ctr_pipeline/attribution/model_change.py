@@ -38,7 +38,17 @@ class ScoreShift:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SliceChange:
-    """Observed over expected outcomes of one slice by each side, with exact Poisson intervals."""
+    """One slice of the matched rows by each side.
+
+    Attributes:
+        dimension: What the rows were divided by.
+        value: The rows' value of it.
+        rows: Labelled rows.
+        positives: Positive ones.
+        old: Observed over expected outcomes of the old side, with the exact Poisson interval.
+        new: The same of the new side.
+        ne: NE of the new side minus that of the old one within the slice; None where it has one class.
+    """
 
     dimension: str
     value: str
@@ -46,6 +56,28 @@ class SliceChange:
     positives: int
     old: Interval
     new: Interval
+    ne: Interval | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DayChange:
+    """One day (UTC) of the matched rows: since when both sides differ.
+
+    Attributes:
+        day: YYYY-MM-DD.
+        rows: Labelled rows.
+        positives: Positive ones.
+        old: NE of the old side; None where the day has one class, as the two below.
+        new: NE of the new side.
+        change: ``new`` minus ``old``, paired by user.
+    """
+
+    day: str
+    rows: int
+    positives: int
+    old: Interval | None
+    new: Interval | None
+    change: Interval | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -177,6 +209,7 @@ class TaskChange:
         permutation: By feature, the largest change first.
         features: Integrated gradients by feature, the largest shift first.
         groups: The same by group of features.
+        days: NE by day, on the same rows.
     """
 
     task: str
@@ -192,6 +225,7 @@ class TaskChange:
     permutation: tuple[PermutationChange, ...]
     features: tuple[AttributionChange, ...]
     groups: tuple[AttributionChange, ...]
+    days: tuple[DayChange, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

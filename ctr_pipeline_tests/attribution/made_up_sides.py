@@ -43,6 +43,20 @@ LISTED = replace(
     ids=(*LAYOUT.ids, IdColumn("recent", "history", 30, 4, Pooled(LENGTH, "mean", "first"), table="ad")),
     event_lists=(EventList("recent", "ad", None, "recent_age", LENGTH),),
 )
+MODELS: dict[str, dict[str, Any]] = {
+    "no hidden layer": {"hidden": []},
+    "pairs": {"pairs": [["ad", "page"]]},
+    "no linear part": {"wide": False},
+    "chain": {"heads": "chain"},
+    **{kind: {"interactions": [{"kind": kind}]} for kind in (
+        "factorisation_machine", "cross", "cross_mixture", "mask_net", "field_attention", "feature_gates", "residual_perceptron",
+    )},
+    **{kind: {"multi_task": {"kind": kind}, "heads": "chain"} for kind in ("task_towers", "mmoe", "ple", "aitm")},
+    **{kind: {"sequences": [{"kind": kind}]} for kind in ("target_attention", "transformer")},
+    "branches": {"branches": [{"name": "deep", "hidden": [8]}, {"name": "crossed", "interactions": [{"kind": "cross"}], "hidden": []}]},
+}  # fmt: skip
+"""By name the model section of each architecture."""
+
 TEXTS = {"ad": [f"ad{n}" for n in range(40)], "page": list("abcdef"), "tags": [f"tag{n}" for n in range(9)]}
 
 

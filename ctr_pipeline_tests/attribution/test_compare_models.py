@@ -18,7 +18,7 @@ from ctr_pipeline.attribution.resampling import Resampling
 from ctr_pipeline.attribution.substitutions import LABELS, Substitutions
 from ctr_pipeline.attribution.trained_side import TrainedSide
 from ctr_pipeline.evaluation.metrics import Interval
-from ctr_pipeline_tests.attribution.made_up_sides import LAYOUT, LISTED, rows, side
+from ctr_pipeline_tests.attribution.made_up_sides import LAYOUT, LISTED, MODELS, rows, side
 
 SEQUENCE = {"sequences": [{"kind": "target_attention"}]}
 
@@ -45,6 +45,8 @@ def changes_of(task: TaskChange) -> Iterator[tuple[str, Interval]]:
         assert of is not None
         yield from ((f"{name} total", of.total), (f"{name} model", of.model), (f"{name} data", of.data))
     yield from ((f"permuted {one.feature}", one.change) for one in task.permutation if one.change is not None)
+    yield from ((f"within {one.dimension} {one.value}", one.ne) for one in task.slices if one.ne is not None)
+    yield from ((f"on {one.day}", one.change) for one in task.days if one.change is not None)
     for one in (*task.features, *task.groups):
         yield f"shift {one.name}", one.shift
         if one.change is not None:
@@ -59,12 +61,26 @@ def test_between_equal_sides_nothing_changed() -> None:
     for task in found.tasks.values():
         for name, change in changes_of(task):
             assert abs(change.value) < 1e-12, name
-            assert max(abs(change.low), abs(change.high)) < 1e-12, name
+            # Days and slices with few users have no bounds.
+            few = name.startswith(("on ", "within ")) and np.isinf([change.low, change.high]).all()
+            assert few or max(abs(change.low), abs(change.high)) < 1e-12, name
         assert all(graft.change is not None and abs(graft.change.value) < 1e-6 for graft in task.grafts)
         assert task.shift is not None
         assert (task.shift.mean, task.shift.deviation) == (0, 0)
         assert task.shift.rank_correlation == pytest.approx(1)
         assert all(one.old == one.new for one in task.slices)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_architecture_is_compared(name: str) -> None:
+    layout = LISTED if "sequences" in MODELS[name] else LAYOUT
+    old, new = side(1, MODELS[name], layout, shuffled=2), side(2, MODELS[name], layout)
+    found = compare_models(replay(old, new, rows(100, 3, old, layout)), replicates=20, attributed_rows=5)
+    for task in found.tasks.values():
+        assert all(np.isfinite(change.value) for _, change in changes_of(task))
+        assert {one.feature for one in task.permutation} == set(new.features)
+        assert {one.name for one in task.features} <= set(new.features)
+        assert all(graft.reason is None for graft in task.grafts)
 
 
 def test_swapped_sides_change_the_signs() -> None:
@@ -130,6 +146,22 @@ def test_the_figures_are_those_of_independent_implementations() -> None:
     chosen = given.position == 2
     assert position.positives == labels[chosen].sum()
     assert position.new.value == pytest.approx(labels[chosen].sum() / special.expit(second[chosen]).sum())
+
+    def entropy_within(chosen: np.ndarray, logits: np.ndarray) -> float:
+        rate = labels[chosen].mean()
+        return float(log_loss(labels[chosen], special.expit(logits[chosen]))) / float(stats.entropy([rate, 1 - rate]))
+
+    assert position.ne is not None
+    assert position.ne.value == pytest.approx(entropy_within(chosen, second) - entropy_within(chosen, first))
+    days = given.ts // (86_400 * 10**6)
+    assert [one.day for one in task.days] == [str(np.datetime64(int(day), "D")) for day in np.unique(days)]
+    assert sum(one.rows for one in task.days) == task.rows
+    for one, day in zip(task.days, np.unique(days), strict=True):
+        assert one.old is not None
+        assert one.new is not None
+        assert one.change is not None
+        assert one.old.value == pytest.approx(entropy_within(days == day, first))
+        assert one.change.value == pytest.approx(one.new.value - one.old.value)
 
 
 def test_permuting_a_feature_costs_what_a_loop_over_features_says() -> None:

@@ -1,7 +1,6 @@
 """A hybrid of two models is the new one without old blocks, the old one with all of them, and else what modules make of it."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
@@ -20,20 +19,7 @@ from ctr_pipeline.attribution.grafts import (
 from ctr_pipeline.attribution.replay_rows import ReplayRows
 from ctr_pipeline.attribution.resampling import Resampling
 from ctr_pipeline.attribution.trained_side import TrainedSide
-from ctr_pipeline_tests.attribution.made_up_sides import LAYOUT, LISTED, rows, side
-
-MODELS: dict[str, dict[str, Any]] = {
-    "no hidden layer": {"hidden": []},
-    "pairs": {"pairs": [["ad", "page"]]},
-    "no linear part": {"wide": False},
-    "chain": {"heads": "chain"},
-    **{kind: {"interactions": [{"kind": kind}]} for kind in (
-        "factorisation_machine", "cross", "cross_mixture", "mask_net", "field_attention", "feature_gates", "residual_perceptron",
-    )},
-    **{kind: {"multi_task": {"kind": kind}, "heads": "chain"} for kind in ("task_towers", "mmoe", "ple", "aitm")},
-    **{kind: {"sequences": [{"kind": kind}]} for kind in ("target_attention", "transformer")},
-    "branches": {"branches": [{"name": "deep", "hidden": [8]}, {"name": "crossed", "interactions": [{"kind": "cross"}], "hidden": []}]},
-}  # fmt: skip
+from ctr_pipeline_tests.attribution.made_up_sides import LAYOUT, LISTED, MODELS, rows, side
 
 
 def hybrid(old: TrainedSide, new: TrainedSide, given: ReplayRows) -> Hybrid:
