@@ -35,20 +35,25 @@ def _gates(release: Mapping[str, Any]) -> str:
 
 def _differences(report: Mapping[str, Any], release: Mapping[str, Any]) -> str:
     by_task: Mapping[str, Mapping[str, Any]] = release.get("differences") or {}
+    # Comparisons of earlier versions have NE alone.
+    known = [
+        (at, head)
+        for at, head in (("auc", "of AUC"), ("ap", "of average precision"))
+        if any(at in of for of in by_task.values())
+    ]
     rows = [
         (
             task,
             f"{of.get('positives', 0):,}",
             change(of.get("relative_ne") or of.get("relative")),
-            difference(of.get("auc")),
-            difference(of.get("ap")),
+            *(difference(of.get(at)) for at, _ in known),
         )
         for task, of in by_task.items()
     ]
-    heads = "task", "outcomes", "change of NE", "of AUC", "of average precision"
+    heads = ("task", "outcomes", "change of NE", *(head for _, head in known))
     caption = "The new model against the champion on the same test rows; NE below 0 is better"
     if rows:
-        return table(heads, rows, numbers=range(1, 5), caption=caption)
+        return table(heads, rows, numbers=range(1, len(heads)), caption=caption)
     obstacle = (report.get("champion") or {}).get("obstacle")
     if obstacle:
         return f"<p>{escape(str(obstacle))}</p>"

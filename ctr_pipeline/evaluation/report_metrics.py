@@ -73,9 +73,12 @@ def _values(found: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:
         yield f"recall_at_{share}", f"Recall, top {float(share):.0%}", recall
     for name, title in WITHIN.items():
         of = found.get(name)
-        if of is not None:
-            key = f" ({of['key']})" if of.get("key") else ""
-            yield name, f"{title}{key}: {of['groups']:,} of {of['groups'] + of['left_out']:,}", of
+        if of is None:
+            continue
+        # Reports of earlier versions have the value alone, or no counts.
+        counts = isinstance(of, Mapping) and "groups" in of
+        key = f" ({of['key']})" if counts and of.get("key") else ""
+        yield name, f"{title}{key}: {of['groups']:,} of {of['groups'] + of['left_out']:,}" if counts else title, of
     order = found.get("group_order")
     if order:
         yield "ndcg", f"nDCG at {order['k']}", order["ndcg"]

@@ -215,6 +215,17 @@ def test_why_nothing_was_compared_is_told() -> None:
     assert "This is the first retrain." in text
 
 
+def test_metrics_of_earlier_versions_are_shown() -> None:
+    """`user_auc` was a number, a group metric had no counts, and there were no parts of the log loss."""
+    absent = ("log_loss_parts", "best_f1", "undefined", "bins", "recall_at", "lift")
+    old = {key: value for key, value in CLICK.items() if key not in absent}
+    old |= {"user_auc": 0.625, "grouped_auc": {"value": 0.75, "low": 0.7, "high": 0.8}}
+    page = report_page(NEW | {"metrics": {"click": {"test": old}}}, ReportFiles())
+    read(page)
+    assert cells(page, "AUC within users")[0] == "0.625"
+    assert cells(page, "AUC within groups")[0] == "0.750 [0.700, 0.800]"
+
+
 def test_old_reports_and_those_of_failures_are_pages_too() -> None:
     old = {key: value for key, value in NEW.items() if key != "outcome"}
     assert sections(read(report_page(old, ReportFiles()))) == ["data", "provenance"]
