@@ -8,10 +8,14 @@ from rich.table import Table
 from rich.text import Text
 
 from ctr_pipeline.commands.controls_text import print_comparisons
+from ctr_pipeline.commands.report_worth_text import print_worth
 from ctr_pipeline.deployment.failed_trainings import failure_text
 
 FLAGGED_KEYS_SHOWN = 10
 """Keys with implausible labels that are printed."""
+
+REFERENCES = {"base_rate": "the base rate", "position_only": "the position", "champion": "the champion"}
+"""Other models on the test rows, by their names in the report."""
 
 MEASURED = {
     "logged_position": "scored with the logged position",
@@ -57,7 +61,9 @@ def print_report(report: dict[str, Any], console: Console) -> None:
     for how, title in MEASURED.items():
         if metrics := report.get("test_otherwise", {}).get(how):
             console.print(_metric_table(metrics, f"Test, {title}"))
+    _print_references(report, console)
     _print_slices(report.get("slices", {}), console)
+    print_worth(report, console)
     if report["propensity"].get("positions"):
         console.print(_propensity_table(report))
     for response in report["propensity"].get("responses", []):
@@ -86,6 +92,27 @@ def print_report(report: dict[str, Any], console: Console) -> None:
         console.print(f"Assets took {total:.0f} s: {listed}, …", highlight=False)
     elif report.get("outcome", {}).get("reason") is None:
         console.print("Everything was up to date.")
+
+
+def _print_references(report: dict[str, Any], console: Console) -> None:
+    """Prints AUC and NE of the test beside those of other models; nothing for reports of before they were measured."""
+    references = report.get("test_references")
+    if not references:
+        return
+    columns = [f"{title} of {REFERENCES[name]}" for name in references for title in ("AUC", "NE")]
+    table = Table(
+        "task", "AUC", "NE", *columns, title="Test, beside other models on the same rows", title_justify="left"
+    )
+    for task, splits in report["metrics"].items():
+        found = [splits["test"], *(of.get(task, {}) for of in references.values())]
+        table.add_row(task, *(_value(of.get(name)) for of in found for name in ("auc", "ne")))
+    console.print(table)
+    if obstacle := report.get("champion", {}).get("obstacle"):
+        console.print(f"  The champion is not beside it: {obstacle}", markup=False, highlight=False, soft_wrap=True)
+
+
+def _value(metric: Mapping[str, Any] | None) -> str:
+    return "–" if not metric or metric.get("value") is None else f"{metric['value']:.3f}"
 
 
 def _print_slices(by_task: dict[str, list[dict[str, Any]]], console: Console) -> None:
@@ -134,14 +161,22 @@ def _print_awaiting_data(report: dict[str, Any], console: Console) -> None:
 def _metric_table(by_task: dict[str, dict[str, Any]], title: str) -> Table:
     columns = {"auc": "AUC", "ap": "AP", "ne": "NE", "oe": "observed/expected"}
     if any("grouped_auc" in metrics for metrics in by_task.values()):
-        columns = {"auc": "AUC", "grouped_auc": "AUC within groups", "ap": "AP", "ne": "NE", "oe": "observed/expected"}
+        keys = {metrics["grouped_auc"].get("key", "group") for metrics in by_task.values() if "grouped_auc" in metrics}
+        title_of_groups = f"AUC within {' or '.join(sorted(keys))}"
+        columns = {"auc": "AUC", "grouped_auc": title_of_groups, "ap": "AP", "ne": "NE", "oe": "observed/expected"}
     table = Table(
         "task", "rows", "positives", *columns.values(), title=f"{title}, with 95 % intervals", title_justify="left"
     )
     for task, metrics in by_task.items():
         numbers = (_interval(metrics[key]) for key in columns)
-        table.add_row(task, f"{metrics['rows']:,}", f"{metrics['positives']:,}", *numbers)
+        table.add_row(task, _rows(metrics), f"{metrics['positives']:,}", *numbers)
     return table
+
+
+def _rows(metrics: Mapping[str, Any]) -> str:
+    """Rows that were measured; with their share where some are not settled."""
+    share = metrics.get("settled_share")
+    return f"{metrics['rows']:,}" + (f" ({share:.1%} settled)" if share is not None and share < 1 else "")
 
 
 def _propensity_table(report: dict[str, Any]) -> Table:

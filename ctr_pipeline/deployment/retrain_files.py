@@ -215,11 +215,13 @@ class RetrainFiles:
         otherwise: Mapping[str, Mapping[str, Mapping[str, Any]]],
         floor: Mapping[str, Any],
         slices: Mapping[str, Sequence[Mapping[str, Any]]],
+        further: Mapping[str, Any],
     ) -> None:
         """Keeps the metrics by task and split, those of the test that were measured otherwise, by how and task, how
-        the model compares with what it has to beat, and the slices of the test by task.
+        the model compares with what it has to beat, the slices of the test by task, and the ``further`` keys of
+        docs/report.md.
         """
-        content = {"metrics": metrics, "test_otherwise": otherwise, "floor": floor, "slices": slices}
+        content = {"metrics": metrics, "test_otherwise": otherwise, "floor": floor, "slices": slices, **further}
         write_json(self.paths.evaluation, content)
 
     def floor(self) -> dict[str, Any]:

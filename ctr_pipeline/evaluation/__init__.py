@@ -13,7 +13,7 @@ from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
 from ctr_pipeline.evaluation.promotion import PromotionDecision, base_rate_reasons, compare_with_champion
 from ctr_pipeline.evaluation.reliability import ReliabilityBin, reliability
 from ctr_pipeline.evaluation.slices import SliceMetrics, slice_metrics, standard_slices
-from ctr_pipeline.evaluation.task_metrics import TaskMetrics, evaluate, evaluate_ranking
+from ctr_pipeline.evaluation.task_metrics import RowGroups, TaskMetrics, evaluate, evaluate_ranking, evaluate_rows
 
 __all__ = [
     "EvaluationError",
@@ -22,6 +22,7 @@ __all__ = [
     "PairedDifference",
     "PromotionDecision",
     "ReliabilityBin",
+    "RowGroups",
     "SliceMetrics",
     "TaskMetrics",
     "against_position",
@@ -29,6 +30,7 @@ __all__ = [
     "compare_with_champion",
     "evaluate",
     "evaluate_ranking",
+    "evaluate_rows",
     "paired_difference",
     "position_only",
     "position_reasons",

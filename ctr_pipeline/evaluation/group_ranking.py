@@ -4,11 +4,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from ctr_pipeline.calibration.labelled import Float64s, Indices, Integers, Labelled, Reals, labelled
 from ctr_pipeline.evaluation.intervals import cluster_codes
-from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
+from ctr_pipeline.evaluation.metrics import EvaluationError, Interval, Ranking, rank
 from ctr_pipeline.evaluation.within_groups import mean_interval, units_of
 
 
@@ -17,6 +18,7 @@ class GroupRanking:
     """The order within groups, a mean in which each group counts once; None when no group has a positive row.
 
     Attributes:
+        key: What the rows are grouped by, such as ``request_id``.
         k: Places that nDCG looks at.
         ndcg: Normalised discounted cumulative gain at k (Järvelin & Kekäläinen 2002), gain 1 of a positive row.
         mrr: Mean reciprocal rank of the first positive row.
@@ -25,6 +27,7 @@ class GroupRanking:
         rows: Rows of the groups that count.
     """
 
+    key: str
     k: int
     ndcg: Interval | None
     mrr: Interval | None
@@ -35,6 +38,7 @@ class GroupRanking:
     def to_json(self) -> dict[str, Any]:
         """The fields by name, with each interval as an object."""
         return {
+            "key": self.key,
             "k": self.k,
             "ndcg": None if self.ndcg is None else self.ndcg.to_json(),
             "mrr": None if self.mrr is None else self.mrr.to_json(),
@@ -45,9 +49,15 @@ class GroupRanking:
 
 
 def group_ranking(
-    logits: Reals, labels: Integers, groups: Integers, clusters: Integers | None = None, *, k: int = 10
+    logits: Reals,
+    labels: Integers,
+    groups: Integers,
+    clusters: Integers | None = None,
+    *,
+    k: int = 10,
+    key: str = "group",
 ) -> GroupRanking:
-    """NDCG at k and MRR within ``groups`` [N] (-1 = none: left out).
+    """NDCG at k and MRR within ``groups`` [N] (-1 = none: left out), which ``key`` names.
 
     Rows of equal logits have no order of their own: both are means over all their orders (McSherry & Najork 2008), so that
     the order of the rows given cannot matter. The variance is that of a mean over independent units: the ``clusters`` [N]
@@ -61,19 +71,30 @@ def group_ranking(
             raise EvaluationError(f"{name}: expected shape {logits.shape}; found {codes.shape}")
     if k < 1:
         raise EvaluationError(f"expected k of at least 1; found {k}")
-    rows = labelled(logits, np.where(groups >= 0, labels, -1))
-    if not len(rows):
-        return GroupRanking(k=k, ndcg=None, mrr=None, groups=0, left_out=0, rows=0)
-    _, codes = np.unique(groups[rows.kept], return_inverse=True)
-    ties = _Ties.of(rows, codes)
-    sizes, hits = np.bincount(codes), np.bincount(codes, weights=rows.positive)
+    rows = labelled(logits, labels)
+    owners = None if clusters is None else cluster_codes(clusters[rows.kept], len(rows))[0]
+    return group_ranking_of(rows, rank(rows.logits), groups[rows.kept], owners, k=k, key=key)
+
+
+def group_ranking_of(
+    rows: Labelled, ranking: Ranking, groups: Integers, owners: Indices | None, *, k: int = 10, key: str
+) -> GroupRanking:
+    """:func:`group_ranking` of rows that are already ranked, with their groups [M] and codes of their clusters [M]."""
+    within = np.flatnonzero(groups >= 0)
+    if not len(within):
+        return GroupRanking(key=key, k=k, ndcg=None, mrr=None, groups=0, left_out=0, rows=0)
+    _, codes = np.unique(groups[within], return_inverse=True)
+    positive = rows.positive[within]
+    ties = _Ties.of(ranking.groups()[within], positive, codes, len(ranking.ends))
+    sizes, hits = np.bincount(codes), np.bincount(codes, weights=positive)
     chosen = np.flatnonzero(hits > 0)
     left_out = len(sizes) - len(chosen)
     if not len(chosen):
-        return GroupRanking(k=k, ndcg=None, mrr=None, groups=0, left_out=left_out, rows=0)
-    units = chosen if clusters is None else units_of(codes, cluster_codes(clusters[rows.kept], len(rows))[0], chosen)
+        return GroupRanking(key=key, k=k, ndcg=None, mrr=None, groups=0, left_out=left_out, rows=0)
+    units = chosen if owners is None else units_of(codes, owners[within], chosen)
     ndcg = ties.discounted_gain(k)[chosen] / _cumulative_discounts(k)[np.minimum(hits[chosen], k).astype(np.intp)]
     return GroupRanking(
+        key=key,
         k=k,
         ndcg=_mean(ndcg, units),
         mrr=_mean(ties.reciprocal_rank()[chosen], units),
@@ -102,16 +123,17 @@ class _Ties:
     groups: int
 
     @classmethod
-    def of(cls, rows: Labelled, codes: Indices) -> "_Ties":
-        order = np.lexsort((-rows.logits, codes))
-        code, score = codes[order], rows.logits[order]
-        ends = np.flatnonzero(np.append((np.diff(code) != 0) | (np.diff(score) != 0), True))
+    def of(cls, places: Indices, positive: NDArray[np.bool_], codes: Indices, distinct: int) -> "_Ties":
+        """Of the place of each row's score among the ``distinct`` ones, the highest first, and its group."""
+        keys = codes.astype(np.int64) * distinct + places
+        order = np.argsort(keys)
+        ends = np.flatnonzero(np.append(np.diff(keys[order]) != 0, True))
         sizes = np.diff(ends, prepend=-1)
         starts = ends - sizes + 1
-        hits = np.add.reduceat(rows.positive[order].astype(np.intp), starts)
+        hits = np.add.reduceat(positive[order].astype(np.intp), starts)
         lengths = np.bincount(codes)
         begins = np.cumsum(lengths) - lengths
-        group = code[ends]
+        group = codes[order[ends]]
         return cls(group, starts - begins[group] + 1, sizes, hits, len(lengths))
 
     def discounted_gain(self, k: int) -> Float64s:

@@ -214,9 +214,13 @@ def recall_at(logits: Reals, labels: Integers, shares: Sequence[float] = (0.01, 
         One recall per share, or None without positives.
     """
     rows = labelled(logits, labels)
+    return recall_of(rows, rank(rows.logits), shares)
+
+
+def recall_of(rows: Labelled, ranking: Ranking, shares: Sequence[float]) -> list[float] | None:
+    """:func:`recall_at` of rows that are already ranked."""
     if rows.positives == 0:
         return None
-    ranking = rank(rows.logits)
     counts = np.concatenate([[0.0], ranking.ends + 1.0])
     hits = np.concatenate([[0.0], ranking.cumulative(rows.positive)])
     return [float(np.interp(share * len(rows), counts, hits) / rows.positives) for share in shares]

@@ -7,8 +7,11 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy import special
 
-from ctr_pipeline.calibration.labelled import Float64s, Integers, Reals, labelled
-from ctr_pipeline.evaluation.metrics import Z95, rank
+from ctr_pipeline.calibration.labelled import Float64s, Indices, Integers, Labelled, Reals, labelled
+from ctr_pipeline.evaluation.metrics import Z95, Ranking, rank
+
+BINS = 10
+"""Bins of neighbouring scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,21 +49,24 @@ def wilson(successes: NDArray[Any], trials: NDArray[Any]) -> tuple[Float64s, Flo
     return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
 
 
-def reliability(logits: Reals, labels: Integers, bins: int = 10) -> tuple[ReliabilityBin, ...]:
+def reliability(logits: Reals, labels: Integers, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
     """Predicted and observed rate in up to ``bins`` bins of neighbouring scores with about equally many positives.
 
     Equal positives, not equal rows: at a base rate near 1 % most bins of equal rows would hold next to none. Rows
     with equal scores stay together. Empty without positives.
     """
     rows = labelled(logits, labels)
+    return reliability_of(rows, rank(rows.logits), bins)
+
+
+def reliability_of(rows: Labelled, ranking: Ranking, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
+    """:func:`reliability` of rows that are already ranked."""
     if rows.positives == 0:
         return ()
-    ranking = rank(rows.logits)
     counts = ranking.ends + 1.0
     hits = ranking.cumulative(rows.positive)
     expected = ranking.cumulative(special.expit(rows.logits))
-    targets = np.arange(1, bins) * rows.positives / bins
-    cuts = np.unique(np.append(np.searchsorted(hits, targets), len(hits) - 1))
+    cuts = _cuts(rows, ranking, bins)
     sizes, found, predicted = (np.diff(sums[cuts], prepend=0.0) for sums in (counts, hits, expected))
     low, high = wilson(found, sizes)
     by_rising_score = range(len(cuts) - 1, -1, -1)
@@ -75,6 +81,26 @@ def reliability(logits: Reals, labels: Integers, bins: int = 10) -> tuple[Reliab
         )
         for i in by_rising_score
     )
+
+
+def bins_of(rows: Labelled, ranking: Ranking, bins: int = BINS) -> Indices:
+    """[M] the bin of each row, the lowest scores in bin 0; there has to be a positive."""
+    cuts = _cuts(rows, ranking, bins)
+    found: Indices = len(cuts) - 1 - np.searchsorted(cuts, ranking.groups())
+    return found
+
+
+def residuals_of(rows: Labelled) -> Float64s:
+    """[M] label minus predicted probability."""
+    found: Float64s = rows.positive - special.expit(rows.logits)
+    return found
+
+
+def _cuts(rows: Labelled, ranking: Ranking, bins: int) -> Indices:
+    """Last group of equal scores of each bin, from the highest scores down."""
+    hits = ranking.cumulative(rows.positive)
+    targets = np.arange(1, bins) * rows.positives / bins
+    return np.unique(np.append(np.searchsorted(hits, targets), len(hits) - 1))
 
 
 def calibration_error(bins: tuple[ReliabilityBin, ...]) -> float | None:

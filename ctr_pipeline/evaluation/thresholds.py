@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import special
 
-from ctr_pipeline.calibration.labelled import Integers, Reals, labelled
-from ctr_pipeline.evaluation.metrics import EvaluationError, class_sums, rank
+from ctr_pipeline.calibration.labelled import Integers, Labelled, Reals, labelled
+from ctr_pipeline.evaluation.metrics import EvaluationError, Ranking, class_sums, rank
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,9 +63,13 @@ def best_f1(logits: Reals, labels: Integers) -> Threshold | None:
     rare it is low, and says nothing about what an action is worth: see :func:`of_costs`.
     """
     rows = labelled(logits, labels)
+    return best_f1_of(rows, rank(rows.logits))
+
+
+def best_f1_of(rows: Labelled, ranking: Ranking) -> Threshold | None:
+    """:func:`best_f1` of rows that are already ranked."""
     if rows.positives == 0:
         return None
-    ranking = rank(rows.logits)
     hits, misses = class_sums(rows, ranking)
     best = int(np.argmax(2 * hits / (hits + misses + rows.positives)))
     lowest = float(rows.logits[ranking.order[ranking.ends[best]]])
@@ -86,7 +90,11 @@ def of_costs(logits: Reals, labels: Integers, *, cost: float, value: float) -> T
     """
     if not (np.isfinite(cost) and np.isfinite(value) and cost >= 0 and value > 0):
         raise EvaluationError(f"expected a cost of at least 0 and a value above 0; found {cost} and {value}")
-    rows = labelled(logits, labels)
+    return threshold_of_costs(labelled(logits, labels), cost=cost, value=value)
+
+
+def threshold_of_costs(rows: Labelled, *, cost: float, value: float) -> Threshold:
+    """:func:`of_costs` of rows with a label."""
     probability = min(1.0, cost / value)
     predicted = special.expit(rows.logits) >= probability
     hits = int(np.count_nonzero(predicted & rows.positive))

@@ -1,7 +1,8 @@
 """The champion on the test rows of another retrain: what a new model is compared with."""
 
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import RetrainFiles
@@ -18,6 +19,22 @@ if TYPE_CHECKING:
 
 BUNDLE = "bundle"
 """Folder of the bundle; also among the artifacts of MLflow runs of earlier versions."""
+
+
+@dataclass(frozen=True, slots=True)
+class ComparedChampion:
+    """The champion beside a new model."""
+
+    version: str | None
+    """Its version in the registry; None without a champion."""
+    logits: "NDArray[np.float64] | None"
+    """[N, T] calibrated, on the test rows of the new model."""
+    obstacle: str | None
+    """Why there are none."""
+
+    def to_json(self) -> dict[str, Any]:
+        """``{"version", "compared", "obstacle"}``."""
+        return {"version": self.version, "compared": self.logits is not None, "obstacle": self.obstacle}
 
 
 def champion_logits(

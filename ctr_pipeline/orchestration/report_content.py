@@ -67,6 +67,7 @@ def build_report(
         "test_otherwise": read_json(retrain.evaluation).get("test_otherwise", {}) if "evaluation" in made else {},
         "floor": read_json(retrain.evaluation).get("floor", {}) if "evaluation" in made else {},
         "slices": read_json(retrain.evaluation).get("slices", {}) if "evaluation" in made else {},
+        **_further_measures(retrain.evaluation if "evaluation" in made else None),
         "position_effect": read_json(retrain.position_effect) if "ranker" in made else {},
         "checks": facts.checks,
         "model": {
@@ -87,6 +88,15 @@ def build_report(
             for run in facts.runs
         ],
     }
+
+
+FURTHER_MEASURES = ("test_references", "test_by_day", "slices_found", "ranking_revenue", "champion")
+"""Keys of evaluation.json that files of earlier versions do not have."""
+
+
+def _further_measures(evaluation: Path | None) -> dict[str, Any]:
+    content = {} if evaluation is None else read_json(evaluation)
+    return {key: content.get(key, {}) for key in FURTHER_MEASURES}
 
 
 def _made(facts: RunFacts, until: str | None) -> tuple[str, ...]:

@@ -138,7 +138,7 @@ STAGES = (
     _retrain("calibrated_ranker", (*_EVALUATION, _asset("evaluation")), lambda paths: paths.calibration),
     _retrain(
         "evaluation",
-        (*_EVALUATION, _asset("evaluation"), _asset("scores"), _asset("slices")),
+        (*_EVALUATION, _asset("evaluation"), _asset("measures"), _asset("scores"), _asset("slices")),
         lambda paths: paths.evaluation,
     ),
     _retrain(

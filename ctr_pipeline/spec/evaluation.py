@@ -34,6 +34,14 @@ class EvaluationSlice(Section):
         return self.name or self.feature
 
 
+class EvaluationCost(Section):
+    """What an action on an impression costs, and what an outcome is worth then."""
+
+    task: Name = Field(description="Task whose outcome it is.")
+    cost: float = Field(ge=0, allow_inf_nan=False, description="Cost of an action, in any unit.")
+    value: float = Field(gt=0, allow_inf_nan=False, description="Value of an outcome, in the unit of the cost.")
+
+
 class Evaluation(Section):
     """Keys of the metrics: ``user``, ``session``, or a column of the log, which is stored as a keyed hash only."""
 
@@ -46,6 +54,23 @@ class Evaluation(Section):
         description="Key whose rows are not independent, for all intervals; the user, or else the session, when absent.",
     )
     slices: list[EvaluationSlice] = added_field([], "Parts of the test rows that are measured by themselves.")
+    costs: list[EvaluationCost] = added_field(
+        [],
+        "By task the cost of an action and the value of an outcome: from which probability on to act, and what that gains.",
+    )
+
+    def refuse_wrong_costs(self, tasks: Collection[str]) -> None:
+        """Refuses costs of what is no task, and two of one.
+
+        Raises:
+            ValueError: names the cost and what there is.
+        """
+        named = [of.task for of in self.costs]
+        for at, task in enumerate(named):
+            if task not in tasks:
+                raise ValueError(f"`evaluation.costs[{at}]` names {task!r}, which is no task; use {', '.join(tasks)}")
+            if task in named[:at]:
+                raise ValueError(f"`evaluation.costs[{at}]`: {task!r} has costs already; leave one of them")
 
     def refuse_wrong_slices(self, numbers: Collection[str], categories: Collection[str]) -> None:
         """Refuses slices of what is no input of the model, and intervals of what has none.

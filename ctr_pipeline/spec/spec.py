@@ -130,6 +130,7 @@ class Spec(Section):
         self.evaluation.refuse_wrong_slices(
             self.features.one_number, self.features.open_categories(self.private_columns)
         )
+        self.evaluation.refuse_wrong_costs([task.name for task in self.tasks])
         refuse_wrong_heads(self.model.multi_task, [t.name for t in self.tasks], [t.parent for t in self.tasks])
         refuse_wrong_terms(self.serving.score, [task.name for task in self.tasks], self.features)
         refuse_wrong_candidates(self.features, self.serving.candidate_features)

@@ -106,5 +106,5 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(EvaluationError, match="k of at least 1"):
         group_ranking(z, y, np.array([0, 0]), k=0)
     assert group_ranking(z, y, np.array([-1, -1])).to_json() == {
-        "k": 10, "ndcg": None, "mrr": None, "groups": 0, "left_out": 0, "rows": 0,
+        "key": "group", "k": 10, "ndcg": None, "mrr": None, "groups": 0, "left_out": 0, "rows": 0,
     }  # fmt: skip

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from ctr_pipeline.evaluation import EvaluationError, compare_with_champion, evaluate, evaluate_ranking
+from ctr_pipeline.evaluation import EvaluationError, RowGroups, compare_with_champion, evaluate, evaluate_ranking
 
 
 def rows(seed: int = 0, n: int = 5000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -23,7 +23,8 @@ def test_report_is_complete_and_is_json() -> None:
     assert found.positives == int((y == 1).sum())
     for name, interval in found.intervals().items():
         assert interval is not None, name
-        assert interval.low < interval.value < interval.high, name
+        # The calibration error of probabilities that hold may be no more than noise.
+        assert interval.low < interval.value <= interval.high, name
     assert found.ne is not None
     assert found.rig == 1 - found.ne.value
     assert found.oe is not None
@@ -32,7 +33,12 @@ def test_report_is_complete_and_is_json() -> None:
     content = found.to_json()
     assert json.loads(json.dumps(content, allow_nan=False)) == content
     assert content["recall_at"]["0.05"] == found.recall_at[0.05]
-    assert set(content) == {*type(found).__dataclass_fields__} - {"grouped_auc", "group_order"}
+    assert set(content) == {*type(found).__dataclass_fields__} - {
+        "grouped_auc",
+        "group_order",
+        "session_auc",
+        "decision",
+    }
     numbers = found.numbers()
     assert numbers["auc_low"] < numbers["auc"] < numbers["auc_high"]
     assert numbers["recall_at_0.1"] == found.recall_at[0.1]
@@ -143,7 +149,7 @@ def test_a_ranking_score_has_the_metrics_of_its_order_and_none_of_rates() -> Non
     z, y, user = rows(n=2000)
     expected = evaluate(z, y, user, user, seed=3)
     scores = 100.0 * np.exp(z.astype(np.float64)) - 7
-    found = evaluate_ranking(scores, y, user, user, seed=3)
+    found = evaluate_ranking(scores, y, RowGroups(clusters=user, groups=user), seed=3)
     assert (found.auc, found.ap, found.grouped_auc, found.recall_at) == (
         expected.auc, expected.ap, expected.grouped_auc, expected.recall_at
     )  # fmt: skip
@@ -151,4 +157,4 @@ def test_a_ranking_score_has_the_metrics_of_its_order_and_none_of_rates() -> Non
     assert found.undefined["ne"] == "the scores are no probabilities"
     assert found.bins == ()
     scores[:1500] = np.nan
-    assert evaluate_ranking(scores, y, seed=3).auc == evaluate(z[1500:], y[1500:], seed=3).auc
+    assert evaluate_ranking(scores, y, RowGroups(), seed=3).auc == evaluate(z[1500:], y[1500:], seed=3).auc

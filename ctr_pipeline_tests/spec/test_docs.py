@@ -17,7 +17,7 @@ from ctr_pipeline.spec.calibration import Beta, CrossValidated, Identity, Isoton
 from ctr_pipeline.spec.canary import Canary
 from ctr_pipeline.spec.cold_start import ColdStart
 from ctr_pipeline.spec.encodings import Bucket, Cyclic, PiecewiseLinear, Standard
-from ctr_pipeline.spec.evaluation import Evaluation, EvaluationSlice
+from ctr_pipeline.spec.evaluation import Evaluation, EvaluationCost, EvaluationSlice
 from ctr_pipeline.spec.exposure import Arm, Traffic
 from ctr_pipeline.spec.features import (
     CategoricalFeature,
@@ -146,6 +146,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     **dict.fromkeys((StaticBalance, UncertaintyBalance, DwaBalance, GradientBalance), "training.balance"),
     **dict.fromkeys((CrossValidated, Identity, Platt, Beta, Isotonic), "calibration"),
     Evaluation: "evaluation",
+    EvaluationCost: "evaluation.costs[]",
     EvaluationSlice: "evaluation.slices[]",
     Quality: "quality",
     Serving: "serving",

@@ -1,6 +1,6 @@
 """`calibrated_ranker` → `evaluation`: probabilities that hold, and how good they are, with intervals."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import dagster as dg
@@ -10,25 +10,24 @@ from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import SCORED_SPLITS, RetrainFiles, TrainingOutcome
 from ctr_pipeline.deployment.tracked_datasets import split_datasets
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
+from ctr_pipeline.orchestration.assets.measures import Measures
 from ctr_pipeline.orchestration.assets.scores import write_scores
-from ctr_pipeline.orchestration.assets.slices import measured_slices, slice_rows
+from ctr_pipeline.orchestration.assets.slices import found_rows, measured_slices, slice_rows
 from ctr_pipeline.orchestration.assets.training import blocking_findings
+from ctr_pipeline.orchestration.champion_scores import ComparedChampion, champion_logits
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
 from ctr_pipeline.orchestration.gates import errors_before, floor_of
-from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, plots, run_metadata, table
+from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, interval, plots, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.report_pages import page_metadata, publish_page, with_page, write_delays
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.user_errors import forbid, user_errors
 from ctr_pipeline.spec import Spec
-from ctr_pipeline.spec.ranking import RANKING_SCORE
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
     from ctr_pipeline.calibration import Calibrator
+    from ctr_pipeline.datasets import Tables
     from ctr_pipeline.evaluation import Floor, TaskMetrics
 
 TITLES = {"AUC": "auc", "AP": "ap", "NE": "ne", "O/E": "oe"}
@@ -104,21 +103,32 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             store = lake.open()
             tables = tables_of(deployment, store, context.partition_key)
             scores = write_scores(spec, paths, store, tables, context.partition_key)
-            metrics = _measure(spec, paths)
-            otherwise = _measure_otherwise(spec, paths)
+            champion = _champion(spec, paths, tables, tracking, run.run_id)
+            measures = Measures(spec, paths, tables, champion.logits)
+            metrics, otherwise, references = measures.splits(), measures.otherwise(), measures.references()
+            further: dict[str, Any] = {
+                "test_by_day": measures.by_day(),
+                "slices_found": measures.searched_slices(),
+                "ranking_revenue": measures.revenue(),
+                "champion": champion.to_json(),
+            }
             images = _plots(spec, paths, metrics)
             floor = floor_of(spec, paths)
             slices = measured_slices(spec, paths)
             write_delays(deployment, store, context.partition_key)
         content = {task: {split: found.to_json() for split, found in of.items()} for task, of in metrics.items()}
         others_content = {name: {task: found.to_json() for task, found in of.items()} for name, of in otherwise.items()}
-        files.write_evaluation(content, others_content, floor.to_json(), slices)
+        references_content = {
+            name: {task: found.to_json() for task, found in of.items()} for name, of in references.items()
+        }
+        further |= {"test_references": references_content}
+        files.write_evaluation(content, others_content, floor.to_json(), slices, further)
         others = {name: value for split in OTHER_SPLITS for name, value in _numbers(metrics, split).items()}
         tracking.log(run.run_id, others, [("plots", paths.plots), ("", paths.evaluation)])
         [test] = split_datasets(paths.packed, ["test"])
         measured = {
             f"test_{how}/{task}/{name}": value
-            for how, of in otherwise.items()
+            for how, of in {**otherwise, **references}.items()
             for task, found in of.items()
             for name, value in found.numbers().items()
         }
@@ -133,9 +143,11 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             metadata={
                 **page_metadata(paths, run),
                 "test": table(test_rows({task: of["test"] for task, of in content.items()})),
-                "test_otherwise": table(other_rows(others_content)),
+                "test_otherwise": table(other_rows(others_content | references_content)),
+                "by_day": table(day_rows(further["test_by_day"])),
                 "splits": table(split_rows(content)),
                 "slices": table(slice_rows(slices)),
+                "slices_found": table(found_rows(further["slices_found"])),
                 **{
                     f"{name}/{task}": cell(value)
                     for task, of in metrics.items()
@@ -173,93 +185,15 @@ def calibrator_cells(calibrator: "Calibrator") -> dict[str, Any]:
     return {"kind": content.get("kind", "platt"), "values": values or "–", **counts, "reason": calibrator.reason or "–"}
 
 
-def _measure(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetrics]]":
-    from ctr_pipeline.datasets import PackedDataset
-    from ctr_pipeline.evaluation import evaluate
-
-    dataset, files = PackedDataset.open(paths.packed), RetrainFiles(paths)
-    fitted = files.calibrators()
-    metrics: dict[str, dict[str, TaskMetrics]] = {task.name: {} for task in spec.tasks}
-    for split in SCORED_SPLITS:
-        calibrated, packed = files.calibrated(split, list(metrics)), dataset.splits[split]
-        for column, (task, of) in enumerate(metrics.items()):
-            of[split] = evaluate(
-                calibrated[:, column],
-                packed.labels[:, column],
-                packed.user,
-                packed.group,
-                seed=spec.seed,
-                calibrated_on=0 if split == "calibration" else fitted[task].positives,
-            )
-    return metrics
-
-
-def _measure_otherwise(spec: Spec, paths: RetrainPaths) -> "dict[str, dict[str, TaskMetrics]]":
-    """Metrics on the test rows by what is looked at, and task.
-
-    ``uncalibrated``: the model as it is served, without its calibrators. ``logged_position``: scores that know the position, where the model learns what it does. ``random_traffic``: the model
-    as it is served, on the rows whose order was random, where there are some, and ``other_traffic``, on the others.
-    ``ranking_score``: how `serving.score` ranks, where its bids are features and so known of the test rows.
-    """
-    from ctr_pipeline.datasets import PackedDataset
-    from ctr_pipeline.evaluation import evaluate
-
-    files, tasks, test = RetrainFiles(paths), [task.name for task in spec.tasks], "test"
-    packed = PackedDataset.open(paths.packed).splits[test]
-
-    def measure(
-        logits: "NDArray[np.floating[Any]]",
-        fitted: "Mapping[str, Calibrator]",
-        rows: "NDArray[np.bool_] | slice" = slice(None),
-    ) -> "dict[str, TaskMetrics]":
-        group = None if packed.group is None else packed.group[rows]
-        return {
-            task: evaluate(
-                logits[rows, n],
-                packed.labels[rows, n],
-                packed.user[rows],
-                group,
-                seed=spec.seed,
-                # Where the identity was chosen too, the slice could have seen an error of this size only.
-                calibrated_on=fitted[task].positives if task in fitted else 0,
-            )
-            for n, task in enumerate(tasks)
-        }
-
-    found = {"uncalibrated": measure(files.scores(test), {})}
-    if True in files.position_modes:
-        known = files.calibrated(test, tasks, logged_position=True)
-        found["logged_position"] = measure(known, files.calibrators(logged_position=True))
-    if packed.random.any():
-        served, fitted = files.calibrated(test, tasks), files.calibrators()
-        found["random_traffic"] = measure(served, fitted, packed.random)
-        found["other_traffic"] = measure(served, fitted, ~packed.random)
-    if ranked := _measure_ranking(spec, paths):
-        found[RANKING_SCORE] = ranked
-    return found
-
-
-def _measure_ranking(spec: Spec, paths: RetrainPaths) -> "dict[str, TaskMetrics]":
-    """By task of `serving.score`, how that ranks the test rows; empty where there is none, or a bid is no feature."""
-    from scipy import special
-
-    from ctr_pipeline.datasets import PackedDataset
-    from ctr_pipeline.evaluation import evaluate_ranking
-    from ctr_pipeline.serving.ranking_score import RankingScore
-
-    if spec.serving.score is None:
-        return {}
-    tasks = [task.name for task in spec.tasks]
-    ranking, dataset = RankingScore.of(spec.serving.score, tasks), PackedDataset.open(paths.packed)
-    test, places = dataset.splits["test"], dataset.layout.number_places
-    if any(bid not in places for bid in ranking.bids):
-        return {}
-    bids = {bid: test.numeric[:, places[bid].start] for bid in ranking.bids}
-    scores = ranking.scores(special.expit(RetrainFiles(paths).calibrated("test", tasks)), bids)
-    return {
-        task: evaluate_ranking(scores, test.labels[:, tasks.index(task)], test.user, test.group, seed=spec.seed)
-        for task in dict.fromkeys(term.task for term in spec.serving.score)
-    }
+def _champion(
+    spec: Spec, paths: RetrainPaths, tables: "Tables", tracking: TrackingResource, run_id: str
+) -> ComparedChampion:
+    """The champion in service on the test rows; none where that is this very model."""
+    held = tracking.champion(spec.name)
+    if held is not None and held.run_id == run_id:
+        return ComparedChampion(held.version, None, "This model is the champion itself.")
+    logits, obstacle = champion_logits(spec, paths, tables, tracking, held)
+    return ComparedChampion(None if held is None else held.version, logits, obstacle)
 
 
 def _plots(spec: Spec, paths: RetrainPaths, metrics: Metrics) -> dict[str, bytes]:
@@ -346,6 +280,20 @@ def split_rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
         }
         for task, splits in content.items()
         for split, found in splits.items()
+    ]
+
+
+def day_rows(content: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each task and day of the test."""
+    return [
+        {
+            "task": task,
+            "day": of["day"],
+            "positives": of["positives"],
+            **{title: interval(of[name]) for title, name in (("NE", "ne"), ("O/E", "oe"))},
+        }
+        for task, days in content.items()
+        for of in days
     ]
 
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import RetrainFiles
+from ctr_pipeline.orchestration.metadata import interval
 from ctr_pipeline.spec import Spec
 
 if TYPE_CHECKING:
@@ -117,6 +118,20 @@ def slice_rows(by_task: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[
                 }
             )
     return rows
+
+
+def found_rows(by_task: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each slice that was found by search."""
+    return [
+        {
+            "task": task,
+            "slice": " and ".join(f"{of['feature']}: {of['value']}" for of in found["conditions"]),
+            "positives": found["positives"],
+            "O/E": interval(found["oe"]),
+        }
+        for task, search in by_task.items()
+        for found in search["found"]
+    ]
 
 
 def _short(dimension: str, value: str) -> str:
