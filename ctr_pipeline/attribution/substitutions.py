@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
+from scipy import special
 
 from ctr_pipeline.attribution.model_change import Substitution
 from ctr_pipeline.attribution.replay_rows import Replay
@@ -15,6 +16,10 @@ from ctr_pipeline.evaluation.metrics import Interval
 
 LABELS = "the labels"
 """Among the features of a substitution: the labels of the other side are used. No feature has such a name."""
+
+
+FEWEST_DRAWS = 20
+"""Fewest draws of users that tell an interval."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +110,21 @@ class Substitutions:
 
 
 def share_of(part: Float64s, whole: Float64s) -> Interval | None:
-    """Share of a difference [R + 1] that a part [R + 1] of it is; None where the interval of the whole holds 0."""
-    total = interval_of(whole)
-    if not np.isfinite([total.value, total.low, total.high]).all() or total.low <= 0 <= total.high:
+    """Share of a difference [R + 1] that a part [R + 1] of it is; None where the interval of the whole holds 0.
+
+    The interval is Fieller's (1954): the shares s for which part - s · whole may be 0. The spread of draws of the ratio would
+    be too narrow where the whole is not much larger than its error.
+    """
+    known = np.isfinite(part[1:]) & np.isfinite(whole[1:])
+    count = int(known.sum())
+    if count < FEWEST_DRAWS or not np.isfinite([part[0], whole[0]]).all():
         return None
-    with np.errstate(divide="ignore", invalid="ignore"):
-        return interval_of(part / whole)
+    quantile = float(special.stdtrit(count - 1, 0.975)) ** 2
+    spread = np.cov(part[1:][known], whole[1:][known])
+    square = whole[0] ** 2 - quantile * spread[1, 1]
+    if square <= 0:
+        return None
+    middle = part[0] * whole[0] - quantile * spread[0, 1]
+    rest = part[0] ** 2 - quantile * spread[0, 0]
+    half = float(np.sqrt(max(middle**2 - square * rest, 0.0)))
+    return Interval(float(part[0] / whole[0]), float((middle - half) / square), float((middle + half) / square))
