@@ -1,4 +1,4 @@
-"""`ctr experiment …`: plan an online test, read it, and say what another policy is worth."""
+"""`ctr experiment …`: plan an online test, read it, and say what another policy would be worth."""
 
 import json
 from pathlib import Path
@@ -126,6 +126,56 @@ def read(
         )
     write_json(found, json_out)
     print_reading(found, console())
+
+
+@experiment_app.command()
+def value(
+    data_root: RootOption = Path("data/ads"),
+    task: TaskOption = None,
+    uniform: Annotated[
+        str | None, typer.Option(metavar="COLUMN", help="Candidate: show each value of this column equally often.")
+    ] = None,
+    candidate: Annotated[
+        Path | None,
+        typer.Option(help="Candidate: Parquet or CSV with impression_id and probability of what was shown."),
+    ] = None,
+    day: Annotated[
+        str | None, typer.Option(help="Candidate: the ranking of the retrain of this day; by default of the newest.")
+    ] = None,
+    where: Annotated[
+        list[str] | None, typer.Option(help="COLUMN=VALUE of the rows that are looked at; repeat it.")
+    ] = None,
+    clip: Annotated[float, typer.Option(help="Largest weight of the clipped estimates.")] = 10.0,
+    json_out: JsonOption = None,
+) -> None:
+    """Say what another policy would be worth, from logged propensities or from pages in random order."""
+    from ctr_pipeline.commands.experiment_rows import terms_of
+    from ctr_pipeline.commands.experiment_text import print_value
+    from ctr_pipeline.commands.experiment_value import value_of_file, value_of_ranking, value_of_uniform
+
+    if sum(one is not None for one in (uniform, candidate, day)) > 1:
+        fail("--uniform, --candidate and --day each name a candidate policy: give one of them.")
+    if day is not None:
+        day_of(day, "--day")
+    chosen = dict(_column_and_value(text) for text in where or ())
+    if chosen and uniform is None and candidate is None:
+        fail("--where goes with --uniform or --candidate: a ranking is valued on the test rows of its retrain.")
+    with user_errors():
+        deployment = held(data_root)
+        terms = terms_of(deployment.spec, task, None, False)
+        if uniform is not None:
+            found = value_of_uniform(deployment, terms, uniform, where=chosen, clip=clip)
+        elif candidate is not None:
+            found = value_of_file(deployment, terms, candidate, where=chosen, clip=clip)
+        else:
+            found = value_of_ranking(deployment, terms, terms[0].task, day, clip=clip)
+    write_json(found, json_out)
+    print_value(found, console())
+
+
+def _column_and_value(text: str) -> tuple[str, str]:
+    column, sign, found = text.partition("=")
+    return (column, found) if sign and column else fail(f"--where {text!r}: expected COLUMN=VALUE.")
 
 
 def _canary(text: str) -> Any:

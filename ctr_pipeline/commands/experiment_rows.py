@@ -50,7 +50,13 @@ class SettledRows:
 
 
 def settled_rows(
-    deployment: Deployment, terms: Sequence[Term], first: date, last: date, columns: Sequence[str] = ()
+    deployment: Deployment,
+    terms: Sequence[Term],
+    first: date,
+    last: date,
+    columns: Sequence[str] = (),
+    *,
+    users: bool = True,
 ) -> SettledRows:
     """The impressions of the days ``first`` to ``last`` whose outcomes are settled.
 
@@ -62,12 +68,13 @@ def settled_rows(
         first: First day.
         last: Last day.
         columns: Further columns of the table `impressions`.
+        users: Whether rows without a user are left out.
 
     Raises:
-        ExperimentError: the log has no user, or a column or task is not there.
+        ExperimentError: the log has no user and they are needed, or a column or task is not there.
     """
     spec, lake = deployment.spec, Lake(deployment.paths.lake)
-    _refuse_absent(spec, lake, terms, columns)
+    _refuse_absent(spec, lake, terms, columns, users=users)
     names = list(dict.fromkeys(term.task for term in terms))
     values = list(dict.fromkeys(term.value for term in terms if term.value is not None))
     taken = list(dict.fromkeys(("day", "impression_id", "ts", "ingest_ts", "user", "session", *columns, *values)))
@@ -96,7 +103,7 @@ def settled_rows(
         * (term.weight if term.value is None else term.weight * pl.col(term.value))
         for term in terms
     )
-    known = frame.filter(pl.col("user").is_not_null())
+    known = frame.filter(pl.col("user").is_not_null()) if users else frame
     mature = known.filter(over)
     kept = mature.filter(has_value).with_columns(outcome.alias(OUTCOME))
     settled = mature["day"].max()
@@ -164,12 +171,12 @@ def terms_of(spec: Spec, task: str | None, value: str | None, score: bool) -> tu
     return tuple(Term(term.task, term.weight, term.bid) for term in spec.serving.score)
 
 
-def _refuse_absent(spec: Spec, lake: Lake, terms: Sequence[Term], columns: Sequence[str]) -> None:
+def _refuse_absent(spec: Spec, lake: Lake, terms: Sequence[Term], columns: Sequence[str], *, users: bool) -> None:
     tasks = [task.name for task in spec.tasks]
     for term in terms:
         if term.task not in tasks:
             raise ExperimentError(f"task {term.task!r}: the spec has no such task; its tasks are {', '.join(tasks)}")
-    if spec.impression.user is None:
+    if users and spec.impression.user is None:
         raise ExperimentError(
             "users are assigned to arms, and the log has none: name their column in `impression.user`"
         )

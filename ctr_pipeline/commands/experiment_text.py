@@ -84,6 +84,44 @@ def print_reading(found: Mapping[str, Any], console: Console) -> None:
         _print_slices(found["slices"], console)
 
 
+ESTIMATES = (
+    ("weighted (IPW)", "ipw"), ("self-normalised (SNIPW)", "snipw"), ("clipped", "clipped"), ("doubly robust (DR)", "dr"),
+    ("switch-DR", "switch_dr"), ("what was in service", "logged"),
+)  # fmt: skip
+
+
+def print_value(found: Mapping[str, Any], console: Console) -> None:
+    """The estimates of a policy's value, what they rest on, and the alarms."""
+    value = found["value"]
+    console.print(f"Mean reward of a row under: {found['candidate']}.", highlight=False)
+    table = Table("estimate", "value", "95 % interval")
+    for name, key in ESTIMATES:
+        if value[key] is not None:
+            own = value[key]
+            table.add_row(name, f"{own['value']:.5g}", f"{_plain(own['low'])} to {_plain(own['high'])}")
+    if found["compared"] is not None:
+        own = found["compared"]["value"]
+        table.add_row(
+            found["compared"]["what"], f"{own['value']:.5g}", f"{_plain(own['low'])} to {_plain(own['high'])}"
+        )
+    console.print(table)
+    console.print(
+        f"{value['rows']:,} rows of {value['units']:,} units, {value['effective_rows']:,.0f} effective; mean weight "
+        f"{value['mean_weight']['value']:.3f}, largest {value['largest_weight']:.4g}; clipped above {value['clip']:g}: "
+        f"{value['clipped_share']:.1%} of the weights.",
+        highlight=False,
+    )
+    for reason, rows in found["left_out"].items():
+        console.print(f"Left out, {reason}: {rows:,} rows.", highlight=False)
+    for alarm in value["alarms"]:
+        console.print("[bold red]Alarm:[/] ", end="", highlight=False)
+        console.print(alarm, highlight=False, markup=False)
+
+
+def _plain(value: float | None) -> str:
+    return "–" if value is None else f"{value:.5g}"
+
+
 def metric_text(plan: Mapping[str, Any]) -> str:
     """The metric in words."""
     terms = [

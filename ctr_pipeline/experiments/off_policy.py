@@ -23,6 +23,9 @@ LEAST_SHARE = 0.01
 LEAST_ROWS = 100
 """Effective rows below which an alarm is raised."""
 
+LEAST_REWARDED = 10
+"""Rows with a reward and a weight below which an alarm is raised."""
+
 LARGEST_SHARE = 0.05
 """Share of the sum of all weights that one unit may have without an alarm."""
 
@@ -153,7 +156,15 @@ def policy_value(
         mean_weight=weights,
         largest_weight=float(weight.max()),
         clipped_share=1.0 - float(most.sum()) / total if total else 0.0,
-        alarms=_alarms(len(reward), effective, weights, largest_share, float(weight.max()), units),
+        alarms=_alarms(
+            len(reward),
+            effective,
+            weights,
+            largest_share,
+            float(weight.max()),
+            units,
+            int(np.count_nonzero(reward * weight)),
+        ),
     )
 
 
@@ -195,13 +206,18 @@ def _freedom(errors: Float64s) -> float:
 
 
 def _alarms(
-    rows: int, effective: float, weights: Interval, largest_share: float, largest: float, units: int
+    rows: int, effective: float, weights: Interval, largest_share: float, largest: float, units: int, rewarded: int
 ) -> tuple[str, ...]:
     found = []
     if effective < max(LEAST_ROWS, LEAST_SHARE * rows):
         found.append(
             f"{effective:.0f} effective rows of {rows}: expected at least {LEAST_ROWS}, and {LEAST_SHARE:.0%} of the rows. The "
             "candidate differs too much from what was shown."
+        )
+    if rewarded < LEAST_REWARDED:
+        found.append(
+            f"{rewarded} rows with a reward are such as the candidate shows: expected at least {LEAST_REWARDED}. Intervals of so few "
+            "say little."
         )
     if largest_share > max(LARGEST_SHARE, 3.0 / units):
         found.append(

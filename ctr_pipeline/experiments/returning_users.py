@@ -1,7 +1,7 @@
 """How the variance of a rate falls while the same users come again."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -74,10 +74,26 @@ class Returning:
             raise EvaluationError("users_by_day: expected numbers that do not fall, one a day")
         return cls(rate, total / sum(halves.days), together / math.prod(halves.days), within, between, there)
 
-    def variance(self, day: int) -> float:
-        """Of the rate of all users after ``day`` days."""
-        by_row = (self.within + self.between) / (self.rows * day)
-        return float(by_row + self.between * self.squares / self.rows**2)
+    def variance(self, day: int, explained: float = 0.0) -> float:
+        """Of the rate of all users after ``day`` days.
+
+        Args:
+            day: Days.
+            explained: Share of the variance that the period before took away in the period that the users are known from. It
+                takes away of what is the users' own, which is a smaller part of a shorter test and a larger one of a longer.
+        """
+        own = self._own(day)
+        period = len(self.users_by_day)
+        known = self._own(period)
+        taken = min(1.0, explained * (self._rest(period) + known) / known) if known else 0.0
+        return self._rest(day) + own * (1.0 - taken)
+
+    def _own(self, day: int) -> float:
+        """What the users' own rates add to the variance after ``day`` days."""
+        return float(self.between * (self.squares / self.rows**2 + 1.0 / (self.rows * day)))
+
+    def _rest(self, day: int) -> float:
+        return float(self.within / (self.rows * day))
 
     def users(self, day: int) -> float:
         """Different users after ``day`` days; beyond the period by the power law of its second half."""
@@ -99,4 +115,5 @@ def size_with_returning(users: Returning, rule: Rule, *, explained: float = 0.0)
         raise EvaluationError("the users have no outcome, so no difference of rates can be planned")
     if not 0 <= explained < 1:
         raise EvaluationError(f"explained: expected a share from 0, and below 1; found {explained}")
-    return sized(users.rate, lambda day: (users.users(day), users.variance(day)), rule, explained)
+    found = sized(users.rate, lambda day: (users.users(day), users.variance(day, explained)), rule)
+    return replace(found, explained=explained)

@@ -75,7 +75,8 @@ def explained_by_past(errors: Float64s, before: Float64s) -> Float64s:
     # Who was not there before is a group of its own.
     columns = np.column_stack([np.where(there, before, 0.0), there.astype(np.float64)])
     columns = columns - columns.mean(axis=0)
-    found: Float64s = columns @ np.linalg.lstsq(columns, errors - errors.mean(), rcond=None)[0]
+    # The normal equations: two columns of which one may be constant.
+    found: Float64s = columns @ np.linalg.lstsq(columns.T @ columns, columns.T @ errors, rcond=None)[0]
     return found
 
 
@@ -231,7 +232,7 @@ def size_of_rate(
     return replace(found, users=users, sequential_users=sequential)
 
 
-def sized(rate: float, after: Callable[[int], tuple[float, float]], rule: Rule, explained: float) -> SizeOfTest:
+def sized(rate: float, after: Callable[[int], tuple[float, float]], rule: Rule, explained: float = 0.0) -> SizeOfTest:
     """The size by what all users have done after each number of days: their number, and the variance of their rate."""
     difference = rate * rule.relative
     factor = (1.0 - explained) / (rule.treated * (1.0 - rule.treated)) / rule.share

@@ -49,6 +49,14 @@ class Shown:
     step_logit: Floats
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contest:
+    """Who competes on pages, each [n, candidates]: ads, and the logit of a click on them."""
+
+    ad: Integers
+    logit: Floats
+
+
 def open_market(world: World, day: int) -> Market:
     """The ads that compete on day number ``day``.
 
@@ -121,9 +129,9 @@ def draw_sessions(
     )
 
 
-def hold_auction(world: World, market: Market, sessions: Sessions, random: np.random.Generator) -> Shown:
-    """Twelve candidates of the query's category compete; the five with the highest score are shown in that order."""
-    users, queries, ads, appeal, rank = world.users, world.queries, world.ads, LAWS.appeal, LAWS.auction
+def hold_contest(world: World, market: Market, sessions: Sessions, random: np.random.Generator) -> Contest:
+    """Twelve candidates of each page's query category, and how likely the user clicks each that is looked at."""
+    users, queries, ads, appeal = world.users, world.queries, world.ads, LAWS.appeal
     category, device = queries.category[sessions.query], users.device[sessions.user]
     candidates = _candidates(market, category, random)
 
@@ -142,6 +150,14 @@ def hold_auction(world: World, market: Market, sessions: Sessions, random: np.ra
     )
     for k in range(taste.shape[1]):
         logit += taste[:, k, None] * np.ascontiguousarray(ads.latent[:, k])[candidates]
+    return Contest(ad=candidates, logit=logit)
+
+
+def hold_auction(world: World, market: Market, sessions: Sessions, random: np.random.Generator) -> Shown:
+    """Twelve candidates of the query's category compete; the five with the highest score are shown in that order."""
+    users, ads, rank = world.users, world.ads, LAWS.auction
+    contest = hold_contest(world, market, sessions, random)
+    candidates, logit, device = contest.ad, contest.logit, users.device[sessions.user]
 
     score = np.float32(rank.noise) * random.standard_normal(candidates.shape, dtype=np.float32)
     shuffled = np.flatnonzero(sessions.random)

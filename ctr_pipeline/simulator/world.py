@@ -35,7 +35,7 @@ def stream(seed: int, *key: int) -> np.random.Generator:
 
 
 # First element of the key of each stream.
-USERS, QUERIES, ADVERTISERS, ADS, EFFECTS, PILOT, DAY, INCIDENT, INTERESTS = range(1, 10)
+USERS, QUERIES, ADVERTISERS, ADS, EFFECTS, PILOT, DAY, INCIDENT, INTERESTS, POLICY = range(1, 11)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

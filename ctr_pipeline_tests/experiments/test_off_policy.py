@@ -107,6 +107,15 @@ def test_one_weight_of_twenty_thousand_raises_the_alarm_and_does_not_move_the_cl
     assert abs(after.clipped.value - before.clipped.value) < (before.clipped.high - before.clipped.low) / 4
 
 
+def test_few_rewards_are_told() -> None:
+    rewards = np.zeros(5000)
+    rewards[:9] = 1
+    found = policy_value(rewards, np.full(5000, 0.5), np.full(5000, 0.5))
+    assert [alarm.startswith("9 rows with a reward are such as the candidate shows") for alarm in found.alarms] == [
+        True
+    ]
+
+
 def test_wrong_propensities_are_told() -> None:
     rng = np.random.default_rng(3)
     rewards = (rng.random(5000) < 0.05).astype(float)

@@ -58,6 +58,16 @@ def test_more_days_help_less_than_more_users_and_some_differences_are_never_foun
     assert size_with_returning(users, Rule(relative=smallest * 1.0001)).days == 28
 
 
+def test_the_past_explains_what_is_the_users_own_and_so_more_of_a_longer_test() -> None:
+    rng = np.random.default_rng(3)
+    users = fitted(rng, *world(rng))
+    left = [users.variance(day, 0.2) / users.variance(day) for day in (3, 14, 60)]
+    assert left[1] == pytest.approx(0.8)
+    assert left[0] > left[1] > left[2] > 0
+    # More than all that is the users' own cannot be explained.
+    assert users.variance(14, 0.99) == pytest.approx(users.within / (users.rows * 14))
+
+
 def test_users_by_day_are_those_counted_and_go_on_to_rise() -> None:
     rng = np.random.default_rng(2)
     pace, rate = world(rng)
