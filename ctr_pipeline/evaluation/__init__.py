@@ -10,7 +10,8 @@ from ctr_pipeline.evaluation.floor import (
 )
 from ctr_pipeline.evaluation.intervals import PairedDifference, paired_difference
 from ctr_pipeline.evaluation.metrics import EvaluationError, Interval
-from ctr_pipeline.evaluation.promotion import PromotionDecision, base_rate_reasons, compare_with_champion
+from ctr_pipeline.evaluation.promotion import PromotionDecision, base_rate_reasons, decide_promotion, stops
+from ctr_pipeline.evaluation.promotion_gates import PromotionRules
 from ctr_pipeline.evaluation.reliability import ReliabilityBin, reliability
 from ctr_pipeline.evaluation.slices import SliceMetrics, slice_metrics, standard_slices
 from ctr_pipeline.evaluation.task_metrics import RowGroups, TaskMetrics, evaluate, evaluate_ranking, evaluate_rows
@@ -21,13 +22,14 @@ __all__ = [
     "Interval",
     "PairedDifference",
     "PromotionDecision",
+    "PromotionRules",
     "ReliabilityBin",
     "RowGroups",
     "SliceMetrics",
     "TaskMetrics",
     "against_position",
     "base_rate_reasons",
-    "compare_with_champion",
+    "decide_promotion",
     "evaluate",
     "evaluate_ranking",
     "evaluate_rows",
@@ -37,6 +39,7 @@ __all__ = [
     "reliability",
     "slice_metrics",
     "standard_slices",
+    "stops",
     "validation_entropy",
     "validation_reasons",
 ]

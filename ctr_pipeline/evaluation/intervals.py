@@ -111,32 +111,33 @@ def delong_of(rows: Labelled, ranking: Ranking, codes: Indices, count: int) -> I
     auc = auc_of(rows, ranking)
     if auc is None:
         return None
-    variance = _delong_variance(rows, ranking, codes, count, auc)
-    if variance is None:
+    errors = placement_errors(rows, ranking, codes, count, auc)
+    if errors is None:
         return Interval(auc, -np.inf, np.inf)
     if auc in (0.0, 1.0):
         bound = 0.025 ** (1.0 / min(rows.positives, len(rows) - rows.positives))
         return Interval(auc, bound, 1.0) if auc == 1.0 else Interval(auc, 0.0, 1.0 - bound)
-    margin = Z95 * np.sqrt(variance) / (auc * (1.0 - auc))
+    margin = Z95 * np.sqrt(np.sum(errors**2)) / (auc * (1.0 - auc))
     centre = special.logit(auc)
     return Interval(auc, float(special.expit(centre - margin)), float(special.expit(centre + margin)))
 
 
-def _delong_variance(rows: Labelled, ranking: Ranking, codes: Indices, count: int, auc: float) -> float | None:
+def placement_errors(rows: Labelled, ranking: Ranking, codes: Indices, count: int, auc: float) -> Float64s | None:
+    """[K] by cluster how far it moves the AUC; the sum of their squares is DeLong's variance. None with one user in a class."""
     positive, group = rows.positive, ranking.groups()
     hits, misses = class_sums(rows, ranking)
     total_hits, total_misses = hits[-1], misses[-1]
     hits_above = (hits - np.diff(hits, prepend=0.0) / 2) / total_hits
     misses_below = (total_misses - misses + np.diff(misses, prepend=0.0) / 2) / total_misses
-    variance_parts = np.zeros(count)
+    errors = np.zeros(count)
     for chosen, placement, size in ((positive, misses_below, total_hits), (~positive, hits_above, total_misses)):
         owners = codes[chosen]
         users = np.count_nonzero(np.bincount(owners, minlength=count))
         if users < 2:
             return None
         sums = np.bincount(owners, weights=placement[group[chosen]] - auc, minlength=count)
-        variance_parts += sums / size * np.sqrt(users / (users - 1))
-    return float(np.sum(variance_parts**2))
+        errors += sums / size * np.sqrt(users / (users - 1))
+    return errors
 
 
 def bootstrap(

@@ -9,7 +9,8 @@ import dagster as dg
 
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.json_files import read_json
-from ctr_pipeline.orchestration.assets.release import COMPARED_TAG, PASSED_TAG, RELEASE_FILE
+from ctr_pipeline.orchestration.assets.champion_comparison import RELEASE_FILE
+from ctr_pipeline.orchestration.assets.release import COMPARED_TAG, PASSED_TAG
 from ctr_pipeline.orchestration.gates import refusal_reasons
 from ctr_pipeline.orchestration.instance import prepare_home
 from ctr_pipeline.orchestration.resources.releases import REASON_TAG, ROLLED_BACK_TAG, ReleaseRegistry

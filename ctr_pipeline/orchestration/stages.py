@@ -156,7 +156,11 @@ STAGES = (
     _retrain(
         "serving_bundle", (*_MODEL, *_EVALUATION, "serving", _asset("release")), lambda paths: paths.bundle_manifest
     ),
-    _retrain("champion", (*_MODEL, *_EVALUATION, "serving", _asset("release")), lambda paths: paths.release),
+    _retrain(
+        "champion",
+        (*_MODEL, *_EVALUATION, "serving", _asset("release"), _asset("champion_comparison"), _asset("slices")),
+        lambda paths: paths.release,
+    ),
 )
 """All assets, each after those that it depends on."""
 

@@ -20,23 +20,21 @@ class Spread:
     """Of the log of the random rate over that of the first position."""
 
 
-def cluster_spread(
+def cluster_counts(
     cluster: NDArray[np.int64],
     cell: NDArray[np.int64],
     y: NDArray[np.float64],
     shape: tuple[int, int],
-    smoothing: float,
     seed: int,
     replicates: int,
-) -> Spread:
-    """Variances over Poisson bootstraps of the clusters: each cluster counts as often as a draw from Poisson(1).
+) -> NDArray[np.float64]:
+    """[B, 2, 2, K] rows and positives of each cell in Poisson bootstraps: each cluster counts as often as a draw from Poisson(1).
 
     Args:
         cluster: [N] cluster of each row, from 0 without gaps.
         cell: [N] flat index of the row's kind of traffic and position, below 2 · K.
         y: [N] 1 or 0.
         shape: (2, K).
-        smoothing: Pseudo-impressions of :func:`~ctr_pipeline.propensity.rates.smoothed_rates`.
         seed: Seed.
         replicates: Number of resamples, B.
     """
@@ -55,7 +53,16 @@ def cluster_spread(
         positive = np.bincount(flat, weights=y[low:high], minlength=size * cells).reshape(size, cells)
         draws = random.poisson(1.0, size=(replicates, size)).astype(np.float64)
         sums += draws @ np.hstack([held, positive])
-    counts = sums.reshape(replicates, 2, *shape)
+    return sums.reshape(replicates, 2, *shape)
+
+
+def spread_of(counts: NDArray[np.float64], smoothing: float) -> Spread:
+    """Variances over the bootstraps of :func:`cluster_counts`.
+
+    Args:
+        counts: [B, 2, 2, K].
+        smoothing: Pseudo-impressions of :func:`~ctr_pipeline.propensity.rates.smoothed_rates`.
+    """
     log_rates = np.log(smoothed_rates(counts[:, 0], counts[:, 1], smoothing))
     exposure = log_rates[:, 0] - log_rates[:, 1]
     examination = log_rates[:, 0] - log_rates[:, 0, :1]

@@ -11,7 +11,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ctr_pipeline.errors import UserError
-from ctr_pipeline.propensity.bootstrap import cluster_spread
+from ctr_pipeline.propensity.bootstrap import Spread, cluster_counts, spread_of
 from ctr_pipeline.propensity.rates import ess_share, shrunk, smoothed_rates
 
 RANDOM, PRODUCTION = "random", "production"
@@ -26,7 +26,11 @@ class PropensityError(UserError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PositionPropensity:
-    """One position and response. Rates are smoothed, intervals are of 95 %."""
+    """One position and response. Rates are smoothed.
+
+    Intervals are of 95 %, and those of the counts as they are: smoothing pulls a rate away from its truth. They are extended to
+    the smoothed ratio where it lies outside.
+    """
 
     response: str
     position: int
@@ -172,17 +176,25 @@ def position_propensity(
 
 
 @dataclass(frozen=True, slots=True)
-class _Estimate:
-    """Arrays of one response, [K] over its positions; index 0 of ``counts`` is random traffic, 1 production."""
+class _Ratios:
+    """Arrays [K] over the positions of one response; index 0 of ``rates`` [2, K] is random traffic, 1 production."""
 
-    positions: NDArray[np.int64]
-    rows: NDArray[np.float64]  # [2, K]
-    positives: NDArray[np.float64]  # [2, K]
-    rates: NDArray[np.float64]  # [2, K]
+    rates: NDArray[np.float64]
     log_ratio: NDArray[np.float64]
     ratio_variance: NDArray[np.float64]
     log_examination: NDArray[np.float64]
     examination_variance: NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class _Estimate:
+    """One response: counts [2, K], smoothed ratios, from which weights follow, and those of the counts as they are."""
+
+    positions: NDArray[np.int64]
+    rows: NDArray[np.float64]
+    positives: NDArray[np.float64]
+    smoothed: _Ratios
+    counted: _Ratios
 
 
 def _comparable(settled: pl.DataFrame) -> pl.DataFrame:
@@ -213,22 +225,28 @@ def _estimate(compared: pl.DataFrame, smoothing: float, seed: int, replicates: i
     shape = (2, len(positions))
     rows = np.bincount(cell, minlength=size).reshape(shape).astype(np.float64)
     positives = np.bincount(cell, weights=y, minlength=size).reshape(shape).astype(np.float64)
-    rates = smoothed_rates(rows, positives, smoothing)
-    # A position without positives is uncertain, but finite.
-    variance = (1 - rates) / np.maximum(positives, 0.5)
-    log_rates = np.log(rates)
-    spread = cluster_spread(_clusters(compared), cell, y, shape, smoothing, seed, replicates)
-    first = log_rates[0] - log_rates[0, 0]
-    examination_variance = np.maximum(variance[0] + variance[0, 0], spread.examination)
-    examination_variance[0] = 0.0
+    counts = cluster_counts(_clusters(compared), cell, y, shape, seed, replicates)
     return _Estimate(
         positions=positions,
         rows=rows,
         positives=positives,
+        smoothed=_ratios(rows, positives, smoothing, spread_of(counts, smoothing)),
+        counted=_ratios(rows, positives, 0.0, spread_of(counts, 0.0)),
+    )
+
+
+def _ratios(rows: NDArray[np.float64], positives: NDArray[np.float64], smoothing: float, spread: Spread) -> _Ratios:
+    rates = smoothed_rates(rows, positives, smoothing)
+    # A position without positives is uncertain, but finite.
+    variance = (1 - rates) / np.maximum(positives, 0.5)
+    log_rates = np.log(rates)
+    examination_variance = np.maximum(variance[0] + variance[0, 0], spread.examination)
+    examination_variance[0] = 0.0
+    return _Ratios(
         rates=rates,
         log_ratio=log_rates[0] - log_rates[1],
         ratio_variance=np.maximum(variance.sum(axis=0), spread.exposure),
-        log_examination=first,
+        log_examination=log_rates[0] - log_rates[0, 0],
         examination_variance=examination_variance,
     )
 
@@ -250,10 +268,12 @@ def _entries(
     entries = []
     log_weights = _log_weights(estimate, parent)
     for k, position in enumerate(estimate.positions.tolist()):
-        log_ratio, variance = float(estimate.log_ratio[k]), float(estimate.ratio_variance[k])
+        smoothed, counted = estimate.smoothed, estimate.counted
+        exposure = _interval(smoothed.log_ratio[k], counted.log_ratio[k], counted.ratio_variance[k])
+        examination = _interval(
+            smoothed.log_examination[k], counted.log_examination[k], counted.examination_variance[k]
+        )
         log_weight = float(log_weights[k])
-        examination, half = float(estimate.log_examination[k]), _Z95 * math.sqrt(estimate.examination_variance[k])
-        margin = _Z95 * math.sqrt(variance)
         entries.append(
             PositionPropensity(
                 response=response,
@@ -262,14 +282,14 @@ def _entries(
                 random_positives=int(estimate.positives[0, k]),
                 production_rows=int(estimate.rows[1, k]),
                 production_positives=int(estimate.positives[1, k]),
-                random_rate=float(estimate.rates[0, k]),
-                production_rate=float(estimate.rates[1, k]),
-                exposure_ratio=math.exp(log_ratio),
-                exposure_low=math.exp(log_ratio - margin),
-                exposure_high=math.exp(log_ratio + margin),
-                examination=math.exp(examination),
-                examination_low=math.exp(examination - half),
-                examination_high=math.exp(examination + half),
+                random_rate=float(smoothed.rates[0, k]),
+                production_rate=float(smoothed.rates[1, k]),
+                exposure_ratio=exposure[0],
+                exposure_low=exposure[1],
+                exposure_high=exposure[2],
+                examination=examination[0],
+                examination_low=examination[1],
+                examination_high=examination[2],
                 weight_ratio=math.exp(log_weight),
                 weight=min(max(math.exp(log_weight), clip[0]), clip[1]),
             )
@@ -277,16 +297,23 @@ def _entries(
     return entries
 
 
+def _interval(log_estimate: float, log_counted: float, variance: float) -> tuple[float, float, float]:
+    """The estimate and bounds of a ratio from logarithms."""
+    margin = _Z95 * math.sqrt(variance)
+    low, high = min(log_estimate, log_counted - margin), max(log_estimate, log_counted + margin)
+    return math.exp(log_estimate), math.exp(low), math.exp(high)
+
+
 def _log_weights(estimate: _Estimate, parent: _Estimate | None) -> NDArray[np.float64]:
     """[K] log ratios, averaged with the parent's and shrunk."""
-    log_ratio, variance = estimate.log_ratio.copy(), estimate.ratio_variance.copy()
+    log_ratio, variance = estimate.smoothed.log_ratio.copy(), estimate.smoothed.ratio_variance.copy()
     if parent is not None:
         for k, position in enumerate(estimate.positions.tolist()):
             if position in parent.positions:
                 j = int(np.searchsorted(parent.positions, position))
-                precision, parent_precision = 1 / variance[k], 1 / parent.ratio_variance[j]
+                precision, parent_precision = 1 / variance[k], 1 / parent.smoothed.ratio_variance[j]
                 total = precision + parent_precision
-                log_ratio[k] = (precision * log_ratio[k] + parent_precision * parent.log_ratio[j]) / total
+                log_ratio[k] = (precision * log_ratio[k] + parent_precision * parent.smoothed.log_ratio[j]) / total
                 variance[k] = 1 / total
     return shrunk(log_ratio, variance)
 

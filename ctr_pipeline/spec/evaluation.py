@@ -53,6 +53,12 @@ class Evaluation(Section):
         default=None,
         description="Key whose rows are not independent, for all intervals; the user, or else the session, when absent.",
     )
+    origins: int = added_field(
+        1,
+        "Retrains of the same model whose test days count in the gate of days: this one and those before it, each beside the "
+        "champion of its time.",
+        ge=1,
+    )
     slices: list[EvaluationSlice] = added_field([], "Parts of the test rows that are measured by themselves.")
     costs: list[EvaluationCost] = added_field(
         [],

@@ -84,6 +84,13 @@ def test_every_check_ran_and_the_summary_says_what_a_person_needs(finished: Fini
         "serving_bundle.latency_budget",
         "serving_bundle.stored_embeddings",
         "champion.not_worse_than_champion",
+        "champion.gate_normalised_entropy",
+        "champion.gate_ranking",
+        "champion.gate_calibration",
+        "champion.gate_slices",
+        "champion.gate_days",
+        "champion.gate_random_traffic",
+        "champion.still_as_good",
     }
     for words in ("120,000 rows in", "Test, with 95 % intervals", "click", "Position propensity", "MLflow run"):
         assert words in finished.stdout

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import special
 
-from ctr_pipeline.evaluation import EvaluationError, RowGroups, compare_with_champion, evaluate, evaluate_ranking
+from ctr_pipeline.evaluation import EvaluationError, RowGroups, evaluate, evaluate_ranking
 
 
 def rows(seed: int = 0, n: int = 5000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -83,66 +83,6 @@ def test_clusters_of_another_length_are_refused() -> None:
     z, y, user = rows()
     with pytest.raises(EvaluationError, match="clusters: expected shape"):
         evaluate(z, y, user[:-1], seed=0)
-
-
-def two_tasks(seed: int, n: int = 20_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    z = np.stack([rng.normal(-1, 1, n), rng.normal(-6.3, 1, n)], axis=1)
-    y = (rng.random(z.shape) < special.expit(z)).astype(np.int8)
-    return z, y, rng.integers(0, 3000, n)
-
-
-def decide(challenger: np.ndarray, champion: np.ndarray | None, y: np.ndarray, user: np.ndarray):
-    return compare_with_champion(["click", "buy"], challenger, champion, y, user, max_ne_regression=0.01, seed=0)
-
-
-def test_the_first_model_is_promoted() -> None:
-    z, y, user = two_tasks(0)
-    found = decide(z, None, y, user)
-    assert found.promote
-    assert found.reasons == ["There is no champion yet."]
-
-
-def test_an_equal_or_better_model_is_promoted_and_a_worse_one_is_not() -> None:
-    z, y, user = two_tasks(0)
-    noisy = z + np.random.default_rng(1).normal(0, 1, z.shape)
-    assert decide(z, z, y, user).promote
-    better = decide(z, noisy, y, user)
-    assert better.promote
-    assert better.differences["click"].relative.high < 0
-    worse = decide(noisy, z, y, user)
-    assert not worse.promote
-    assert "may be more than 1.00% worse" in worse.reasons[0]
-    json.dumps(worse.to_json(), allow_nan=False)
-
-
-def test_a_rare_task_objects_only_when_it_is_surely_worse() -> None:
-    z, y, user = two_tasks(2)
-    assert 5 < (y[:, 1] == 1).sum() < 100
-    slightly = z.copy()
-    slightly[:, 1] += 0.1
-    assert decide(slightly, z, y, user).promote
-    broken = z.copy()
-    broken[:, 1] = 0.0
-    found = decide(broken, z, y, user)
-    assert not found.promote
-    assert "surely worse" in found.reasons[1]
-
-
-def test_a_challenger_stays_out_when_nothing_can_be_shown() -> None:
-    z, y, user = two_tasks(3)
-    rare = y.copy()
-    rare[:, 0] = 0
-    found = decide(z, z, rare, user)
-    assert not found.promote
-    assert "nothing shows" in found.reasons[-1]
-    assert "do not have labels of both classes" in found.reasons[0]
-
-
-def test_shapes_are_checked() -> None:
-    z, y, user = two_tasks(4)
-    with pytest.raises(EvaluationError, match="champion: expected shape"):
-        decide(z, z[:-1], y, user)
 
 
 def test_a_ranking_score_has_the_metrics_of_its_order_and_none_of_rates() -> None:

@@ -74,6 +74,16 @@ def test_smoothing_by_hand() -> None:
     assert smooth.exposure_ratio == pytest.approx(smooth.random_rate / smooth.production_rate)
 
 
+def test_smoothing_moves_the_estimate_and_not_what_the_counts_tell() -> None:
+    plain, smooth = (estimate(counted(TWO_BY_TWO), smoothing=amount).positions[1] for amount in (0.0, 5000.0))
+    assert plain.examination == pytest.approx(0.5)
+    assert smooth.examination > 0.85 > plain.examination_high
+    assert smooth.examination_low == pytest.approx(plain.examination_low)
+    # Only as far as the estimate itself.
+    assert smooth.examination_high == smooth.examination
+    assert smooth.exposure_high == pytest.approx(plain.exposure_high)
+
+
 @pytest.mark.parametrize("smoothing", [0.0, 300.0])
 def test_positions_without_positives_or_rows_stay_finite(smoothing: float) -> None:
     cells = [("random", 1, 50, 3), ("random", 2, 50, 0), ("production", 1, 50, 4), ("production", 3, 50, 1)]

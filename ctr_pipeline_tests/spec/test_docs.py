@@ -37,7 +37,7 @@ from ctr_pipeline.spec.history import (
     HistoryTop,
 )
 from ctr_pipeline.spec.interactions import INTERACTIONS
-from ctr_pipeline.spec.limits import Quality
+from ctr_pipeline.spec.limits import Promotion, Quality
 from ctr_pipeline.spec.losses import BinaryCrossEntropy, DfmDiscrete, DfmWeibull, Focal, Fsiw
 from ctr_pipeline.spec.model import Model
 from ctr_pipeline.spec.objectives import Binary
@@ -149,6 +149,7 @@ HEADINGS: dict[type[BaseModel], str] = {
     EvaluationCost: "evaluation.costs[]",
     EvaluationSlice: "evaluation.slices[]",
     Quality: "quality",
+    Promotion: "quality.promotion",
     Serving: "serving",
     ServingLog: "serving.log",
     Canary: "serving.canary",

@@ -12,11 +12,18 @@ from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.deployment.key import key_fingerprint
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import Release, RetrainFiles
+from ctr_pipeline.orchestration.assets.champion_comparison import (
+    compare_models,
+    decay_of_champion,
+    promotion_rules,
+    recorded,
+)
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags, tables_of
 from ctr_pipeline.orchestration.assets.training import start_model
-from ctr_pipeline.orchestration.champion_scores import BUNDLE, champion_logits
+from ctr_pipeline.orchestration.champion_scores import BUNDLE
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
-from ctr_pipeline.orchestration.checks.model_quality import BundleEvidence, PromotionEvidence, StoredEmbeddings
+from ctr_pipeline.orchestration.checks.model_quality import BundleEvidence, StoredEmbeddings
+from ctr_pipeline.orchestration.checks.promotion import PromotionEvidence
 from ctr_pipeline.orchestration.gates import passed_text, refusal_reasons
 from ctr_pipeline.orchestration.logged_models import PROFILE_FILE
 from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell
@@ -28,10 +35,7 @@ from ctr_pipeline.orchestration.user_errors import require, user_errors
 from ctr_pipeline.spec import Spec
 
 if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from ctr_pipeline.datasets import PackedDataset, Tables
+    from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation import PromotionDecision
     from ctr_pipeline.serving import Bundle
     from ctr_pipeline.serving.latency import Latency
@@ -48,9 +52,6 @@ PASSED_TAG = "promotion.passed"
 
 COMPARED_TAG = "promotion.reasons"
 """Tag of a model version: what the comparison with the champion of then found."""
-
-RELEASE_FILE = "release.json"
-"""Among the files of a retrain: its version, and what the comparison found."""
 
 PARITY_ROWS = 2000
 """Test rows on which the exported graph is compared with the trained model."""
@@ -125,6 +126,8 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
     def champion(
         context: dg.AssetExecutionContext, lake: LakeResource, tracking: TrackingResource
     ) -> Iterator[dg.MaterializeResult | dg.AssetCheckResult]:
+        from ctr_pipeline.evaluation import stops
+
         paths = deployment.paths.retrain(context.partition_key)
         files = RetrainFiles(paths)
         with user_errors():
@@ -139,12 +142,20 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
             yield from require("champion", with_page("champion", floor, paths, run))
             held = tracking.champion(spec.name)
             tables = tables_of(deployment, lake.open(), context.partition_key)
-            decision, obstacle = _compare(spec, paths, tables, tracking, held)
+            decision, obstacle = compare_models(deployment, paths, tables, tracking, held)
         release = _release(spec, paths, run.run_id, tracking, held, decision, obstacle)
         files.write_release(release)
         deployment.paths.registry_read.unlink(missing_ok=True)
         tracking.tag(run.run_id, {"promoted": str(release.promoted).lower(), "model.version": release.version})
-        evidence = PromotionEvidence(decision.promote and obstacle is None, release.reasons)
+        rules = promotion_rules(spec)
+        evidence = PromotionEvidence(
+            decision.promote and obstacle is None,
+            release.reasons,
+            gates={gate.name: (gate, stops(gate, rules)) for gate in decision.gates},
+            obstacle=obstacle,
+            decay={} if held is None else decay_of_champion(deployment, held),
+            served=None if held is None else held.version,
+        )
         checks = check_results("champion", evidence)
         publish_page(deployment, context.instance, tracking, context.partition_key, "champion", checks)
         yield dg.MaterializeResult(
@@ -153,6 +164,7 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 "model": spec.name,
                 "version": release.version,
                 "promoted": release.promoted,
+                "standing": decision.standing.value if obstacle is None else "not compared",
                 "reasons": dg.MetadataValue.md("\n".join(f"- {reason}" for reason in release.reasons)),
                 "champion_before": release.champion_before or "none",
                 "mlflow_run_id": run.run_id,
@@ -217,27 +229,6 @@ def _pause() -> None:
     time.sleep(0.001)
 
 
-def _compare(
-    spec: Spec, paths: RetrainPaths, tables: "Tables", tracking: TrackingResource, held: ModelVersion | None
-) -> "tuple[PromotionDecision, str | None]":
-    """The comparison on the test rows, and the obstacle to it."""
-    from ctr_pipeline.datasets import PackedDataset
-    from ctr_pipeline.evaluation import compare_with_champion
-
-    test = PackedDataset.open(paths.packed).splits["test"]
-    logits, obstacle = champion_logits(spec, paths, tables, tracking, held)
-    decision = compare_with_champion(
-        [task.name for task in spec.tasks],
-        _calibrated(spec, paths),
-        logits,
-        test.labels,
-        test.user,
-        max_ne_regression=spec.quality.max_ne_regression,
-        seed=spec.seed,
-    )
-    return decision, obstacle
-
-
 def _release(
     spec: Spec,
     paths: RetrainPaths,
@@ -281,10 +272,5 @@ def _release(
         reasons=reasons,
         champion_before=held.version if held else None,
         bundle_sha256=sha256,
-        comparison=decision.to_json(),
+        comparison=recorded(decision, spec, obstacle),
     )
-
-
-def _calibrated(spec: Spec, paths: RetrainPaths) -> "NDArray[np.float64]":
-    """Calibrated logits [N, T] of the new model on the test rows."""
-    return RetrainFiles(paths).calibrated("test", [task.name for task in spec.tasks])

@@ -60,16 +60,6 @@ class StoredEmbeddings:
     """The spec's limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class PromotionEvidence:
-    """How the new model compares with the champion."""
-
-    not_worse: bool
-    reasons: Sequence[str]
-    broken: Sequence[str] = ()
-    """Why the model must not be served, whatever the champion: empty where it may."""
-
-
 def check_informative(evidence: EvaluationEvidence) -> Outcome:
     """Error when a task is not shown to be predicted better than by its base rate."""
     found = evidence.not_better
@@ -169,20 +159,6 @@ def check_storage(evidence: BundleEvidence) -> Outcome:
     )
 
 
-def check_floor(evidence: PromotionEvidence) -> Outcome:
-    """Error when the model must not be served, with a champion or without one."""
-    return Outcome(
-        passed=not evidence.broken,
-        error=True,
-        description=f"Nothing is promoted. {' '.join(evidence.broken)}" if evidence.broken else None,
-    )
-
-
-def check_champion(evidence: PromotionEvidence) -> Outcome:
-    """Warning when the new model was not promoted."""
-    return Outcome(passed=evidence.not_worse, description=" ".join(evidence.reasons) or None)
-
-
 register(
     CheckDefinition(
         asset="evaluation",
@@ -238,18 +214,5 @@ register(
         question="Scoring a request stays within the spec's latency budget.",
         evaluate=check_latency,
         blocking=True,
-    ),
-    CheckDefinition(
-        asset="champion",
-        name="promotion_floor",
-        question="Every gate is passed (docs/report.md), and no check of the same day has an error.",
-        evaluate=check_floor,
-        blocking=True,
-    ),
-    CheckDefinition(
-        asset="champion",
-        name="not_worse_than_champion",
-        question="The new model is not worse than the champion.",
-        evaluate=check_champion,
     ),
 )
