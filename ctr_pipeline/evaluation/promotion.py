@@ -23,6 +23,7 @@ from ctr_pipeline.evaluation.promotion_gates import (
     PromotionRules,
     calibration_gate,
     days_gate,
+    interval_text,
     needed,
     random_traffic_gate,
     ranking_gate,
@@ -210,7 +211,7 @@ def entropy_gate(paired: Mapping[str, PairedMetrics | None], rules: PromotionRul
         interval = change.interval(level)
         figures |= {f"ne_change/{task}": change.value, f"ne_change_low/{task}": interval.low}
         figures |= {f"ne_change_high/{task}": interval.high}
-        seen = f"{task}: NE {change.value:+.2%} ({level:.0%} interval {interval.low:+.2%} to {interval.high:+.2%})"
+        seen = f"{task}: NE {change.value:+.2%} ({interval_text(interval, '+.2%', level)})"
         if task not in deciding:
             worse = interval.low > limit
             outcome = f"surely worse than {limit:.2%}" if worse else f"{of.positives} outcomes: too few to decide"

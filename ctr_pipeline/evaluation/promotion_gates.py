@@ -17,7 +17,7 @@ from scipy import special
 from ctr_pipeline.calibration.labelled import Integers, Reals, labelled
 from ctr_pipeline.evaluation.daily_entropy import DayEntropy
 from ctr_pipeline.evaluation.intervals import MIN_CLUSTERS, cluster_codes
-from ctr_pipeline.evaluation.metrics import row_losses
+from ctr_pipeline.evaluation.metrics import Interval, row_losses
 from ctr_pipeline.evaluation.paired_metrics import (
     MetricDifference,
     PairedMetrics,
@@ -143,10 +143,15 @@ def needed(found: MetricDifference, limit: float, outcomes: int, confidence: flo
     """How many outcomes would let a gate decide, in words."""
     if not np.isfinite(found.error) or limit <= 0 or not outcomes:
         return "more"
-    quantile = float(special.ndtri(0.5 + confidence / 2))
-    return (
-        f"about {max(outcomes + 1, round(outcomes * ((quantile + NINE_OF_TEN) * found.error / limit) ** 2, -2)):,.0f}"
-    )
+    more = outcomes * ((found.quantile(confidence) + NINE_OF_TEN) * found.error / limit) ** 2
+    return f"about {max(outcomes + 1, float(f'{more:.2g}')):,.0f}"
+
+
+def interval_text(interval: Interval, form: str, confidence: float = 0.95) -> str:
+    """The interval for people, its bounds in the ``form`` of :func:`format`."""
+    if not np.isfinite([interval.low, interval.high]).all():
+        return "too few users for an interval"
+    return f"{confidence * 100:.0f} % interval {interval.low:{form}} to {interval.high:{form}}"
 
 
 def undecided(outcomes: int, more: str) -> str:
@@ -166,11 +171,11 @@ def ranking_gate(rows: ComparedRows, paired: Mapping[str, PairedMetrics | None],
             status, interval = bounded(loss, limit), difference.interval()
             statuses.append(status)
             figures[f"{name.lower()}_change/{task}"] = difference.value
-            seen = f"{task}: {name} {difference.value:+.4f} (95 % interval {interval.low:+.4f} to {interval.high:+.4f})"
+            seen = f"{task}: {name} {difference.value:+.4f} ({interval_text(interval, '+.4f')})"
             outcome = {
                 GateStatus.PASSED: f"surely above -{limit:g}",
                 GateStatus.FAILED: f"the interval has to lie above -{limit:g} (quality.promotion.max_{name.lower()}_loss)",
-                GateStatus.UNDECIDED: f"above -{limit:g} "
+                GateStatus.UNDECIDED: f"whether it is above -{limit:g} "
                 + undecided(found.positives, needed(loss, limit, found.positives)),
             }[status]
             reasons.append(f"{seen}: {outcome}.")
@@ -193,7 +198,7 @@ def calibration_gate(rows: ComparedRows, rules: PromotionRules) -> Gate:
             continue
         interval = own.interval()
         low, high = np.exp(interval.low), np.exp(interval.high)
-        seen = f"{task}: observed over expected {np.exp(own.value):.3f} (95 % interval {low:.3f} to {high:.3f})"
+        seen = f"{task}: observed over expected {np.exp(own.value):.3f} ({interval_text(Interval(own.value, low, high), '.3f')})"
         allowed = f"{1 - rules.calibrated_within:g} to {1 + rules.calibrated_within:g}"
         figures[f"observed_over_expected/{task}"] = float(np.exp(own.value))
         outside = interval.low > limit[1] or interval.high < -limit[0]
@@ -201,7 +206,7 @@ def calibration_gate(rows: ComparedRows, rules: PromotionRules) -> Gate:
             status, outcome = GateStatus.PASSED, f"within {allowed}"
         elif not outside and not decides(own, min(limit)):
             more = needed(own, min(limit), positives)
-            status, outcome = GateStatus.UNDECIDED, f"within {allowed} {undecided(positives, more)}"
+            status, outcome = GateStatus.UNDECIDED, f"whether it is within {allowed} {undecided(positives, more)}"
         elif abs(own.value) <= abs(other.value) + AS_FAR_AS:
             status = GateStatus.PASSED
             outcome = f"not within {allowed}, but the champion is as far off ({np.exp(other.value):.3f}): the rate has changed"
@@ -251,7 +256,7 @@ def slices_gate(rows: ComparedRows, rules: PromotionRules) -> Gate:
         name, difference = found[place]
         interval = difference.interval()
         reasons.append(
-            f"{name}: NE {difference.value:+.2%} (95 % interval {interval.low:+.2%} to {interval.high:+.2%}), surely more than "
+            f"{name}: NE {difference.value:+.2%} ({interval_text(interval, '+.2%')}), surely more than "
             f"{limit:.2%} worse (quality.promotion.max_slice_regression): look at what changed for these rows."
         )
     return Gate(
@@ -316,11 +321,11 @@ def random_traffic_gate(rows: ComparedRows, rules: PromotionRules) -> Gate:
             GateStatus.PASSED: f"at most {limit:.2%} worse",
             GateStatus.FAILED: f"the interval has to lie below {limit:.2%} (quality.max_ne_regression): the model may rank worse "
             "than the log shows",
-            GateStatus.UNDECIDED: f"at most {limit:.2%} worse "
+            GateStatus.UNDECIDED: f"whether it is at most {limit:.2%} worse "
             + undecided(paired.positives, needed(change, limit, paired.positives)),
         }[status]
         statuses.append(status)
-        seen = f"NE {change.value:+.2%} (95 % interval {interval.low:+.2%} to {interval.high:+.2%})"
+        seen = f"NE {change.value:+.2%} ({interval_text(interval, '+.2%')})"
         reasons.append(f"{task}: {seen} on {paired.rows:,} rows in random order: {outcome}.")
     return Gate(name="random_traffic", status=worst(statuses), reasons=tuple(reasons), figures=figures)
 

@@ -380,15 +380,6 @@ CASES: dict[str, tuple[Change, tuple[str, ...]]] = {
         ),
         ("feature 'ad_id' reads column 'left_at'",),
     ),
-    "promotion that asks for something else": (
-        set_to("quality.promotion", {"require": "best"}),
-        ("quality.promotion.require", "'not_worse' or 'better'", "best"),
-    ),
-    "calibrated within everything": (
-        set_to("quality.promotion", {"calibrated_within": 1}),
-        ("quality.promotion.calibrated_within", "less than 1", "found 1"),
-    ),
-    "no retrain that is looked at": (set_to("evaluation", {"origins": 0}), ("evaluation.origins", "found 0")),
     "other version": (set_to("version", 2), ("version: ", "1", "(found 2)")),
 }
 
