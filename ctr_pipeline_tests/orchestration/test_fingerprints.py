@@ -206,7 +206,8 @@ def _package(module: str) -> str:
 
 
 def _module(found: AssetStage) -> str:
-    [file] = [part for part in found.code if part.startswith("orchestration/assets/")]
+    # Further files of assets, which its own imports, come after it.
+    file = next(part for part in found.code if part.startswith("orchestration/assets/"))
     return file.removesuffix(".py").replace("/", ".")
 
 
