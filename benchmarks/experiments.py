@@ -100,8 +100,7 @@ def looks(traffic: Traffic, size: SizeOfTest, quantiles: float, unsettled: int =
     found: list[Reading] = []
     for day in range(FIRST_LOOK, LONGEST + 1):
         arms = [totals(traffic, own, begin(), begin() + day, unsettled) for own in (traffic.treated, ~traffic.treated)]
-        error = abs(size.rule.relative) * arms[1].rate / quantiles
-        found.append(read_test(*arms, planned_error=error, alpha=size.rule.alpha))
+        found.append(read_test(*arms, planned_error=size.difference / quantiles, alpha=size.rule.alpha))
         if found[-1].information >= 1:
             break
     return found

@@ -146,31 +146,67 @@ def value(
         list[str] | None, typer.Option(help="COLUMN=VALUE of the rows that are looked at; repeat it.")
     ] = None,
     clip: Annotated[float, typer.Option(help="Largest weight of the clipped estimates.")] = 10.0,
+    rows: Annotated[
+        Path | None, typer.Option(help="Write the replayed rows to this Parquet file too, for `ctr experiment gap`.")
+    ] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="With --rows: column that goes with them; repeat it.")] = None,
+    as_of: Annotated[
+        str | None,
+        typer.Option(help="With --rows: day at whose end the effect was predicted, for rewards known by then."),
+    ] = None,
     json_out: JsonOption = None,
 ) -> None:
     """Say what another policy would be worth, from logged propensities or from pages in random order."""
     from ctr_pipeline.commands.experiment_rows import terms_of
     from ctr_pipeline.commands.experiment_text import print_value
-    from ctr_pipeline.commands.experiment_value import value_of_file, value_of_ranking, value_of_uniform
+    from ctr_pipeline.commands.experiment_value import RowsOut, value_of_file, value_of_ranking, value_of_uniform
+    from ctr_pipeline.deployment.deployment import end_of_day_us
 
     if sum(one is not None for one in (uniform, candidate, day)) > 1:
         fail("--uniform, --candidate and --day each name a candidate policy: give one of them.")
     if day is not None:
         day_of(day, "--day")
+    if rows is None and (keep or as_of):
+        fail("--keep and --as-of say what goes into the file of --rows: name it.")
+    predicted = day_of(as_of, "--as-of")
     chosen = dict(_column_and_value(text) for text in where or ())
     if chosen and uniform is None and candidate is None:
         fail("--where goes with --uniform or --candidate: a ranking is valued on the test rows of its retrain.")
     with user_errors():
         deployment = held(data_root)
         terms = terms_of(deployment.spec, task, None, False)
+        known_by = end_of_day_us(predicted) if predicted else None
+        out = RowsOut(rows, keep or (), known_by) if rows is not None else None
         if uniform is not None:
-            found = value_of_uniform(deployment, terms, uniform, where=chosen, clip=clip)
+            found = value_of_uniform(deployment, terms, uniform, where=chosen, clip=clip, out=out)
         elif candidate is not None:
-            found = value_of_file(deployment, terms, candidate, where=chosen, clip=clip)
+            found = value_of_file(deployment, terms, candidate, where=chosen, clip=clip, out=out)
         else:
-            found = value_of_ranking(deployment, terms, terms[0].task, day, clip=clip)
+            found = value_of_ranking(deployment, terms, terms[0].task, day, clip=clip, out=out)
     write_json(found, json_out)
     print_value(found, console())
+
+
+@experiment_app.command()
+def gap(
+    reading_file: Annotated[
+        Path, typer.Argument(metavar="READING", help="File that `ctr experiment read --json` wrote.")
+    ],
+    rows: Annotated[Path, typer.Option(help="Parquet file of replayed rows; `ctr experiment value --rows` writes it.")],
+    population: Annotated[
+        str | None, typer.Option(help="Column of the rows by which the test's traffic differs; read with `--by` it.")
+    ] = None,
+    json_out: JsonOption = None,
+) -> None:
+    """Say why a test measured another effect than was predicted: maturity, population, skew, position, and what is left."""
+    from ctr_pipeline.commands.experiment_gap import gap as offline_online
+    from ctr_pipeline.commands.experiment_text import print_gap
+
+    content = _json_of(reading_file)
+    with user_errors():
+        found = offline_online(rows, content, population)
+    write_json(found, json_out)
+    print_gap(found, console())
 
 
 def _column_and_value(text: str) -> tuple[str, str]:

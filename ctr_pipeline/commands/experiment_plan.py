@@ -206,6 +206,7 @@ def _content(
         rule=size.rule,
         looks=wanted.looks,
         first=wanted.first,
+        rate=None if wanted.unit is Unit.USER else size.rate,
         users=users,
         before_days=before_days,
     )

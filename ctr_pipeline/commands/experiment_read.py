@@ -156,9 +156,10 @@ def _read(totals: pl.DataFrame, plan: Plan) -> Reading:
     treated, control = (user_totals(totals.filter(pl.col("is_treated") == own)) for own in (True, False))
     rule = plan.rule
     # The intervals have two sides: of one side they are those of twice the level.
-    planned = plan.planned_error(control.rate)
+    outcomes, trials = float(totals["outcomes"].sum()), float(totals["trials"].sum())
+    planned = plan.planned_error(outcomes / trials)
     if not planned:
-        raise EvaluationError("the control has no outcome, to which another rate could be compared")
+        raise EvaluationError("the arms have no outcome, whose rates could be compared")
     return read_test(treated, control, planned_error=planned, share=rule.treated, alpha=rule.alpha * 2 / rule.sides)
 
 

@@ -11,13 +11,16 @@ from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.experiments.declared_plan import Term, Unit
 from ctr_pipeline.experiments.sample_size import UserTotals, deviations
-from ctr_pipeline.labels import join_settled, label_column, label_days, task_watermarks
+from ctr_pipeline.labels import join_known, join_settled, label_column, label_days, task_watermarks
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.fields import DAY_US
 
 OUTCOME = "outcome"
 """Column of a settled row: what it adds to the metric; null where it is not settled."""
+
+OUTCOME_THEN = "outcome_then"
+"""Column of a settled row: what was known to add to the metric at an earlier instant; an outcome that was not known yet adds 0."""
 
 
 class ExperimentError(UserError):
@@ -57,6 +60,7 @@ def settled_rows(
     columns: Sequence[str] = (),
     *,
     users: bool = True,
+    known_by: int | None = None,
 ) -> SettledRows:
     """The impressions of the days ``first`` to ``last`` whose outcomes are settled.
 
@@ -69,6 +73,7 @@ def settled_rows(
         last: Last day.
         columns: Further columns of the table `impressions`.
         users: Whether rows without a user are left out.
+        known_by: Instant of :data:`OUTCOME_THEN`, microseconds since 1970 UTC; without it there is no such column.
 
     Raises:
         ExperimentError: the log has no user and they are needed, or a column or task is not there.
@@ -88,6 +93,9 @@ def settled_rows(
             rows.select(taken), lake.scan("labels", first=day, last=day), spec.tasks, names, header.as_of,
             spec.split.ingest_lag, marks[header.as_of],
         )  # fmt: skip
+        for name in names if known_by is not None else ():
+            early = join_known(labelled.lazy(), lake.scan("labels", first=day, last=day), name, known_by or 0)
+            labelled = early.rename({"known": f"known_{name}"}).collect()
         shown_rows += labelled.height
         parts.append(labelled)
     if not shown_rows:
@@ -98,21 +106,30 @@ def settled_rows(
     frame = pl.concat(parts)
     over = pl.all_horizontal(pl.col(label_column(name)).is_not_null() for name in names)
     has_value = pl.all_horizontal(pl.lit(True), *(pl.col(name).is_finite().fill_null(False) for name in values))
-    outcome = pl.sum_horizontal(
-        pl.col(label_column(term.task)).cast(pl.Float64)
-        * (term.weight if term.value is None else term.weight * pl.col(term.value))
-        for term in terms
-    )
+    labels = {name: pl.col(label_column(name)).cast(pl.Float64) for name in names}
+    outcomes = [_sum_of(terms, labels).alias(OUTCOME)]
+    if known_by is not None:
+        by_then = {name: label * pl.col(f"known_{name}").is_not_null() for name, label in labels.items()}
+        outcomes.append(_sum_of(terms, by_then).alias(OUTCOME_THEN))
     known = frame.filter(pl.col("user").is_not_null()) if users else frame
     mature = known.filter(over)
-    kept = mature.filter(has_value).with_columns(outcome.alias(OUTCOME))
+    kept = mature.filter(has_value).with_columns(outcomes)
     settled = mature["day"].max()
     return SettledRows(
-        kept.select(list(dict.fromkeys(("user", "session", "day", *columns, OUTCOME)))),
+        kept.select(
+            list(dict.fromkeys(("user", "session", "day", *columns, *(one.meta.output_name() for one in outcomes))))
+        ),
         shown_rows,
         shown_rows - known.height,
         mature.height - kept.height,
         settled if isinstance(settled, date) else None,
+    )
+
+
+def _sum_of(terms: Sequence[Term], labels: Mapping[str, pl.Expr]) -> pl.Expr:
+    """The metric of a row from the labels of its tasks."""
+    return pl.sum_horizontal(
+        labels[term.task] * (term.weight if term.value is None else term.weight * pl.col(term.value)) for term in terms
     )
 
 

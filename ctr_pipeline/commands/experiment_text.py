@@ -118,6 +118,32 @@ def print_value(found: Mapping[str, Any], console: Console) -> None:
         console.print(alarm, highlight=False, markup=False)
 
 
+def print_gap(found: Mapping[str, Any], console: Console) -> None:
+    """From the predicted effect to the measured one, part by part."""
+    table = Table("", "relative effect", "95 % interval")
+    rows = [("predicted", found["predicted"])]
+    rows += [(f"+ {name}", part) for name, part in found["parts"].items() if name not in found["not_looked_at"]]
+    rows += [("+ unexplained", found["unexplained"]), ("measured", found["measured"])]
+    for name, own in rows:
+        table.add_row(name, f"{own['value']:+.2%}", f"{_percent(own['low'])} to {_percent(own['high'])}")
+    console.print(f"{found['rows']:,} replayed rows; the parts add up to the measured effect.", highlight=False)
+    console.print(table)
+    console.print(
+        "What is unexplained may be chance."
+        if found["is_explained"]
+        else "What is unexplained is more than chance: look further.",
+        highlight=False,
+    )
+    if found["not_looked_at"]:
+        console.print(
+            f"Not looked at, as the rows say nothing of it: {', '.join(found['not_looked_at'])}.", highlight=False
+        )
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{value:+.2%}"
+
+
 def _plain(value: float | None) -> str:
     return "–" if value is None else f"{value:.5g}"
 

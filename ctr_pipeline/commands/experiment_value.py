@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from ctr_pipeline.commands.experiment_rows import OUTCOME, ExperimentError, settled_rows
+from ctr_pipeline.commands.experiment_rows import OUTCOME, OUTCOME_THEN, ExperimentError, settled_rows
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.environment import process_environment
 from ctr_pipeline.deployment.key import pseudonymiser
@@ -28,6 +28,21 @@ LOGGED = "propensity"
 
 
 @dataclass(frozen=True, slots=True)
+class RowsOut:
+    """Where the replayed rows go, for `ctr experiment gap`.
+
+    Attributes:
+        path: Parquet file: reward, weight, user (a code), the columns, and reward_then where it is asked for.
+        columns: Columns of the table `impressions` that go with them; none that holds ids.
+        known_by: Instant as of which reward_then was known, microseconds since 1970 UTC; None to leave it out.
+    """
+
+    path: Path
+    columns: Sequence[str] = ()
+    known_by: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Replay:
     """Rows of a log beside a candidate: rewards, both probabilities, unit codes, and a reward model where there is one."""
 
@@ -39,10 +54,18 @@ class _Replay:
     left_out: dict[str, int]
     compared: dict[str, Any] | None
     """Another estimate of the same value, where the log has one."""
+    rows: pl.DataFrame
+    """The rows themselves."""
 
 
 def value_of_uniform(
-    deployment: Deployment, terms: Sequence[Term], actions: str, *, where: dict[str, str], clip: float = CLIP
+    deployment: Deployment,
+    terms: Sequence[Term],
+    actions: str,
+    *,
+    where: dict[str, str],
+    clip: float = CLIP,
+    out: RowsOut | None = None,
 ) -> dict[str, Any]:
     """The value of showing each of the actions equally often, from production rows with logged propensities.
 
@@ -54,11 +77,12 @@ def value_of_uniform(
         actions: Column whose different values are the actions.
         where: Rows that are looked at, by the values of columns.
         clip: See :func:`~ctr_pipeline.experiments.off_policy.policy_value`.
+        out: Where the replayed rows go too.
 
     Raises:
         ExperimentError: the log has no propensities, or they say that nothing else could have been shown.
     """
-    rows = _logged(deployment, terms, [actions], where)
+    rows = _logged(deployment, terms, [actions], where, out)
     known = rows.filter(pl.col(actions).is_not_null())
     items = known[actions].n_unique()
     own = known.filter(pl.col("traffic") != "random") if deployment.spec.impression.traffic else known
@@ -78,12 +102,20 @@ def value_of_uniform(
         rate = policy_value(reward, ones, ones, _units(random)).logged
         compared = {"what": "rate of the random traffic", "rows": random.height, "value": rate.to_json()}
     left_out = {"without the action": rows.height - known.height}
-    replay = _Replay(rewards, own[LOGGED].to_numpy(), np.full(own.height, 1 / items), units, model, left_out, compared)
-    return _content(f"each of {items} values of {actions} equally often", replay, clip)
+    replay = _Replay(
+        rewards, own[LOGGED].to_numpy(), np.full(own.height, 1 / items), units, model, left_out, compared, own
+    )
+    return _content(f"each of {items} values of {actions} equally often", replay, clip, out)
 
 
 def value_of_file(
-    deployment: Deployment, terms: Sequence[Term], path: Path, *, where: dict[str, str], clip: float = CLIP
+    deployment: Deployment,
+    terms: Sequence[Term],
+    path: Path,
+    *,
+    where: dict[str, str],
+    clip: float = CLIP,
+    out: RowsOut | None = None,
 ) -> dict[str, Any]:
     """The value of a policy whose probabilities of what was shown are in a file: impression_id and probability.
 
@@ -97,7 +129,7 @@ def value_of_file(
     hashed = bool(given.height) and bool(given["impression_id"].str.contains("^[0-9a-f]{32}$").all())
     if not hashed:
         given = given.with_columns(pseudonymiser(process_environment()).expr("impression_id").alias("impression_id"))
-    rows = _logged(deployment, terms, ["impression_id"], where)
+    rows = _logged(deployment, terms, ["impression_id"], where, out)
     joined = rows.join(given, on="impression_id", how="inner")
     if not joined.height:
         raise ExperimentError(
@@ -109,13 +141,19 @@ def value_of_file(
         model = RewardModel(own["shown"].to_numpy(), own["value"].to_numpy())
     replay = _Replay(
         own[OUTCOME].to_numpy().astype(np.float64), own[LOGGED].to_numpy(), own["probability"].to_numpy(), _units(own),
-        model, {"not in the file": rows.height - joined.height}, None,
+        model, {"not in the file": rows.height - joined.height}, None, own,
     )  # fmt: skip
-    return _content(f"the probabilities in {path.name}", replay, clip)
+    return _content(f"the probabilities in {path.name}", replay, clip, out)
 
 
 def value_of_ranking(
-    deployment: Deployment, terms: Sequence[Term], task: str, day: str | None, *, clip: float = CLIP
+    deployment: Deployment,
+    terms: Sequence[Term],
+    task: str,
+    day: str | None,
+    *,
+    clip: float = CLIP,
+    out: RowsOut | None = None,
 ) -> dict[str, Any]:
     """The value of ranking what random pages showed by a model's score, over the test rows of its retrain.
 
@@ -128,6 +166,7 @@ def value_of_ranking(
         task: Task by whose calibrated probability the model ranks.
         day: Retrain, YYYY-MM-DD; the newest when None.
         clip: See :func:`~ctr_pipeline.experiments.off_policy.policy_value`.
+        out: Where the replayed rows go too.
 
     Raises:
         ExperimentError: there is no retrain, no random traffic, or pages cannot be told apart.
@@ -142,7 +181,9 @@ def value_of_ranking(
     first, last = scores["day"].min(), scores["day"].max()
     assert isinstance(first, date)
     assert isinstance(last, date)
-    rows = settled_rows(deployment, terms, first, last, ["impression_id", "position", "traffic"], users=False).frame
+    taken = list(dict.fromkeys(("impression_id", "position", "traffic", *_kept(deployment, out))))
+    known_by = out.known_by if out else None
+    rows = settled_rows(deployment, terms, first, last, taken, users=False, known_by=known_by).frame
     joined = rows.filter(pl.col("traffic") == "random").join(scores.drop("day"), on="impression_id", how="inner")
     pages = joined.with_columns(
         pl.len().over("session").alias("size"),
@@ -166,13 +207,13 @@ def value_of_ranking(
     model = model_of_cells(rewards, cells, ranked["position"].to_numpy(), choice[:, None], ones, units)
     replay = _Replay(
         rewards, (1 / ranked["size"]).to_numpy(), (ranked["rank"] == ranked["slot"]).cast(pl.Float64).to_numpy(), units,
-        model, {"of pages of one slot, or of several pages of one session": pages.height - fine.height}, None,
+        model, {"of pages of one slot, or of several pages of one session": pages.height - fine.height}, None, ranked,
     )  # fmt: skip
-    return _content(f"random pages ranked by {task} of the retrain of {of_day}", replay, clip)
+    return _content(f"random pages ranked by {task} of the retrain of {of_day}", replay, clip, out)
 
 
 def _logged(
-    deployment: Deployment, terms: Sequence[Term], columns: Sequence[str], where: dict[str, str]
+    deployment: Deployment, terms: Sequence[Term], columns: Sequence[str], where: dict[str, str], out: RowsOut | None
 ) -> pl.DataFrame:
     """Settled rows with a propensity."""
     if deployment.spec.impression.propensity is None:
@@ -180,8 +221,9 @@ def _logged(
             "the log says of no impression how likely it was shown: name the column in `impression.propensity`. Pages in random "
             "order can be ranked by a model without it (leave --uniform and --candidate out)."
         )
-    taken = list(dict.fromkeys((*columns, *where, "traffic", "position", LOGGED)))
-    rows = settled_rows(deployment, terms, date.min, date.max, taken, users=False).frame
+    taken = list(dict.fromkeys((*columns, *where, "traffic", "position", LOGGED, *_kept(deployment, out))))
+    known_by = out.known_by if out else None
+    rows = settled_rows(deployment, terms, date.min, date.max, taken, users=False, known_by=known_by).frame
     for name, value in where.items():
         rows = rows.filter((pl.col(name).cast(pl.String) == value).fill_null(False))
     found = rows.filter(pl.col(LOGGED).is_not_null())
@@ -258,10 +300,30 @@ def _groups(rows: pl.DataFrame) -> NDArray[np.int64]:
     return rows.select(pl.col("position").fill_null(0).rank("dense").cast(pl.Int64) - 1).to_series().to_numpy()
 
 
-def _content(candidate: str, replay: _Replay, clip: float) -> dict[str, Any]:
+def _kept(deployment: Deployment, out: RowsOut | None) -> Sequence[str]:
+    """The columns that go with replayed rows; none may hold ids."""
+    spec = deployment.spec
+    private = {"user", "session", "impression_id", *spec.key_columns}
+    private |= {feature.name for feature in spec.features.embedded if feature.source_column in spec.private_columns}
+    for name in out.columns if out else ():
+        if name in private:
+            raise ExperimentError(
+                f"column {name!r} holds ids, which do not go into a file of replayed rows: name another"
+            )
+    return out.columns if out else ()
+
+
+def _content(candidate: str, replay: _Replay, clip: float, out: RowsOut | None) -> dict[str, Any]:
     found: PolicyValue = policy_value(
         replay.rewards, replay.propensity, replay.candidate, replay.units, model=replay.model, clip=clip
     )
+    if out is not None:
+        columns = {"reward": replay.rewards, "weight": replay.candidate / replay.propensity, "user": replay.units}
+        frame = pl.DataFrame(columns).with_columns(replay.rows.select(out.columns))
+        if out.known_by is not None:
+            frame = frame.with_columns(replay.rows[OUTCOME_THEN].alias("reward_then"))
+        out.path.parent.mkdir(parents=True, exist_ok=True)
+        frame.write_parquet(out.path)
     return {
         "format": FORMAT,
         "candidate": candidate,

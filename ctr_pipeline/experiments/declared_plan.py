@@ -48,6 +48,7 @@ class Plan:
         rule: The difference that must be found, and how surely.
         looks: When a decision may be taken.
         first: First day, UTC; None where it is not known yet.
+        rate: Rate of the control that it was planned with; None where outcomes are counted over users, who do more in a longer test.
         users: Users of both arms at the planned end; None where that is never reached.
         before_days: Days before the first one whose outcomes are taken away from the variance (CUPED); 0 for none.
     """
@@ -58,14 +59,22 @@ class Plan:
     rule: Rule
     looks: Looks
     first: date | None
+    rate: float | None
     users: int | None
     before_days: int
 
     def planned_error(self, rate: float) -> float:
-        """Standard error of the difference at the planned end, where the control has this rate."""
+        """Standard error of the difference at the planned end.
+
+        It is fixed before: were it taken from the control's rate, a control that is high by chance would end the test, with a
+        difference that is low by the same chance.
+
+        Args:
+            rate: Of both arms together; used where :attr:`rate` is not known.
+        """
         rule = self.rule
         quantiles = rule.sequential_quantiles if self.looks is Looks.ANY else rule.quantiles
-        return abs(rule.relative) * rate / quantiles
+        return abs(rule.relative) * (rate if self.rate is None else self.rate) / quantiles
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -77,6 +86,7 @@ class Plan:
             "rule": {name: getattr(self.rule, name) for name in names},
             "looks": self.looks.value,
             "first": self.first.isoformat() if self.first else None,
+            "rate": self.rate,
             "users": self.users,
             "before_days": self.before_days,
         }
@@ -96,6 +106,7 @@ class Plan:
                 rule=Rule(**content["rule"]),
                 looks=Looks(content["looks"]),
                 first=date.fromisoformat(content["first"]) if content["first"] else None,
+                rate=None if content["rate"] is None else float(content["rate"]),
                 users=None if content["users"] is None else int(content["users"]),
                 before_days=int(content["before_days"]),
             )

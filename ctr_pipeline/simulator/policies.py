@@ -34,6 +34,7 @@ class PolicyLog:
         choice: Index of the ad that the policy shows there where it does not rank at random.
         choice_score: Its score.
         truth: Chance of a click in this slot under the policy.
+        random_truth: Chance of a click in this slot in random order.
     """
 
     clicked: NDArray[np.bool_]
@@ -48,6 +49,7 @@ class PolicyLog:
     choice: NDArray[np.int64]
     choice_score: Floats
     truth: Floats
+    random_truth: Floats
 
 
 def policy_log(world: World, day: int, pages: int, scores: Scores, explored: float, number: int = 0) -> PolicyLog:
@@ -92,5 +94,6 @@ def policy_log(world: World, day: int, pages: int, scores: Scores, explored: flo
         score=taken(score, order),
         choice=taken(contest.ad, chosen).astype(np.int64),
         choice_score=taken(score, chosen),
+        random_truth=(seen * mean).astype(np.float32),
         truth=(seen * ((1 - explored) * taken(relevance, chosen) + explored * mean)).astype(np.float32),
     )

@@ -1,5 +1,6 @@
 """`ctr experiment value` on logs whose other policies are known: propensities, files, random pages, and what is refused."""
 
+import json
 import math
 from datetime import date
 from pathlib import Path
@@ -13,7 +14,7 @@ from typer.testing import CliRunner
 
 from ctr_pipeline.cli import app
 from ctr_pipeline.commands.experiment_rows import ExperimentError, terms_of
-from ctr_pipeline.commands.experiment_value import value_of_file, value_of_ranking, value_of_uniform
+from ctr_pipeline.commands.experiment_value import RowsOut, value_of_file, value_of_ranking, value_of_uniform
 from ctr_pipeline.deployment.deployment import Deployment, end_of_day_us
 from ctr_pipeline.deployment.environment import Environment
 from ctr_pipeline.labels import TABLE_ORDER, label_table
@@ -161,6 +162,64 @@ def test_random_pages_are_ranked_by_a_model(tmp_path: Path, monkeypatch: pytest.
     assert holds(found["mean_weight"], 1)
 
 
+def test_replayed_rows_are_written_without_ids_and_with_what_was_known(deployment: Deployment, tmp_path: Path) -> None:
+    terms, path = terms_of(deployment.spec, None, None, False), tmp_path / "rows.parquet"
+    middle = end_of_day_us(DAY) - DAY_US + 10_000
+    found = value_of_uniform(
+        deployment, terms, "item", where={}, out=RowsOut(path, ["item", "position"], known_by=middle)
+    )["value"]
+    written = pl.read_parquet(path)
+    assert written.columns == ["reward", "weight", "user", "item", "position", "reward_then"]
+    assert (written["reward"] * written["weight"]).mean() == pytest.approx(found["ipw"]["value"])
+    # Half of the rows were shown, and clicked, by then.
+    assert written["reward_then"].sum() == pytest.approx(written["reward"].sum() / 2, rel=0.15)
+    assert (written["reward_then"] <= written["reward"]).all()
+    with pytest.raises(ExperimentError, match="column 'user' holds ids"):
+        value_of_uniform(deployment, terms, "item", where={}, out=RowsOut(path, ["user"]))
+
+
+def test_the_gap_of_files(deployment: Deployment, tmp_path: Path) -> None:
+    rng, path = np.random.default_rng(0), tmp_path / "rows.parquet"
+    kind = np.where(rng.random(4000) < 0.5, "mobile", "desktop")
+    reward = (rng.random(4000) < np.where(kind == "mobile", 0.1, 0.3)).astype(float)
+    frame = pl.DataFrame(
+        {"reward": reward, "weight": np.where(reward > 0, 1.5, 0.9), "device": kind, "user": np.arange(4000)}
+    )
+    frame.write_parquet(path)
+    reading: dict[str, Any] = {
+        "reading": {"relative": {"value": 0.3, "low": 0.1, "high": 0.5}},
+        "slices": [
+            {"slice": "device", "value": "mobile", "impressions": 900}, {"slice": "device", "value": "desktop", "impressions": 100}
+        ],
+    }  # fmt: skip
+    (tmp_path / "reading.json").write_text(json.dumps(reading), encoding="utf-8")
+    run = ["experiment", "gap", str(tmp_path / "reading.json"), "--rows", str(path), "--population", "device"]
+    done = CliRunner().invoke(app, [*run, "--json", str(tmp_path / "gap.json")])
+    assert done.exit_code == 0, done.output
+    assert "+ population" in done.output
+    assert "Not looked at, as the rows say nothing of it: label maturity, skew, position." in " ".join(
+        done.output.split()
+    )
+    found = json.loads((tmp_path / "gap.json").read_text())
+    parts = sum(part["value"] for part in found["parts"].values())
+    assert found["predicted"]["value"] + parts + found["unexplained"]["value"] == pytest.approx(0.3)
+    for change, message in (
+        (["--population", "geo"], "there is no column `geo`"),
+        (["--rows", str(tmp_path / "absent.parquet")], "absent.parquet: no such file"),
+    ):
+        done = CliRunner().invoke(app, [*run, *change])
+        assert done.exit_code == 2
+        assert message in " ".join(done.output.split())
+    for wrong, message in (
+        ({"slices": reading["slices"]}, "the reading has no relative effect"),
+        ({**reading, "slices": []}, "has no slices by device"),
+    ):
+        (tmp_path / "reading.json").write_text(json.dumps(wrong), encoding="utf-8")
+        done = CliRunner().invoke(app, run)
+        assert done.exit_code == 2
+        assert message in " ".join(done.output.split())
+
+
 def test_the_command_prints_estimates_and_refuses_two_candidates(deployment: Deployment) -> None:
     root = ["--data-root", str(deployment.data_root)]
     done = CliRunner().invoke(app, ["experiment", "value", "--uniform", "item", *root])
@@ -170,6 +229,7 @@ def test_the_command_prints_estimates_and_refuses_two_candidates(deployment: Dep
     for arguments, message in (
         (["--uniform", "item", "--day", "2026-01-08"], "give one of them"),
         (["--where", "item"], "expected COLUMN=VALUE"),
+        (["--keep", "item"], "say what goes into the file of --rows"),
         (["--where", "item=a"], "--where goes with --uniform or --candidate"),
         (["--uniform", "thing"], "column 'thing' is not stored of impressions"),
     ):

@@ -14,7 +14,8 @@ from ctr_pipeline.experiments.stopping_rules import Advice, Verdict, advice
 
 PLAN = Plan(
     design=Design(name="one"), terms=(Term("click"),), unit=Unit.IMPRESSION, rule=Rule(relative=0.1, maturity_days=1.5),
-    looks=Looks.ANY, first=date(2026, 1, 1), users=1000, before_days=14,
+    looks=Looks.ANY, first=date(2026, 1, 1), rate=0.1,
+    users=1000, before_days=14,
 )  # fmt: skip
 
 
@@ -75,9 +76,12 @@ def test_a_single_look_decides_at_the_end_alone_and_by_its_own_interval() -> Non
 
 
 def test_the_planned_error_is_that_of_the_looks_and_a_plan_is_read_again() -> None:
-    assert PLAN.planned_error(0.1) == pytest.approx(0.01 / PLAN.rule.sequential_quantiles)
+    assert PLAN.planned_error(0.7) == pytest.approx(0.01 / PLAN.rule.sequential_quantiles)
     one = replace(PLAN, looks=Looks.ONE)
-    assert one.planned_error(0.1) == pytest.approx(0.01 / 2.8016, rel=1e-4)
+    assert one.planned_error(0.7) == pytest.approx(0.01 / 2.8016, rel=1e-4)
+    by_user = replace(PLAN, rate=None)
+    assert by_user.planned_error(0.2) == pytest.approx(2 * PLAN.planned_error(0.2))
+    assert Plan.from_json(by_user.to_json()) == by_user
     assert Plan.from_json(one.to_json()) == one
     with pytest.raises(EvaluationError, match="it is no plan of an experiment"):
         Plan.from_json({})
