@@ -82,7 +82,9 @@ def days_plot(
     axes.set_xticks(list(shown), [days[at][5:] for at in shown])
     axes.set_xlim(-0.5, len(days) - 0.5)
     if as_percent:
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{100 * value:+.3g}%"))
+        axes.yaxis.set_major_formatter(
+            FuncFormatter(lambda value, _: f"{100 * value:+.3g}%" if abs(value) > 1e-12 else "0%")
+        )
     axes.grid(visible=False, axis="x")
     legend(axes)
     return png(figure)

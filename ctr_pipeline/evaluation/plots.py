@@ -86,11 +86,14 @@ def precision_recall_plot(logits: Reals, labels: Integers, *, title: str) -> byt
     best = int(np.argmax(2 * precision * recall / np.maximum(precision + recall, 1e-12)))
     best_f1 = 2 * precision[best] * recall[best] / (precision[best] + recall[best])
     grid = np.linspace(0.001, 1, 400)
-    for f1 in _round_levels(1.7 * float(best_f1)):
+    lowest = top
+    for f1 in reversed(_round_levels(1.7 * float(best_f1))):
         curve = f1 * grid / np.maximum(2 * grid - f1, 1e-9)
         visible = (2 * grid > f1) & (curve <= top)
         axes.plot(grid[visible], curve[visible], color="#c9c9c9", linewidth=0.9)
-        if visible[-1]:
+        # Labels that would lie on each other are left out.
+        if visible[-1] and lowest - curve[-1] > top / 20:
+            lowest = float(curve[-1])
             axes.annotate(
                 f"F1 {f1:.2g}",
                 (1.0, float(curve[-1])),
@@ -132,7 +135,7 @@ def score_histogram(logits: Reals, labels: Integers, *, title: str) -> bytes:
         axes.stairs(density, bins, color=colour, linewidth=1.5, label=f"{name} ({count:,} rows)")
     axes.set_ylim(bottom=0)
     axes.set_xlim(edges[0], edges[-1])
-    axes.xaxis.set_major_locator(MaxNLocator(nbins=7))
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=6))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda z, _: f"{z:g}\n{100 * special.expit(z):.2g}%"))
     legend(axes)
     return png(figure)

@@ -128,17 +128,17 @@ def _decisions(metrics: Mapping[str, Mapping[str, Any]]) -> str:
 
 def _revenue(report: Mapping[str, Any]) -> str:
     """What the ranking score earns."""
-    rows = [
-        (OTHERWISE.get(name, "all rows"), f"{of['groups']:,}", *(interval(of.get(of_order), 2) for of_order in REVENUE))
-        for name, of in (report.get("ranking_revenue") or {}).items()
-    ]
-    heads = ("test rows", "groups", *REVENUE.values())
-    return table(
-        heads,
-        rows,
-        numbers=range(1, len(heads)),
-        caption="Revenue of 1,000 first places, by the order of the ranking score",
+    found: Mapping[str, Mapping[str, Any]] = report.get("ranking_revenue") or {}
+    rows = [(title, *(interval(of.get(name), 2) for of in found.values())) for name, title in REVENUE.items() if found]
+    heads = (
+        "order",
+        *(
+            f"{OTHERWISE.get(name, 'all rows')}: {of['groups']:,} of {of['groups'] + of['left_out']:,} groups"
+            for name, of in found.items()
+        ),
     )
+    caption = "Revenue of 1,000 impressions, each the first of its group, by the order of the ranking score"
+    return table(heads, rows, numbers=range(1, len(heads)), caption=caption)
 
 
 def _otherwise(report: Mapping[str, Any]) -> str:

@@ -32,7 +32,7 @@ SECTIONS = {
     "champion.promotion_floor": "checks",
 }
 """Section of the page that shows more of what a check found."""
-OTHER_SECTION = {"evaluation": "metrics", "champion": "change"}
+OTHER_SECTION = {"evaluation": "metrics", "champion": "change", "attribution": "cause"}
 """Section for the other checks of an asset."""
 
 

@@ -18,7 +18,7 @@ from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.attribution import AttributionEvidence
 from ctr_pipeline.orchestration.metadata import interval, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.report_pages import refresh_page
+from ctr_pipeline.orchestration.report_pages import refresh_page, with_page
 from ctr_pipeline.orchestration.resources import TrackingResource
 
 if TYPE_CHECKING:
@@ -82,7 +82,7 @@ def attribution_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 **run_metadata(run.run_id, run.url),
             },
             tags=retrain_tags(deployment, context),
-            check_results=check_results("attribution", evidence),
+            check_results=with_page("attribution", check_results("attribution", evidence), paths, run),
         )
 
     return [attribution]
