@@ -194,18 +194,20 @@ def _tested(bounds: Mapping[str, Any], times: Sequence[int]) -> int:
 
 def _drop_datasets(deployment: Deployment, times: Sequence[int], purged: bool) -> tuple[list[str], list[str]]:
     """Removes the datasets that hold one of the impressions at ``times``, and views of versions that will be gone."""
-    datasets, views = [], []
-    for folder in sorted((deployment.data_root / "datasets").glob("*/")):
-        paths = deployment.paths.retrain(folder.name)
+    datasets: set[str] = set()
+    views: set[str] = set()
+    root = deployment.data_root
+    for folder in sorted([*root.glob("datasets/*/"), *root.glob("replaced/datasets/*/")]):
+        paths = RetrainPaths(folder, folder.parents[1] / "training" / folder.name)
         bounds = _bounds(paths)
         holds = bounds is None or _training_rows(bounds, times) + _tested(bounds, times) > 0
         if times and holds:
             shutil.rmtree(folder)
-            datasets.append(folder.name)
+            datasets.add(folder.name)
         elif purged and paths.examples.is_file():
             paths.examples.unlink()
-            views.append(folder.name)
-    return datasets, views
+            views.add(folder.name)
+    return sorted(datasets), sorted(views)
 
 
 def _drop_failed_steps(deployment: Deployment, times: Sequence[int]) -> list[str]:

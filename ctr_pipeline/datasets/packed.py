@@ -96,8 +96,12 @@ class PackedDataset:
     """Train, validation, calibration, test; and refit where the model is fitted again."""
 
     @classmethod
-    def open(cls, directory: Path) -> Self:
+    def open(cls, directory: Path, splits: Collection[str] = ()) -> Self:
         """The dataset in ``directory``, its arrays memory-mapped and read-only.
+
+        Args:
+            directory: Where it lies.
+            splits: Names of the splits to open, as where others were not kept; all of them when empty.
 
         Raises:
             DatasetError: the directory is no complete packed dataset.
@@ -106,7 +110,7 @@ class PackedDataset:
         if not layout_file.is_file():
             raise DatasetError(f"{directory}: no packed dataset here (layout.json is absent). Pack it first.")
         layout = Layout.from_json(layout_file.read_text(encoding="utf-8"))
-        splits = {name: _open_split(directory / name, layout) for name in _splits_of(directory)}
+        splits = {name: _open_split(directory / name, layout) for name in splits or _splits_of(directory)}
         return cls(directory=directory, layout=layout, splits=splits)
 
     def of_tasks(self, tasks: Sequence[str]) -> Self:

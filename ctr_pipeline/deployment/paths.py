@@ -95,6 +95,11 @@ class DataRoot:
         """What the retrain of ``day`` (YYYY-MM-DD) makes."""
         return RetrainPaths(self.root / "datasets" / day, self.root / "training" / day)
 
+    def replaced(self, day: str) -> "RetrainPaths":
+        """What is kept of a retrain of ``day`` that another one took the place of."""
+        folder = self.root / "replaced"
+        return RetrainPaths(folder / "datasets" / day, folder / "training" / day)
+
     def failed_trainings(self) -> list[Path]:
         """The descriptions of all trainings that failed."""
         return sorted(self.root.glob("failed_trainings/*/*/failure.json"))

@@ -201,7 +201,7 @@ class RetrainFiles:
 
         fitted = self.calibrators(logged_position=logged_position)
         logits = self.scores(split, logged_position=logged_position)
-        ids = PackedDataset.open(self.paths.packed).splits[split].ids
+        ids = PackedDataset.open(self.paths.packed, [split]).splits[split].ids
         return calibrated_logits([fitted[task] for task in tasks], self.layout().parents, logits, ids)
 
     def evaluation(self) -> dict[str, dict[str, dict[str, Any]]]:

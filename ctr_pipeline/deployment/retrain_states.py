@@ -97,7 +97,7 @@ def retrain_state(place: RetrainPlace, sampled_by: str = "impression_id", most_r
         layout, vocabulary = None, None
         notes.append(str(error))
     try:
-        test = PackedDataset.open(paths.packed).splits["test"]
+        test = PackedDataset.open(paths.packed, ["test"]).splits["test"]
         logits, labels, users = files.calibrated("test", tasks), np.asarray(test.labels), np.asarray(test.user)
     except UserError as error:
         logits, labels, users = np.zeros((0, len(tasks))), np.zeros((0, len(tasks)), np.int8), np.zeros(0, np.int64)

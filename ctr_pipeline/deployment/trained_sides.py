@@ -47,7 +47,7 @@ def load_side(retrain: Retrain, name: str) -> "TrainedSide":
     for path, made_by in ((paths.spec, "ranker"), (paths.model, "ranker"), (paths.packed_manifest, "training_dataset")):
         if not path.is_file():
             raise MissingFileError(f"{path} is absent: materialise {made_by} for {retrain.day} first.")
-    files, dataset = RetrainFiles(paths), PackedDataset.open(paths.packed)
+    files, dataset = RetrainFiles(paths), PackedDataset.open(paths.packed, ["test"])
     spec = parse_spec(paths.spec.read_text(encoding="utf-8"), where=str(paths.spec))
     fitted = files.calibrators()
     return TrainedSide(
@@ -178,7 +178,7 @@ class _TestRows:
         if not paths.spec.is_file():
             raise MissingFileError(f"{paths.spec} is absent: materialise ranker for {retrain.day} first.")
         spec = parse_spec(paths.spec.read_text(encoding="utf-8"), where=str(paths.spec))
-        dataset = PackedDataset.open(paths.packed)
+        dataset = PackedDataset.open(paths.packed, ["test"])
         test, note = dataset.splits["test"], None
         try:
             shown = _shown(retrain).select("day", "ts", "impression_id").sort("day", "ts", "impression_id").collect()

@@ -16,6 +16,7 @@ from ctr_pipeline.deployment.failed_trainings import keep_earlier
 from ctr_pipeline.deployment.json_files import read_json, write_json
 from ctr_pipeline.deployment.key import key_fingerprint
 from ctr_pipeline.deployment.paths import RetrainPaths
+from ctr_pipeline.deployment.replaced_retrains import set_aside_training
 from ctr_pipeline.deployment.retrain_files import RetrainFiles, TrackedRun
 from ctr_pipeline.orchestration.resources import TrackingResource
 from ctr_pipeline.provenance import code_version
@@ -66,8 +67,9 @@ def prepare_training(
 
 
 def start_anew(deployment: Deployment, paths: RetrainPaths) -> None:
-    """Empties the folder of the training."""
+    """Empties the folder of the training; a finished one that is to be compared with is kept elsewhere."""
     keep_earlier(paths, deployment.spec.name)
+    set_aside_training(deployment.paths, paths.day)
     shutil.rmtree(paths.training, ignore_errors=True)
     paths.training.mkdir(parents=True)
     paths.spec.write_text(deployment.spec_text, encoding="utf-8")

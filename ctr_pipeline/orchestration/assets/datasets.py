@@ -9,6 +9,7 @@ import dagster as dg
 
 from ctr_pipeline.deployment.deployment import Deployment, end_of_day_us
 from ctr_pipeline.deployment.paths import RetrainPaths
+from ctr_pipeline.deployment.replaced_retrains import set_aside_dataset
 from ctr_pipeline.deployment.retrain_files import ExamplesView, RetrainFiles
 from ctr_pipeline.orchestration.absent_outcomes import require_outcomes
 from ctr_pipeline.orchestration.checks import check_results, check_specs, refused
@@ -50,6 +51,7 @@ def dataset_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         with user_errors():
             require_outcomes(context.instance, deployment, lake.open(), last)
             view, impressions = _view(spec, lake.open(), deployment.first_day, last)
+        set_aside_dataset(deployment.paths, context.partition_key)
         shutil.rmtree(paths.dataset, ignore_errors=True)
         RetrainFiles(paths).write_examples(view)
         return dg.MaterializeResult(
