@@ -24,7 +24,7 @@ _WEIGHTS = {
 _SEED = 0.1
 _MINOR = 0.02
 
-CLEARLY = 1.5
+CLEARLY = 1.25
 """How many times the weight of the second a first cause has to have to be likely."""
 
 MOST = 0.5

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from copy import deepcopy
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -193,12 +194,8 @@ def test_a_vocabulary_that_is_older_than_its_rows_is_stale() -> None:
     old, new = retrain(frame), retrain(frame)
     assert new.vocabulary is not None
     few = new.vocabulary.filter((pl.col("feature") != "ad") | (pl.col("row") < 12))
-    found = compare(old, type(new)(**{**vars_of(new), "vocabulary": few.with_columns(last_day=pl.lit(FIRST))}))
+    found = compare(old, replace(new, vocabulary=few.with_columns(last_day=pl.lit(FIRST))))
     assert roots(found) == [("vocabulary", "ad", "stale")]
-
-
-def vars_of(state: Any) -> dict[str, Any]:
-    return {name: getattr(state, name) for name in type(state).__dataclass_fields__}
 
 
 def test_days_that_one_side_has_alone_are_drift_and_what_is_broken_on_them_is_named() -> None:
@@ -220,3 +217,32 @@ def test_rows_that_nobody_can_match_are_compared_by_their_distributions() -> Non
     assert found.rows.how == "not matched"
     assert ("feature", "price", "unit") in roots(found)
     assert not found.whole
+
+
+def test_one_fault_of_several_features_is_one_difference() -> None:
+    """A table that is not joined empties all its columns; a past that ends a day earlier has all its values of that day."""
+    nothing = pl.lit(None, dtype=pl.Float64)
+    [found] = compare(*pair(lambda f: f.with_columns(price=nothing, stock=nothing))).roots
+    assert (found.form, found.features) == ("missing", ("price", "stock"))
+    apart = compare(*pair(lambda f: f.with_columns(price=nothing, stock=pl.col("stock") * 10))).roots
+    assert len(apart) == 2
+
+
+def test_positions_are_compared_too() -> None:
+    [found] = compare(*pair(lambda f: f.with_columns(position=(pl.col("position") - 1).cast(pl.Int16)))).roots
+    assert (found.subject, found.form) == ("position", "offset")
+
+
+def test_events_that_arrive_later_are_behind_a_past_that_changed() -> None:
+    frame = rows()
+    clicked = frame.filter(pl.col("y_click") == 1).select("impression_id", "ts")
+    events = clicked.select(
+        "impression_id", event=pl.lit("click"), event_ts=pl.col("ts") + 1000, ingest_ts=pl.col("ts") + 2000
+    )
+    old = replace(retrain(frame), events=events)
+    moved = frame.with_columns(ad_clicks=(pl.col("ad_clicks") * 0.6).round(0))
+    new = replace(retrain(moved), events=events.with_columns(pl.col("ingest_ts") + DAY_US))
+    found = compare(old, new)
+    assert roots(found) == [("labels", "click", "other times")]
+    assert "24 hours later" in found.roots[0].sentence
+    assert [d.subject for d, _ in found.consequences] == ["ad_clicks"]

@@ -1,5 +1,7 @@
 """Causes: sure only where nothing else is left or an experiment showed it; and the change in NE that they are of."""
 
+from dataclasses import replace
+
 import numpy as np
 import polars as pl
 import pytest
@@ -114,8 +116,7 @@ def test_another_machine_beside_a_difference_leaves_a_doubt_only_where_ne_did_no
 
 def scored(state: RetrainState, noise: float, seed: int) -> RetrainState:
     draw = np.random.default_rng(seed)
-    fields = {name: getattr(state, name) for name in type(state).__dataclass_fields__}
-    return RetrainState(**{**fields, "logits": state.logits + noise * draw.normal(size=state.logits.shape)})
+    return replace(state, logits=state.logits + noise * draw.normal(size=state.logits.shape))
 
 
 def test_the_change_in_ne_is_that_of_the_paired_difference_on_the_same_rows() -> None:

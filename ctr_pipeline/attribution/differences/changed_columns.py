@@ -1,6 +1,6 @@
 """Features whose values differ between two retrains for the same impressions."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from datetime import date
 
@@ -19,6 +19,12 @@ from ctr_pipeline.attribution.differences.retrain_state import RetrainState
 MOST_KEYS = 12
 """Categories that are tried as the key of a value of the past."""
 
+_PLAIN_NUMBERS, _PLAIN_TEXTS = ("position", "propensity", "weight"), ("traffic", "user", "session")
+"""Columns of the impressions that are no features, and yet decide what is learnt."""
+
+_TOGETHER = ("missing", "missing filled", "other rows", "constant")
+"""What happens to several features at once where a table is not joined, or joined to other rows."""
+
 HASHED_LENGTH = 32
 """Letters of an id that was hashed."""
 
@@ -28,11 +34,11 @@ def changed_columns(old: RetrainState, new: RetrainState, rows: MatchedRows) -> 
     if not rows.matched or not rows.old.height:
         return []
     found = [*_numbers(old, new, rows), *_categories(old, new, rows)]
-    return _swaps_as_one(found)
+    return _same_fault_as_one(_swaps_as_one(found), {*old.history, *new.history})
 
 
 def _numbers(old: RetrainState, new: RetrainState, rows: MatchedRows) -> Iterable[Difference]:
-    names = [name for name in old.numbers if name in new.numbers]
+    names = [name for name in old.numbers if name in new.numbers] + _there(_PLAIN_NUMBERS, rows)
     before = {name: _floats(rows.old, name) for name in names}
     keys = [name for name in old.categories if name in new.categories and rows.old[name].dtype == pl.String][:MOST_KEYS]
     for name in names:
@@ -54,7 +60,7 @@ def _numbers(old: RetrainState, new: RetrainState, rows: MatchedRows) -> Iterabl
             yield Difference(
                 kind="history", subject=name, form="time shift", sentence=f"“{name}” {lag.words}", share=share, since=since,
                 evidence=(*evidence, f"true of {percent(lag.explained)} of the values for which that day is known"),
-                follows=_behind(name, old, new), features=(name,),
+                follows=_behind(name, old, new), features=(name,), lag=lag.days,
             )  # fmt: skip
             continue
         yield Difference(
@@ -66,7 +72,7 @@ def _numbers(old: RetrainState, new: RetrainState, rows: MatchedRows) -> Iterabl
 
 
 def _categories(old: RetrainState, new: RetrainState, rows: MatchedRows) -> Iterable[Difference]:
-    names = [name for name in old.categories if name in new.categories]
+    names = [name for name in old.categories if name in new.categories] + _there(_PLAIN_TEXTS, rows)
     before = {name: as_text(rows.old[name]) for name in names}
     other_key = old.key_fingerprint != new.key_fingerprint
     for name in names:
@@ -104,7 +110,7 @@ def _behind(name: str, old: RetrainState, new: RetrainState) -> tuple[Source, ..
         groups = ("dense", "categorical", "contextual")
         fields: tuple[Source, ...] = tuple(("spec", f"features.{group}.{name}") for group in groups)
         of_time = any(f.name == name and f.source_column is None for f in new.spec.features.embedded)
-        return (*fields, ("spec", "source"), *(clock if of_time else ()))
+        return (*fields, ("spec", "source"), ("spec", f"impression.{name}"), *(clock if of_time else ()))
     key, tasks = past
     labels: tuple[Source, ...] = tuple(("labels", task) for task in tasks if task) or (("labels", ""),)
     upstream: tuple[Source, ...] = (("category", key), ("rows", ""), ("spec", "tasks"), ("spec", "source"), ("key", ""))
@@ -132,6 +138,45 @@ def _swaps_as_one(found: Sequence[Difference]) -> list[Difference]:
                 )
             )  # fmt: skip
     return kept
+
+
+def _same_fault_as_one(found: Sequence[Difference], past: Collection[str]) -> list[Difference]:
+    """One fault of several features is one difference: a feed that stopped, or a past that is of other days."""
+    groups: dict[tuple[object, ...], list[Difference]] = {}
+    for difference in found:
+        key: tuple[object, ...] = (difference.subject,)
+        if difference.form == "time shift":
+            key = ("time shift", difference.lag)
+        elif difference.kind == "history":
+            key = ("history",)
+        elif difference.form in _TOGETHER:
+            key = (difference.form, round(difference.share, 3), difference.since)
+        groups.setdefault(key, []).append(difference)
+    if ("history",) in groups and (shifted := [key for key in groups if key[0] == "time shift"]):
+        # Of a past that is of other days, ages and counts have other values too.
+        own = [d for d in groups[shifted[0]] if d.subject in past]
+        if own:
+            groups[shifted[0]] += groups.pop(("history",))
+    return [members[0] if len(members) == 1 else _joined(members) for members in groups.values()]
+
+
+def _joined(members: Sequence[Difference]) -> Difference:
+    first = members[0]
+    names = [name for difference in members for name in (difference.features or (difference.subject,))]
+    others = ", ".join(f"“{name}”" for name in names[1:4]) + (f" and {len(names) - 4} more" if len(names) > 4 else "")
+    behind = [set(difference.follows) for difference in members]
+    return replace(
+        first, sentence=f"{first.sentence}; likewise {others}", share=max(d.share for d in members), features=tuple(names),
+        evidence=tuple(text for d in members[:4] for text in d.evidence), follows=tuple(s for s in first.follows if all(s in b for b in behind)),
+    )  # fmt: skip
+
+
+def _there(names: Sequence[str], rows: MatchedRows) -> list[str]:
+    return [
+        name
+        for name in names
+        if all(name in side.columns and side[name].dtype != pl.Null for side in (rows.old, rows.new))
+    ]
 
 
 def _since(rows: MatchedRows, differs: NDArray[np.bool_]) -> date | None:

@@ -8,11 +8,14 @@ import polars as pl
 
 from ctr_pipeline.attribution.differences.column_values import begins, bounds, mean, median
 from ctr_pipeline.attribution.differences.difference import Difference, Source, percent
-from ctr_pipeline.attribution.differences.matched_rows import MatchedRows
+from ctr_pipeline.attribution.differences.matched_rows import BY_ID, MatchedRows
 from ctr_pipeline.attribution.differences.retrain_state import RetrainState
 
 OUTAGE, ELSEWHERE = 0.5, 0.2
 """Share of a day's outcomes that are lost in an outage, and on the other days at most of that share."""
+
+MOST_EQUAL = 0.9
+"""Share of the same events that have the same time, from which on their clock is the same."""
 
 SURE = 1e-7
 """Probability below which so few outcomes are no chance."""
@@ -32,6 +35,7 @@ def changed_labels(old: RetrainState, new: RetrainState, rows: MatchedRows) -> l
     found = [difference for task in tasks for difference in _of_task(task, new, rows)]
     if rows.matched and found:
         found = _by_events(found, old, new, rows)
+    found += _delivery(old, new, rows, {difference.subject for difference in found})
     changed = {difference.subject for difference in found}
     for task in tasks:
         if task not in changed and (gap := _outage_of_new_days(task, old, new, rows)) is not None:
@@ -96,20 +100,52 @@ def _outage_days(settled: pl.DataFrame, lost: pl.DataFrame) -> list[date]:
     return hit["day"].to_list() if rest <= ELSEWHERE else []
 
 
-def _by_events(found: list[Difference], old: RetrainState, new: RetrainState, rows: MatchedRows) -> list[Difference]:
-    """With what the events themselves say: other times, or a later delivery."""
-    if not old.events.height or not new.events.height or rows.how != "impression":
-        return found
-    both = old.events.join(new.events, on=["impression_id", "event"], how="inner", suffix="_new")
-    if not both.height:
-        return found
-    notes: list[str] = []
+def _both_events(old: RetrainState, new: RetrainState, rows: MatchedRows) -> pl.DataFrame:
+    """Events of both sides; none where ids were hashed otherwise."""
+    if rows.how != BY_ID:
+        return old.events.clear()
+    return old.events.join(new.events, on=["impression_id", "event"], how="inner", suffix="_new")
+
+
+def _apart(both: pl.DataFrame) -> list[tuple[str, float]]:
+    """In words what happened to the times of the same events, and by how many hours in the median."""
+    found = []
     for column, words in (("event_ts", "happened"), ("ingest_ts", "were delivered")):
         apart = (both[f"{column}_new"] - both[column]).drop_nulls()
-        if not apart.len() or mean(apart == 0) > 0.9:
-            continue
-        middle = median(apart) / 3.6e9
-        notes.append(f"the same events {words} {abs(middle):.3g} hours {'later' if middle > 0 else 'earlier'} (median)")
+        if apart.len() and mean(apart == 0) <= MOST_EQUAL:
+            hours = median(apart) / 3.6e9
+            found.append(
+                (
+                    f"the same events {words} {abs(hours):.3g} hours {'later' if hours > 0 else 'earlier'} (median)",
+                    hours,
+                )
+            )
+    return found
+
+
+def _delivery(old: RetrainState, new: RetrainState, rows: MatchedRows, known: set[str]) -> list[Difference]:
+    """Tasks whose labels are the same and whose events have other times: what is known of the past changes with them."""
+    both = _both_events(old, new, rows)
+    if not both.height:
+        return []
+    found = []
+    for task in [task for task in new.tasks if task not in known]:
+        for words, _ in _apart(both.filter(pl.col("event") == task))[:1]:
+            found.append(
+                Difference(
+                    kind="labels", subject=task, form="other times", sentence=f"Outcomes of “{task}” have other times: {words}", follows=_FOLLOWS,
+                    evidence=("their labels are the same; what was known of the past when a day began is not",),
+                )
+            )  # fmt: skip
+    return found
+
+
+def _by_events(found: list[Difference], old: RetrainState, new: RetrainState, rows: MatchedRows) -> list[Difference]:
+    """With what the events themselves say: other times, or a later delivery."""
+    both = _both_events(old, new, rows)
+    if not both.height:
+        return found
+    notes = [words for words, _ in _apart(both)]
     return [
         Difference(
             kind=d.kind, subject=d.subject, form="later" if notes and d.form in ("lost", "other outcomes") else d.form,

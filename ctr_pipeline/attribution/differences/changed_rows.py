@@ -7,7 +7,7 @@ from datetime import date
 import polars as pl
 
 from ctr_pipeline.attribution.differences.changed_categories import as_text
-from ctr_pipeline.attribution.differences.column_values import begins, bounds, mean, total
+from ctr_pipeline.attribution.differences.column_values import begins, bounds, mean, median, total
 from ctr_pipeline.attribution.differences.difference import Difference, Source, number, percent
 from ctr_pipeline.attribution.differences.matched_rows import BY_ID, MatchedRows
 from ctr_pipeline.attribution.differences.retrain_state import RetrainState
@@ -29,7 +29,7 @@ def changed_rows(old: RetrainState, new: RetrainState, rows: MatchedRows) -> lis
     """Rows that were lost, added or written twice, and clocks that differ."""
     if not rows.matched:
         return _unmatched(old, new)
-    found = [*_clock(rows), *_quarantined(old, new)]
+    found = [*_clock(rows), *_arrival(rows), *_quarantined(old, new)]
     days = pl.col("day").is_in(list(_whole_days(old, new, rows)))
     lost, added = rows.only_old.filter(days), rows.only_new.filter(days)
     before, after = old.keys.filter(days), new.keys.filter(days)
@@ -75,6 +75,26 @@ def _clock(rows: MatchedRows) -> list[Difference]:
     return [
         Difference(kind="time", subject="clock of the impressions", form=form, sentence=what, share=share, since=since, evidence=evidence,
                    follows=(("spec", "time_zone"), ("spec", "source"), ("spec", "impression.time")))
+    ]  # fmt: skip
+
+
+def _arrival(rows: MatchedRows) -> list[Difference]:
+    """Impressions that arrive later or earlier after they were shown."""
+    if "ingest_ts" not in rows.old.columns or "ingest_ts" not in rows.new.columns:
+        return []
+    waits = [side["ingest_ts"] - side["ts"] for side in (rows.old, rows.new)]
+    apart = waits[1] - waits[0]
+    share = mean(apart != 0)
+    if share < 10 * LEAST_SHARE:
+        return []
+    step = int(median(apart.filter(apart != 0)))
+    return [
+        Difference(
+            kind="time", subject="arrival of the impressions", form="arrival", share=share,
+            sentence=f"The impressions arrive {_duration(abs(step))} {'later' if step > 0 else 'earlier'} after they were shown (median)",
+            evidence=("what had arrived when a day began decides what is known of the past, and which rows a retrain reads",),
+            follows=(("time", "clock"), ("spec", "source"), ("spec", "impression")),
+        )
     ]  # fmt: skip
 
 

@@ -44,6 +44,7 @@ class Difference:
         follows: Differences that bring this one about: where one of them is there, this one is no cause of its own.
         features: Features of which a model reads other values by it.
         other: The feature whose values it has, where it has those of another.
+        lag: By how many days its values are older than they were, where they are those of other days.
         paired: Whether the same impressions of both sides were compared; else distributions were, which is less sure.
         minor: Whether it can change the last digits alone, such as another processor.
     """
@@ -59,6 +60,7 @@ class Difference:
     follows: tuple[Source, ...] = ()
     features: tuple[str, ...] = ()
     other: str | None = None
+    lag: int | None = None
     paired: bool = True
     minor: bool = False
 
