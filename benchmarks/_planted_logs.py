@@ -101,16 +101,17 @@ def _sampled(shown: Rows, events: Rows) -> Logs:
     return kept, events
 
 
+def _without_mobile(shown: Rows, events: Rows) -> Logs:
+    kept = shown.filter(pl.col("device_type") != "mobile")
+    return kept, events.join(kept.select("impression_id"), on="impression_id", how="semi")
+
+
 def _hours_later(shown: Rows, events: Rows) -> Logs:
     later = pl.duration(hours=3)
     return (
         shown.with_columns(pl.col("ts", "ingest_ts") + later).filter(pl.col("ts") < day(DAYS)),
         events.with_columns(pl.col("event_ts", "ingest_ts") + later),
     )
-
-
-def _spec(change: Callable[[Spec], None]) -> Callable[[Spec], None]:
-    return change
 
 
 def _drop_feature(spec: Spec) -> None:
@@ -171,8 +172,12 @@ CHANGES = (
     ),
     Change(name="logarithm left out", expected={"spec": ("features",)}, spec=_no_log),
     Change(name="shorter window", expected={"spec": ("tasks",)}, spec=_window),
-    Change(name="filter that drops mobile", expected={"spec": ("source",)}, spec=_filter),
-    Change(name="log without mobile", expected={"rows": ()}, logs=rows(lambda shown: shown.filter(_DEVICE != "mobile"))),
+    # Their events go with them: those of impressions that are not there are refused.
+    Change(
+        name="filter that drops mobile", expected={"spec": ("source",)}, spec=_filter,
+        logs=lambda shown, events: (shown, _without_mobile(shown, events)[1]),
+    ),
+    Change(name="log without mobile", expected={"rows": ()}, logs=lambda shown, events: _without_mobile(shown, events)),
     Change(name="negatives sampled", expected={"rows": ()}, logs=_sampled),
     Change(name="seed only", expected={"noise": (), "spec": ("seed",)}, spec=_seed),
     Change(name="epochs halved", expected={"spec": ("training.epochs",)}, spec=_training(epochs=1)),

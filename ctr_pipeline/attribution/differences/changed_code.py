@@ -8,6 +8,18 @@ from ctr_pipeline.attribution.differences.retrain_state import RetrainState
 NAMED = 12
 """Files that are named at most."""
 
+_DECISIVE = (
+    "ranker", "training", "losses", "features", "labels", "datasets", "sources", "propensity", "calibration", "spec", "engines", "lake",
+    "gradients", "simulator", "orchestration/assets",
+)  # fmt: skip
+"""Packages that decide a model, those first in which a change does most; the others show, serve or compare it."""
+
+_SHOWING = tuple(
+    f"orchestration/assets/{name}.py"
+    for name in ("attribution", "canary", "evaluation", "monitoring", "release", "scores", "serving_log", "slices")
+)
+"""Assets that come after a model."""
+
 _OWN = ("code", "package")
 _MACHINE = ("machine", "processor", "cores")
 """What changes the order of sums alone."""
@@ -43,7 +55,7 @@ def _code(
             Difference(kind="code", subject="ctr_pipeline", form="other code", sentence=sentence, evidence=evidence),
         ]
     names = sorted(name for name in {*files[0], *files[1]} if files[0].get(name) != files[1].get(name))
-    decisive = [name for name in names if name.endswith(".py") and not name.startswith(("cli/", "commands/"))]
+    decisive = sorted((name for name in names if _decides(name)), key=_order)
     if not names:
         return found
     shown = decisive or names
@@ -60,6 +72,20 @@ def _code(
         )
     )  # fmt: skip
     return found
+
+
+def _decides(name: str) -> bool:
+    """Whether a file may change a model; of an extension (``name: path``) each may."""
+    if ": " in name:
+        return True
+    return (
+        name.endswith(".py") and name.startswith(tuple(f"{package}/" for package in _DECISIVE)) and name not in _SHOWING
+    )
+
+
+def _order(name: str) -> tuple[int, str]:
+    place = next((n for n, package in enumerate(_DECISIVE) if name.startswith(f"{package}/")), -1)
+    return place, name
 
 
 def _libraries(before: Mapping[str, str], after: Mapping[str, str]) -> list[Difference]:
