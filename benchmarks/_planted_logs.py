@@ -136,7 +136,7 @@ def _window(spec: Spec) -> None:
 
 
 def _filter(spec: Spec) -> None:
-    spec["source"]["impressions"]["rows"] = [{"column": "device_type", "drop": ["mobile"]}]
+    spec["source"]["impressions"] = {"rows": [{"column": "device_type", "drop": ["mobile"]}]}
 
 
 def _seed(spec: Spec) -> None:

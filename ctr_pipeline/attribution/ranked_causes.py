@@ -27,6 +27,9 @@ _MINOR = 0.02
 CLEARLY = 1.25
 """How many times the weight of the second a first cause has to have to be likely."""
 
+OF_SEEDS = 0.015
+"""Relative change in NE that trainings with other seeds alone have been seen to make; intervals over users do not hold it."""
+
 MOST = 0.5
 """Least share of the change in NE that an intervention has to undo to show a cause."""
 
@@ -123,6 +126,9 @@ def headline(causes: Sequence[Cause], changes: Mapping[str, EntropyChange]) -> s
     main = main_task(changes)
     first = causes[0]
     change = changes.get(main) if main is not None else None
+    if first.kind == "drift" and len([cause for cause in causes if cause.kind != NOISE]) == 1:
+        begins = f"Drift only: nothing of the pipeline, the spec or the common data changed. {first.sentence}."
+        return begins if change is None else f"{begins} {_ne_words(change)}"
     moved = "" if change is None else f" {_ne_words(change)}"
     if first.kind == NONE:
         return f"Nothing differs between the two retrains.{moved}"
@@ -147,7 +153,11 @@ def _share_words(share: Interval) -> str:
 
 def _ne_words(change: EntropyChange) -> str:
     relative = change.change.value / change.old
+    own = change.new - change.old
     interval = f"{change.old:.3f} → {change.new:.3f}"
+    if abs(own - change.change.value) > 0.1 * abs(change.change.value):
+        # The tests are of other impressions; the change is that on those of both.
+        interval = f"on the impressions of both; each test by itself {interval}"
     if change.worse:
         return f"NE of {change.task} is worse by {100 * relative:.1f} % ({interval})."
     if change.better:
@@ -240,18 +250,23 @@ def _cause(
         shown = "; ".join(follows[:4]) + (f"; and {len(follows) - 4} more" if len(follows) > 4 else "")
         evidence.append(f"it brings about: {shown}")
     share = None
-    if certain_change and certainty == "shown" and roots == 1:
-        share = Interval(1.0, 1.0, 1.0)
     if found is not None:
         cured = found.change.high < 0
         text = f"with the old values of {', '.join(found.features)} NE of the new model changes by {found.change.value:+.4f} [{found.change.low:+.4f}, {found.change.high:+.4f}]"
         (evidence if cured else against).append(
             text + ("" if cured else ": these rows alone do not explain it, the training on them may")
         )
-        if share is None and certain_change and found.share is not None and cured:
+        if certain_change and found.share is not None and cured:
             share = found.share
+    if share is None and certain_change and certainty == "shown" and roots == 1:
+        # Nothing else is left that the change could come from.
+        share = Interval(1.0, 1.0, 1.0)
     if change is not None and not certain_change:
         against.append("NE changed by no more than chance makes")
+    elif change is not None and abs(change.change.value) < OF_SEEDS * change.old:
+        against.append(
+            "another seed alone may change NE by about as much: train both with other seeds before you act on it"
+        )
     return Cause(
         kind=difference.kind, subject=difference.subject, form=difference.form, sentence=difference.sentence, certainty=certainty,
         share=share, how=how, evidence=tuple(evidence), against=tuple(against), weight=weight,

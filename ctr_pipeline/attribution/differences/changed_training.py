@@ -23,7 +23,7 @@ def changed_training(old: RetrainState, new: RetrainState) -> list[Difference]:
     for name, words in (("epochs", "epochs"), ("steps", "steps")):
         if before.get(name) != after.get(name) and not any(subject == "epochs" for subject, *_ in found):
             found.append(
-                (name, "other length", f"The training took {after.get(name)} {words}; it took {before.get(name)}")
+                (name, "other length", f"The training took {after.get(name)} {words} where it took {before.get(name)}")
             )
     plans = before.get("plan") or {}, after.get("plan") or {}
     for name in sorted({*plans[0], *plans[1]}):
