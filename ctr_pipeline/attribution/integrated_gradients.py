@@ -1,5 +1,6 @@
 """How much each feature moves a logit away from that of a reference row (Sundararajan, Taly & Yan, ICML 2017)."""
 
+import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,14 +16,20 @@ from ctr_pipeline.ranker.shapes import RankerInputs
 POINTS = 8
 """Points of a Gauss-Legendre rule on each part of the path."""
 
-DEEPEST = 18
-"""How often a part of the path is halved at most."""
+DEEPEST = 14
+"""How often a part of the path is halved at most in single precision: what then misses the tolerance is its rounding."""
+
+DEEPEST_EXACT = 24
+"""The same in double precision."""
 
 TOLERANCE = 1e-3
 """Share of the difference in logit that all parts together may miss."""
 
 _SMALLEST = 1e-2
 """Difference in logit below which the tolerance is of this one: single precision has an error of its own."""
+
+_SMALLEST_EXACT = 1e-6
+"""The same in double precision, in which rows are computed again that miss more than the tolerance."""
 
 _KINKS = 64
 """Parts of one path that may use up the tolerance."""
@@ -32,6 +39,9 @@ _EACH = 4.0
 
 _ROUNDED = 8
 """Halvings after which the logits at both ends of a part may differ by no more than their rounding: it adds up to none."""
+
+_ROUNDING = 2.0
+"""Units of the last place of a logit that its rounding is taken for."""
 
 _TOGETHER = 65_536
 """Rows that are scored at once."""
@@ -92,29 +102,14 @@ def integrated_gradients(
         task,
         owners,
     )
-    rows = torch.arange(len(inputs.ids))
-    of_reference, logits = path.logits(rows, torch.zeros(len(rows))), path.logits(rows, torch.ones(len(rows)))
-    whole = tolerance * (logits - of_reference).abs().clamp(min=_SMALLEST)
-    values = torch.zeros((len(rows), len(features)), dtype=torch.float64)
-    # Of the parts that are done by themselves: what they miss with its sign, and without.
-    done = torch.zeros((len(rows), 2), dtype=torch.float64)
-    parts = _Parts(rows, torch.zeros(len(rows)), torch.ones(len(rows)), of_reference, logits)
-    for depth in range(DEEPEST + 1):
-        found = path.integral(parts)
-        missed = parts.last - parts.first - found.sum(dim=1)
-        both = torch.stack([missed, missed.abs()], dim=1)
-        total = done.index_add(0, parts.rows, both)
-        # What the kinks of a row miss has either sign: together they may be fine before each of them is.
-        complete = (total[:, 0].abs() <= whole / 2) & (total[:, 1] <= _EACH * whole)
-        least = whole[parts.rows] / _KINKS
-        if depth >= _ROUNDED:
-            least = torch.maximum(least, torch.finfo(torch.float32).eps * parts.last.abs())
-        fine = complete[parts.rows] | (missed.abs() <= least) | (depth == DEEPEST)
-        values.index_add_(0, parts.rows[fine], found[fine])
-        done.index_add_(0, parts.rows[fine], both[fine])
-        if fine.all():
-            break
-        parts = path.halved(parts.where(~fine))
+    values, logits, of_reference = path.attributed(tolerance, _SMALLEST, DEEPEST)
+    missed = (logits - of_reference - values.sum(dim=1)).abs()
+    # Differences so small that the rounding of single precision is no small part of them.
+    small = torch.nonzero(missed > tolerance * (logits - of_reference).abs()).squeeze(1)
+    if len(small):
+        exact = path.in_double_precision(small).attributed(tolerance, _SMALLEST_EXACT, DEEPEST_EXACT)
+        for found, better in zip((values, logits, of_reference), exact, strict=True):
+            found[small] = better
     return Attribution(features, values.numpy(), logits.numpy(), of_reference.numpy())
 
 
@@ -159,6 +154,62 @@ class _Path:
             at = [start + _like(places, start) * move for start, move in self._moves(rows)]
             found: Tensor = self.own.with_parts(at).logits(self.ranker, _some(self.inputs, rows))
         return found[:, self.task].double()
+
+    def attributed(self, tolerance: float, smallest: float, deepest: int) -> tuple[Tensor, Tensor, Tensor]:
+        """[B, F] what each feature does along each path, and [B] the logits at its end and at its beginning.
+
+        Args:
+            tolerance: Share of the difference in logit that the features of a row may miss together.
+            smallest: Difference below which the tolerance is of this one.
+            deepest: How often a part is halved at most.
+        """
+        precision = self.reference.numbers.dtype
+        rows = torch.arange(len(self.inputs.ids))
+        start, end = torch.zeros(len(rows), dtype=precision), torch.ones(len(rows), dtype=precision)
+        of_reference, logits = self.logits(rows, start), self.logits(rows, end)
+        whole = tolerance * (logits - of_reference).abs().clamp(min=smallest)
+        values = torch.zeros((len(rows), self.owners.shape[1]), dtype=torch.float64)
+        # Of the parts that are done by themselves: what they miss with its sign, and without.
+        done = torch.zeros((len(rows), 2), dtype=torch.float64)
+        parts = _Parts(rows, start, end, of_reference, logits)
+        for depth in range(deepest + 1):
+            found = self.integral(parts)
+            missed = parts.last - parts.first - found.sum(dim=1)
+            both = torch.stack([missed, missed.abs()], dim=1)
+            total = done.index_add(0, parts.rows, both)
+            # What the kinks of a row miss has either sign: together they may be fine before each of them is.
+            complete = (total[:, 0].abs() <= whole / 2) & (total[:, 1] <= _EACH * whole)
+            least = whole[parts.rows] / _KINKS
+            if depth >= _ROUNDED:
+                least = torch.maximum(least, _ROUNDING * torch.finfo(precision).eps * parts.last.abs())
+            fine = complete[parts.rows] | (missed.abs() <= least) | (depth == deepest)
+            values.index_add_(0, parts.rows[fine], found[fine])
+            done.index_add_(0, parts.rows[fine], both[fine])
+            if fine.all():
+                break
+            parts = self.halved(parts.where(~fine))
+        return values, logits, of_reference
+
+    def in_double_precision(self, rows: Tensor) -> "_Path":
+        """The paths of some rows, by the same weights in double precision."""
+        wide = self.ranker.wide
+        # What is behind the tables is all that is read; they may be large.
+        tables = [self.ranker.embeddings, *(() if wide is None else (wide.rows, wide.pairs))]
+        ranker = copy.deepcopy(self.ranker, {id(table): None for table in tables if table is not None}).double()
+        own, reference = (
+            encoded.with_parts([part[rows].double() for part in encoded.parts])
+            for encoded in (self.own, self.reference)
+        )
+        some = _some(self.inputs, rows)
+        inputs = replace(
+            some,
+            numbers=some.numbers.double(),
+            fields=tuple(group.double() for group in some.fields),
+            embedded=some.embedded.double(),
+            wide=some.wide.double() if isinstance(some.wide, Tensor) else some.wide,
+            events=tuple(replace(e, items=e.items.double(), ages=e.ages.double()) for e in some.events),
+        )
+        return _Path(ranker, inputs, own, reference, self.task, self.owners)
 
     def halved(self, parts: _Parts) -> _Parts:
         """Both halves of each part."""
