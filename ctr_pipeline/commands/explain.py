@@ -6,6 +6,7 @@ from typing import Any
 
 from ctr_pipeline.commands.report import ReportError, find_report
 from ctr_pipeline.deployment.explained_changes import explained_change
+from ctr_pipeline.deployment.json_files import read_json
 from ctr_pipeline.deployment.retrain_states import NoRetrainError, RetrainPlace
 
 
@@ -54,9 +55,9 @@ def find_retrain(run: str, data_root: Path | None) -> RetrainPlace:
         day = str(find_report(run, root).get("days", {}).get("last"))
     except ReportError:
         day = ""
-    own = [path.parent.name for path in root.glob("training/*/run.json") if run in path.read_text(encoding="utf-8")]
-    if len(run) >= 8 and own:
-        return RetrainPlace(root, own[0])
+    recorded = [*root.glob("training/*/run.json"), *root.glob("replaced/training/*/run.json")]
+    if own := [path.parent for path in recorded if read_json(path).get("run_id") == run]:
+        return RetrainPlace.of_folder(own[0])
     if day in days:
         raise NoRetrainError(
             f"run {run} is no longer the retrain of {day} in {root}: a later one of the same day took its place. Its report is kept."

@@ -85,7 +85,7 @@ def _models(
     from ctr_pipeline.attribution.compare_models import compare_models
     from ctr_pipeline.deployment.trained_sides import Retrain, open_replay
 
-    places = [Retrain(DataRoot(place.root), place.day) for place in (old, new)]
+    places = [Retrain(DataRoot(place.root), place.day, place.replaced) for place in (old, new)]
     try:
         replay = open_replay(places[0], places[1], rows=rows, seed=seed)
         model = compare_models(replay, seed=seed)

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.deployment.json_files import read_json
 from ctr_pipeline.deployment.paths import DataRoot, RetrainPaths
+from ctr_pipeline.deployment.replaced_retrains import replaced_retrain
 from ctr_pipeline.deployment.retrain_files import ExamplesView, MissingFileError, RetrainFiles
 from ctr_pipeline.errors import UserError
 
@@ -31,11 +32,13 @@ class RetrainPlace:
 
     root: Path
     day: str
+    replaced: RetrainPaths | None = None
+    """Its files, where another retrain of the day took its place."""
 
     @property
     def paths(self) -> RetrainPaths:
         """Its files."""
-        return DataRoot(self.root).retrain(self.day)
+        return self.replaced or DataRoot(self.root).retrain(self.day)
 
     @classmethod
     def of_folder(cls, folder: Path) -> "RetrainPlace":
@@ -49,7 +52,12 @@ class RetrainPlace:
             raise NoRetrainError(
                 f"{folder}: no retrain here. Name a folder such as data/ads/training/2026-02-21, with spec.yaml and result.json."
             )
-        return cls(found.parents[1], found.name)
+        root, day = found.parents[1], found.name
+        if root == DataRoot(root.parent).replaced(day).training.parents[1]:
+            return cls(
+                root.parent, day, replaced_retrain(DataRoot(root.parent), day) or DataRoot(root.parent).replaced(day)
+            )
+        return cls(root, day)
 
 
 def hashed_by(old: RetrainPlace, new: RetrainPlace) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from datetime import date
 from typing import TYPE_CHECKING
 
-from ctr_pipeline.deployment.paths import DataRoot
+from ctr_pipeline.deployment.paths import DataRoot, RetrainPaths
 from ctr_pipeline.deployment.retrain_files import MissingFileError, RetrainFiles
 
 if TYPE_CHECKING:
@@ -28,6 +28,13 @@ class Retrain:
 
     root: DataRoot
     day: str
+    replaced: RetrainPaths | None = None
+    """Its files, where another retrain of the day took its place."""
+
+    @property
+    def paths(self) -> RetrainPaths:
+        """Its files."""
+        return self.replaced or self.root.retrain(self.day)
 
 
 def load_side(retrain: Retrain, name: str) -> "TrainedSide":
@@ -43,7 +50,7 @@ def load_side(retrain: Retrain, name: str) -> "TrainedSide":
     from ctr_pipeline.ranker import load_ranker
     from ctr_pipeline.spec import parse_spec
 
-    paths = retrain.root.retrain(retrain.day)
+    paths = retrain.paths
     for path, made_by in ((paths.spec, "ranker"), (paths.model, "ranker"), (paths.packed_manifest, "training_dataset")):
         if not path.is_file():
             raise MissingFileError(f"{path} is absent: materialise {made_by} for {retrain.day} first.")
@@ -174,7 +181,7 @@ class _TestRows:
         from ctr_pipeline.lake import LakeError
         from ctr_pipeline.spec import parse_spec
 
-        paths = retrain.root.retrain(retrain.day)
+        paths = retrain.paths
         if not paths.spec.is_file():
             raise MissingFileError(f"{paths.spec} is absent: materialise ranker for {retrain.day} first.")
         spec = parse_spec(paths.spec.read_text(encoding="utf-8"), where=str(paths.spec))
@@ -216,13 +223,13 @@ class _TestRows:
         wanted = pl.DataFrame({"impression_id": self.keys.impressions[places], "ts": self.keys.ts[places]})
         shown = _shown(self.retrain).with_columns(pl.col("impression_id").cast(pl.String))
         shown = shown.join(wanted.with_row_index(_PLACE).lazy(), on=["impression_id", "ts"], how="inner")
-        version = RetrainFiles(self.retrain.root.retrain(self.retrain.day)).examples().versions["history"]
+        version = RetrainFiles(self.retrain.paths).examples().versions["history"]
         return _in_the_clear(self.retrain, self.spec, self.dataset.layout, shown, version, *_days(self.retrain))
 
     def _decoded(self, places: "NDArray[np.int64]") -> "pl.DataFrame":
         from ctr_pipeline.attribution.decoded_values import decoded_values
 
-        vocabulary = RetrainFiles(self.retrain.root.retrain(self.retrain.day)).vocabulary()
+        vocabulary = RetrainFiles(self.retrain.paths).vocabulary()
         test = self.dataset.splits["test"]
         return decoded_values(self.dataset.layout, vocabulary, test.numeric[places], test.ids[places])
 
@@ -231,7 +238,7 @@ def _days(retrain: Retrain) -> "tuple[date, date]":
     """First and last day of its test."""
     from ctr_pipeline.datasets.examples import utc_day
 
-    start, end = RetrainFiles(retrain.root.retrain(retrain.day)).examples().bounds.intervals["test"]
+    start, end = RetrainFiles(retrain.paths).examples().bounds.intervals["test"]
     return utc_day(start), utc_day(end - 1)
 
 
@@ -241,7 +248,7 @@ def _shown(retrain: Retrain) -> "pl.LazyFrame":
     from ctr_pipeline.datasets.view import scan_for_uses
     from ctr_pipeline.lake import Lake
 
-    view = RetrainFiles(retrain.root.retrain(retrain.day)).examples()
+    view = RetrainFiles(retrain.paths).examples()
     table = scan_for_uses(Lake(retrain.root.lake), "impressions", view.versions["impressions"], *_days(retrain))
     return rows_of(view.bounds, "test", table)
 

@@ -10,6 +10,7 @@ import dagster as dg
 from ctr_pipeline.deployment.deployment import Deployment
 from ctr_pipeline.deployment.json_files import write_json
 from ctr_pipeline.deployment.paths import DataRoot
+from ctr_pipeline.deployment.replaced_retrains import replaced_retrain
 from ctr_pipeline.deployment.retrain_files import RetrainFiles
 from ctr_pipeline.deployment.retrain_states import NoRetrainError, RetrainPlace
 from ctr_pipeline.errors import UserError
@@ -101,6 +102,8 @@ def retrain_before(root: DataRoot, own: RetrainPlace, champion: Path | None) -> 
             return RetrainPlace.of_folder(champion), "the champion in service"
         except NoRetrainError:
             pass
+    if (kept := replaced_retrain(root, own.day)) is not None:
+        return RetrainPlace(own.root, own.day, kept), "the retrain of the same day that it took the place of"
     days = [path.parent.name for path in root.retrains("calibration.json") if path.parent.name < own.day]
     if not days:
         return None, "nothing"
