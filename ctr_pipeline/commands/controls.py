@@ -26,7 +26,7 @@ from ctr_pipeline.deployment.lock import exclusive
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import RetrainFiles
 from ctr_pipeline.evaluation.gradient_conflict import conflict_of
-from ctr_pipeline.evaluation.task_comparison import compare_with_controls
+from ctr_pipeline.evaluation.task_comparison import TaskComparison, compare_by_value, compare_with_controls
 from ctr_pipeline.orchestration.build import tracking_of
 from ctr_pipeline.spec import Spec
 from ctr_pipeline.spec.model import Model
@@ -58,7 +58,8 @@ def compare_tasks(
         progress: Receives a line for each training.
 
     Returns:
-        ``comparisons`` by side and task (see :class:`~ctr_pipeline.evaluation.task_comparison.TaskComparison`), the seeds, and
+        ``comparisons`` by side and task (see :class:`~ctr_pipeline.evaluation.task_comparison.TaskComparison`), ``by_value`` where
+        `serving.score` declares what outcomes are worth, the seeds, and
         the conflict of the tasks' gradients where the model's was measured. Also in ``controls.json`` of the retrain.
 
     Raises:
@@ -117,14 +118,25 @@ def compared(
     logits: dict[str, list[NDArray[np.float64]]] = {}
     for training in trainings:
         logits.setdefault(training.name, []).append(calibrated_test(spec, dataset, training))
-    comparisons = []
+    comparisons: list[TaskComparison] = []
     for task in tasks:
         column = dataset.layout.tasks.index(task)
         sides = {name: [own[:, column] for own in found] for name, found in logits.items() if not _is_control(name)}
         control = [own[:, 0] for own in logits[_control_name(task)]]
-        found = compare_with_controls(task, sides, control, test.labels[:, column], test.user)
-        comparisons += [comparison.to_json() for comparison in found]
-    return {"comparisons": comparisons}
+        comparisons += compare_with_controls(task, sides, control, test.labels[:, column], test.user)
+    by_value = compare_by_value(comparisons, _values(spec))
+    return {
+        "comparisons": [comparison.to_json() for comparison in comparisons],
+        "by_value": [comparison.to_json() for comparison in by_value],
+    }
+
+
+def _values(spec: Spec) -> dict[str, float]:
+    """What an outcome of each task is worth: the weights above 0 that `serving.score` declares, without its bids."""
+    found: dict[str, float] = {}
+    for term in spec.serving.score or ():
+        found[term.task] = found.get(term.task, 0.0) + term.weight
+    return {task: weight for task, weight in found.items() if weight > 0}
 
 
 def _gradient_conflict(job: TrainingJob, tasks: Sequence[str]) -> dict[str, Any] | None:

@@ -10,6 +10,10 @@ AS_IT_IS = "multi-task"
 """Name of the model of the spec itself."""
 
 
+VERDICTS = {"worse": "hurts", "better": "helps", "even": "cannot tell", "not measured": "not measured"}
+"""What sharing with other tasks does to a task, by how the model compares with the control."""
+
+
 def print_comparisons(found: Mapping[str, Any], console: Console) -> None:
     """One row a task and model, and a sentence for each task that is worse than its control."""
     seeds = found["seeds"]
@@ -18,14 +22,23 @@ def print_comparisons(found: Mapping[str, Any], console: Console) -> None:
         "95 % interval of the difference to the single-task control, paired by user."
     )
     table = Table(
-        "task", "model", "positives", "AUC", "control", "difference", "NE", "control", "difference", "verdict"
+        "task", "model", "positives", "AUC", "control", "difference", "NE", "control", "difference", "sharing"
     )
     for own in found["comparisons"]:
         table.add_row(
             own["task"], own["side"], f"{own['positives']:,}",
             _number(own["auc"]), _number(own["control_auc"]), _difference(own["auc_difference"]),
-            _number(own["ne"]), _number(own["control_ne"]), _difference(own["ne_difference"]), own["verdict"],
+            _number(own["ne"]), _number(own["control_ne"]), _difference(own["ne_difference"]), VERDICTS[own["verdict"]],
         )  # fmt: skip
+    for own in found.get("by_value", ()):
+        worth = ", ".join(f"{task} {value:g}" for task, value in own["values"].items())
+        table.add_row(
+            f"all, by value ({worth})",
+            own["side"],
+            *["–"] * 6,
+            _difference(own["ne_difference"]),
+            VERDICTS[own["verdict"]],
+        )
     console.print(table)
     for sentence in negative_transfer(found):
         console.print(sentence)

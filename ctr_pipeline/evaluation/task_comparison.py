@@ -1,13 +1,13 @@
 """A model of several tasks beside models of one task each, on the same test rows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from ctr_pipeline.calibration.labelled import Integers, Reals
-from ctr_pipeline.evaluation.metrics import Interval
+from ctr_pipeline.calibration.labelled import Float64s, Integers, Reals
+from ctr_pipeline.evaluation.metrics import Interval, entropy
 from ctr_pipeline.evaluation.paired_draws import METRICS, Draws, interval, resampled
 
 AUC, NE = METRICS.index("AUC"), METRICS.index("NE")
@@ -28,6 +28,8 @@ class TaskComparison:
         ne_difference: NE minus that of the control: below 0 the model is better.
         ne_by_seed: The difference in NE of each training seed.
         positives: Positive test rows.
+        ne_draws: [R + 1] the difference in NE as it is, and in each replicate; all tasks have the same draws of users.
+        entropy: Entropy of the base rate: NE times it is the log loss.
     """
 
     side: str
@@ -40,6 +42,8 @@ class TaskComparison:
     ne_difference: Interval
     ne_by_seed: tuple[float, ...]
     positives: int
+    ne_draws: Float64s = field(default_factory=lambda: np.zeros(0), compare=False, repr=False)
+    entropy: float = float("nan")
 
     @property
     def verdict(self) -> str:
@@ -104,7 +108,61 @@ def compare_with_controls(
                 control_auc=float(control_mean[AUC]), control_ne=float(control_mean[NE]),
                 auc_difference=interval(difference[:, AUC]), ne_difference=interval(difference[:, NE]),
                 ne_by_seed=tuple(float(a[0, NE] - b[0, NE]) for a, b in pairs),
-                positives=int(np.count_nonzero(labels == 1)),
+                positives=int(np.count_nonzero(labels == 1)), ne_draws=difference[:, NE],
+                entropy=_entropy(labels),
             )
         )  # fmt: skip
+    return found
+
+
+def _entropy(labels: Integers) -> float:
+    """Of the base rate of the labelled rows; NaN without both classes."""
+    rate = float(np.mean(labels[labels >= 0] == 1)) if (labels >= 0).any() else 0.0
+    return float(entropy(rate)) if 0 < rate < 1 else float("nan")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValueComparison:
+    """One model on all tasks together, each with the value of its outcome, beside the single-task controls.
+
+    Attributes:
+        side: Name of the model.
+        values: Value of an outcome by task.
+        ne_difference: Σ value · (log loss - that of the control) / Σ value · entropy: below 0 the model is better.
+    """
+
+    side: str
+    values: dict[str, float]
+    ne_difference: Interval
+
+    @property
+    def verdict(self) -> str:
+        """``worse`` or ``better`` where the interval says so; else ``even``."""
+        return "worse" if self.ne_difference.low > 0 else "better" if self.ne_difference.high < 0 else "even"
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as plain values."""
+        difference = self.ne_difference.to_json()
+        return {"side": self.side, "values": self.values, "ne_difference": difference, "verdict": self.verdict}
+
+
+def compare_by_value(comparisons: Sequence[TaskComparison], values: Mapping[str, float]) -> list[ValueComparison]:
+    """Each side on the tasks that have a value, in one number.
+
+    Sides of which a task with a value was not measured are left out.
+
+    Args:
+        comparisons: Of sides and tasks.
+        values: Value of an outcome by task, above 0.
+    """
+    found = []
+    for side in dict.fromkeys(one.side for one in comparisons):
+        own = {one.task: one for one in comparisons if one.side == side and one.task in values}
+        measured = all(np.isfinite(one.ne_difference.value) and one.entropy > 0 for one in own.values())
+        if not own or own.keys() != values.keys() or not measured:
+            continue
+        weights = {task: values[task] * one.entropy for task, one in own.items()}
+        count = min(len(one.ne_draws) for one in own.values())
+        together = sum(weights[task] * one.ne_draws[:count] for task, one in own.items()) / sum(weights.values())
+        found.append(ValueComparison(side=side, values=dict(values), ne_difference=interval(np.asarray(together))))
     return found

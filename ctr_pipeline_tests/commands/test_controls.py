@@ -51,7 +51,7 @@ def deployment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     for split in ("calibration", "test"):
         retrain.scores(split).parent.mkdir(exist_ok=True)
         retrain.scores(split).touch()
-    spec = SimpleNamespace(calibration=CrossValidated())
+    spec = SimpleNamespace(calibration=CrossValidated(), serving=SimpleNamespace(score=None))
     return SimpleNamespace(paths=paths, data_root=Path("data"), spec=spec)
 
 
@@ -217,7 +217,11 @@ def test_negative_transfer_is_named_with_what_cuts_it() -> None:
         "rows": 65536, "blocks": 16, "parameters": 1000, "split_half": {"click": 0.9, "cart": 0.2}, "norms": {},
         "pairs": [{"tasks": ["click", "cart"], "observed": 0.1, "cosine": {"value": -0.4, "low": -0.6, "high": -0.2}, "conflicts": True}],
     }  # fmt: skip
-    found = {"day": DAY, "seeds": [1, 2], "comparisons": [even, worse], "gradient_conflict": conflict}
+    valued = {"side": "multi-task", "values": {"click": 1.0, "cart": 5.0}, "verdict": "better"}
+    valued["ne_difference"] = {"value": -0.002, "low": -0.003, "high": -0.001}
+    found = {
+        "day": DAY, "seeds": [1, 2], "comparisons": [even, worse], "by_value": [valued], "gradient_conflict": conflict
+    }  # fmt: skip
     (sentence,) = negative_transfer(found)
     assert "cart is worse in the model than its single-task control, by 0.0020 NE (+0.0010 to +0.0030)" in sentence
     assert "stop_gradient" in sentence
@@ -225,6 +229,7 @@ def test_negative_transfer_is_named_with_what_cuts_it() -> None:
     print_comparisons(found, console)
     text = console.export_text()
     assert "mean over 2 training seeds" in text
+    assert [word for word in ("hurts", "cannot tell", "helps", "click 1, cart 5") if word not in text] == []
     assert "1,234" in text
     assert "-0.60 to -0.20" in text
     assert "conflict" in text

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from ctr_pipeline.evaluation.metrics import normalised_entropy, roc_auc
-from ctr_pipeline.evaluation.task_comparison import compare_with_controls
+from ctr_pipeline.evaluation.task_comparison import compare_by_value, compare_with_controls
 
 RANDOM = np.random.default_rng(5)
 USERS = RANDOM.integers(0, 400, 4000)
@@ -58,3 +58,29 @@ def test_few_positives_have_figures_and_no_verdict() -> None:
     content = found.to_json()
     assert content["ne_difference"]["low"] is None
     assert content["verdict"] == "even"
+
+
+def test_tasks_are_added_by_the_value_of_their_outcomes() -> None:
+    rare = np.where(RANDOM.random(4000) < 0.3, LABELS, np.minimum(LABELS, 0)).astype(np.int8)
+    sides, control = {"multi-task": [noisy(0.6, 1)]}, [noisy(0.1, 3)]
+    found = [
+        *compare_with_controls("click", sides, control, LABELS, USERS),
+        *compare_with_controls("sale", {"multi-task": control}, sides["multi-task"], rare, USERS),
+    ]
+    (click,), (sale,) = ([one for one in found if one.task == task] for task in ("click", "sale"))
+    assert (click.verdict, sale.verdict) == ("worse", "better")
+
+    def by_value(**values: float) -> tuple[float, str]:
+        (own,) = compare_by_value(found, values)
+        assert own.to_json()["values"] == values
+        return own.ne_difference.value, own.verdict
+
+    rates = [np.mean(labels[labels >= 0] == 1) for labels in (LABELS, rare)]
+    entropies = [-(p * np.log(p) + (1 - p) * np.log(1 - p)) for p in rates]
+    losses = [one.ne_difference.value * h for one, h in zip((click, sale), entropies, strict=True)]
+    expected = (losses[0] + 20 * losses[1]) / (entropies[0] + 20 * entropies[1])
+    assert by_value(click=1.0, sale=20.0)[0] == pytest.approx(expected)
+    assert by_value(click=1.0, sale=0.01)[1] == "worse"
+    assert by_value(click=0.01, sale=1.0)[1] == "better"
+    assert compare_by_value(found, {"other": 1.0}) == []
+    assert compare_by_value(found, {}) == []
