@@ -21,6 +21,9 @@ Floats = NDArray[np.float64]
 POPULATION = 400_000
 """Users of the draw that gives the truth."""
 
+LARGEST_DRAWN = 15_000
+"""Rows up to which the slow draws of paired metrics are tried too."""
+
 
 @dataclass(frozen=True, slots=True)
 class Rows:
@@ -137,11 +140,13 @@ class MetricWorld:
             yield "difference in AP", paired.ap.interval()
         for part in slice_metrics(rows.logits, rows.labels, {"part": rows.part}):
             yield f"O/E of a slice: {part.value}", part.oe
-        ordered, start = rows.probability[np.argsort(rows.logits, kind="stable")], 0
+        ordered, start, gap = rows.probability[np.argsort(rows.logits, kind="stable")], 0, 0.0
         for bin_ in found.bins:
-            end = start + bin_.rows
-            yield "rate of a bin", (bin_.low, bin_.high, float(ordered[start:end].mean()))
-            start = end
+            true = float(ordered[start : start + bin_.rows].mean())
+            yield "rate of a bin", (bin_.low, bin_.high, true)
+            start, gap = start + bin_.rows, gap + bin_.rows / len(ordered) * abs(true - bin_.predicted)
+        if found.ece is not None:
+            yield "calibration error", (found.ece.low, found.ece.high, gap)
         learnt = self.draw(self.users // 2, generator)
         if 0 < learnt.labels.sum() < len(learnt.labels):
             platt = fit_platt(learnt.logits, learnt.labels)
@@ -150,6 +155,8 @@ class MetricWorld:
             ).oe
             if calibrated is not None:
                 yield "O/E, calibrated", calibrated
+        if len(rows.labels) > LARGEST_DRAWN:
+            return
         own, other = (
             resampled(logits, rows.labels, rows.user, seed=seed, replicates=100) for logits in (rows.logits, rows.other)
         )

@@ -52,7 +52,7 @@ class PromotionDecision:
 
     Attributes:
         promote: Whether the challenger may become the champion.
-        reasons: Sentences for people, those of gates that stop it first.
+        reasons: Sentences for people: those of gates that stop it, then those of the normalised entropy, then which others are passed.
         standing: What the normalised entropies show.
         gates: What each of the six gates found; those of a first model do not apply.
         differences: Task to its differences, challenger against champion; empty without a champion.
@@ -164,15 +164,30 @@ def decide_promotion(
         random_traffic_gate(rows, rules),
     )
     stopping = [gate for gate in gates if stops(gate, rules)]
-    others = [gate for gate in gates if gate not in stopping]
+    told = [*stopping, *(gate for gate in (entropy,) if gate not in stopping)]
     return PromotionDecision(
         promote=not stopping,
-        reasons=[sentence for gate in (*stopping, *others) for sentence in gate.reasons],
+        reasons=[*(sentence for gate in told for sentence in gate.reasons), *_others(gates, told)],
         standing=standing,
         gates=gates,
         differences={task: of for task, of in paired.items() if of is not None},
         days=found,
     )
+
+
+def _others(gates: Sequence[Gate], told: Sequence[Gate]) -> list[str]:
+    """A sentence of what the gates found whose reasons are not told."""
+    words = {
+        GateStatus.PASSED: "passed",
+        GateStatus.UNDECIDED: "not decided, with too few outcomes",
+        GateStatus.NOT_APPLICABLE: "not applicable",
+    }
+    found = {
+        word: ", ".join(gate.name.replace("_", " ") for gate in gates if gate not in told and gate.status is status)
+        for status, word in words.items()
+    }
+    listed = "; ".join(f"{word}: {names}" for word, names in found.items() if names)
+    return [f"Further gates {listed}."] if listed else []
 
 
 def stops(gate: Gate, rules: PromotionRules) -> bool:

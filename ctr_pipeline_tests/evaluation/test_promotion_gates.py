@@ -51,6 +51,10 @@ def test_an_equal_or_better_model_is_promoted_and_a_worse_one_is_not() -> None:
     equal = decide(z, z, y, user)
     assert equal.promote
     assert equal.standing is Standing.NOT_WORSE
+    assert equal.reasons[-1] == (
+        "Further gates passed: ranking; not decided, with too few outcomes: calibration, days; "
+        "not applicable: slices, random traffic."
+    )
     better = decide(z, noisy, y, user)
     assert better.promote
     assert better.standing is Standing.BETTER
