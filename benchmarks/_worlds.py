@@ -205,9 +205,9 @@ class _Expected:
 
 
 def metric_cases() -> list[MetricWorld]:
-    """From some 50 outcomes to some 2,000; of 0.6 % of the rows to 7 %."""
+    """From some 70 outcomes to some 2,300; of 0.8 % of the rows to 9 %."""
     return [
-        MetricWorld(name="metrics, 50 outcomes", users=600, rows=6, base=-4.6, spread=0.7),
+        MetricWorld(name="metrics, few outcomes", users=600, rows=6, base=-4.6, spread=0.7),
         MetricWorld(name="metrics, small", users=1000, rows=8, base=-3.2, spread=0.7),
         MetricWorld(name="metrics, rare", users=4000, rows=6, base=-5.6, spread=0.7),
         MetricWorld(name="metrics, medium", users=4000, rows=8, base=-3.2, spread=0.7),
