@@ -249,6 +249,25 @@ def test_a_dropped_feature_is_named_and_missing_to_the_model_that_needs_it() -> 
     assert (attributed.new, attributed.change) == (None, None)
 
 
+@pytest.mark.parametrize("left", ["no row", "one row", "no label", "no old test rows", "few users"])
+def test_of_too_little_nothing_is_said(left: str) -> None:
+    old, new = side(1), side(2)
+    given = rows(60, 3, old)
+    unlabelled = replace(given, labels=np.full_like(given.labels, -1))
+    kept = {"no row": given.take(np.arange(0)), "one row": given.take(np.arange(1)), "no label": unlabelled}
+    before = {"old_rows": given.take(np.arange(0))} if left == "no old test rows" else {}
+    few = given.take(np.arange(12)) if left == "few users" else given
+    found = compared(replay(old, new, kept.get(left, few), **before))
+    json.dumps(found.to_json(), allow_nan=False)
+    task = found.tasks["click"]
+    assert task.periods is None or left == "few users"
+    if left in kept:
+        assert (task.ne, task.pipelines, task.grafts) == (None, None, ())
+    if left == "few users":
+        assert task.pipelines is not None
+        assert task.pipelines.total.high == np.inf
+
+
 def test_it_becomes_json_and_says_what_it_could_not_compare() -> None:
     old, new = side(1), side(2, layout=replace(LAYOUT, tasks=("click", "cart"), parents=(-1, 0)))
     before = rows(120, 3, old)
