@@ -112,7 +112,7 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
                 "ranking_revenue": measures.revenue(),
                 "champion": champion.to_json(),
             }
-            images = _plots(spec, paths, metrics)
+            images = draw_plots(spec, paths, metrics)
             floor = floor_of(spec, paths)
             slices = measured_slices(spec, paths)
             write_delays(deployment, store, context.partition_key)
@@ -196,7 +196,7 @@ def _champion(
     return ComparedChampion(None if held is None else held.version, logits, obstacle)
 
 
-def _plots(spec: Spec, paths: RetrainPaths, metrics: Metrics) -> dict[str, bytes]:
+def draw_plots(spec: Spec, paths: RetrainPaths, metrics: Metrics) -> dict[str, bytes]:
     """PNG images by name; they are also written into the folder of plots."""
     from ctr_pipeline.datasets import PackedDataset
     from ctr_pipeline.evaluation.plots import precision_recall_plot, reliability_plot, score_histogram
