@@ -206,7 +206,7 @@ def main() -> None:
     for name, seconds in found["seconds"].items():
         print(f"{name:24}{seconds:8.1f} s")
     print(
-        f"{'all':24}{sum(found['seconds'].values()):8.1f} s, peak {found['peak'] / 2**30:.2f} GiB, {options.rows:,} test rows"
+        f"{'all':24}{sum(found['seconds'].values()):8.1f} s ({found['processor']:.1f} processor seconds), peak {found['peak'] / 2**30:.2f} GiB, {options.rows:,} test rows"
     )
 
 

@@ -103,7 +103,7 @@ def metrics_by_day(
                 oe=None if oe is None else with_error_of_slice(oe, calibrated_on),
                 ne_against_champion=None
                 if champion is None
-                else paired_difference(logits[at], champion[at], labels[at], own, seed=seed),
+                else paired_difference(logits[at], champion[at], labels[at], own, seed=seed, replicates=100),
             )
         )
     return tuple(found)

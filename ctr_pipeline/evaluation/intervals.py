@@ -30,6 +30,9 @@ from ctr_pipeline.evaluation.metrics import (
 MIN_CLUSTERS = 10
 """Fewest clusters with a positive (and with a negative) for which a bootstrap interval is given."""
 
+_POISSON = np.searchsorted(special.pdtr(np.arange(12), 1.0), (np.arange(1 << 16) + 0.5) / (1 << 16)).astype(np.float64)
+"""Poisson(1) counts, each as often as its probability: a random place is a draw, ten times as fast as numpy's."""
+
 _WEIGHTS_AT_ONCE = 1 << 22
 """Weights of users that are in memory at once."""
 
@@ -276,7 +279,8 @@ def _weights(seed: int, count: int, replicates: int) -> Iterator[Float64s]:
     generator = np.random.default_rng(seed)
     most = max(1, min(20, _WEIGHTS_AT_ONCE // max(count, 1)))
     for at in range(0, replicates, most):
-        yield generator.poisson(1.0, (min(most, replicates - at), count)).astype(np.float64)
+        chances = generator.integers(0, len(_POISSON), (min(most, replicates - at), count), dtype=np.uint16)
+        yield _POISSON[chances]
 
 
 def _cluster_sums(codes: Indices, count: int, *amounts: NDArray[Any]) -> Float64s:

@@ -30,7 +30,7 @@ MOST_VALUES = 20
 MOST_PROPOSED = 40
 """Parts that the first half proposes."""
 
-MOST_SEARCHED_ROWS = 300_000
+MOST_SEARCHED_ROWS = 200_000
 """Rows of the first half that are searched: a bound on time. All rows of the second half confirm."""
 
 
@@ -238,7 +238,6 @@ def _propose(half: _Half, kept: Indices, features: Mapping[str, Feature]) -> tup
     places = kept[half.rows]
     recoded = {name: _frequent(feature, places) for name, feature in features.items()}
     residual = half.positive - half.expected
-    variance = half.expected * np.maximum(1.0 - half.expected, 0.0)
     searched, found = 0, dict[Part, tuple[float, int, float]]()
     for names in _one_or_two([name for name, (_, values) in recoded.items() if len(values)]):
         code, size = np.zeros(len(places), dtype=np.intp), 1
@@ -248,13 +247,13 @@ def _propose(half: _Half, kept: Indices, features: Mapping[str, Feature]) -> tup
             code, size = code * len(values) + own, size * len(values)
             outside |= own < 0
         code = np.where(outside, size, code)
-        rows, off, spread, expected = (
-            np.bincount(code, weights=of, minlength=size + 1)[:size] for of in (None, residual, variance, half.expected)
+        rows, off, expected = (
+            np.bincount(code, weights=of, minlength=size + 1)[:size] for of in (None, residual, half.expected)
         )
         enough = np.flatnonzero((rows >= SMALLEST_SHARE * len(places)) & (expected >= FEWEST_EXPECTED / 2))
         searched += len(enough)
         for at in enough:
-            score = float(off[at] / np.sqrt(max(spread[at], 1e-300)))
+            score = float(off[at] / np.sqrt(expected[at]))
             part = _part(names, int(at), recoded)
             # A pair has to tell more than each of its features by itself.
             if all(abs(score) > abs(found[(single,)][0]) for single in part if len(part) > 1 and (single,) in found):

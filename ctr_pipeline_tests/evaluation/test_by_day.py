@@ -33,7 +33,9 @@ def test_each_day_is_measured_by_itself() -> None:
         expected = evaluate(z[rows], y[rows], users[rows], seed=3, calibrated_on=500)
         assert (of.rows, of.masked, of.positives) == (expected.rows, expected.masked, expected.positives)
         assert (of.auc, of.ne, of.oe) == (expected.auc, expected.ne, expected.oe)
-        assert of.ne_against_champion == paired_difference(z[rows], champion[rows], y[rows], users[rows], seed=3)
+        assert of.ne_against_champion == paired_difference(
+            z[rows], champion[rows], y[rows], users[rows], seed=3, replicates=100
+        )
         json.dumps(of.to_json(), allow_nan=False)
 
 

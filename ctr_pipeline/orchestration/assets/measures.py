@@ -1,9 +1,10 @@
 """What the evaluation measures of a retrain: by split, looked at otherwise, beside other models, by day, by search."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import SCORED_SPLITS, RetrainFiles
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 TEST = "test"
 
 ByTask = Mapping[str, "TaskMetrics"]
+
+Found = TypeVar("Found")
 
 
 @dataclass(frozen=True)
@@ -104,22 +107,21 @@ class Measures:
         """By task the days of the test."""
         from ctr_pipeline.evaluation.by_day import metrics_by_day
 
-        fitted = self._files.calibrators()
-        return {
-            task: [
-                day.to_json()
-                for day in metrics_by_day(
-                    self._logits[:, column],
-                    self._test.labels[:, column],
-                    self._test.ts,
-                    self._test.user,
-                    None if self.champion is None else self.champion[:, column],
-                    seed=self.spec.seed,
-                    calibrated_on=fitted[task].positives,
-                )
-            ]
-            for column, task in enumerate(self._tasks)
-        }
+        fitted, logits, test = self._files.calibrators(), self._logits, self._test
+
+        def measured(column: int) -> list[dict[str, Any]]:
+            days = metrics_by_day(
+                logits[:, column],
+                test.labels[:, column],
+                test.ts,
+                test.user,
+                None if self.champion is None else self.champion[:, column],
+                seed=self.spec.seed,
+                calibrated_on=fitted[self._tasks[column]].positives,
+            )
+            return [day.to_json() for day in days]
+
+        return self._each_task(measured)
 
     def searched_slices(self) -> dict[str, dict[str, Any]]:
         """By task what a search over the features and their pairs found, with the position that was logged."""
@@ -127,18 +129,19 @@ class Measures:
 
         logged = True in self._files.position_modes
         logits = self._files.calibrated(TEST, self._tasks, logged_position=True) if logged else self._logits
-        features, champion = self._features(), self.champion
-        return {
-            task: search_slices(
+        features, champion, served = self._features(), self.champion, self._logits
+
+        def searched(column: int) -> dict[str, Any]:
+            return search_slices(
                 logits[:, column],
                 self._test.labels[:, column],
                 features,
                 self._test.user,
                 seed=self.spec.seed,
-                compared=None if champion is None else (self._logits[:, column], champion[:, column]),
+                compared=None if champion is None else (served[:, column], champion[:, column]),
             ).to_json()
-            for column, task in enumerate(self._tasks)
-        }
+
+        return self._each_task(searched)
 
     def revenue(self) -> dict[str, dict[str, Any]]:
         """What the ranking score earns of the test rows, and of those in random order; empty where it cannot be told."""
@@ -222,12 +225,12 @@ class Measures:
 
         costs = {of.task: ActionCosts(cost=of.cost, value=of.value) for of in self.spec.evaluation.costs}
         own = belongs if rows is None else belongs.of(rows)
-        found = {}
-        for column, task in enumerate(self._tasks):
-            scores, labels = logits[:, column], packed.labels[:, column]
+
+        def measured(column: int) -> "TaskMetrics | None":
+            task, scores, labels = self._tasks[column], logits[:, column], packed.labels[:, column]
             if len(scores) and np.isnan(scores).all():
-                continue
-            found[task] = evaluate_rows(
+                return None
+            return evaluate_rows(
                 scores if rows is None else scores[rows],
                 labels if rows is None else labels[rows],
                 own,
@@ -236,7 +239,13 @@ class Measures:
                 calibrated_on=fitted[task].positives if task in fitted else 0,
                 costs=costs.get(task),
             )
-        return found
+
+        return {task: metrics for task, metrics in self._each_task(measured).items() if metrics is not None}
+
+    def _each_task(self, measure: Callable[[int], Found]) -> dict[str, Found]:
+        """By task what ``measure`` finds of its column, two tasks at a time: more would hold more rows in memory."""
+        with ThreadPoolExecutor(max_workers=2) as threads:
+            return dict(zip(self._tasks, threads.map(measure, range(len(self._tasks))), strict=True))
 
     def _score(self) -> "tuple[RankingScore, dict[str, NDArray[Any]]] | None":
         """The ranking score with its bids on the test rows; None where there is none, or a bid is no feature."""
@@ -261,13 +270,14 @@ class Measures:
         found = self._score()
         if found is None or self.spec.serving.score is None:
             return {}
-        scores = self._ranked(*found)
-        return {
-            task: evaluate_ranking(
-                scores, self._test.labels[:, self._tasks.index(task)], self._groups, seed=self.spec.seed
-            )
-            for task in dict.fromkeys(term.task for term in self.spec.serving.score)
-        }
+        scores, groups, ranked = self._ranked(*found), self._groups, {term.task for term in self.spec.serving.score}
+
+        def measured(column: int) -> "TaskMetrics | None":
+            if self._tasks[column] not in ranked:
+                return None
+            return evaluate_ranking(scores, self._test.labels[:, column], groups, seed=self.spec.seed)
+
+        return {task: metrics for task, metrics in self._each_task(measured).items() if metrics is not None}
 
     def _features(self) -> "dict[str, Feature]":
         """What slices are searched by: categories of one value in the clear, quarters of numbers, position and traffic."""
