@@ -12,7 +12,7 @@ from ctr_pipeline.attribution.importance import EncodedSide, attribution_changes
 from ctr_pipeline.attribution.model_change import DayChange, ModelChange, ScoreShift, SliceChange, TaskChange
 from ctr_pipeline.attribution.replay_rows import Replay
 from ctr_pipeline.attribution.resampling import REPLICATES, Resampling, entropies
-from ctr_pipeline.attribution.trained_side import ReplayRows
+from ctr_pipeline.attribution.trained_side import OTHER_CODE, ReplayRows
 from ctr_pipeline.attribution.two_by_two import two_by_two
 from ctr_pipeline.calibration.labelled import Float64s, Integers
 from ctr_pipeline.evaluation.declared_slices import MISSING, interval_slices
@@ -53,13 +53,16 @@ def compare_models(
         if replay.how != "not matched"
         else {}
     )
-    replaced = grafts(replay.old, replay.new, rows, draws)
+    opaque = [side.name for side in (replay.old, replay.new) if side.exported is not None]
+    replaced = {} if opaque else grafts(replay.old, replay.new, rows, draws)
     permuted = permutation_changes(old, new, tasks, labels, draws, seed=seed)
     found = {}
     for at, task in enumerate(tasks):
         first, second, known = scores[0][:, at], scores[1][:, at], labels[:, at]
         chosen = _attributed(known, attributed_rows, seed)
-        features, groups = attribution_changes(old, new, task, draws, chosen) if len(chosen) else ((), ())
+        features, groups = (
+            attribution_changes(old, new, task, draws, chosen) if len(chosen) and not opaque else ((), ())
+        )
         ne, auc = _paired(first, second, known, rows.clusters, seed=seed, replicates=replicates)
         found[task] = TaskChange(
             task=task,
@@ -86,7 +89,11 @@ def compare_models(
         new_rows=len(replay.new_rows),
         baseline=BASELINE,
         tasks=found,
-        notes=(*replay.notes, *_other_tasks(replay)),
+        notes=(
+            *replay.notes,
+            *_other_tasks(replay),
+            *(f"{OTHER_CODE.format(name)}: it is scored by its exported graph" for name in opaque),
+        ),
     )
 
 

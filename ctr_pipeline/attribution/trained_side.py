@@ -1,6 +1,6 @@
 """One of two models that are compared: what it was trained with, and rows in the clear that any of them can score."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,12 @@ from ctr_pipeline.spec import Spec
 
 ROWS = 16_384
 """Rows that are scored at a time."""
+
+
+OTHER_CODE = (
+    "the code of today computes something else from the weights of {} than the code that they were trained with, so that neither "
+    "its parts nor its gradients can be looked at"
+)
 
 
 class ReplayError(UserError):
@@ -103,16 +109,30 @@ class TrainedSide:
         spec: Its spec.
         layout: Its inputs, with their statistics.
         vocabulary: Columns feature, key and row.
-        ranker: The network, in evaluation mode.
+        network: The network, in evaluation mode; None where the code of today cannot read its weights.
         calibrators: One for each task of the layout, of the model as it is served.
+        exported: Computes uncalibrated logits [N, T] as the exported graph does, where the code of today makes something else
+            of the weights; the model can then not be looked into. None where the code is that of the training.
     """
 
     name: str
     spec: Spec
     layout: Layout
     vocabulary: pl.DataFrame
-    ranker: Ranker
+    network: Ranker | None
     calibrators: tuple[Calibrator, ...]
+    exported: "Callable[[Encoded], NDArray[np.float32]] | None" = None
+
+    @property
+    def ranker(self) -> Ranker:
+        """The network, to be looked into.
+
+        Raises:
+            ReplayError: the code of today is not that which it was trained with.
+        """
+        if self.network is None or self.exported is not None:
+            raise ReplayError(OTHER_CODE.format(self.name))
+        return self.network
 
     @property
     def features(self) -> tuple[str, ...]:
@@ -159,11 +179,14 @@ class TrainedSide:
 
     def raw_logits(self, encoded: "Encoded") -> NDArray[np.float32]:
         """[N, T] uncalibrated logits, as the model is served."""
+        if self.exported is not None:
+            return self.exported(encoded)
+        network = self.ranker
         found = [np.zeros((0, len(self.layout.tasks)), np.float32)]
         with torch.no_grad():
             for at in range(0, len(encoded.ids), ROWS):
                 numbers = torch.from_numpy(encoded.numeric[at : at + ROWS])
-                found.append(self.ranker(numbers, torch.from_numpy(encoded.ids[at : at + ROWS])).numpy())
+                found.append(network(numbers, torch.from_numpy(encoded.ids[at : at + ROWS])).numpy())
         return np.concatenate(found)
 
     def calibrated(self, encoded: "Encoded") -> NDArray[np.float64]:

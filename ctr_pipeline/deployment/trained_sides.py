@@ -1,6 +1,6 @@
 """Retrains opened for a comparison of their models: from their folders, and their tables at the versions that they read."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING
 
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 
 
 _PLACE = "__place"
+
+CHECKED_ROWS = 2_000
+"""Test rows on which a model has to compute the logits of its training."""
+
+SAME_LOGIT = 1e-2
+"""Largest difference of two logits that are the same but for the arithmetic, embeddings in fewer bytes included."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +48,13 @@ def load_side(retrain: Retrain, name: str) -> "TrainedSide":
 
     Raises:
         MissingFileError: the retrain did not finish; names the step that makes what is absent.
-        RankerError: the weights do not fit the layout.
+        ReplayError: the code has changed since, so that it computes something else from the weights, and no exported graph
+            computes what they were.
         SpecError: its spec is not readable by this version.
     """
     from ctr_pipeline.attribution.trained_side import TrainedSide
     from ctr_pipeline.datasets import PackedDataset
-    from ctr_pipeline.ranker import load_ranker
+    from ctr_pipeline.ranker import RankerError, load_ranker
     from ctr_pipeline.spec import parse_spec
 
     paths = retrain.paths
@@ -57,14 +64,51 @@ def load_side(retrain: Retrain, name: str) -> "TrainedSide":
     files, dataset = RetrainFiles(paths), PackedDataset.open(paths.packed, ["test"])
     spec = parse_spec(paths.spec.read_text(encoding="utf-8"), where=str(paths.spec))
     fitted = files.calibrators()
-    return TrainedSide(
+    try:
+        network = load_ranker(paths.model, dataset.layout, spec.model)
+    except RankerError:
+        # Of other code; the exported graph may still tell what it computed.
+        network = None
+    side = TrainedSide(
         name=name,
         spec=spec,
         layout=dataset.layout,
         vocabulary=files.vocabulary().select("feature", "key", "row"),
-        ranker=load_ranker(paths.model, dataset.layout, spec.model),
+        network=network,
         calibrators=tuple(fitted[task] for task in dataset.layout.tasks),
     )
+    return _as_trained(side, files, dataset)
+
+
+def _as_trained(side: "TrainedSide", files: RetrainFiles, dataset: "PackedDataset") -> "TrainedSide":
+    """The side with scores that are those of its training, also where the code has changed since.
+
+    Raises:
+        ReplayError: neither the code of today nor an exported graph computes them.
+    """
+    import numpy as np
+
+    from ctr_pipeline.attribution.trained_side import OTHER_CODE, Encoded, ReplayError
+    from ctr_pipeline.serving import Bundle, BundleError
+
+    test = dataset.splits["test"]
+    places = np.linspace(0, len(test) - 1, min(len(test), CHECKED_ROWS)).astype(np.int64)
+    rows, trained = Encoded(test.numeric[places], test.ids[places]), files.scores("test")[places]
+
+    def differs(found: "TrainedSide") -> bool:
+        return bool(np.abs(found.raw_logits(rows) - trained).max(initial=0.0) > SAME_LOGIT)
+
+    if side.network is not None and not differs(side):
+        return side
+    try:
+        bundle = Bundle.open(files.paths.bundle)
+    except BundleError:
+        bundle = None
+    if bundle is not None:
+        exported = replace(side, exported=lambda encoded: bundle.score(encoded.numeric, encoded.ids).logits)
+        if not differs(exported):
+            return exported
+    raise ReplayError(f"{OTHER_CODE.format(side.name)}; nor is there an exported graph that computes what it did")
 
 
 def open_replay(old: Retrain, new: Retrain, *, rows: int = 20_000, seed: int = 0) -> "Replay":
@@ -78,7 +122,7 @@ def open_replay(old: Retrain, new: Retrain, *, rows: int = 20_000, seed: int = 0
 
     Raises:
         MissingFileError: a retrain did not finish.
-        RankerError, SpecError: a retrain is not readable.
+        ReplayError, SpecError: a retrain is not readable.
     """
     import numpy as np
 

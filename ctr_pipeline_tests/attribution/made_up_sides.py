@@ -91,7 +91,7 @@ def side(
         spec=load_spec(SPECS / "ads.yaml"),
         layout=layout,
         vocabulary=vocabulary(layout, shuffled),
-        ranker=grown(build_ranker(layout, section, seed), seed),
+        network=grown(build_ranker(layout, section, seed), seed),
         calibrators=tuple(PlattCalibrator(a=0.8 + 0.1 * seed, b=-0.3 * seed) for _ in layout.tasks),
     )
 

@@ -12,12 +12,15 @@ import numpy as np
 import polars as pl
 import pytest
 
+from ctr_pipeline.attribution.compare_models import compare_models
+from ctr_pipeline.attribution.trained_side import Encoded, ReplayError
 from ctr_pipeline.commands.explain_impression import ExplainError, explain_impression
 from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.deployment.retrain_files import RetrainFiles
-from ctr_pipeline.deployment.trained_sides import Retrain, open_replay
+from ctr_pipeline.deployment.trained_sides import Retrain, load_side, open_replay
 from ctr_pipeline.lake import Lake
+from ctr_pipeline.ranker.embeddings import FusedTable
 from ctr_pipeline_tests.end_to_end.fixtures import Finished
 
 ROW = 7
@@ -52,6 +55,31 @@ def test_where_the_tables_are_gone_rows_are_those_of_the_packed_arrays(finished:
     np.testing.assert_array_equal(replay.old_matched.ts, replay.new_matched.ts)
     logits = [one.logits(rows) for one, rows in ((replay.old, replay.old_matched), (replay.new, replay.new_matched))]
     np.testing.assert_allclose(*logits, atol=1e-5)
+
+
+def test_a_model_of_other_code_is_scored_by_its_exported_graph(
+    finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    retrain = retrain_of(finished)
+    paths = retrain.root.retrain(retrain.day)
+    test, trained = PackedDataset.open(paths.packed).splits["test"], RetrainFiles(paths).scores("test")
+    looked_up = FusedTable._looked_up
+    monkeypatch.setattr(FusedTable, "_looked_up", lambda self, ids, fields: looked_up(self, ids.clamp(max=2), fields))
+    replay = open_replay(retrain, retrain, rows=200)
+    np.testing.assert_allclose(replay.old.raw_logits(Encoded(test.numeric, test.ids)), trained, atol=1e-3)
+    change = compare_models(replay)
+    assert any("exported graph" in note for note in change.notes)
+    (found, *_) = change.tasks.values()
+    assert (found.grafts, found.features) == ((), ())
+    assert len(found.permutation) > 0
+    with pytest.raises(ReplayError, match="code of today"):
+        explain_impression(finished.data_root, None, ROW)
+    # Without a graph nothing says what the weights were.
+    for folder in ("datasets", "training"):
+        shutil.copytree(finished.data_root / folder, tmp_path / folder)
+    shutil.rmtree(DataRoot(tmp_path).retrain(retrain.day).bundle)
+    with pytest.raises(ReplayError, match="nor is there an exported graph"):
+        load_side(replace(retrain, root=DataRoot(tmp_path)), "old")
 
 
 def test_an_impression_is_explained_by_its_hash_as_by_its_row(
