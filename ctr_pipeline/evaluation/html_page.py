@@ -4,6 +4,7 @@ All text is escaped where it is put in; what is HTML already is :class:`Html`.
 """
 
 import base64
+import re
 from collections.abc import Iterable, Sequence
 from html import escape
 
@@ -15,7 +16,7 @@ h1 { font-size: 1.5rem; line-height: 1.3; } h2 { font-size: 1.15rem; margin-top:
 a { color: #005a8f; } code { background: #f4f4f4; padding: .1rem .25rem; overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; } p.caption { color: #555; margin: .9rem 0 .1rem; } p.caption + .scroll { margin-top: 0; }
 td, th { text-align: left; padding: .3rem .5rem; border-bottom: 1px solid #e3e3e3; vertical-align: top; overflow-wrap: normal; }
-td:not(.number) { overflow-wrap: anywhere; min-width: 5.5rem; } thead th { vertical-align: bottom; } td ul { margin: 0; padding-left: 1.1rem; }
+td:not(.number) { min-width: 5.5rem; max-width: 34rem; overflow-wrap: break-word; } thead th { vertical-align: bottom; } td ul { margin: 0; padding-left: 1.1rem; }
 td.number, th.number { text-align: right; } td.number { white-space: nowrap; font-variant-numeric: tabular-nums; }
 .scroll { overflow-x: auto; margin: .5rem 0; }
 .error { color: #c1272d; font-weight: 600; } .warning { color: #8a5200; font-weight: 600; } .good { color: #00684c; font-weight: 600; }
@@ -32,6 +33,12 @@ figure img { display: block; width: 100%; } details { margin: .6rem 0; } summary
 }
 """
 """Style of all pages."""
+
+
+LONG_WORD = 14
+"""Letters from which on a word in a table is broken between its parts."""
+
+_PARTS = re.compile(r"([_./])(?=\w)")
 
 
 class Html(str):
@@ -78,7 +85,9 @@ def table(
     def line(tag: str, cells: Sequence[object]) -> str:
         kinds = [' class="number"' if at in right else "" for at in range(len(cells))]
         scope = ' scope="col"' if tag == "th" else ""
-        return "".join(f"<{tag}{scope}{kind}>{html(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True))
+        return "".join(
+            f"<{tag}{scope}{kind}>{breakable(cell)}</{tag}>" for kind, cell in zip(kinds, cells, strict=True)
+        )
 
     body = "".join(f"<tr>{line('td', row)}</tr>" for row in rows)
     if not body:
@@ -90,6 +99,16 @@ def table(
     return (
         f'{above}<div class="scroll" tabindex="0"><table{label}><thead><tr>{line("th", heads)}</tr></thead>'
         f"<tbody>{body}</tbody></table></div>"
+    )
+
+
+def breakable(cell: object) -> Html:
+    """A cell whose long words, such as names of columns and files, may stand on several lines."""
+    if isinstance(cell, Html):
+        return cell
+    words = str(cell).split(" ")
+    return Html(
+        " ".join(_PARTS.sub(r"\1<wbr>", escape(word)) if len(word) > LONG_WORD else escape(word) for word in words)
     )
 
 

@@ -24,13 +24,15 @@ def change_section(report: Mapping[str, Any], files: ReportFiles) -> str:
 def _gates(release: Mapping[str, Any]) -> str:
     rows = [
         (
-            str(gate["name"]).replace("_", " "),
-            Html(f'<span class="{CLASSES.get(gate["status"], "")}">{escape(str(gate["status"]))}</span>'),
+            Html(
+                f"{escape(str(gate['name']).replace('_', ' '))}<br>"
+                f'<span class="{CLASSES.get(gate["status"], "")}">{escape(str(gate["status"]))}</span>'
+            ),
             Html(listed(gate["reasons"])) if len(gate["reasons"]) > 1 else " ".join(gate["reasons"]),
         )
         for gate in release.get("gates", ())
     ]
-    return table(("gate", "", "what was found"), rows, caption="Gates of the promotion")
+    return table(("gate", "what was found"), rows, caption="Gates of the promotion")
 
 
 def _differences(report: Mapping[str, Any], release: Mapping[str, Any]) -> str:
@@ -82,13 +84,11 @@ def _cause(files: ReportFiles) -> str:
     title = '<h3 id="cause">Why the model changed</h3>'
     if not found.get("headline"):
         return f"{title}<p>{escape(str(found['reason']))}</p>" if found.get("reason") else ""
-    rows = [
-        (cause["sentence"], cause["certainty"], interval(cause.get("share")), cause.get("how") or NONE)
+    causes = [
+        f"{cause['sentence']} ({cause['certainty']}: {cause.get('how') or NONE}"
+        + (f"; share of the change {interval(cause['share'])})" if cause.get("share") else ")")
         for cause in (found.get("causes") or ())[:MOST_CAUSES]
     ]
     way = f"<p>{link(files.attribution_page, 'Causes, evidence and details')}</p>" if files.attribution_page else ""
     with_what = f"<p>Compared with {escape(str(found['compared_with']))}.</p>" if found.get("compared_with") else ""
-    heads = "cause", "how sure", "share of the change in NE", "because"
-    return (
-        f'{title}<p class="lead">{escape(str(found["headline"]))}</p>{with_what}{table(heads, rows, numbers=[2])}{way}'
-    )
+    return f'{title}<p class="lead">{escape(str(found["headline"]))}</p>{with_what}{listed(causes)}{way}'

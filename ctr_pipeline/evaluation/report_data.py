@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from ctr_pipeline.evaluation.html_page import Html, figures, folded, link, listed, table
+from ctr_pipeline.evaluation.html_page import Html, breakable, figures, folded, link, listed, table
 from ctr_pipeline.evaluation.report_cells import NONE, interval, shown
 from ctr_pipeline.evaluation.report_figures import ReportFiles, delays_figure, propensity_figures
 
@@ -139,7 +139,7 @@ def checks_section(report: Mapping[str, Any]) -> str:
     rows = [
         (
             Html(f'<span class="{"error" if check["severity"] == "ERROR" else "warning"}">{escape(check["severity"])}</span>'),
-            Html(f'<span id="check-{escape(name(check))}">{_breakable(name(check))}</span>'),
+            Html(f'<span id="check-{escape(name(check))}">{breakable(name(check))}</span>'),
             check["description"] or "failed",
         )
         for check in failed
@@ -155,11 +155,6 @@ def checks_section(report: Mapping[str, Any]) -> str:
 def name(check: Mapping[str, Any]) -> str:
     """Asset and name of a check."""
     return f"{check['asset']}.{check['check']}"
-
-
-def _breakable(text: str) -> str:
-    """A name as HTML whose parts may stand on lines of their own."""
-    return escape(text).replace(".", ".<wbr>").replace("_", "_<wbr>")
 
 
 def provenance_section(report: Mapping[str, Any], files: ReportFiles) -> str:

@@ -57,8 +57,13 @@ def _beside(
     columns = {name: of for name, of in columns.items() if of}
     rows: list[Sequence[object]] = []
     for name, title, value in _values(found):
-        rows.append((title, interval(value), *(interval(of.get(name)) for of in columns.values())))
+        rows.append((title, interval(value), *(_value(of.get(name)) for of in columns.values())))
     return ("metric", "this model", *(REFERENCES[name] for name in columns)), rows
+
+
+def _value(found: Any) -> str:
+    """A figure of another model, without its interval: what counts is the difference, and that is not in it."""
+    return interval(found.get("value") if isinstance(found, Mapping) else found)
 
 
 def _values(found: Mapping[str, Any]) -> Iterator[tuple[str, str, Any]]:

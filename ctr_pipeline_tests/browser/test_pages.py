@@ -127,6 +127,36 @@ def test_the_evaluation_shows_metrics_plots_and_checks(
     )
 
 
+def test_a_check_leads_to_the_page_of_the_run_in_one_click(
+    browser: webdriver.Chrome, servers: Servers, tmp_path: Path
+) -> None:
+    training = servers.data_root / "training" / "2026-01-16"
+    _text(
+        browser,
+        f"{servers.url}/assets/evaluation?view=checks&checkDetail=observed_over_expected",
+        "observed_over_expected",
+        f"{training / 'report.html'}#calibration",
+        folder=tmp_path,
+        name="check",
+    )
+    [link] = {
+        str(found.get_attribute("href"))
+        for found in browser.find_elements(By.TAG_NAME, "a")
+        if "artifacts/report.html" in str(found.get_attribute("href"))
+    }
+    # The servers of the tests have other ports than those that the run knew.
+    browser.get(f"{servers.mlflow_url}/{link[link.index('#') :]}")
+    frame = WebDriverWait(browser, 60).until(lambda driver: driver.find_elements(By.TAG_NAME, "iframe"))[0]
+    browser.switch_to.frame(frame)
+    try:
+        text = browser.find_element(By.TAG_NAME, "body").text
+    finally:
+        browser.switch_to.default_content()
+        browser.save_screenshot(str(tmp_path / "report.png"))
+    assert "ads, 2026-01-16: promoted" in text
+    assert "Why the model changed" in text
+
+
 def test_mlflow_shows_the_datasets_the_source_and_the_model_of_the_run(
     browser: webdriver.Chrome, servers: Servers, tmp_path: Path
 ) -> None:

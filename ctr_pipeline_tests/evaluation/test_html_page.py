@@ -18,9 +18,11 @@ class Structure(HTMLParser):
         self.wrong: list[str] = []
         self.elements: list[tuple[str, dict[str, str | None]]] = []
         self.text: list[str] = []
+        self._goes_on = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.elements.append((tag, dict(attrs)))
+        self._goes_on = tag == "wbr"
         if tag not in self.VOID:
             self.open.append(tag)
 
@@ -29,8 +31,11 @@ class Structure(HTMLParser):
             self.wrong.append(tag)
 
     def handle_data(self, data: str) -> None:
-        if not self.open or self.open[-1] != "style":
+        if self._goes_on:
+            self.text[-1] += data
+        elif not self.open or self.open[-1] != "style":
             self.text.append(data)
+        self._goes_on = False
 
     @property
     def fetched(self) -> list[str]:
@@ -76,6 +81,15 @@ def test_a_page_is_whole_and_escapes_all_text() -> None:
 @pytest.mark.parametrize("url", ["javascript:alert(1)", "JavaScript:alert(1)", "data:text/html,x", "vbscript:x"])
 def test_a_link_runs_nothing(url: str) -> None:
     assert link(url, "text") == "text"
+
+
+def test_long_words_of_a_table_may_stand_on_several_lines() -> None:
+    page = table(
+        ["a"], [("add_to_cart",), ("attribution/change_page.py ends",), (Html("<code>long_as_it_is_here</code>"),)]
+    )
+    assert "<td>add_to_cart</td>" in page
+    assert "<td>attribution/<wbr>change_<wbr>page.<wbr>py ends</td>" in page
+    assert "<code>long_as_it_is_here</code>" in page
 
 
 def test_nothing_is_shown_of_nothing() -> None:
