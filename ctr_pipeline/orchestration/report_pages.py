@@ -143,6 +143,13 @@ def page_metadata(paths: RetrainPaths, run: TrackedRun, section: str = "") -> di
     return file | ({"report": dg.MetadataValue.url(artifact_url(run, paths.page.name))} if run.url else {})
 
 
+def page_link(paths: RetrainPaths, run: TrackedRun) -> dict[str, Any]:
+    """One way to the page, in few letters: a long one would leave the tables below it no room."""
+    if not run.url:
+        return {"report": dg.MetadataValue.path(str(paths.page))}
+    return {"report": dg.MetadataValue.md(f"[open the report]({artifact_url(run, paths.page.name)})")}
+
+
 def artifact_url(run: TrackedRun, file: str) -> str:
     """Address at which MLflow's page shows a file of a run."""
     page, _, view = run.url.partition("?")

@@ -130,12 +130,11 @@ def test_the_evaluation_shows_metrics_plots_and_checks(
 def test_a_check_leads_to_the_page_of_the_run_in_one_click(
     browser: webdriver.Chrome, servers: Servers, tmp_path: Path
 ) -> None:
-    training = servers.data_root / "training" / "2026-01-16"
     _text(
         browser,
         f"{servers.url}/assets/evaluation?view=checks&checkDetail=observed_over_expected",
         "observed_over_expected",
-        f"{training / 'report.html'}#calibration",
+        "/training/2026-01-16/report.html#calibration",
         folder=tmp_path,
         name="check",
     )

@@ -12,6 +12,7 @@ from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.deployment.retrain_files import TrackedRun
 from ctr_pipeline.orchestration.report_pages import (
     artifact_url,
+    page_link,
     page_metadata,
     refresh_page,
     report_files,
@@ -115,7 +116,9 @@ def test_each_check_has_the_way_to_the_section_that_shows_more(root: DataRoot) -
         "http://127.0.0.1:5000/#/experiments/1/runs/abc/artifacts/report.html?workflowType=machine_learning"
     )
     assert (oe.check_name, oe.passed, oe.asset_key) == ("observed_over_expected", False, dg.AssetKey("evaluation"))
+    assert page_link(paths, RUN) == {"report": dg.MetadataValue.md(f"[open the report]({oe.metadata['report'].value})")}
     # Where MLflow's page is not known there is no link.
+    assert page_link(paths, HIDDEN) == {"report": dg.MetadataValue.path(str(paths.page))}
     assert set(page_metadata(paths, HIDDEN)) == {"report_file"}
     assert artifact_url(TrackedRun(run_id="a", tracking_uri="", url="http://x/#/runs/a"), "a b.html").endswith(
         "/a%20b.html"

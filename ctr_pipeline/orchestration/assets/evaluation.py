@@ -20,7 +20,7 @@ from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
 from ctr_pipeline.orchestration.gates import errors_before, floor_of
 from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, interval, plots, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.report_pages import page_metadata, publish_page, with_page, write_delays
+from ctr_pipeline.orchestration.report_pages import page_link, publish_page, with_page, write_delays
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.user_errors import forbid, user_errors
 from ctr_pipeline.spec import Spec
@@ -141,7 +141,7 @@ def evaluation_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         checks = with_page("evaluation", checks, paths, run)
         yield dg.MaterializeResult(
             metadata={
-                **page_metadata(paths, run),
+                **page_link(paths, run),
                 "test": table(test_rows({task: of["test"] for task, of in content.items()})),
                 "test_otherwise": table(other_rows(others_content | references_content)),
                 "by_day": table(day_rows(further["test_by_day"])),

@@ -28,7 +28,7 @@ from ctr_pipeline.orchestration.gates import passed_text, refusal_reasons
 from ctr_pipeline.orchestration.logged_models import PROFILE_FILE
 from ctr_pipeline.orchestration.metadata import DIGEST_SHOWN, cell
 from ctr_pipeline.orchestration.partitions import daily_partitions
-from ctr_pipeline.orchestration.report_pages import page_metadata, publish_page, with_page
+from ctr_pipeline.orchestration.report_pages import page_link, publish_page, with_page
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
 from ctr_pipeline.orchestration.resources.tracking import ModelVersion
 from ctr_pipeline.orchestration.user_errors import require, user_errors
@@ -160,7 +160,7 @@ def release_assets(deployment: Deployment) -> list[dg.AssetsDefinition]:
         publish_page(deployment, context.instance, tracking, context.partition_key, "champion", checks)
         yield dg.MaterializeResult(
             metadata={
-                **page_metadata(paths, run),
+                **page_link(paths, run),
                 "model": spec.name,
                 "version": release.version,
                 "promoted": release.promoted,
