@@ -53,3 +53,25 @@ def test_every_split_task_and_slice_is_that_of_the_report(finished: Finished) ->
     ).fetchall()
     report = finished.report
     assert versions == (report["model"]["sha256"], report["mlflow"]["run_id"], report["days"]["last"])
+
+
+def test_the_test_rows_are_looked_at_by_day_beside_other_models_and_by_search(finished: Finished) -> None:
+    report = finished.report
+    assert report["champion"] == {"version": None, "compared": False, "obstacle": None}
+    assert set(report["test_references"]) == {"base_rate", "position_only"}
+    for task, splits in report["metrics"].items():
+        test, days = splits["test"], report["test_by_day"][task]
+        assert [day["rows"] for day in days] == [
+            found for (found,) in duckdb.sql(
+                f"SELECT count(label_{task}) FROM read_parquet('{finished.data_root}/lake/scores/day=*/*.parquet') "
+                "WHERE split = 'test' GROUP BY impression_day ORDER BY impression_day"
+            ).fetchall()
+        ]  # fmt: skip
+        assert sum(day["positives"] for day in days) == test["positives"]
+        assert report["test_references"]["base_rate"][task]["auc"]["value"] == 0.5
+        assert 0.5 < report["test_references"]["position_only"][task]["auc"]["value"] < test["auc"]["value"]
+        assert report["slices_found"][task]["proposed"] <= report["slices_found"][task]["searched"]
+        assert (test["user_auc"]["key"], test["session_auc"]["key"]) == ("user", "session")
+        assert test["settled_share"] == test["rows"] / (test["rows"] + test["masked"])
+    assert report["ranking_revenue"]["all"]["regret"]["value"] > 0
+    assert "beside other models on the same rows" in finished.stdout
