@@ -100,7 +100,7 @@ def metrics_by_day(
                 positives=rows.positives,
                 auc=delong_of(rows, ranking, codes, count),
                 ne=drawn.normalised_entropy,
-                oe=None if oe is None else with_error_of_slice(oe, calibrated_on),
+                oe=None if oe is None else with_error_of_slice(oe, calibrated_on, rows.positives),
                 ne_against_champion=None
                 if champion is None
                 else paired_difference(logits[at], champion[at], labels[at], own, seed=seed, replicates=100),

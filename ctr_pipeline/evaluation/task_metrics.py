@@ -274,7 +274,7 @@ def evaluate_rows(
         rig=None if ne is None else 1.0 - ne.value,
         oe=None
         if resampled.observed_expected is None
-        else with_error_of_slice(resampled.observed_expected, calibrated_on),
+        else with_error_of_slice(resampled.observed_expected, calibrated_on, rows.positives),
         recall_at={} if recalls is None else dict(zip(RECALL_SHARES, recalls, strict=True)),
         calibration_error=calibration_error(bins),
         ece=calibration_error_of(rows, ranking, codes, count, seed=seed),
