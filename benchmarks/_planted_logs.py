@@ -192,10 +192,6 @@ CHANGES = (
     ),
     Change(name="sign", expected={"feature": ("query_ad_similarity",)}, logs=column(query_ad_similarity=-pl.col("query_ad_similarity"))),
     Change(
-        name="a column is empty", expected={"feature": ("query_ad_similarity",)},
-        logs=column(query_ad_similarity=pl.lit(None, dtype=pl.Float32)),
-    ),
-    Change(
         name="swapped categories", expected={"category": ("placement", "page_type")},
         logs=column(placement=pl.col("page_type"), page_type=pl.col("placement")),
     ),

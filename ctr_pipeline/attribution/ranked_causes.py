@@ -263,7 +263,11 @@ def _cause(
         share = Interval(1.0, 1.0, 1.0)
     if change is not None and not certain_change:
         against.append("NE changed by no more than chance makes")
-    elif change is not None and abs(change.change.value) < OF_SEEDS * change.old:
+    elif (
+        change is not None
+        and (found is None or found.change.high >= 0)
+        and abs(change.change.value) < OF_SEEDS * change.old
+    ):
         against.append(
             "another seed alone may change NE by about as much: train both with other seeds before you act on it"
         )
