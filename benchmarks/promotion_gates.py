@@ -98,7 +98,8 @@ def trained_pairs(rows: int, pairs: int, seed: int) -> Iterator[PromotionDecisio
         models = []
         for _ in range(2):
             inputs = generator.normal(0, 1, (TRAINED_ON, FEATURES))
-            outcome = generator.random(TRAINED_ON) < special.expit(BASE + inputs @ weights)
+            unseen = generator.normal(0, USER, TRAINED_ON)
+            outcome = generator.random(TRAINED_ON) < special.expit(BASE + inputs @ weights + unseen)
             models.append(_fitted(inputs, outcome))
         user = generator.integers(0, max(rows // ROWS_A_USER, 1), rows)
         inputs = generator.normal(0, 1, (rows, FEATURES))

@@ -37,9 +37,6 @@ in 200 times."""
 NINE_OF_TEN = 1.2815515655446004
 """Normal quantile of 90 %: how often an equal model passes from the number of outcomes on that a reason names."""
 
-AS_FAR_AS = 0.01
-"""How much further from 1 the log of observed over expected may be than the champion's where both are off."""
-
 
 class GateStatus(StrEnum):
     """What a gate found."""
@@ -207,7 +204,7 @@ def calibration_gate(rows: ComparedRows, rules: PromotionRules) -> Gate:
         elif not outside and not decides(own, min(limit)):
             more = needed(own, min(limit), positives)
             status, outcome = GateStatus.UNDECIDED, f"whether it is within {allowed} {undecided(positives, more)}"
-        elif abs(own.value) <= abs(other.value) + AS_FAR_AS:
+        elif abs(other.value) > min(limit) and abs(own.value) <= abs(other.value) + min(limit):
             status = GateStatus.PASSED
             outcome = f"not within {allowed}, but the champion is as far off ({np.exp(other.value):.3f}): the rate has changed"
         else:

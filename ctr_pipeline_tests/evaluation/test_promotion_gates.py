@@ -147,6 +147,8 @@ def test_rates_that_are_off_stop_a_model_unless_the_champion_has_them_too() -> N
     calibration = gate(found, "calibration")
     assert calibration.status is GateStatus.FAILED
     assert "the champion has 0.997" in calibration.reasons[0]
+    # A champion that holds is no excuse, however near.
+    assert gate(decide(z + 0.045, z + 0.02, y, user), "calibration").status is GateStatus.FAILED
     both = gate(decide(off, off + 0.001, y, user), "calibration")
     assert both.status is GateStatus.PASSED
     assert "the champion is as far off" in both.reasons[0]
