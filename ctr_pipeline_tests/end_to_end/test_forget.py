@@ -76,11 +76,11 @@ def log_requests(root: Path, hashed: str, impression: str) -> None:
     bundle = Bundle.open(next(root.glob("training/*/bundle")))
     place = [column.name for column in bundle.layout.id_columns].index("user_id")
     numeric, ids = bundle.encode([{}, {}])
-    scores = bundle.score(numeric, ids)
     requests = []
     for number, name in enumerate(("by-row", "by-impression", "other")):
         own = ids.astype(np.int32)
         own[:, place] = bundle.vocabulary["user_id"][hashed] if name == "by-row" else UNKNOWN_ROW
+        scores = bundle.score(numeric, own)
         requests.append(
             LoggedRequest(
                 record=number, request_id=name, ts=[START_OF_DAY, START_OF_DAY], arm="champion", snapshot="",
