@@ -79,7 +79,7 @@ def _text(browser: webdriver.Chrome, url: str, *expected: str, folder: Path, nam
         ("monitoring", ("profile",)),
         ("tables", ("labels", "history")),
         ("dataset", ("examples", "position_propensity", "advertiser_quality", "vocabulary", "training_dataset")),
-        ("model", ("ranker", "calibrated_ranker", "evaluation")),
+        ("model", ("ranker", "calibrated_ranker", "attribution", "evaluation")),
         ("release", ("feature_snapshot", "serving_bundle", "champion")),
         ("serving", ("serving_log", "skew_report")),
     ],
