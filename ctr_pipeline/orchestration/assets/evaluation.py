@@ -18,7 +18,7 @@ from ctr_pipeline.orchestration.champion_scores import ComparedChampion, champio
 from ctr_pipeline.orchestration.checks import check_results, check_specs
 from ctr_pipeline.orchestration.checks.model_quality import EvaluationEvidence
 from ctr_pipeline.orchestration.gates import errors_before, floor_of
-from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, interval, plots, run_metadata, table
+from ctr_pipeline.orchestration.metadata import NO_BREAK, cell, plots, run_metadata, table
 from ctr_pipeline.orchestration.partitions import daily_partitions
 from ctr_pipeline.orchestration.report_pages import page_link, publish_page, with_page, write_delays
 from ctr_pipeline.orchestration.resources import LakeResource, TrackingResource
@@ -284,13 +284,13 @@ def split_rows(content: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]
 
 
 def day_rows(content: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
-    """A row for each task and day of the test."""
+    """A row for each task and day of the test; the intervals are on the page of the run, for want of room."""
     return [
         {
             "task": task,
             "day": of["day"],
             "positives": of["positives"],
-            **{title: interval(of[name]) for title, name in (("NE", "ne"), ("O/E", "oe"))},
+            **{title: _three((of[name] or {}).get("value")) for title, name in (("NE", "ne"), ("O/E", "oe"))},
         }
         for task, days in content.items()
         for of in days

@@ -9,7 +9,6 @@ import dagster as dg
 from ctr_pipeline.deployment.paths import RetrainPaths
 from ctr_pipeline.deployment.retrain_files import SCORED_SPLITS, RetrainFiles, TrainingOutcome
 from ctr_pipeline.orchestration.assets.slices import category_names, category_place
-from ctr_pipeline.orchestration.metadata import column_schema
 from ctr_pipeline.spec import Spec
 
 if TYPE_CHECKING:
@@ -26,16 +25,13 @@ def write_scores(spec: Spec, paths: RetrainPaths, lake: "Lake", tables: "Tables"
     Raises:
         DatasetError: the impressions are not those that were packed.
     """
-    import polars as pl
-
     from ctr_pipeline.evaluation.scores import SCORES_TABLE
     from ctr_pipeline.lake.only_version import write_only_version
 
     written = write_only_version(lake, SCORES_TABLE, date.fromisoformat(day), _pieces(spec, paths, tables))
     return {
-        "dagster/uri": str(lake.root / SCORES_TABLE),
-        "dagster/partition_row_count": written.rows,
-        "dagster/column_schema": column_schema(pl.DataFrame(schema=written.schema)),
+        # Short names: the widest one takes its room from all tables beside it.
+        "scores_rows": written.rows,
         "delta_version": written.version,
         "scores_file": dg.MetadataValue.path(str(lake.root / SCORES_TABLE / f"day={day}")),
     }
