@@ -7,7 +7,7 @@ from typing import Any
 from ctr_pipeline.commands.report import ReportError, find_report
 from ctr_pipeline.deployment.explained_changes import explained_change
 from ctr_pipeline.deployment.json_files import read_json
-from ctr_pipeline.deployment.retrain_states import NoRetrainError, RetrainPlace
+from ctr_pipeline.deployment.retrain_places import NoRetrainError, RetrainPlace
 
 
 def explain_change(

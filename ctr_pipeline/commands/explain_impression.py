@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from ctr_pipeline.commands.report import ReportError, find_report
 from ctr_pipeline.deployment.json_files import read_json
 from ctr_pipeline.deployment.paths import DataRoot
-from ctr_pipeline.deployment.trained_sides import Retrain, load_side, nth_test_row, one_impression
+from ctr_pipeline.deployment.retrain_places import RetrainPlace
+from ctr_pipeline.deployment.trained_sides import load_side, nth_test_row, one_impression
 from ctr_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ def explain_impression(data_root: Path, impression: str | None, row: int | None,
         )
     if rows is None:
         raise ExplainError(absent)
-    paths = retrain.root.retrain(retrain.day)
+    paths = retrain.paths
     test = PackedDataset.open(paths.packed).splits["test"]
     chosen = np.linspace(0, len(test) - 1, min(len(test), BASELINE_ROWS)).astype(np.intp)
     baseline = Encoded(test.numeric[chosen], test.ids[chosen])
@@ -103,7 +104,7 @@ def explain_impression(data_root: Path, impression: str | None, row: int | None,
     }
 
 
-def retrain_of(data_root: Path, run: str) -> Retrain:
+def retrain_of(data_root: Path, run: str) -> RetrainPlace:
     """The retrain of a data root that ``run`` names: a day, an MLflow run id, or ``latest`` for the newest with a model.
 
     Raises:
@@ -114,7 +115,7 @@ def retrain_of(data_root: Path, run: str) -> Retrain:
     if not finished:
         raise ExplainError(f"{data_root}: no retrain has a model here. Make one with `ctr run`.")
     if run == "latest":
-        return Retrain(root, finished[-1])
+        return RetrainPlace(root.root, finished[-1])
     day = run
     if run not in finished:
         by_run = {read_json(root.retrain(own).mlflow_run).get("run_id"): own for own in finished}
@@ -126,7 +127,7 @@ def retrain_of(data_root: Path, run: str) -> Retrain:
             day = ""
     if day not in finished:
         raise ExplainError(f"{data_root}: no model of {run}. There are those of {', '.join(finished)}.")
-    return Retrain(root, day)
+    return RetrainPlace(root.root, day)
 
 
 def shown_values(side: "TrainedSide", rows: "ReplayRows", encoded: "Encoded") -> dict[str, dict[str, Any]]:

@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from ctr_pipeline.deployment.paths import DataRoot
-from ctr_pipeline.deployment.retrain_states import MOST_ROWS, RetrainPlace, hashed_by, retrain_state
+from ctr_pipeline.deployment.retrain_places import RetrainPlace
+from ctr_pipeline.deployment.retrain_states import MOST_ROWS, hashed_by, retrain_state
 from ctr_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -83,11 +83,10 @@ def _models(
     if not rows:
         return None, {}, []
     from ctr_pipeline.attribution.compare_models import compare_models
-    from ctr_pipeline.deployment.trained_sides import Retrain, open_replay
+    from ctr_pipeline.deployment.trained_sides import open_replay
 
-    places = [Retrain(DataRoot(place.root), place.day, place.replaced) for place in (old, new)]
     try:
-        replay = open_replay(places[0], places[1], rows=rows, seed=seed)
+        replay = open_replay(old, new, rows=rows, seed=seed)
         model = compare_models(replay, seed=seed)
     except UserError as error:
         return None, {}, [f"The models could not be compared: {error}"]

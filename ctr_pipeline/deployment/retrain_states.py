@@ -1,14 +1,12 @@
 """What a retrain keeps, read from its folders and the lake for a comparison with another retrain."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ctr_pipeline.deployment.json_files import read_json
-from ctr_pipeline.deployment.paths import DataRoot, RetrainPaths
-from ctr_pipeline.deployment.replaced_retrains import replaced_retrain
 from ctr_pipeline.deployment.retrain_files import ExamplesView, MissingFileError, RetrainFiles
+from ctr_pipeline.deployment.retrain_places import NoRetrainError, RetrainPlace
 from ctr_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -20,44 +18,6 @@ if TYPE_CHECKING:
 
 MOST_ROWS = 300_000
 """Impressions whose values are compared at most: those whose hash of the id, or of the time, is smallest."""
-
-
-class NoRetrainError(UserError):
-    """There is no retrain where one was named, or what it was made from is gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class RetrainPlace:
-    """A retrain: the data root that it lies in, and its day."""
-
-    root: Path
-    day: str
-    replaced: RetrainPaths | None = None
-    """Its files, where another retrain of the day took its place."""
-
-    @property
-    def paths(self) -> RetrainPaths:
-        """Its files."""
-        return self.replaced or DataRoot(self.root).retrain(self.day)
-
-    @classmethod
-    def of_folder(cls, folder: Path) -> "RetrainPlace":
-        """The retrain whose training lies in ``folder``, ``<data root>/training/<day>``.
-
-        Raises:
-            NoRetrainError: there is none.
-        """
-        found = folder.resolve()
-        if found.parent.name != "training" or not (found / "spec.yaml").is_file():
-            raise NoRetrainError(
-                f"{folder}: no retrain here. Name a folder such as data/ads/training/2026-02-21, with spec.yaml and result.json."
-            )
-        root, day = found.parents[1], found.name
-        if root == DataRoot(root.parent).replaced(day).training.parents[1]:
-            return cls(
-                root.parent, day, replaced_retrain(DataRoot(root.parent), day) or DataRoot(root.parent).replaced(day)
-            )
-        return cls(root, day)
 
 
 def hashed_by(old: RetrainPlace, new: RetrainPlace) -> str:
@@ -93,7 +53,7 @@ def retrain_state(place: RetrainPlace, sampled_by: str = "impression_id", most_r
         raise NoRetrainError(f"{paths.training}: the retrain is not whole: {error}") from None
     notes: list[str] = []
     try:
-        keys, rows, events = _tables(spec, view, Lake(DataRoot(place.root).lake), sampled_by, most_rows)
+        keys, rows, events = _tables(spec, view, Lake(place.lake), sampled_by, most_rows)
     except (LakeError, OSError) as error:
         raise NoRetrainError(
             f"{place.root}: the tables that the retrain of {place.day} read are gone: {error}"
@@ -184,7 +144,7 @@ def _quarantined(place: RetrainPlace) -> Mapping[str, int]:
 
     from ctr_pipeline.lake import Lake
 
-    lake = Lake(DataRoot(place.root).lake)
+    lake = Lake(place.lake)
     found: dict[str, int] = {}
     for table in ("impressions", "outcome_events"):
         if lake.exists(f"{table}_quarantine"):

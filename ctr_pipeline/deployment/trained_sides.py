@@ -4,8 +4,8 @@ from dataclasses import dataclass, replace
 from datetime import date
 from typing import TYPE_CHECKING
 
-from ctr_pipeline.deployment.paths import DataRoot, RetrainPaths
 from ctr_pipeline.deployment.retrain_files import MissingFileError, RetrainFiles
+from ctr_pipeline.deployment.retrain_places import RetrainPlace
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,22 +28,7 @@ SAME_LOGIT = 1e-2
 """Largest difference of two logits that are the same but for the arithmetic, embeddings in fewer bytes included."""
 
 
-@dataclass(frozen=True, slots=True)
-class Retrain:
-    """One retrain: the data root that it lies in, and its day (YYYY-MM-DD)."""
-
-    root: DataRoot
-    day: str
-    replaced: RetrainPaths | None = None
-    """Its files, where another retrain of the day took its place."""
-
-    @property
-    def paths(self) -> RetrainPaths:
-        """Its files."""
-        return self.replaced or self.root.retrain(self.day)
-
-
-def load_side(retrain: Retrain, name: str) -> "TrainedSide":
+def load_side(retrain: RetrainPlace, name: str) -> "TrainedSide":
     """The trained model of a retrain with what it was trained with; ``name`` is what a reader knows it by.
 
     Raises:
@@ -111,7 +96,7 @@ def _as_trained(side: "TrainedSide", files: RetrainFiles, dataset: "PackedDatase
     raise ReplayError(f"{OTHER_CODE.format(side.name)}; nor is there an exported graph that computes what it did")
 
 
-def open_replay(old: Retrain, new: Retrain, *, rows: int = 20_000, seed: int = 0) -> "Replay":
+def open_replay(old: RetrainPlace, new: RetrainPlace, *, rows: int = 20_000, seed: int = 0) -> "Replay":
     """Two retrains, of one data root or of two, and a sample of their test rows.
 
     Args:
@@ -141,7 +126,7 @@ def open_replay(old: Retrain, new: Retrain, *, rows: int = 20_000, seed: int = 0
     else:
         picked = chosen_rows(new_source.keys, matched.new, rows, seed)
         old_matched, new_matched = old_source.rows(matched.old[picked]), new_source.rows(matched.new[picked])
-    names = [f"{one.day}" if old.root == new.root else f"{one.root.root.name} {one.day}" for one in (old, new)]
+    names = [f"{one.day}" if old.root == new.root else f"{one.root.name} {one.day}" for one in (old, new)]
     return Replay(
         old=load_side(old, names[0]),
         new=load_side(new, names[1]),
@@ -154,7 +139,7 @@ def open_replay(old: Retrain, new: Retrain, *, rows: int = 20_000, seed: int = 0
     )
 
 
-def one_impression(retrain: Retrain, side: "TrainedSide", impression: str) -> "ReplayRows | None":
+def one_impression(retrain: RetrainPlace, side: "TrainedSide", impression: str) -> "ReplayRows | None":
     """An impression of the tables as they are now, as the pipeline of a retrain has it, without labels; None where there is none.
 
     Args:
@@ -169,7 +154,7 @@ def one_impression(retrain: Retrain, side: "TrainedSide", impression: str) -> "R
     from ctr_pipeline.lake import Lake
     from ctr_pipeline.propensity.positions import RANDOM
 
-    table = Lake(retrain.root.lake).scan("impressions").filter(pl.col("impression_id") == impression)
+    table = Lake(retrain.lake).scan("impressions").filter(pl.col("impression_id") == impression)
     found = table.sort("ts").head(1).collect()
     if found.is_empty():
         return None
@@ -188,7 +173,7 @@ def one_impression(retrain: Retrain, side: "TrainedSide", impression: str) -> "R
     )
 
 
-def nth_test_row(retrain: Retrain, row: int) -> "ReplayRows | None":
+def nth_test_row(retrain: RetrainPlace, row: int) -> "ReplayRows | None":
     """One of the test rows of a retrain, from 0 on in the order of its packed arrays; None where there are not so many."""
     import numpy as np
 
@@ -208,14 +193,14 @@ class _TestRows:
         note: Why values are taken from the packed arrays; None where they are those of the tables.
     """
 
-    retrain: Retrain
+    retrain: RetrainPlace
     spec: "Spec"
     dataset: "PackedDataset"
     keys: "TestKeys"
     note: str | None
 
     @classmethod
-    def of(cls, retrain: Retrain) -> "_TestRows":
+    def of(cls, retrain: RetrainPlace) -> "_TestRows":
         """The test rows of ``retrain``."""
         import numpy as np
         import polars as pl
@@ -278,7 +263,7 @@ class _TestRows:
         return decoded_values(self.dataset.layout, vocabulary, test.numeric[places], test.ids[places])
 
 
-def _days(retrain: Retrain) -> "tuple[date, date]":
+def _days(retrain: RetrainPlace) -> "tuple[date, date]":
     """First and last day of its test."""
     from ctr_pipeline.datasets.examples import utc_day
 
@@ -286,19 +271,19 @@ def _days(retrain: Retrain) -> "tuple[date, date]":
     return utc_day(start), utc_day(end - 1)
 
 
-def _shown(retrain: Retrain) -> "pl.LazyFrame":
+def _shown(retrain: RetrainPlace) -> "pl.LazyFrame":
     """The impressions of its test, at the version that it read."""
     from ctr_pipeline.datasets.examples import rows_of
     from ctr_pipeline.datasets.view import scan_for_uses
     from ctr_pipeline.lake import Lake
 
     view = RetrainFiles(retrain.paths).examples()
-    table = scan_for_uses(Lake(retrain.root.lake), "impressions", view.versions["impressions"], *_days(retrain))
+    table = scan_for_uses(Lake(retrain.lake), "impressions", view.versions["impressions"], *_days(retrain))
     return rows_of(view.bounds, "test", table)
 
 
 def _in_the_clear(
-    retrain: Retrain,
+    retrain: RetrainPlace,
     spec: "Spec",
     layout: "Layout",
     shown: "pl.LazyFrame",
@@ -313,7 +298,7 @@ def _in_the_clear(
     from ctr_pipeline.features import gather_lists, join_history, number_columns
     from ctr_pipeline.lake import Lake
 
-    past = scan_for_uses(Lake(retrain.root.lake), "history", history, first, last)
+    past = scan_for_uses(Lake(retrain.lake), "history", history, first, last)
     joined = gather_lists(spec, join_history(spec, shown, past)).sort(_PLACE).collect()
     vectors = [f for f in spec.features.numeric if f.width is not None]
     frame = joined.with_columns(column for feature in vectors for column in number_columns(feature))

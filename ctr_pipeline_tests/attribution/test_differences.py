@@ -189,6 +189,32 @@ def test_files_of_the_code_libraries_and_machine_are_told_apart() -> None:
     assert [d.subject for d in machine.roots] == ["machine"]
 
 
+@pytest.mark.parametrize(
+    ("files", "words", "minor"),
+    [
+        (["ranker/embeddings.py", "training/loop.py"], "ranker/embeddings.py, training/loop.py", False),
+        # Those in which a change does most come first; what cannot decide a model is not among them.
+        (
+            ["spec/data.py", "labels/table.py", "cli/main.py", "training/loop.py", "losses/focal.py", "features/join.py"],
+            "losses/focal.py, training/loop.py, features/join.py and 2 more",
+            False,
+        ),
+        # A query decides, in whatever language.
+        (["features/exact_windows.sql", "commands/run.py"], "features/exact_windows.sql", False),
+        (["orchestration/prepared_training.py"], "orchestration/prepared_training.py", False),
+        (["more losses: loss.py"], "more losses: loss.py", False),
+        (["cli/main.py", "evaluation/plots.py"], "cli/main.py, evaluation/plots.py", True),
+        (["orchestration/assets/attribution.py", "orchestration/report_pages.py"], "orchestration/assets/attribution.py, orchestration/report_pages.py", True),
+    ],
+)  # fmt: skip
+def test_files_that_decide_a_model_are_named_before_others(files: list[str], words: str, minor: bool) -> None:
+    frame = rows(600)
+    old = with_lineage(retrain(frame), files=dict.fromkeys([*files, "lake/lake.py"], "1"))
+    new = with_lineage(retrain(frame, environment={"code": "0.1.0+bbbb"}), files={**dict.fromkeys(files, "2"), "lake/lake.py": "1"})  # fmt: skip
+    [one] = compare(old, new).roots
+    assert (one.kind, one.sentence, one.minor) == ("code", f"The code of the pipeline is another: {words}", minor)
+
+
 def test_a_vocabulary_that_is_older_than_its_rows_is_stale() -> None:
     frame = rows()
     old, new = retrain(frame), retrain(frame)

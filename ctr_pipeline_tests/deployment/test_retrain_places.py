@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ctr_pipeline.deployment.paths import DataRoot, RetrainPaths
-from ctr_pipeline.deployment.retrain_states import NoRetrainError, RetrainPlace
+from ctr_pipeline.deployment.retrain_places import NoRetrainError, RetrainPlace
 from ctr_pipeline.orchestration.assets.attribution import retrain_before
 
 DAY, DAY_BEFORE = "2026-03-02", "2026-03-01"

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline_tests.end_to_end.copies import copy_root
 from ctr_pipeline_tests.end_to_end.fixtures import Finished
 
@@ -60,6 +61,24 @@ def test_a_changed_setting_is_shown_with_both_values(
     page = (tmp_path / "why.html").read_text(encoding="utf-8")
     assert found["headline"].split(".")[0] in page
     assert not re.search(r'(src|href)="https?:', page)
+
+
+def test_the_retrain_that_another_one_of_the_day_replaced_is_explained_as_it_was(
+    finished: Finished, slower: Path, ctr: Ctr, tmp_path: Path
+) -> None:
+    root = DataRoot(slower.parents[1])
+    kept = root.replaced(slower.name).training
+    [before] = finished.data_root.glob("training/*")
+    found = {}
+    for name, folder in (("kept", kept), ("before", before)):
+        ctr("explain", folder, slower, "--json", tmp_path / f"{name}.json")
+        found[name] = json.loads((tmp_path / f"{name}.json").read_text(encoding="utf-8"))
+    # What is kept of it is enough: all is compared, and comes to the same, as where both lie in data roots of their own.
+    assert found["kept"]["notes"] == []
+    assert found["kept"]["old"]["folder"] == str(kept)
+    for part in ("causes", "compared", "ne", "task"):
+        assert found["kept"][part] == found["before"][part]
+    assert found["kept"]["model"]["tasks"] == found["before"]["model"]["tasks"]
 
 
 def test_names_of_runs_and_what_is_no_run(finished: Finished, slower: Path, ctr: Ctr, tmp_path: Path) -> None:

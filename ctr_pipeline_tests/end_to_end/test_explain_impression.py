@@ -18,7 +18,8 @@ from ctr_pipeline.commands.explain_impression import ExplainError, explain_impre
 from ctr_pipeline.datasets import PackedDataset
 from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.deployment.retrain_files import RetrainFiles
-from ctr_pipeline.deployment.trained_sides import Retrain, load_side, open_replay
+from ctr_pipeline.deployment.retrain_places import RetrainPlace
+from ctr_pipeline.deployment.trained_sides import load_side, open_replay
 from ctr_pipeline.lake import Lake
 from ctr_pipeline.ranker.embeddings import FusedTable
 from ctr_pipeline_tests.end_to_end.fixtures import Finished
@@ -26,14 +27,14 @@ from ctr_pipeline_tests.end_to_end.fixtures import Finished
 ROW = 7
 
 
-def retrain_of(finished: Finished) -> Retrain:
-    return Retrain(DataRoot(finished.data_root), finished.report["days"]["last"])
+def retrain_of(finished: Finished) -> RetrainPlace:
+    return RetrainPlace(finished.data_root, finished.report["days"]["last"])
 
 
 def test_rows_of_the_tables_give_the_inputs_and_scores_that_were_packed(finished: Finished) -> None:
     retrain = retrain_of(finished)
     replay = open_replay(retrain, retrain, rows=10**6)
-    paths = retrain.root.retrain(retrain.day)
+    paths = retrain.paths
     dataset = PackedDataset.open(paths.packed)
     test, encoded = dataset.splits["test"], replay.new.encode(replay.new_rows)
     assert (replay.how, replay.notes, len(replay.new_matched)) == ("impression", (), len(test))
@@ -48,7 +49,7 @@ def test_where_the_tables_are_gone_rows_are_those_of_the_packed_arrays(finished:
     retrain = retrain_of(finished)
     for folder in ("datasets", "training"):
         shutil.copytree(finished.data_root / folder, tmp_path / folder)
-    replay = open_replay(replace(retrain, root=DataRoot(tmp_path)), retrain, rows=500)
+    replay = open_replay(replace(retrain, root=tmp_path), retrain, rows=500)
     assert len(replay.notes) == 1
     assert "are gone" in replay.notes[0]
     assert replay.how == "time and position"
@@ -61,7 +62,7 @@ def test_a_model_of_other_code_is_scored_by_its_exported_graph(
     finished: Finished, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     retrain = retrain_of(finished)
-    paths = retrain.root.retrain(retrain.day)
+    paths = retrain.paths
     test, trained = PackedDataset.open(paths.packed).splits["test"], RetrainFiles(paths).scores("test")
     looked_up = FusedTable._looked_up
     monkeypatch.setattr(FusedTable, "_looked_up", lambda self, ids, fields: looked_up(self, ids.clamp(max=2), fields))
@@ -79,7 +80,7 @@ def test_a_model_of_other_code_is_scored_by_its_exported_graph(
         shutil.copytree(finished.data_root / folder, tmp_path / folder)
     shutil.rmtree(DataRoot(tmp_path).retrain(retrain.day).bundle)
     with pytest.raises(ReplayError, match="nor is there an exported graph"):
-        load_side(replace(retrain, root=DataRoot(tmp_path)), "old")
+        load_side(replace(retrain, root=tmp_path), "old")
 
 
 def test_an_impression_is_explained_by_its_hash_as_by_its_row(
@@ -92,7 +93,7 @@ def test_an_impression_is_explained_by_its_hash_as_by_its_row(
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert found == json.loads(json.dumps(by_row))
     assert hashed in done.stdout
-    paths = retrain.root.retrain(retrain.day)
+    paths = retrain.paths
     logits = RetrainFiles(paths).scores("test")[ROW]
     for place, (task, scored) in enumerate(found["tasks"].items()):
         assert scored["logit"] == pytest.approx(float(logits[place]), abs=1e-4)

@@ -5,14 +5,17 @@ from collections.abc import Mapping
 from ctr_pipeline.attribution.differences.difference import Difference
 from ctr_pipeline.attribution.differences.retrain_state import RetrainState
 
-NAMED = 12
-"""Files that are named at most."""
+NAMED = 3
+"""Files that the sentence names at most."""
+
+LISTED = 12
+"""Files that the evidence lists at most."""
 
 _DECISIVE = (
-    "ranker", "training", "losses", "features", "labels", "datasets", "sources", "propensity", "calibration", "spec", "engines", "lake",
-    "gradients", "simulator", "orchestration/assets",
+    "losses", "ranker", "training", "features", "datasets", "calibration", "labels", "propensity", "sources", "spec", "engines", "lake",
+    "gradients", "simulator", "orchestration/assets", "orchestration/prepared_training.py",
 )  # fmt: skip
-"""Packages that decide a model, those first in which a change does most; the others show, serve or compare it."""
+"""Packages and files that decide a model, those first in which a change does most; the others show, serve or compare it."""
 
 _SHOWING = tuple(
     f"orchestration/assets/{name}.py"
@@ -62,13 +65,12 @@ def _code(
     listed = ", ".join(shown[:NAMED]) + (f" and {len(shown) - NAMED} more" if len(shown) > NAMED else "")
     listing = tuple(
         f"{name}: {'new' if name not in files[0] else 'gone' if name not in files[1] else 'changed'}"
-        for name in shown[:NAMED]
+        for name in shown[:LISTED]
     )
-    count = f"{len(shown)} file{'s' if len(shown) > 1 else ''}"
     found.append(
         Difference(
             kind="code", subject=shown[0] if len(shown) == 1 else "ctr_pipeline", form="other code", evidence=listing,
-            sentence=f"The code of the pipeline is another: {count} ({listed})", minor=not decisive,
+            sentence=f"The code of the pipeline is another: {listed}", minor=not decisive,
         )
     )  # fmt: skip
     return found
@@ -78,13 +80,15 @@ def _decides(name: str) -> bool:
     """Whether a file may change a model; of an extension (``name: path``) each may."""
     if ": " in name:
         return True
-    return (
-        name.endswith(".py") and name.startswith(tuple(f"{package}/" for package in _DECISIVE)) and name not in _SHOWING
-    )
+    return name not in _SHOWING and any(_lies_in(name, part) for part in _DECISIVE)
+
+
+def _lies_in(name: str, part: str) -> bool:
+    return name == part or name.startswith(f"{part}/")
 
 
 def _order(name: str) -> tuple[int, str]:
-    place = next((n for n, package in enumerate(_DECISIVE) if name.startswith(f"{package}/")), -1)
+    place = next((n for n, package in enumerate(_DECISIVE) if _lies_in(name, package)), -1)
     return place, name
 
 

@@ -12,7 +12,7 @@ from ctr_pipeline.deployment.json_files import write_json
 from ctr_pipeline.deployment.paths import DataRoot
 from ctr_pipeline.deployment.replaced_retrains import replaced_retrain
 from ctr_pipeline.deployment.retrain_files import RetrainFiles
-from ctr_pipeline.deployment.retrain_states import NoRetrainError, RetrainPlace
+from ctr_pipeline.deployment.retrain_places import NoRetrainError, RetrainPlace
 from ctr_pipeline.errors import UserError
 from ctr_pipeline.orchestration.assets.datasets import retrain_tags
 from ctr_pipeline.orchestration.checks import check_results, check_specs
