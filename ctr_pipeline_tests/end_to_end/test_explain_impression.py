@@ -104,7 +104,7 @@ def test_an_impression_is_explained_by_its_hash_as_by_its_row(
         assert sum(scored["groups"].values()) == pytest.approx(sum(one["adds"] for one in scored["features"]))
         assert f"{task}: " in done.stdout
     features = {one["feature"]: one for one in found["tasks"]["click"]["features"]}
-    table = Lake(retrain.root.lake).scan("impressions").filter(pl.col("impression_id") == hashed).collect()
+    table = Lake(retrain.lake).scan("impressions").filter(pl.col("impression_id") == hashed).collect()
     assert features["price"]["value"] == pytest.approx(table["price"][0], rel=1e-6)
     assert features["ad_id"]["value"] == table["ad_id"][0]
     # A hashed id is cut even as a hash.
