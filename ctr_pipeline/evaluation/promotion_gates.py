@@ -248,7 +248,7 @@ def slices_gate(rows: ComparedRows, rules: PromotionRules) -> Gate:
     limit = rules.max_slice_regression
     chances = np.array([difference.chance_above(limit) for _, difference in found])
     worse = np.flatnonzero(benjamini_hochberg(chances, FALSE_DISCOVERY_RATE))
-    reasons = [f"{len(found)} slices were looked at: {len(worse) or 'none'} is surely more than {limit:.2%} worse."]
+    reasons = [f"Surely more than {limit:.2%} worse: {len(worse) or 'none'} of {len(found)} slices."]
     for place in worse[np.argsort(chances[worse])][:10]:
         name, difference = found[place]
         interval = difference.interval()

@@ -17,8 +17,8 @@ MOST_CAUSES = 3
 
 
 def change_section(report: Mapping[str, Any], files: ReportFiles) -> str:
-    """Gates, differences from the champion as a whole and by day, and the causes."""
-    return _gates(files.release) + _differences(report, files.release) + _days(report) + _cause(files)
+    """The causes first, as they are what a failed check is asked about; then gates, differences from the champion as a whole, by day."""
+    return _cause(files) + _gates(files.release) + _differences(report, files.release) + _days(report)
 
 
 def _gates(release: Mapping[str, Any]) -> str:
