@@ -51,10 +51,12 @@ def arrange(items: list[pytest.Item]) -> None:
     items.sort(key=_turn)
 
 
-def _turn(item: pytest.Item) -> int:
+def _turn(item: pytest.Item) -> tuple[int, bool]:
     # One of these two waits for the run that the tests of the command line read, the other does not.
     groups = (SERVERS, ENGINES)
     group = group_of(item.nodeid)
     if group in groups:
-        return groups.index(group)
-    return len(groups) + (item.get_closest_marker("end_to_end") is None)
+        # The servers end with the last of the tests in a row that use them: no other test may stand in between.
+        without_servers = group == SERVERS and "servers" not in getattr(item, "fixturenames", ())
+        return groups.index(group), without_servers
+    return len(groups) + (item.get_closest_marker("end_to_end") is None), False
