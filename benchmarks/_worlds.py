@@ -14,6 +14,7 @@ from scipy import special
 from ctr_pipeline.calibration.platt import fit_platt
 from ctr_pipeline.evaluation import Interval, evaluate, paired_difference, slice_metrics
 from ctr_pipeline.evaluation.metrics import entropy
+from ctr_pipeline.evaluation.overdispersion import effective_outcomes
 from ctr_pipeline.evaluation.paired_draws import METRICS, interval, resampled
 from ctr_pipeline.evaluation.paired_metrics import paired_metrics
 
@@ -32,6 +33,8 @@ class Rows:
     logits: Floats
     other: Floats
     probability: Floats
+    told: Floats
+    """The probability as far as the logit alone tells it, over all users."""
     labels: NDArray[np.int8]
     user: NDArray[np.int64]
     request: NDArray[np.int64]
@@ -73,11 +76,24 @@ class MetricWorld:
             logits=logits,
             other=logits + generator.normal(0, self.noise, len(user)),
             probability=probability,
+            told=self._told(logits),
             labels=(generator.random(len(user)) < probability).astype(np.int8),
             user=user,
             request=user * 10_000 + place // 5,
             part=part,
         )
+
+    def _told(self, logits: Floats) -> Floats:
+        """[N] the rate among all rows of such a logit: a user's own effect, and the signal, are known from it in part only."""
+        seen, spread = logits - self.base - 0.2, self.spread**2
+        slope = (0.9 + 0.4 * spread) / (0.9**2 + 0.4**2 * spread)
+        left = np.sqrt(1 + spread - slope * (0.9 + 0.4 * spread))
+        nodes, weights = np.polynomial.hermite_e.hermegauss(12)
+        found = np.zeros(len(logits))
+        for node, weight in zip(nodes, weights / weights.sum(), strict=True):
+            centre = self.base + slope * seen + left * node
+            found += weight * (0.75 * special.expit(centre) + 0.25 * special.expit(centre + 0.2))
+        return found
 
     def truth(self, seed: int) -> Mapping[str, float]:
         """The values in the population."""
@@ -138,9 +154,9 @@ class MetricWorld:
             yield "relative difference in NE of a promotion", paired.relative_ne.interval()
             yield "difference in AUC", paired.auc.interval()
             yield "difference in AP", paired.ap.interval()
-        for part in slice_metrics(rows.logits, rows.labels, {"part": rows.part}):
+        for part in slice_metrics(rows.logits, rows.labels, {"part": rows.part}, rows.user):
             yield f"O/E of a slice: {part.value}", part.oe
-        ordered, start, gap = rows.probability[np.argsort(rows.logits, kind="stable")], 0, 0.0
+        ordered, start, gap = rows.told[np.argsort(rows.logits, kind="stable")], 0, 0.0
         for bin_ in found.bins:
             true = float(ordered[start : start + bin_.rows].mean())
             yield "rate of a bin", (bin_.low, bin_.high, true)
@@ -150,9 +166,8 @@ class MetricWorld:
         learnt = self.draw(self.users // 2, generator)
         if 0 < learnt.labels.sum() < len(learnt.labels):
             platt = fit_platt(learnt.logits, learnt.labels)
-            calibrated = evaluate(
-                platt.apply(rows.logits), rows.labels, rows.user, seed=seed, calibrated_on=int(learnt.labels.sum())
-            ).oe
+            taught = effective_outcomes(platt.apply(learnt.logits), learnt.labels, learnt.user)
+            calibrated = evaluate(platt.apply(rows.logits), rows.labels, rows.user, seed=seed, calibrated_on=taught).oe
             if calibrated is not None:
                 yield "O/E, calibrated", calibrated
         if len(rows.labels) > LARGEST_DRAWN:

@@ -71,7 +71,7 @@ def compare_models(
             shift=score_shift(first, second) if len(rows) else None,
             ne=ne,
             auc=auc,
-            slices=_slice_changes(first, second, known, slices, draws),
+            slices=_slice_changes(first, second, known, slices, rows.clusters, draws),
             pipelines=pipelines.get(task),
             periods=periods.get(task),
             grafts=replaced.get(task, ()),
@@ -164,9 +164,14 @@ def _paired(
 
 
 def _slice_changes(
-    old: Float64s, new: Float64s, labels: Integers, slices: Mapping[str, NDArray[np.str_]], draws: Resampling
+    old: Float64s,
+    new: Float64s,
+    labels: Integers,
+    slices: Mapping[str, NDArray[np.str_]],
+    users: Integers,
+    draws: Resampling,
 ) -> tuple[SliceChange, ...]:
-    both = zip(slice_metrics(old, labels, slices), slice_metrics(new, labels, slices), strict=True)
+    both = zip(*(slice_metrics(scores, labels, slices, users) for scores in (old, new)), strict=True)
     found = []
     for first, second in both:
         rows = np.flatnonzero(slices[first.dimension] == first.value)

@@ -45,7 +45,7 @@ class SliceChange:
         value: The rows' value of it.
         rows: Labelled rows.
         positives: Positive ones.
-        old: Observed over expected outcomes of the old side, with the exact Poisson interval.
+        old: Observed over expected outcomes of the old side, with an interval that knows of users.
         new: The same of the new side.
         ne: NE of the new side minus that of the old one within the slice; None where it has one class.
     """

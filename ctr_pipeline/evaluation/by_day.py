@@ -64,7 +64,7 @@ def metrics_by_day(
     champion: Reals | None = None,
     *,
     seed: int,
-    calibrated_on: int = 0,
+    calibrated_on: float = 0,
 ) -> tuple[DayMetrics, ...]:
     """Measures each UTC day of rows, in order.
 
@@ -100,7 +100,7 @@ def metrics_by_day(
                 positives=rows.positives,
                 auc=delong_of(rows, ranking, codes, count),
                 ne=drawn.normalised_entropy,
-                oe=None if oe is None else with_error_of_slice(oe, calibrated_on, rows.positives),
+                oe=None if oe is None else with_error_of_slice(oe, calibrated_on),
                 ne_against_champion=None
                 if champion is None
                 else paired_difference(logits[at], champion[at], labels[at], own, seed=seed, replicates=100),

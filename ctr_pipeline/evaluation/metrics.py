@@ -183,17 +183,17 @@ def observed_expected(logits: Reals, labels: Integers) -> Interval | None:
     return poisson_ratio(rows.positives, float(np.sum(special.expit(rows.logits))))
 
 
-def with_error_of_slice(ratio: Interval, positives: int, observed: int = 0) -> Interval:
+def with_error_of_slice(ratio: Interval, outcomes: float) -> Interval:
     """Observed over expected, with the error of the calibration slice in its interval.
 
-    A rate that was fitted on ``positives`` positives is itself off by about 1/√positives; on the log scale the squares of
-    the two half widths add up. 0 where nothing was fitted. Where few users have most of the outcomes the rate of the slice is
-    further off, by as much as that of these rows with their ``observed`` positives is.
+    A rate that was fitted on ``outcomes`` independent outcomes is itself off by about 1/√outcomes; on the log scale the
+    squares of the two half widths add up. 0 where nothing was fitted. Outcomes of few users count for fewer:
+    :func:`~ctr_pipeline.evaluation.overdispersion.effective_outcomes`.
     """
-    if positives <= 0 or ratio.value <= 0 or not np.isfinite([ratio.low, ratio.high]).all():
+    if outcomes <= 0 or ratio.value <= 0 or not np.isfinite([ratio.low, ratio.high]).all():
         return ratio
     lower, upper = np.log(ratio.value / max(ratio.low, 1e-300)), np.log(ratio.high / ratio.value)
-    own = max(Z95, (lower + upper) / 2 * np.sqrt(observed)) / np.sqrt(positives)
+    own = Z95 / np.sqrt(outcomes)
     low, high = np.hypot(lower, own), np.hypot(upper, own)
     return Interval(ratio.value, float(ratio.value * np.exp(-low)), float(ratio.value * np.exp(high)))
 

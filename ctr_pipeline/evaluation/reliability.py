@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from scipy import special
 
 from ctr_pipeline.calibration.labelled import Float64s, Indices, Integers, Labelled, Reals, labelled
+from ctr_pipeline.evaluation.intervals import cluster_codes
 from ctr_pipeline.evaluation.metrics import Z95, Ranking, rank
+from ctr_pipeline.evaluation.overdispersion import CountsByPart, spread_of_users
 
 BINS = 10
 """Bins of neighbouring scores."""
@@ -22,7 +24,8 @@ class ReliabilityBin:
         rows: Number of rows.
         positives: Positives among them.
         predicted: Mean predicted probability.
-        observed: Observed rate, with the bounds ``low`` and ``high`` of its Wilson interval.
+        observed: Observed rate, with the bounds ``low`` and ``high`` of its Wilson interval, for as
+            many rows as the bin's count for where users have several.
         low: Lower bound of the observed rate.
         high: Upper bound of the observed rate.
     """
@@ -49,18 +52,24 @@ def wilson(successes: NDArray[Any], trials: NDArray[Any]) -> tuple[Float64s, Flo
     return np.maximum(centre - half, 0.0), np.minimum(centre + half, 1.0)
 
 
-def reliability(logits: Reals, labels: Integers, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
+def reliability(
+    logits: Reals, labels: Integers, clusters: Integers | None = None, *, bins: int = BINS
+) -> tuple[ReliabilityBin, ...]:
     """Predicted and observed rate in up to ``bins`` bins of neighbouring scores with about equally many positives.
 
     Equal positives, not equal rows: at a base rate near 1 % most bins of equal rows would hold next to none. Rows
-    with equal scores stay together. Empty without positives.
+    with equal scores stay together. Rows of one of ``clusters`` [N] are not independent; -1 is a row by itself, as all are
+    without clusters. Empty without positives.
     """
     rows = labelled(logits, labels)
-    return reliability_of(rows, rank(rows.logits), bins)
+    users = None if clusters is None else cluster_codes(clusters[rows.kept], len(rows))[0]
+    return reliability_of(rows, rank(rows.logits), users, bins)
 
 
-def reliability_of(rows: Labelled, ranking: Ranking, bins: int = BINS) -> tuple[ReliabilityBin, ...]:
-    """:func:`reliability` of rows that are already ranked."""
+def reliability_of(
+    rows: Labelled, ranking: Ranking, users: Indices | None, bins: int = BINS
+) -> tuple[ReliabilityBin, ...]:
+    """:func:`reliability` of rows that are already ranked, with the codes of their ``users``; None where all are independent."""
     if rows.positives == 0:
         return ()
     counts = ranking.ends + 1.0
@@ -68,7 +77,8 @@ def reliability_of(rows: Labelled, ranking: Ranking, bins: int = BINS) -> tuple[
     expected = ranking.cumulative(special.expit(rows.logits))
     cuts = _cuts(rows, ranking, bins)
     sizes, found, predicted = (np.diff(sums[cuts], prepend=0.0) for sums in (counts, hits, expected))
-    low, high = wilson(found, sizes)
+    repeats = np.ones(len(sizes)) if users is None else _repeats(rows, ranking, users, cuts)
+    low, high = wilson(found / repeats, sizes / repeats)
     by_rising_score = range(len(cuts) - 1, -1, -1)
     return tuple(
         ReliabilityBin(
@@ -81,6 +91,16 @@ def reliability_of(rows: Labelled, ranking: Ranking, bins: int = BINS) -> tuple[
         )
         for i in by_rising_score
     )
+
+
+def _repeats(rows: Labelled, ranking: Ranking, users: Indices, cuts: Indices) -> Float64s:
+    """[B] variance of each bin's rate over that of independent rows (design effect, Kish 1965), highest scores first."""
+    predicted, count = special.expit(rows.logits), len(cuts)
+    places = np.searchsorted(cuts, ranking.groups())
+    spread = spread_of_users(rows.positive, predicted, users)
+    counts = CountsByPart.of(rows.positive, predicted, users, places, count, spread)
+    found: Float64s = counts.overdispersion / np.maximum(1 - counts.observed / counts.rows, 1 / (counts.rows + 1))
+    return np.maximum(found, 1.0)
 
 
 def bins_of(rows: Labelled, ranking: Ranking, bins: int = BINS) -> Indices:

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from scipy import special
 
 from ctr_pipeline.calibration.labelled import Float64s, Integers, Reals, labelled
-from ctr_pipeline.evaluation.metrics import EvaluationError, Interval, entropy, poisson_ratio, row_losses
+from ctr_pipeline.evaluation.intervals import cluster_codes
+from ctr_pipeline.evaluation.metrics import EvaluationError, Interval, entropy, row_losses
+from ctr_pipeline.evaluation.overdispersion import CountsByPart, spread_of_users
 
 FALSE_DISCOVERY_RATE = 0.05
 """Expected share of wrong alarms among the slices that are marked as miscalibrated."""
@@ -24,9 +26,10 @@ class SliceMetrics:
         value: The rows' value of it.
         rows: Labelled rows.
         positives: Positive ones.
-        oe: Observed over expected positives, with the exact Poisson interval.
+        oe: Observed over expected positives, with the mid-p interval of a count that varies as the users make it vary.
         ne: Log loss over the entropy of the slice's own base rate; None with one class.
-        p_value: Chance of a count at least this far from the expected one, were the predictions right.
+        p_value: Chance of a count at least this far from the expected one, were the predictions right; below .05 where ``oe`` leaves
+            1 out.
         miscalibrated: Whether it stands out after Benjamini-Hochberg over all slices of the call.
     """
 
@@ -81,47 +84,53 @@ def standard_slices(
 
 
 def slice_metrics(
-    logits: Reals, labels: Integers, slices: Mapping[str, NDArray[Any]], *, largest: int = 50
+    logits: Reals,
+    labels: Integers,
+    slices: Mapping[str, NDArray[Any]],
+    clusters: Integers | None = None,
+    *,
+    largest: int = 50,
 ) -> tuple[SliceMetrics, ...]:
     """O/E and NE of each value of each dimension in ``slices`` (name -> [N]).
+
+    Rows of one of ``clusters`` [N], such as users, are not independent; -1 is a row by itself, as all are without clusters.
 
     Of a dimension with more than ``largest`` values the largest slices are shown. Slices are in order of dimension,
     then value.
 
     Raises:
-        EvaluationError: a dimension has another length than the logits.
+        EvaluationError: a dimension, or the clusters, have another length than the logits.
     """
+    if clusters is not None and clusters.shape != logits.shape:
+        raise EvaluationError(f"clusters: expected shape {logits.shape}; found {clusters.shape}")
     rows = labelled(logits, labels)
     losses, predicted = row_losses(rows.logits, rows.positive), special.expit(rows.logits)
-    found: list[tuple[str, str, int, int, float, float]] = []
+    users, _ = cluster_codes(None if clusters is None else clusters[rows.kept], len(rows))
+    spread = spread_of_users(rows.positive, predicted, users)
+    found: list[tuple[str, str, int, int, Interval, float, float]] = []
     for dimension, values in slices.items():
         if values.shape != logits.shape:
             raise EvaluationError(f"slice {dimension!r}: expected shape {logits.shape}; found {values.shape}")
         names, codes = np.unique(values[rows.kept], return_inverse=True)
-        counts, positives, expected, loss = (
-            np.bincount(codes, weights=amount, minlength=len(names))
-            for amount in (np.ones(len(rows)), rows.positive, predicted, losses)
-        )
-        for i in sorted(np.argsort(-counts, kind="stable")[:largest]):
-            found.append(
-                (dimension, str(names[i]), int(counts[i]), int(positives[i]), float(expected[i]), float(loss[i]))
-            )
-    p_values = np.array([poisson_p_value(positives, expected) for *_, positives, expected, _ in found])
-    marked = benjamini_hochberg(p_values, FALSE_DISCOVERY_RATE)
+        counts = CountsByPart.of(rows.positive, predicted, users, codes, len(names), spread)
+        loss = np.bincount(codes, weights=losses, minlength=len(names))
+        ratios, p_values = counts.ratios(), counts.p_values()
+        for i in sorted(np.argsort(-counts.rows, kind="stable")[:largest]):
+            size, positives = int(counts.rows[i]), int(counts.observed[i])
+            found.append((dimension, str(names[i]), size, positives, ratios[i], float(p_values[i]), float(loss[i])))
+    marked = benjamini_hochberg(np.array([p_value for *_, p_value, _ in found]), FALSE_DISCOVERY_RATE)
     return tuple(
         SliceMetrics(
             dimension=dimension,
             value=value,
             rows=count,
             positives=positives,
-            oe=poisson_ratio(positives, expected),
+            oe=ratio,
             ne=loss / count / entropy(positives / count) if 0 < positives < count else None,
-            p_value=float(p_value),
+            p_value=p_value,
             miscalibrated=bool(mark),
         )
-        for (dimension, value, count, positives, expected, loss), p_value, mark in zip(
-            found, p_values, marked, strict=True
-        )
+        for (dimension, value, count, positives, ratio, p_value, loss), mark in zip(found, marked, strict=True)
     )
 
 

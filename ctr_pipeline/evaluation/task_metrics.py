@@ -203,7 +203,7 @@ def evaluate(
     *,
     seed: int,
     replicates: int = 100,
-    calibrated_on: int = 0,
+    calibrated_on: float = 0,
     costs: ActionCosts | None = None,
 ) -> TaskMetrics:
     """:func:`evaluate_rows` of rows with ``clusters`` and ``groups`` [N]."""
@@ -220,7 +220,7 @@ def evaluate_rows(
     *,
     seed: int,
     replicates: int = 100,
-    calibrated_on: int = 0,
+    calibrated_on: float = 0,
     costs: ActionCosts | None = None,
 ) -> TaskMetrics:
     """Measures one task.
@@ -231,7 +231,8 @@ def evaluate_rows(
         belongs: What the rows belong to.
         seed: Of the bootstrap.
         replicates: Bootstrap replicates.
-        calibrated_on: Positives of other rows that the calibrator was fitted on; the interval of observed over expected
+        calibrated_on: Independent outcomes of other rows that the calibrator was fitted on
+            (:func:`~ctr_pipeline.evaluation.overdispersion.effective_outcomes`); the interval of observed over expected
             then holds its error too. 0 for logits that were not calibrated, or on these very rows.
         costs: What an action on a row costs and an outcome is worth, where that is declared.
 
@@ -246,11 +247,11 @@ def evaluate_rows(
     rows = labelled(logits, labels)
     ranking, clusters = rank(rows.logits), belongs.clusters
     codes, count = cluster_codes(None if clusters is None else clusters[rows.kept], len(rows))
+    owners = None if clusters is None else codes
     resampled = bootstrap_of(rows, ranking, codes, count, seed=seed, replicates=replicates)
     ap, ne = resampled.average_precision, resampled.normalised_entropy
-    bins, recalls = reliability_of(rows, ranking), recall_of(rows, ranking, RECALL_SHARES)
+    bins, recalls = reliability_of(rows, ranking, owners), recall_of(rows, ranking, RECALL_SHARES)
     base_rate = rows.positives / len(rows) if len(rows) else None
-    owners = None if clusters is None else codes
 
     def within(key: str, of: Integers | None, units: Indices | None) -> GroupedMetrics | None:
         return None if of is None else grouped_of(rows, ranking, of[rows.kept], units, key=key)
@@ -274,7 +275,7 @@ def evaluate_rows(
         rig=None if ne is None else 1.0 - ne.value,
         oe=None
         if resampled.observed_expected is None
-        else with_error_of_slice(resampled.observed_expected, calibrated_on, rows.positives),
+        else with_error_of_slice(resampled.observed_expected, calibrated_on),
         recall_at={} if recalls is None else dict(zip(RECALL_SHARES, recalls, strict=True)),
         calibration_error=calibration_error(bins),
         ece=calibration_error_of(rows, ranking, codes, count, seed=seed),

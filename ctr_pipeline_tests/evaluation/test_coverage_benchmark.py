@@ -70,22 +70,7 @@ def test_worlds_that_hold_miss_and_have_none_are_counted(benchmark: ModuleType) 
 
 
 @pytest.mark.nightly
-@pytest.mark.parametrize(
-    "number",
-    [
-        pytest.param(
-            number,
-            marks=[
-                pytest.mark.xfail(
-                    reason="heavy users: O/E of slices and of a calibration, calibration error (docs/report.md)"
-                )
-            ]
-            if number == 4
-            else [],
-        )
-        for number in range(13)
-    ],
-)
+@pytest.mark.parametrize("number", range(13))
 def test_intervals_hold_the_truth_as_often_as_they_promise(benchmark: ModuleType, number: int) -> None:
     cases = [*benchmark.metric_cases(), *benchmark.policy_cases()]
     assert len(cases) == 13

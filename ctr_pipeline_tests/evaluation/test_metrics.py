@@ -7,7 +7,6 @@ from sklearn import metrics as oracle
 
 from ctr_pipeline.calibration.labelled import ScoreError, why_undefined
 from ctr_pipeline.evaluation.metrics import (
-    Interval,
     average_precision,
     entropy,
     lift,
@@ -98,14 +97,6 @@ def test_the_interval_holds_1_for_rates_that_a_slice_taught() -> None:
     same = poisson_ratio(50, 40.0)
     assert with_error_of_slice(same, 0) == same
     assert with_error_of_slice(poisson_ratio(0, 3.0), 10) == poisson_ratio(0, 3.0)
-
-
-def test_users_who_have_many_outcomes_make_the_rate_of_the_slice_less_sure_too() -> None:
-    # Twice as wide as 400 independent outcomes are: those of the slice tell as much less.
-    half = 2 * 1.959964 / np.sqrt(400)
-    wide = Interval(1.0, float(np.exp(-half)), float(np.exp(half)))
-    assert np.log(with_error_of_slice(wide, 400, 400).high) == pytest.approx(np.sqrt(2) * half, rel=1e-5)
-    assert np.log(with_error_of_slice(wide, 400).high) == pytest.approx(np.sqrt(1.25) * half, rel=1e-5)
 
 
 def test_observed_expected_has_the_exact_poisson_interval() -> None:

@@ -143,13 +143,49 @@ def reliability_bins(of: Case) -> list[dict[str, float]]:
             while target < 10 and hits >= target * positives / 10:
                 target += 1
             count, happened = int(current.sum()), int(of.y[current].sum())
-            bounds = stats.binomtest(happened, count).proportion_ci(method="wilson")
+            low, high = wilson_bounds(happened / count, count / design_effect(of, current))
             found.append({
                 "rows": count, "positives": happened, "predicted": float(of.p[current].mean()),
-                "observed": happened / count, "low": float(bounds.low), "high": float(bounds.high),
+                "observed": happened / count, "low": low, "high": high,
             })  # fmt: skip
             current = np.zeros(len(of.y), dtype=bool)
     return found[::-1]
+
+
+def wilson_bounds(rate: float, trials: float) -> tuple[float, float]:
+    """Where the score test of a rate is at its limit: the roots of (rate - x)² = z² x (1 - x) / trials."""
+    square = stats.norm.ppf(0.975) ** 2 / trials
+    low, high = sorted(np.roots([1 + square, -(2 * rate + square), rate**2]).real.tolist())
+    return max(low, 0.0), min(high, 1.0)
+
+
+def deviations(of: Case, chosen: np.ndarray) -> tuple[float, float, float]:
+    """Summed squares, over users, of the deviation from the others' ratio and of p (1 - p), and those of single rows' deviations."""
+    ratio, total = of.y[chosen].sum() / of.p[chosen].sum(), of.p[chosen].sum()
+    own = of.users[of.labels >= 0]
+    users = [chosen & (own == user) for user in sorted(set(own.tolist()) - {-1})]
+    users += [np.arange(len(own)) == row for row in np.flatnonzero(chosen & (own == -1))]
+    between, effects = 0.0, 0.0
+    for rows in users:
+        others = 1 - of.p[rows].sum() / total
+        if others > 1e-9:
+            between += float(((of.y[rows].sum() - ratio * of.p[rows].sum()) / others) ** 2)
+        effects += float((of.p[rows] * (1 - of.p[rows])).sum() ** 2)
+    return between, effects, float(((of.y[chosen] - ratio * of.p[chosen]) ** 2).sum())
+
+
+def design_effect(of: Case, chosen: np.ndarray) -> float:
+    """How many times as many rows of users tell a rate as well as rows by themselves, at least 1."""
+    everything = np.ones(len(of.y), dtype=bool)
+    between, effects, alone = deviations(of, everything)
+    spread = max(0.0, (between - alone) / (of.y.sum() / of.p.sum()) ** 2 / effects)
+    between, effects, alone = deviations(of, chosen)
+    count, hits, expected = int(chosen.sum()), int(of.y[chosen].sum()), float(of.p[chosen].sum())
+    if hits == 0:
+        return max(1.0, 1 + spread * effects / expected)
+    within = max(alone / hits, 1 / (count + 1))
+    variance = max(within + spread * hits / expected * effects / expected, between / hits)
+    return max(1.0, variance / max(1 - hits / count, 1 / (count + 1)))
 
 
 def ece(of: Case) -> float | None:

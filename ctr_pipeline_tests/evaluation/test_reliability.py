@@ -52,3 +52,16 @@ def test_bins_never_split_equal_scores(seed: int, count: int) -> None:
 def test_no_positives_no_bins() -> None:
     assert reliability(np.zeros(3), np.zeros(3, dtype=np.int8)) == ()
     assert calibration_error(()) is None
+
+
+def test_rows_of_a_user_that_are_alike_tell_a_rate_no_better_than_one() -> None:
+    rng = np.random.default_rng(8)
+    z = rng.normal(-2, 0.2, 2000)
+    y = (rng.random(2000) < special.expit(z)).astype(np.int8)
+    once = reliability(z, y, np.arange(2000))
+    z, y, user = (np.repeat(of, 4) for of in (z, y, np.arange(2000)))
+    for one, four, independent in zip(once, reliability(z, y, user), reliability(z, y), strict=True):
+        assert four.observed == one.observed
+        # Users are taken to differ in their logits, by which copies of one row at a high rate seem to vary more than they do.
+        assert 0.97 < (four.high - four.low) / (one.high - one.low) < 1.2
+        assert independent.high - independent.low < 0.6 * (one.high - one.low)

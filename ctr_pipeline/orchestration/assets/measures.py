@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from ctr_pipeline.calibration import Calibrator
     from ctr_pipeline.datasets import PackedDataset, PackedSplit, Tables
     from ctr_pipeline.evaluation import RowGroups, TaskMetrics
     from ctr_pipeline.evaluation.slice_search import Feature
@@ -42,12 +41,11 @@ class Measures:
 
     def splits(self) -> "dict[str, dict[str, TaskMetrics]]":
         """Of the model as it is served, by task and split."""
-        fitted = self._files.calibrators()
         found: dict[str, dict[str, TaskMetrics]] = {task: {} for task in self._tasks}
         for split in SCORED_SPLITS:
             logits, belongs = self._files.calibrated(split, self._tasks), self._belongs(split)
             # The slice that the calibrators were fitted on cannot see their error.
-            known = {} if split == "calibration" else fitted
+            known = {} if split == "calibration" else self._calibrated_on()
             for task, metrics in self._measured(logits, self._dataset.splits[split], belongs, known).items():
                 found[task][split] = metrics
         return found
@@ -60,15 +58,15 @@ class Measures:
         was random, where there are some, and ``other_traffic``, on the others. ``ranking_score``: how `serving.score` ranks,
         where its bids are features and so known of the test rows.
         """
-        packed, fitted = self._test, self._files.calibrators()
+        packed, taught = self._test, self._calibrated_on()
         found: dict[str, ByTask] = {"uncalibrated": self._measured(self._files.scores(TEST), packed, self._groups, {})}
         if True in self._files.position_modes:
             known = self._files.calibrated(TEST, self._tasks, logged_position=True)
-            calibrators = self._files.calibrators(logged_position=True)
-            found["logged_position"] = self._measured(known, packed, self._groups, calibrators)
+            logged = self._calibrated_on(logged_position=True)
+            found["logged_position"] = self._measured(known, packed, self._groups, logged)
         if packed.random.any():
             for name, rows in (("random_traffic", packed.random), ("other_traffic", ~packed.random)):
-                found[name] = self._measured(self._logits, packed, self._groups, fitted, rows)
+                found[name] = self._measured(self._logits, packed, self._groups, taught, rows)
         if ranked := self._ranking_score():
             found[RANKING_SCORE] = ranked
         return found
@@ -107,7 +105,7 @@ class Measures:
         """By task the days of the test."""
         from ctr_pipeline.evaluation.by_day import metrics_by_day
 
-        fitted, logits, test = self._files.calibrators(), self._logits, self._test
+        taught, logits, test = self._calibrated_on(), self._logits, self._test
 
         def measured(column: int) -> list[dict[str, Any]]:
             days = metrics_by_day(
@@ -117,7 +115,7 @@ class Measures:
                 test.user,
                 None if self.champion is None else self.champion[:, column],
                 seed=self.spec.seed,
-                calibrated_on=fitted[self._tasks[column]].positives,
+                calibrated_on=taught[self._tasks[column]],
             )
             return [day.to_json() for day in days]
 
@@ -169,6 +167,17 @@ class Measures:
                 content |= {} if measured is None else {name: measured.to_json()}
         return content
 
+    def _calibrated_on(self, *, logged_position: bool = False) -> dict[str, float]:
+        """By task how many independent outcomes the calibrator was fitted on."""
+        from ctr_pipeline.evaluation.overdispersion import effective_outcomes
+
+        split = self._dataset.splits["calibration"]
+        logits = self._files.calibrated("calibration", self._tasks, logged_position=logged_position)
+        return {
+            task: effective_outcomes(logits[:, column], split.labels[:, column], split.user)
+            for column, task in enumerate(self._tasks)
+        }
+
     @cached_property
     def _files(self) -> RetrainFiles:
         return RetrainFiles(self.paths)
@@ -214,7 +223,7 @@ class Measures:
         logits: "NDArray[np.floating[Any]]",
         packed: "PackedSplit",
         belongs: "RowGroups",
-        fitted: "Mapping[str, Calibrator]",
+        taught: Mapping[str, float],
         rows: "NDArray[np.bool_] | None" = None,
     ) -> "dict[str, TaskMetrics]":
         """By task; one whose logits are not known is left out."""
@@ -236,7 +245,7 @@ class Measures:
                 own,
                 seed=self.spec.seed,
                 # Where the identity was chosen too, the slice could have seen an error of this size only.
-                calibrated_on=fitted[task].positives if task in fitted else 0,
+                calibrated_on=taught.get(task, 0.0),
                 costs=costs.get(task),
             )
 

@@ -67,7 +67,10 @@ def measured_slices(spec: Spec, paths: RetrainPaths) -> dict[str, list[dict[str,
         return dimensions.index(found.dimension), places.get((found.dimension, found.value), 0)
 
     return {
-        task: [found.to_json() for found in sorted(slice_metrics(logits[:, at], test.labels[:, at], slices), key=place)]
+        task: [
+            found.to_json()
+            for found in sorted(slice_metrics(logits[:, at], test.labels[:, at], slices, test.user), key=place)
+        ]
         for at, task in enumerate(tasks)
     }
 
