@@ -9,6 +9,9 @@ from ctr_pipeline.evaluation.html_page import Html, document, folded, html, list
 SHOWN = 15
 """Features and blocks that a table shows."""
 
+SAME_NE = 1e-6
+"""Differences of NE that come of the order of sums alone."""
+
 _STYLE = """
 .badge { display: inline-block; border-radius: 3px; padding: .05rem .45rem; color: #fff; font-size: .85em; white-space: nowrap; }
 .shown { background: #00684c; } .likely { background: #8a5200; } .possible { background: #666; }
@@ -128,24 +131,31 @@ def _model(model: Mapping[str, Any] | None, task: str | None) -> list[str]:
             f"<p>On {own['rows']:,} impressions the mean probability went from {shift['probability_old']:.4f} to {shift['probability_new']:.4f}; "
             f"logits moved by {shift['mean']:+.3f} (deviation {shift['deviation']:.3f}); rank correlation {'–' if rank is None else f'{rank:.3f}'}.</p>"
         )
-    for title, name in (
-        ("The same impressions, as each pipeline has them", "pipelines"),
-        ("Each one's own test", "periods"),
-    ):
-        if (two := own[name]) is not None:
-            parts.append(_two_by_two(title, two))
+    pipelines, periods = own["pipelines"], own["periods"]
+    if pipelines is not None:
+        on = _sampled(model["matched"], model["of_matched"], "test rows of both")
+        parts.append(_two_by_two("The same impressions, as each pipeline has them", on, pipelines))
+    if periods is not None and not (pipelines is not None and _same_values(periods)):
+        counts = [_sampled(model[f"{side}_rows"], model[f"of_{side}_rows"], "test rows") for side in ("old", "new")]
+        on = counts[0] if counts[0] == counts[1] else f"{counts[0]} before, {counts[1]} now"
+        parts.append(_two_by_two("Each one's own test", on, periods))
+    few = (
+        ""
+        if model["examined"] >= (model["of_matched"] or model["of_new_rows"])
+        else f" On a sample of {model['examined']:,} rows."
+    )
     grafts = [
         (one["block"], _interval(one["change"]), one["reason"] or "")
         for one in sorted(own["grafts"], key=_by_change)[:SHOWN]
     ]
     parts.append(
-        folded("Parts of the old model put into the new one", table(("part", "change in NE [95 %]", ""), grafts, numbers=[1], caption="Below 0 the old part was better."))
+        folded("Parts of the old model put into the new one", table(("part", "change in NE [95 %]", ""), grafts, numbers=[1], caption=f"Below 0 the old part was better.{few}"))
     )  # fmt: skip
     permuted = [
         (one["feature"], _interval(one["old"], 5), _interval(one["new"], 5), _interval(one["change"], 5)) for one in own["permutation"][:SHOWN]
     ]  # fmt: skip
     parts.append(
-        folded("What each feature is worth to both models", table(("feature", "before", "now", "change [95 %]"), permuted, numbers=[1, 2, 3], caption="Rise of the log loss where its values are permuted among the rows."))
+        folded("What each feature is worth to both models", table(("feature", "before", "now", "change [95 %]"), permuted, numbers=[1, 2, 3], caption=f"Rise of the log loss where its values are permuted among the rows.{few}"))
     )  # fmt: skip
     moved = [(one["name"], _interval(one["shift"]), _interval(one["change"])) for one in own["features"][:SHOWN]]
     caption = f"Integrated gradients; baseline: {model['baseline']}."
@@ -168,7 +178,26 @@ def _by_change(graft: Mapping[str, Any]) -> float:
     return float("inf") if change is None or change["value"] is None else float(change["value"])
 
 
-def _two_by_two(title: str, two: Mapping[str, Any]) -> str:
+def _sampled(rows: int, of: int, what: str) -> str:
+    return f"on all {rows:,} {what} with a label" if rows >= of else f"on a sample of {rows:,} of {of:,} {what}"
+
+
+def _same_values(two: Mapping[str, Any]) -> bool:
+    """Whether each model computes the same on both data."""
+    return all(
+        two[f"{side}_on_old"] is not None
+        and two[f"{side}_on_new"] is not None
+        and abs(two[f"{side}_on_old"]["value"] - two[f"{side}_on_new"]["value"]) < SAME_NE
+        for side in ("old", "new")
+    ) and (two["rows_old"], two["positives_old"]) == (two["rows_new"], two["positives_new"])
+
+
+def _two_by_two(title: str, on: str, two: Mapping[str, Any]) -> str:
+    if _same_values(two):
+        return (
+            f"<p>Both pipelines have the same values, as far as the models read them: all of the change is the model's. Its NE went from {_value(two['old_on_new'])} to "
+            f"{_value(two['new_on_new'])}, by {_interval(two['total'])}, {on}.</p>"
+        )
     rows = [
         ("old data", _value(two["old_on_old"]), _value(two["new_on_old"])),
         ("new data", _value(two["old_on_new"]), _value(two["new_on_new"])),
@@ -176,11 +205,16 @@ def _two_by_two(title: str, two: Mapping[str, Any]) -> str:
     effects = (
         f"Of the change {_interval(two['total'])}: model {_interval(two['model'])}, data {_interval(two['data'])}."
     )
-    return table(("NE", "old model", "new model"), rows, numbers=[1, 2], caption=f"{title}. {effects}")
+    heads = ("NE [95 %]", "old model", "new model")
+    return table(heads, rows, numbers=[1, 2], caption=f"{title}, {on}. {effects}")
 
 
 def _value(found: Mapping[str, float | None] | None) -> str:
-    return "–" if found is None or found["value"] is None else f"{found['value']:.4f}"
+    if found is None or found["value"] is None:
+        return "–"
+    if found["low"] is None or found["high"] is None:
+        return f"{found['value']:.4f}"
+    return f"{found['value']:.4f} [{found['low']:.4f}, {found['high']:.4f}]"
 
 
 def _sides(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:

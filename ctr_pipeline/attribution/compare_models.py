@@ -21,6 +21,9 @@ from ctr_pipeline.evaluation.paired_draws import METRICS, interval, resampled
 from ctr_pipeline.evaluation.slices import slice_metrics, standard_slices
 from ctr_pipeline.spec import Spec
 
+EXAMINED_ROWS = 20_000
+"""Matched rows on which blocks and permuted features are measured, at most."""
+
 ATTRIBUTED_ROWS = 500
 """Rows whose integrated gradients are taken, of each task."""
 
@@ -28,7 +31,12 @@ BASELINE = "the mean row of the replayed rows, of each side as its own model enc
 
 
 def compare_models(
-    replay: Replay, *, seed: int = 0, replicates: int = REPLICATES, attributed_rows: int = ATTRIBUTED_ROWS
+    replay: Replay,
+    *,
+    seed: int = 0,
+    replicates: int = REPLICATES,
+    examined_rows: int = EXAMINED_ROWS,
+    attributed_rows: int = ATTRIBUTED_ROWS,
 ) -> ModelChange:
     """Measures what changed from the old side to the new one. Every interval is over the same draws of users.
 
@@ -36,16 +44,15 @@ def compare_models(
         replay: Both sides and their rows.
         seed: Of permutations and draws.
         replicates: Draws of users.
-        attributed_rows: Rows whose integrated gradients are taken; 0 leaves them out.
+        examined_rows: Matched rows at most on which blocks and permuted features are measured.
+        attributed_rows: Rows of these whose integrated gradients are taken; 0 leaves them out.
     """
     tasks, rows = replay.tasks, replay.new_matched
     (draws,) = Resampling.of(rows.clusters, seed=seed, replicates=replicates)
     users = _as_in_new(replay), replay.new_rows.clusters
     own = Resampling.of(*users, seed=seed, replicates=replicates)
-    old = EncodedSide(replay.old, replay.old.encode(replay.old_matched))
-    new = EncodedSide(replay.new, replay.new.encode(rows))
-    scores = [one.side.calibrated(one.rows)[:, _places(one, tasks)] for one in (old, new)]
-    labels = np.column_stack([rows.label(task) for task in tasks]) if tasks else np.zeros((len(rows), 0), np.int8)
+    scores = [replay.old.logits(replay.old_matched, tasks), replay.new.logits(rows, tasks)]
+    labels = _labels(rows, tasks)
     slices = slices_of(replay.new.spec, rows)
     periods = two_by_two(replay.old, replay.new, replay.old_rows, replay.new_rows, (own[0], own[1]))
     pipelines = (
@@ -54,14 +61,19 @@ def compare_models(
         else {}
     )
     opaque = [side.name for side in (replay.old, replay.new) if side.exported is not None]
-    replaced = {} if opaque else grafts(replay.old, replay.new, rows, draws)
-    permuted = permutation_changes(old, new, tasks, labels, draws, seed=seed)
+    examined = replay.sample(examined_rows, seed)
+    few, few_labels = examined.new_matched, _labels(examined.new_matched, tasks)
+    (few_draws,) = Resampling.of(few.clusters, seed=seed, replicates=replicates)
+    old = EncodedSide(replay.old, replay.old.encode(examined.old_matched))
+    new = EncodedSide(replay.new, replay.new.encode(few))
+    replaced = {} if opaque else grafts(replay.old, replay.new, few, few_draws)
+    permuted = permutation_changes(old, new, tasks, few_labels, few_draws, seed=seed)
     found = {}
     for at, task in enumerate(tasks):
         first, second, known = scores[0][:, at], scores[1][:, at], labels[:, at]
-        chosen = _attributed(known, attributed_rows, seed)
+        chosen = _attributed(few_labels[:, at], attributed_rows, seed)
         features, groups = (
-            attribution_changes(old, new, task, draws, chosen) if len(chosen) and not opaque else ((), ())
+            attribution_changes(old, new, task, few_draws, chosen) if len(chosen) and not opaque else ((), ())
         )
         ne, auc = _paired(first, second, known, rows.clusters, seed=seed, replicates=replicates)
         found[task] = TaskChange(
@@ -87,6 +99,10 @@ def compare_models(
         matched=0 if replay.how == "not matched" else len(rows),
         old_rows=len(replay.old_rows),
         new_rows=len(replay.new_rows),
+        of_matched=0 if replay.how == "not matched" else replay.of_matched or len(rows),
+        of_old_rows=replay.of_old or len(replay.old_rows),
+        of_new_rows=replay.of_new or len(replay.new_rows),
+        examined=len(few),
         baseline=BASELINE,
         tasks=found,
         notes=(
@@ -140,8 +156,9 @@ def _as_in_new(replay: Replay) -> NDArray[np.int64]:
     return np.where((known[place] == codes) & (codes >= 0) & (named[place] >= 0), named[place], codes)
 
 
-def _places(one: EncodedSide, tasks: tuple[str, ...]) -> list[int]:
-    return [one.side.layout.tasks.index(task) for task in tasks]
+def _labels(rows: ReplayRows, tasks: tuple[str, ...]) -> NDArray[np.int8]:
+    """[N, T]."""
+    return np.column_stack([rows.label(task) for task in tasks]) if tasks else np.zeros((len(rows), 0), np.int8)
 
 
 def _attributed(labels: Integers, count: int, seed: int) -> NDArray[np.intp]:

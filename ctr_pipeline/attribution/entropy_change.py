@@ -8,9 +8,9 @@ import polars as pl
 from numpy.typing import NDArray
 
 from ctr_pipeline.attribution.differences.retrain_state import RetrainState
-from ctr_pipeline.evaluation.metrics import Interval, entropy
+from ctr_pipeline.attribution.resampling import Resampling, entropies, interval_of
+from ctr_pipeline.evaluation.metrics import Interval, normalised_entropy
 
-REPLICATES = 400
 LEAST_MATCHED = 0.5
 """Share of the smaller test that has to be matched for a paired interval."""
 
@@ -95,74 +95,31 @@ def _change(
     task: str, old: RetrainState, new: RetrainState, places: tuple[NDArray[np.intp], NDArray[np.intp]] | None, seed: int
 ) -> EntropyChange | None:
     columns = [side.tasks.index(task) for side in (old, new)]
+    logits = [side.logits[:, column] for side, column in zip((old, new), columns, strict=True)]
     labels = [side.labels[:, column] for side, column in zip((old, new), columns, strict=True)]
-    losses = [
-        _losses(side.logits[:, column], own) for side, column, own in zip((old, new), columns, labels, strict=True)
-    ]
-    settled = [own >= 0 for own in labels]
-    whole = [_ne(losses[n][settled[n]], labels[n][settled[n]] == 1) for n in (0, 1)]
+    whole = [normalised_entropy(own, of) for own, of in zip(logits, labels, strict=True)]
     if whole[0] is None or whole[1] is None:
         return None
-    draw = np.random.default_rng(seed)
     if places is not None:
-        ours, theirs = places
-        kept = settled[0][ours] & settled[1][theirs]
-        ours, theirs = ours[kept], theirs[kept]
-        users = _codes(old.users[ours])
-        sums = [
-            _sums(users, losses[0][ours], labels[0][ours] == 1),
-            _sums(users, losses[1][theirs], labels[1][theirs] == 1),
-        ]
-        weights = draw.poisson(1.0, (REPLICATES, len(sums[0])))
-        draws = [_ne_of(weights @ own) for own in sums]
-        rows, positives = len(theirs), int((labels[1][theirs] == 1).sum())
+        kept = (labels[0][places[0]] >= 0) & (labels[1][places[1]] >= 0)
+        logits = [own[rows[kept]] for own, rows in zip(logits, places, strict=True)]
+        labels = [own[rows[kept]] for own, rows in zip(labels, places, strict=True)]
+        (of_both,) = Resampling.of(old.users[places[0][kept]], seed=seed)
+        draws = of_both, of_both
     else:
-        sums = [
-            _sums(_codes(side.users[settled[n]]), losses[n][settled[n]], labels[n][settled[n]] == 1)
-            for n, side in enumerate((old, new))
-        ]
-        draws = [_ne_of(draw.poisson(1.0, (REPLICATES, len(own))) @ own) for own in sums]
-        rows, positives = int(settled[1].sum()), int((labels[1] == 1).sum())
-    values = [_ne_of(own.sum(axis=0)[np.newaxis, :])[0] for own in sums]
-    value = float(values[1] - values[0])
-    if not np.isfinite(value):
+        # Codes of two datasets name different users: with codes apart, each has a weight of its own.
+        apart = np.where(new.users < 0, -1, new.users + old.users.max(initial=-1) + 1)
+        first, second = Resampling.of(old.users, apart, seed=seed)
+        draws = first, second
+    drawn = [
+        entropies([own], of, users)[:, 0] if len(own) else np.full(1, np.nan)
+        for own, of, users in zip(logits, labels, draws, strict=True)
+    ]
+    change = interval_of(drawn[1] - drawn[0])
+    if not np.isfinite(change.value):
         return None
-    spread = (draws[1] - draws[0])[np.isfinite(draws[0]) & np.isfinite(draws[1])]
-    margin = 1.96 * float(spread.std(ddof=1)) if len(spread) > 10 else float("inf")
+    settled = labels[1][labels[1] >= 0]
     return EntropyChange(
-        task=task, old=float(whole[0]), new=float(whole[1]), change=Interval(value, value - margin, value + margin),
-        paired=places is not None, rows=rows, positives=positives,
+        task=task, old=whole[0], new=whole[1], change=change, paired=places is not None,
+        rows=len(settled), positives=int((settled == 1).sum()),
     )  # fmt: skip
-
-
-def _losses(logits: NDArray[np.float64], labels: NDArray[np.int8]) -> NDArray[np.float64]:
-    found: NDArray[np.float64] = np.logaddexp(0.0, np.where(labels == 1, -logits, logits))
-    return found
-
-
-def _ne(losses: NDArray[np.float64], positive: NDArray[np.bool_]) -> float | None:
-    if not 0 < positive.sum() < len(positive):
-        return None
-    return float(losses.mean() / entropy(float(positive.mean())))
-
-
-def _codes(users: NDArray[np.int64]) -> NDArray[np.intp]:
-    """Codes from 0 on; a row of nobody is a cluster of its own."""
-    own = np.where(users < 0, -1 - np.arange(len(users)), users)
-    return np.unique(own, return_inverse=True)[1].astype(np.intp)
-
-
-def _sums(codes: NDArray[np.intp], losses: NDArray[np.float64], positive: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[clusters, 3] sums of loss, positives and rows."""
-    count = int(codes.max(initial=-1)) + 1
-    amounts = (losses, positive.astype(np.float64), np.ones(len(codes)))
-    return np.stack([np.bincount(codes, amount, minlength=count) for amount in amounts], axis=1)
-
-
-def _ne_of(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """NE of each row of sums of loss, positives and rows; NaN where one class is absent."""
-    with np.errstate(all="ignore"):
-        rate = sums[:, 1] / sums[:, 2]
-        expected = -(rate * np.log(rate) + (1 - rate) * np.log1p(-rate))
-        found: NDArray[np.float64] = sums[:, 0] / sums[:, 2] / expected
-    return found

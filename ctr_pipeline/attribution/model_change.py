@@ -239,6 +239,11 @@ class ModelChange:
         matched: Impressions that both sides have.
         old_rows: Test rows of the old side that were replayed.
         new_rows: Test rows of the new side that were replayed.
+        of_matched: Impressions with a label that both sides have; more than ``matched`` where these are a sample.
+        of_old_rows: Test rows of the old side with a label, likewise.
+        of_new_rows: Of the new side.
+        examined: Matched rows on which blocks, permuted features and integrated gradients were measured: a sample, as they
+            take long.
         baseline: What integrated gradients start from, in words.
         tasks: By task that both sides have.
         notes: What could not be compared, and why; sentences.
@@ -250,6 +255,10 @@ class ModelChange:
     matched: int
     old_rows: int
     new_rows: int
+    of_matched: int
+    of_old_rows: int
+    of_new_rows: int
+    examined: int
     baseline: str
     tasks: Mapping[str, TaskChange]
     notes: tuple[str, ...] = ()

@@ -1,6 +1,6 @@
 """The rows on which two models are compared: a frozen sample of the test rows of both, matched by impression."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import polars as pl
@@ -57,6 +57,9 @@ class Replay:
         old_rows: Test rows of the old side, as its pipeline has them.
         new_rows: Test rows of the new side.
         notes: What could not be read or matched, and why; sentences.
+        of_matched: Matched test rows with a label, of which the matched ones are a sample; None where they are all.
+        of_old: The same of the old side's own rows.
+        of_new: The same of the new side's.
     """
 
     old: TrainedSide
@@ -67,6 +70,9 @@ class Replay:
     old_rows: ReplayRows
     new_rows: ReplayRows
     notes: tuple[str, ...] = ()
+    of_matched: int | None = None
+    of_old: int | None = None
+    of_new: int | None = None
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -79,7 +85,20 @@ class Replay:
         return Replay(
             old=self.new, new=self.old, how=self.how, old_matched=self.new_matched, new_matched=self.old_matched,
             old_rows=self.new_rows, new_rows=self.old_rows, notes=self.notes,
+            of_matched=self.of_matched, of_old=self.of_new, of_new=self.of_old,
         )  # fmt: skip
+
+    def sample(self, rows: int, seed: int) -> "Replay":
+        """The same with ``rows`` of the matched rows at most, for what takes long."""
+        if len(self.new_matched) <= rows:
+            return self
+        chosen = np.sort(np.random.default_rng(seed).choice(len(self.new_matched), rows, replace=False))
+        return replace(
+            self,
+            old_matched=self.old_matched.take(chosen),
+            new_matched=self.new_matched.take(chosen),
+            of_matched=self.of_matched or len(self.new_matched),
+        )
 
 
 def match_rows(old: TestKeys, new: TestKeys) -> Matched:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 
 from ctr_pipeline.deployment.retrain_places import RetrainPlace
 from ctr_pipeline.deployment.retrain_states import MOST_ROWS, hashed_by, retrain_state
+from ctr_pipeline.deployment.trained_sides import REPLAYED_ROWS, open_replay
 from ctr_pipeline.errors import UserError
 
 if TYPE_CHECKING:
@@ -15,8 +16,8 @@ if TYPE_CHECKING:
     from ctr_pipeline.attribution.explained_change import ExplainedChange
     from ctr_pipeline.attribution.model_change import ModelChange, Substitution
 
-REPLAYED_ROWS = 20_000
-"""Impressions that both models score, at most."""
+SUBSTITUTED_ROWS = 20_000
+"""Impressions that the new model scores with old values of each difference, at most."""
 
 MOST_SUBSTITUTED = 12
 """Differences whose old values the new model is tried with, at most."""
@@ -83,7 +84,6 @@ def _models(
     if not rows:
         return None, {}, []
     from ctr_pipeline.attribution.compare_models import compare_models
-    from ctr_pipeline.deployment.trained_sides import open_replay
 
     try:
         replay = open_replay(old, new, rows=rows, seed=seed)
@@ -95,6 +95,7 @@ def _models(
     from ctr_pipeline.attribution.resampling import Resampling
     from ctr_pipeline.attribution.substitutions import LABELS, Substitutions
 
+    replay = replay.sample(SUBSTITUTED_ROWS, seed)
     (draws,) = Resampling.of(replay.new_matched.user, seed=seed)
     tried = Substitutions.of(replay, "new", draws)
     known, found = set(replay.new.features), {}

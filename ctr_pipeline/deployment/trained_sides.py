@@ -24,6 +24,9 @@ _PLACE = "__place"
 CHECKED_ROWS = 2_000
 """Test rows on which a model has to compute the logits of its training."""
 
+REPLAYED_ROWS = 100_000
+"""Rows of each sample of the test rows, at most."""
+
 SAME_LOGIT = 1e-2
 """Largest difference of two logits that are the same but for the arithmetic, embeddings in fewer bytes included."""
 
@@ -96,7 +99,7 @@ def _as_trained(side: "TrainedSide", files: RetrainFiles, dataset: "PackedDatase
     raise ReplayError(f"{OTHER_CODE.format(side.name)}; nor is there an exported graph that computes what it did")
 
 
-def open_replay(old: RetrainPlace, new: RetrainPlace, *, rows: int = 20_000, seed: int = 0) -> "Replay":
+def open_replay(old: RetrainPlace, new: RetrainPlace, *, rows: int = REPLAYED_ROWS, seed: int = 0) -> "Replay":
     """Two retrains, of one data root or of two, and a sample of their test rows.
 
     Args:
@@ -118,6 +121,7 @@ def open_replay(old: RetrainPlace, new: RetrainPlace, *, rows: int = 20_000, see
     matched = match_rows(old_source.keys, new_source.keys)
     own = [chosen_rows(one.keys, np.arange(len(one.keys)), rows, seed) for one in sources]
     notes = [one.note for one in sources if one.note]
+    of_matched = int(new_source.keys.settled[matched.new].sum()) if matched.how != "not matched" else None
     if matched.how == "not matched":
         notes.append(
             "no impression is a test row of both runs: both models are compared on the test rows of the newer one"
@@ -136,6 +140,9 @@ def open_replay(old: RetrainPlace, new: RetrainPlace, *, rows: int = 20_000, see
         old_rows=old_source.rows(own[0]),
         new_rows=new_source.rows(own[1]),
         notes=tuple(notes),
+        of_matched=of_matched,
+        of_old=int(old_source.keys.settled.sum()),
+        of_new=int(new_source.keys.settled.sum()),
     )
 
 
