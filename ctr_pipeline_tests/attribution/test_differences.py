@@ -215,6 +215,22 @@ def test_files_that_decide_a_model_are_named_before_others(files: list[str], wor
     assert (one.kind, one.sentence, one.minor) == ("code", f"The code of the pipeline is another: {words}", minor)
 
 
+def test_code_that_makes_the_same_model_to_the_bit_is_no_cause() -> None:
+    frame = rows(600)
+    made = {"arrays": {"train/ts.npy": "1"}, "model_sha256": "2"}
+    old = with_lineage(retrain(frame), **made)
+    edited = retrain(frame, environment={"code": "0.1.0+bbbb", "torch": "2.14.0"})
+    new = with_lineage(edited, **made, files={"training/loop.py": "2", "labels/table.py": "1"})
+    found = compare(old, new)
+    assert [(d.kind, d.minor) for d in found.roots] == [("code", True), ("libraries", True)]
+    assert all("to the bit" in d.evidence[-1] for d in found.roots)
+    # Other weights, or other scores of the same weights, are a change that it may have made.
+    for other in (with_lineage(new, model_sha256="3"), replace(new, logits=new.logits + 1e-9)):
+        assert [d.minor for d in compare(old, other).roots] == [False, False]
+    # Where no digests were kept, nothing is known.
+    assert [d.minor for d in compare(with_lineage(old, model_sha256=None), with_lineage(new, model_sha256=None)).roots] == [False, False]  # fmt: skip
+
+
 def test_a_vocabulary_that_is_older_than_its_rows_is_stale() -> None:
     frame = rows()
     old, new = retrain(frame), retrain(frame)

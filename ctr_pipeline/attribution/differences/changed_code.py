@@ -1,6 +1,9 @@
 """What computed: files of the code, versions of libraries, the machine, and the key of the hashes."""
 
 from collections.abc import Mapping
+from dataclasses import replace
+
+import numpy as np
 
 from ctr_pipeline.attribution.differences.difference import Difference
 from ctr_pipeline.attribution.differences.retrain_state import RetrainState
@@ -19,9 +22,14 @@ _DECISIVE = (
 
 _SHOWING = tuple(
     f"orchestration/assets/{name}.py"
-    for name in ("attribution", "canary", "evaluation", "monitoring", "release", "scores", "serving_log", "slices")
-)
+    for name in (
+        "attribution", "canary", "champion_comparison", "feature_store", "measures", "monitoring", "release", "scores",
+        "serving_log", "slices",
+    )
+)  # fmt: skip
 """Assets that come after a model."""
+
+SAME = "it made the same arrays, weights and scores to the bit"
 
 _OWN = ("code", "package")
 _MACHINE = ("machine", "processor", "cores")
@@ -31,7 +39,16 @@ _MACHINE = ("machine", "processor", "cores")
 def changed_code(old: RetrainState, new: RetrainState) -> list[Difference]:
     """Differences of the code, the libraries, the machine and the key."""
     before, after = (dict(side.lineage.get("environment", {})) for side in (old, new))
-    return [*_code(old, new, before, after), *_libraries(before, after), *_key(old, new)]
+    computed = [*_code(old, new, before, after), *_libraries(before, after)]
+    if _same_to_the_bit(old, new):
+        computed = [replace(one, minor=True, evidence=(*one.evidence, SAME)) for one in computed]
+    return [*computed, *_key(old, new)]
+
+
+def _same_to_the_bit(old: RetrainState, new: RetrainState) -> bool:
+    """Whether both made the same arrays, weights and calibrated test scores, so that what computed them changed nothing."""
+    made = [(side.lineage.get("arrays"), side.lineage.get("model_sha256")) for side in (old, new)]
+    return made[0] == made[1] and None not in made[0] and np.array_equal(old.logits, new.logits)
 
 
 def _code(
